@@ -1,0 +1,1 @@
+"""Command lines: thin wrappers that parse options and call the rooms below."""
