@@ -83,6 +83,8 @@ class TrainingConfig(Config):
     """AdamW's decoupled weight decay."""
     action_mask_probability: Probability = 0.2
     """p_mask: chance that a history position's action is replaced by MASK (UniPinRec Table 4)."""
+    in_batch_negatives: Count = 1024
+    """Most targets of the batch that every position is contrasted with; drawn anew each step."""
     random_negatives: Count = 1024
     """Uniformly drawn items that join the in-batch negatives of every position."""
     ranking_loss_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -1,0 +1,120 @@
+"""Between Triton's Python backend and a node: unpack, run many requests together, isolate errors, pack."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from numpy.typing import NDArray
+
+from ensemble.contract import Arrays, BundleMismatch, InvalidInput
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.settings import ServingSettings
+
+log = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+class Node(Protocol[Row, Result]):
+    """What a serving node does with requests; none of it knows Triton."""
+
+    def parse(self, arrays: Arrays) -> list[Row]:
+        """Tensors of one request to one row per user."""
+
+    def run(self, rows: Sequence[Row]) -> Sequence[Result]:
+        """The rows of every request of a batch, computed together, in order."""
+
+    def pack(self, rows: Sequence[Result]) -> dict[str, NDArray[Any]]:
+        """The results of one request's users to output tensors."""
+
+    def count(self, rows: Sequence[Result]) -> dict[str, int]:
+        """What the node's metrics grow by."""
+
+    def close(self) -> None:
+        """Release what the node holds."""
+
+
+class TritonNode:
+    """Serves one node inside a Python-backend process."""
+
+    def __init__(
+        self,
+        backend: ModuleType,
+        args: Mapping[str, str],
+        make: Callable[[LoadedBundle, ServingSettings, str], Node[Any, Any]],
+    ) -> None:
+        settings = ServingSettings()
+        torch.set_num_threads(settings.threads)
+        self._backend = backend
+        self._node = make(LoadedBundle.open(settings.bundle), settings, args["model_instance_name"])
+        self._metrics = _Counters(backend, args["model_name"])
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer every request of a batch; a bad one fails alone."""
+        parsed = [self._attempt(self._parse, request) for request in requests]
+        good = [rows for rows in parsed if isinstance(rows, list)]
+        together = self._attempt(self._run_together, good)
+        if not isinstance(together, list):
+            together = [self._attempt(self._run_alone, rows) for rows in good]
+        answers = iter(together)
+        outcomes = [next(answers) if isinstance(rows, list) else rows for rows in parsed]
+        return [self._respond(outcome) for outcome in outcomes]
+
+    def close(self) -> None:
+        """Release the node."""
+        self._node.close()
+
+    def _parse(self, request: Any) -> list[Any]:
+        return self._node.parse({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+
+    def _run_together(self, good: list[list[Any]]) -> list[dict[str, NDArray[Any]]]:
+        results = iter(self._node.run([row for rows in good for row in rows]) if good else ())
+        split = [[next(results) for _ in rows] for rows in good]
+        for mine in split:
+            self._metrics.add(self._node.count(mine))
+        return [self._node.pack(mine) for mine in split]
+
+    def _run_alone(self, rows: list[Any]) -> dict[str, NDArray[Any]]:
+        return self._run_together([rows])[0]
+
+    def _attempt(self, step: Callable[[Any], Any], argument: Any) -> Any:
+        """The step's result, or the error that the request is answered with."""
+        errors = self._backend.TritonError
+        try:
+            return step(argument)
+        except InvalidInput as error:
+            return errors(str(error), errors.INVALID_ARG)
+        except BundleMismatch as error:
+            return errors(str(error), errors.UNAVAILABLE)
+        except Exception as error:
+            log.exception("a request failed")
+            return errors(f"{type(error).__name__}: {error}", errors.INTERNAL)
+
+    def _respond(self, outcome: Any) -> Any:
+        if not isinstance(outcome, dict):
+            return self._backend.InferenceResponse(error=outcome)
+        tensors = [self._backend.Tensor(name, array) for name, array in outcome.items()]
+        return self._backend.InferenceResponse(output_tensors=tensors)
+
+
+class _Counters:
+    """Counters on Triton's own metrics endpoint, made when first used."""
+
+    def __init__(self, backend: ModuleType, model: str) -> None:
+        self._backend = backend
+        self._model = model
+        self._families: dict[str, tuple[Any, Any]] = {}
+
+    def add(self, increments: Mapping[str, int]) -> None:
+        for name, increment in increments.items():
+            if name not in self._families:
+                family = self._backend.MetricFamily(
+                    name=f"unipinrec_{name}_total",
+                    description=f"{name.replace('_', ' ')} counted by node {self._model}",
+                    kind=self._backend.MetricFamily.COUNTER,
+                )
+                self._families[name] = (family, family.Metric(labels={"node": self._model}))
+            self._families[name][1].increment(increment)

@@ -1,0 +1,164 @@
+"""The `ranking` node: candidates over the cached history to sorted, scored results.
+
+Shapes: B rows of a batch, K candidates, L layers, H heads, T positions, D head width, E item width, A actions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensemble.contract import (
+    PADDING,
+    Arrays,
+    Floats,
+    History,
+    Int64s,
+    check_bundle,
+    stack,
+    stamp_bundle,
+    unstack_histories,
+)
+from ensemble.encoding import HistoryEncoder, pad_vectors
+from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.settings import ServingSettings
+from unipinrec import bundle
+
+CANDIDATE_STEP = 16
+"""Candidate counts are padded to multiples of this: few shapes, and the same kernels for the same candidate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingRow:
+    """One user's candidates, and the history to fall back on when the slot is gone."""
+
+    candidate_row_K: Int64s
+    vector_KE: Floats
+    query_K: NDArray[np.int32]
+    handle: Handle
+    history: History
+    request_time: int
+    surface: int
+    num_results: int
+    utility_weight_A: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """One user's answer, best first."""
+
+    item_id_K: Int64s
+    score_K: Floats
+    probability_KA: Floats
+    query_K: NDArray[np.int32]
+    kv_source: str
+    """`prefill` when the slot was used, `recomputed` when it was gone."""
+
+
+class RankingNode:
+    """Reads the retrieval node's slots in place."""
+
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
+        self._bundle = loaded
+        self._vocabulary = loaded.vocabulary()
+        self._encode = HistoryEncoder(loaded)
+        self._graph = loaded.graph(bundle.RANKING_HEAD)
+        self._pools = PoolDirectory(settings.runtime_dir)
+
+    def parse(self, arrays: Arrays) -> list[RankingRow]:
+        """Rows of one request.
+
+        Raises:
+            BundleMismatch: another node of the graph served another bundle.
+        """
+        check_bundle(arrays, self._bundle.id)
+        rows = []
+        for user, history in enumerate(unstack_histories(arrays)):
+            kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
+            rows.append(
+                RankingRow(
+                    candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
+                    vector_KE=arrays["CANDIDATE_VECTORS"][user][kept],
+                    query_K=arrays["CANDIDATE_QUERIES"][user][kept],
+                    handle=Handle.from_array(arrays["KV_HANDLE"][user]),
+                    history=history,
+                    request_time=int(arrays["REQUEST_TIME"][user, 0]),
+                    surface=int(arrays["SURFACE"][user, 0]),
+                    num_results=int(arrays["NUM_RESULTS"][user, 0]),
+                    utility_weight_A=arrays["UTILITY_WEIGHTS"][user],
+                )
+            )
+        return rows
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[RankingRow]) -> list[Ranked]:
+        """One forward for all rows over their slots; rows whose slot is or becomes invalid are computed again."""
+        pools = [self._pool_of(row) for row in rows]
+        answers: dict[int, Ranked] = {}
+        cached = [index for index, pool in enumerate(pools) if pool is not None]
+        if cached:
+            views = [pool.view(rows[index].handle) for index in cached if (pool := pools[index]) is not None]
+            scored = self._score([rows[index] for index in cached], views)
+            for index, probability_KA in zip(cached, scored, strict=True):
+                pool = pools[index]
+                if pool is not None and pool.holds(rows[index].handle):
+                    answers[index] = self._rank(rows[index], probability_KA, "prefill")
+                    pool.release(rows[index].handle)
+        stale = [index for index in range(len(rows)) if index not in answers]
+        if stale:
+            chosen = [rows[index] for index in stale]
+            _, caches = self._encode([row.history for row in chosen])
+            for index, row, probability_KA in zip(stale, chosen, self._score(chosen, caches), strict=True):
+                answers[index] = self._rank(row, probability_KA, "recomputed")
+        return [answers[index] for index in range(len(rows))]
+
+    def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
+        """The node's output tensors for one request."""
+        return {
+            "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
+            "SCORES": stack([row.score_K for row in rows], -np.inf),
+            "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
+            "RETRIEVED_BY": stack([row.query_K for row in rows], 0),
+            "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
+            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
+        }
+
+    def count(self, rows: Sequence[Ranked]) -> dict[str, int]:
+        """What the node's metrics grow by."""
+        return {source: sum(row.kv_source == source for row in rows) for source in ("prefill", "recomputed")}
+
+    def close(self) -> None:
+        """Nothing to release: the mapping ends with the process."""
+
+    def _pool_of(self, row: RankingRow) -> MappedPool | None:
+        pool = self._pools.find(row.handle)
+        usable = pool is not None and pool.holds(row.handle) and row.handle.length == len(row.history) + 1
+        return pool if usable else None
+
+    def _score(self, rows: Sequence[RankingRow], past_L2HTD: list[Tensor]) -> list[Floats]:
+        """Action probabilities [K, A] of every row."""
+        probability_BKA = self._graph(
+            pad_vectors([row.vector_KE for row in rows], CANDIDATE_STEP),
+            torch.tensor([row.request_time for row in rows]),
+            torch.tensor([row.surface for row in rows]),
+            past_L2HTD,
+        ).numpy()
+        return [probability_KA[: len(row.vector_KE)] for row, probability_KA in zip(rows, probability_BKA, strict=True)]
+
+    def _rank(self, row: RankingRow, probability_KA: Floats, kv_source: str) -> Ranked:
+        """Score by utility, sort by score and then item id, and cut to the results asked for."""
+        score_K = (probability_KA * row.utility_weight_A).sum(axis=1)
+        item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
+        order = np.lexsort((item_id_K, -score_K))[: row.num_results]
+        return Ranked(
+            item_id_K=item_id_K[order],
+            score_K=score_K[order],
+            probability_KA=probability_KA[order],
+            query_K=row.query_K[order],
+            kv_source=kv_source,
+        )

@@ -1,0 +1,179 @@
+"""Writes a bundle from a checkpoint and a dataset: graphs, index, vocabularies, histories, manifest."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from export.check import Probe, probe, refuse_if_different
+from export.graphs import DecoderGraph, EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
+from unipinrec import bundle
+from unipinrec.bundle import FILES, FORMAT_VERSION, MANIFEST, Manifest, ServingDefaults, describe_file
+from unipinrec.checkpoint import load_model, load_state
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.history_store import EVENT, write_histories
+from unipinrec.model import UnifiedRecommender
+
+GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]]]] = {
+    bundle.ENCODER: (EncoderGraph, lambda p: p.encoder),
+    bundle.DECODER: (DecoderGraph, lambda p: p.decoder),
+    bundle.RETRIEVAL_HEAD: (RetrievalHeadGraph, lambda p: p.retrieval_head),
+    bundle.RANKING_HEAD: (RankingHeadGraph, lambda p: p.ranking_head),
+}
+
+Report = Callable[[str], None]
+
+
+def write_bundle(
+    checkpoint: Path, dataset: InteractionDataset, bundles: Path, *, skip_last: int = 0, report: Report = print
+) -> Path:
+    """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
+
+    `skip_last` leaves that many of each user's latest events out of the stored histories, so that a
+    held-out event can be asked for. `report` gets one line for every step.
+
+    Raises:
+        ExportMismatch: an exported graph differs from eager PyTorch.
+    """
+    state = load_state(checkpoint)
+    model = load_model(checkpoint)
+    bundles.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=bundles) as temporary:
+        folder = Path(temporary)
+        _write_graphs(model, folder, report)
+        _write_items(model, dataset, folder, report)
+        _write_histories(dataset, folder, skip_last, report)
+        _write_catalogue(dataset, folder)
+        manifest = _manifest(folder, model, dataset, state.metrics)
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+        final = _publish(folder, bundles, manifest.bundle_id)
+    report(f"bundle {manifest.bundle_id} written to {final}")
+    return final
+
+
+def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> None:
+    config = model.config
+    longest = config.max_history
+    probes = [
+        probe(config, lengths=(longest, 0, longest // 2), candidates=config.max_candidates, seed=1),
+        probe(config, lengths=(1,), candidates=1, seed=2),
+    ]
+    for name, (wrapper, inputs_of) in GRAPHS.items():
+        eager = wrapper(model).eval()
+        with warnings.catch_warnings():
+            # TorchScript is deprecated upstream; it is a format this project promises.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            scripted = torch.jit.freeze(torch.jit.script(eager))
+            torch.jit.save(scripted, str(folder / name))
+            loaded = torch.jit.load(str(folder / name))
+        difference = max(refuse_if_different(name, loaded, eager, inputs_of(one)) for one in probes)
+        report(f"{name}: differs from eager by at most {difference:.1e}")
+
+
+def _write_items(model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, report: Report) -> None:
+    vector_VE = model.embedder.all_vectors()
+    index = faiss.IndexFlatIP(model.config.item_dim)
+    index.add(vector_VE.numpy())
+    faiss.write_index(index, str(folder / bundle.INDEX))
+    item_id_V = torch.from_numpy(dataset.item_ids_V.astype(np.int64))
+    save_file({"item_id_V": item_id_V, "vector_VE": vector_VE}, folder / bundle.ITEMS)
+    report(f"{bundle.INDEX}: {index.ntotal} items x {index.d}")
+
+
+def _write_histories(dataset: InteractionDataset, folder: Path, skip_last: int, report: Report) -> None:
+    size = len(dataset.item_row_E) * EVENT.itemsize
+    count = write_histories(folder / bundle.HISTORIES, _histories(dataset, skip_last), size)
+    report(f"{bundle.HISTORIES}: {count} users")
+
+
+def _histories(dataset: InteractionDataset, skip_last: int) -> Iterator[tuple[str, NDArray[np.void]]]:
+    for user, user_id in enumerate(dataset.user_ids_U):
+        history = dataset.history(user)
+        kept = slice(0, max(len(history.item_row_N) - skip_last, 0))
+        events = np.empty(len(history.item_row_N[kept]), EVENT)
+        events["item_id"] = dataset.item_ids_V[history.item_row_N[kept]]
+        events["actions"] = history.actions_N[kept]
+        events["timestamp"] = history.timestamp_N[kept]
+        events["surface"] = history.surface_N[kept]
+        yield str(user_id), events
+
+
+def _write_catalogue(dataset: InteractionDataset, folder: Path) -> None:
+    titles = {str(item): str(title) for item, title in zip(dataset.item_ids_V, dataset.titles_V, strict=True)}
+    fields = {"actions": dataset.info.actions, "example_user": str(dataset.user_ids_U[0]), "titles": titles}
+    (folder / bundle.CATALOGUE).write_text(json.dumps(fields, ensure_ascii=False))
+
+
+def _manifest(
+    folder: Path, model: UnifiedRecommender, dataset: InteractionDataset, metrics: dict[str, float]
+) -> Manifest:
+    info = dataset.info
+    files = {name: describe_file(folder / name) for name in FILES}
+    content = json.dumps({name: file.sha256 for name, file in files.items()}, sort_keys=True)
+    digest = hashlib.sha256((content + model.config.model_dump_json()).encode()).hexdigest()
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        bundle_id=f"{info.name}-{digest[:12]}",
+        created=datetime.now(UTC),
+        dataset=info.name,
+        actions=info.actions,
+        surfaces=info.surfaces,
+        model=model.config,
+        defaults=ServingDefaults(
+            num_results=min(50, model.config.max_candidates),
+            utility_weights=info.utility_weights,
+            outcome_weights=tuple(1.0 for _ in info.actions),
+        ),
+        files=files,
+        torch_version=torch.__version__,
+        git_commit=_git_commit(),
+        training_metrics=metrics,
+    )
+
+
+def _git_commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else "unknown"
+
+
+def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
+    """Sync the finished folder to disk, rename it into place, and switch `current` in one step."""
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+    final = bundles / bundle_id
+    if not final.exists():
+        folder.chmod(0o755)
+        folder.rename(final)
+        folder.mkdir()  # the temporary folder's owner removes it
+    pointer = bundles / f".current-{os.getpid()}"
+    pointer.unlink(missing_ok=True)
+    pointer.symlink_to(bundle_id)
+    pointer.rename(bundles / "current")
+    _sync(bundles)
+    return final
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""Compares an exported graph with eager PyTorch before it may enter a bundle.
+
+Shapes: B requests, N events, T = N + 1 positions, K candidates, E item width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unipinrec.config import ModelConfig
+
+TOLERANCE = 1e-5
+"""Largest difference between an exported graph and eager, in float32."""
+
+
+class ExportMismatch(Exception):
+    """An exported graph answers differently from eager PyTorch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Random inputs of every graph, for one batch size, history lengths and candidate count."""
+
+    encoder: tuple[Tensor, ...]
+    decoder: tuple[Tensor, ...]
+    retrieval_head: tuple[Tensor, ...]
+    ranking_head: tuple[Tensor, Tensor, Tensor, list[Tensor]]
+
+
+def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: int) -> Probe:
+    """Make inputs in the ranges that serving sees."""
+    draw = torch.Generator().manual_seed(seed)
+    batch, events = len(lengths), max(lengths)
+
+    def vectors(count: int) -> Tensor:
+        return nn.functional.normalize(torch.randn(batch, count, config.item_dim, generator=draw), dim=-1)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape, generator=draw)
+
+    length_B = torch.tensor(lengths)
+    timestamp_BN = 1_600_000_000 + integers(90_000, batch, events + 1).cumsum(1)
+    cache_shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
+    cache = torch.randn(batch, *cache_shape, generator=draw)
+    now_B = timestamp_BN[:, -1]
+    surface_B = integers(config.num_surfaces, batch)
+    return Probe(
+        encoder=(
+            vectors(events),
+            integers(2**config.num_actions, batch, events),
+            timestamp_BN[:, :events],
+            integers(config.num_surfaces, batch, events),
+            length_B,
+        ),
+        decoder=(
+            vectors(1),
+            integers(2**config.num_actions, batch, 1),
+            now_B.unsqueeze(1),
+            surface_B.unsqueeze(1),
+            now_B - 60,
+            cache,
+            (length_B + 1).clamp(max=config.max_history),
+        ),
+        retrieval_head=(torch.randn(batch, config.width, generator=draw), now_B, surface_B),
+        ranking_head=(
+            vectors(candidates),
+            now_B,
+            surface_B,
+            [cache[row, :, :, :, : length + 1] for row, length in enumerate(lengths)],
+        ),
+    )
+
+
+def refuse_if_different(name: str, exported: Callable[..., object], eager: nn.Module, inputs: tuple[object, ...]) -> float:
+    """The largest absolute difference of all outputs.
+
+    Raises:
+        ExportMismatch: it is above `TOLERANCE`, or not a number.
+    """
+    with torch.inference_mode():
+        found, expected = _tensors(exported(*inputs)), _tensors(eager(*inputs))
+    difference = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+    if not difference <= TOLERANCE:
+        raise ExportMismatch(f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}")
+    return difference
+
+
+def _tensors(output: object) -> tuple[Tensor, ...]:
+    if isinstance(output, Tensor):
+        return (output,)
+    if isinstance(output, tuple):
+        return tuple(part for part in output if isinstance(part, Tensor))
+    raise TypeError(f"a graph returned {type(output).__name__}; expected tensors")

@@ -1,0 +1,24 @@
+"""Looks up, checks and windows histories."""
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ensemble.history import HistoryNode
+from ensemble.node import TritonNode
+
+
+class TritonPythonModel:
+    """Triton's entry point for the `history` node."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle that the server's settings name."""
+        self._node = TritonNode(pb_utils, args, lambda bundle, settings, instance: HistoryNode(bundle, settings))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch of requests."""
+        return self._node.execute(requests)
+
+    def finalize(self) -> None:
+        """Release what the node holds."""
+        self._node.close()

@@ -1,0 +1,24 @@
+"""Scores candidates over the cached histories."""
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ensemble.ranking import RankingNode
+from ensemble.node import TritonNode
+
+
+class TritonPythonModel:
+    """Triton's entry point for the `ranking` node."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle that the server's settings name."""
+        self._node = TritonNode(pb_utils, args, lambda bundle, settings, instance: RankingNode(bundle, settings))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch of requests."""
+        return self._node.execute(requests)
+
+    def finalize(self) -> None:
+        """Release what the node holds."""
+        self._node.close()

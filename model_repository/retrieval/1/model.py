@@ -1,0 +1,24 @@
+"""Encodes histories once and makes query embeddings."""
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ensemble.retrieval import RetrievalNode
+from ensemble.node import TritonNode
+
+
+class TritonPythonModel:
+    """Triton's entry point for the `retrieval` node."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle that the server's settings name."""
+        self._node = TritonNode(pb_utils, args, lambda bundle, settings, instance: RetrievalNode(bundle, settings, instance))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch of requests."""
+        return self._node.execute(requests)
+
+    def finalize(self) -> None:
+        """Release what the node holds."""
+        self._node.close()

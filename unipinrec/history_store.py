@@ -1,0 +1,65 @@
+"""Users' stored histories in one read-only LMDB file: user id to packed events, oldest first."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+EVENT = np.dtype([("item_id", "<i8"), ("actions", "<i8"), ("timestamp", "<i8"), ("surface", "<i4")])
+"""One stored event. Item ids are external, so that a store outlives a bundle's row numbers."""
+
+LONGEST_USER_ID = 256
+"""Bytes of the longest user id."""
+
+
+def write_histories(path: Path, histories: Iterable[tuple[str, NDArray[np.void]]], bytes_needed: int) -> int:
+    """Write `(user id, events of dtype EVENT)` pairs into a new file, and return how many.
+
+    `bytes_needed` is the size of all events; the map is made large enough for them and their keys.
+
+    Raises:
+        ValueError: a user id is empty or too long.
+    """
+    count = 0
+    environment = lmdb.open(str(path), subdir=False, map_size=4 * bytes_needed + (64 << 20), lock=False)
+    with environment, environment.begin(write=True) as transaction:
+        for user_id, events in histories:
+            key = user_id.encode()
+            if not 0 < len(key) <= LONGEST_USER_ID:
+                raise ValueError(f"user_id {user_id!r} has {len(key)} bytes; allowed: 1 to {LONGEST_USER_ID}")
+            transaction.put(key, events.astype(EVENT).tobytes())
+            count += 1
+    return count
+
+
+class HistoryStore:
+    """Read access to a store, safe to share between processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._environment = lmdb.open(
+            str(path), subdir=False, readonly=True, lock=False, readahead=False, max_spare_txns=1
+        )
+
+    def read(self, user_id: bytes) -> NDArray[np.void]:
+        """All stored events of a user, oldest first; empty for an unknown user."""
+        if not 0 < len(user_id) <= LONGEST_USER_ID:
+            return np.empty(0, EVENT)
+        with self._environment.begin(buffers=True) as transaction:
+            stored = transaction.get(user_id)
+            return np.empty(0, EVENT) if stored is None else np.frombuffer(bytes(stored), EVENT)
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,58 @@
+"""The three ways a token attends; none builds an (n + k) x (n + k) matrix.
+
+Shapes: B requests, H heads, D head width, N history positions, M appended positions, K candidates.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_attention(query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor) -> Tensor:
+    """History over itself. Padding sits at the end, where causality already hides it."""
+    return F.scaled_dot_product_attention(query_BHND, key_BHND, value_BHND, is_causal=True)
+
+
+def appended_attention(
+    query_BHMD: Tensor,
+    key_BHMD: Tensor,
+    value_BHMD: Tensor,
+    past_key_BHND: Tensor,
+    past_value_BHND: Tensor,
+    past_length_B: Tensor,
+) -> Tensor:
+    """Appended events over the first `past_length_B` cached positions and causally over themselves."""
+    past, new = past_key_BHND.size(2), query_BHMD.size(2)
+    position = torch.arange(past + new, device=query_BHMD.device)
+    row = torch.arange(new, device=query_BHMD.device).unsqueeze(1)
+    seen_BMX = (position < past_length_B.view(-1, 1, 1)) | ((position >= past) & (position - past <= row))
+    return F.scaled_dot_product_attention(
+        query_BHMD,
+        torch.cat([past_key_BHND, key_BHMD], dim=2),
+        torch.cat([past_value_BHND, value_BHMD], dim=2),
+        attn_mask=seen_BMX.unsqueeze(1),
+    )
+
+
+def candidate_attention(
+    query_BHKD: Tensor,
+    own_key_BHKD: Tensor,
+    own_value_BHKD: Tensor,
+    key_BHND: Tensor,
+    value_BHND: Tensor,
+    hidden_BN: Tensor | None,
+) -> Tensor:
+    """Each candidate over the history and itself, never over another candidate (UniPinRec §1.4).
+
+    `hidden_BN` marks history positions that are padding; without it all N positions are real.
+    Costs N + 1 scores a candidate.
+    """
+    scale = 1.0 / math.sqrt(query_BHKD.size(-1))
+    history_BHKN = torch.matmul(query_BHKD, key_BHND.transpose(-1, -2)) * scale
+    if hidden_BN is not None:
+        history_BHKN = history_BHKN.masked_fill(hidden_BN[:, None, None, :], float("-inf"))
+    own_BHK1 = (query_BHKD * own_key_BHKD).sum(-1, keepdim=True) * scale
+    weight = torch.softmax(torch.cat([history_BHKN, own_BHK1], dim=-1), dim=-1)
+    return torch.matmul(weight[..., :-1], value_BHND) + weight[..., -1:] * own_value_BHKD
