@@ -46,13 +46,13 @@ class OfflineRecommender:
         self._model = model.eval()
         self._vector_VE = model.embedder.all_vectors()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def retrieval_scores(self, requests: Sequence[OfflineRequest]) -> Tensor:
         """Inner products [B, V] of each user's query embedding with every item."""
         scores_BV, _, _ = self._retrieve(requests)
         return scores_BV
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def recommend(
         self, requests: Sequence[OfflineRequest], num_results: int, over_fetch: int, utility_weights: Sequence[float]
     ) -> list[OfflineAnswer]:

@@ -19,6 +19,8 @@ class ItemEmbedder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.id_table = nn.Embedding(config.num_items, config.id_dim)
+        # Small enough that a few hundred optimiser steps move an item across the space.
+        nn.init.normal_(self.id_table.weight, std=0.05)
         self.mlp = nn.Sequential(
             nn.Linear(config.id_dim, 2 * config.id_dim),
             nn.GELU(),

@@ -1,0 +1,34 @@
+"""Names for the ids in a response."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Catalogue:
+    """Titles of items and names of actions."""
+
+    actions: tuple[str, ...] = ()
+    titles: dict[str, str] = field(default_factory=dict)
+    """Title by external item id, written as text."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read `{"actions": [name, ...], "titles": {item id: title}}`.
+
+        Raises `ValueError` if the file is something else.
+        """
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds a {type(content).__name__}; allowed: an object")
+        return cls(actions=tuple(content.get("actions", ())), titles=dict(content.get("titles", {})))
+
+    def title(self, item_id: int) -> str:
+        """Return the item's title, empty if it has none."""
+        return self.titles.get(str(item_id), "")
+
+    def action_names(self, count: int) -> list[str]:
+        """Return the names of the first `count` actions, `action <number>` where one has no name."""
+        return [self.actions[a] if a < len(self.actions) else f"action {a}" for a in range(count)]

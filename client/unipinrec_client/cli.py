@@ -1,0 +1,244 @@
+"""The `unipinrec-client` command."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unipinrec_client.catalogue import Catalogue
+from unipinrec_client.client import Client
+from unipinrec_client.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    RecommendError,
+    UnavailableError,
+)
+from unipinrec_client.grpc_client import GrpcClient
+from unipinrec_client.http_client import HttpClient
+from unipinrec_client.types import Event, RecommendRequest, RecommendResponse
+
+EXIT_FAILED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
+
+DEFAULT_TITLES = Path("build/bundles/current/catalogue.json")
+
+# Any id the server has never seen does: it answers unknown users as cold starts.
+_CANARY_USER = "unipinrec-client health"
+
+app = typer.Typer(
+    help="Ask a recommendation server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+class Protocol(StrEnum):
+    """How to talk to the server."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+
+
+_DEFAULT_URLS = {Protocol.GRPC: "localhost:8001", Protocol.HTTP: "localhost:8000"}
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(help="host:port of the server. [default: localhost:8001 for grpc, :8000 for http]"),
+]
+ProtocolOption = Annotated[Protocol, typer.Option(help="How to talk to the server.")]
+ModelOption = Annotated[str, typer.Option(help="Model to ask.")]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait, retries included.")]
+
+
+@app.command()
+def recommend(
+    user: Annotated[list[str], typer.Option(help="User id; repeat it for several users.")],
+    url: UrlOption = None,
+    protocol: ProtocolOption = Protocol.GRPC,
+    model: ModelOption = "recommend",
+    timeout: TimeoutOption = 10.0,
+    num_results: Annotated[int | None, typer.Option(help="Results per user.")] = 10,
+    history: Annotated[
+        str | None,
+        typer.Option(help="JSON file with a list of {item_id, actions, timestamp, surface}; - reads stdin."),
+    ] = None,
+    exclude: Annotated[list[int] | None, typer.Option(help="Item id not to return; repeatable.")] = None,
+    request_time: Annotated[int | None, typer.Option(help="Unix seconds.")] = None,
+    surface: Annotated[int | None, typer.Option(help="Where the results will be shown.")] = None,
+    utility: Annotated[str | None, typer.Option(help="Score weight per action: 1,0.5,…")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Retrieval budget per action: 1,0.5,…")] = None,
+    titles: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"JSON file with names. [default: {DEFAULT_TITLES}, if there]", exists=True, dir_okay=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print recommendations for one or more users."""
+    with _errors_on_one_line():
+        catalogue = _catalogue(titles)
+        shared: dict[str, Any] = {
+            "history": None if history is None else _read_history(history, users=len(user)),
+            "request_time": request_time,
+            "surface": surface,
+            "num_results": num_results,
+            "utility_weights": _weights("--utility", utility),
+            "outcome_weights": _weights("--outcome", outcome),
+            "exclude_item_ids": tuple(exclude or ()),
+        }
+        requests = [RecommendRequest(user_id=user_id, **shared) for user_id in user]
+        with _client(protocol, url, model, timeout) as client:
+            started = time.perf_counter()
+            responses = client.recommend_many(requests)
+            latency_ms = (time.perf_counter() - started) * 1000
+    if as_json:
+        sys.stdout.write(_to_json(responses, catalogue, latency_ms) + "\n")
+    else:
+        _print_tables(responses, catalogue, latency_ms)
+
+
+@app.command()
+def health(
+    url: UrlOption = None,
+    protocol: ProtocolOption = Protocol.GRPC,
+    model: ModelOption = "recommend",
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Make one recommendation for an unknown user: a server with a dead node still calls itself ready."""
+    with _errors_on_one_line(), _client(protocol, url, model, timeout) as client:
+        started = time.perf_counter()
+        response = client.recommend(RecommendRequest(user_id=_CANARY_USER, num_results=1))
+        latency_ms = (time.perf_counter() - started) * 1000
+    Console().print(
+        f"healthy · bundle {response.bundle_id} · {latency_ms:.1f} ms", highlight=False, markup=False
+    )
+
+
+def _client(protocol: Protocol, url: str | None, model: str, timeout_s: float) -> Client:
+    kind = GrpcClient if protocol is Protocol.GRPC else HttpClient
+    return kind(url or _DEFAULT_URLS[protocol], model=model, timeout_s=timeout_s)
+
+
+@contextmanager
+def _errors_on_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (InvalidRequestError, ValueError, OSError) as error:
+        _fail(error, EXIT_INVALID)
+    except (UnavailableError, DeadlineExceededError) as error:
+        _fail(error, EXIT_UNAVAILABLE)
+    except RecommendError as error:
+        _fail(error, EXIT_FAILED)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    line = " ".join(str(error).split())
+    Console(stderr=True).print(Text(line, style="red"), soft_wrap=True)
+    raise typer.Exit(code) from None
+
+
+def _catalogue(path: Path | None) -> Catalogue:
+    if path is None:
+        return Catalogue.read(DEFAULT_TITLES) if DEFAULT_TITLES.exists() else Catalogue()
+    return Catalogue.read(path)
+
+
+def _read_history(source: str, users: int) -> list[Event]:
+    if users > 1:
+        raise ValueError(f"--history is given for {users} users; allowed: one --user")
+    content = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8"))
+    if not isinstance(content, list):
+        raise ValueError(f"--history holds a {type(content).__name__}; allowed: a list of events")
+    return [_event(position, fields) for position, fields in enumerate(content)]
+
+
+def _event(position: int, fields: Any) -> Event:
+    try:
+        return Event(**fields)
+    except TypeError:
+        allowed = "{item_id, actions, timestamp, surface}, all but surface required"
+        raise ValueError(f"--history[{position}] is {fields!r}; allowed: {allowed}") from None
+
+
+def _weights(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; allowed: numbers separated by commas") from None
+
+
+def _user(response: RecommendResponse) -> str:
+    user_id = response.user_id
+    return user_id if isinstance(user_id, str) else user_id.decode(errors="replace")
+
+
+def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, latency_ms: float) -> str:
+    users = [
+        {
+            "user_id": _user(response),
+            "kv_source": response.kv_source,
+            "bundle_id": response.bundle_id,
+            "recommendations": [
+                {
+                    "item_id": item.item_id,
+                    "title": catalogue.title(item.item_id),
+                    "score": item.score,
+                    "action_probabilities": dict(
+                        zip(
+                            catalogue.action_names(len(item.action_probabilities)),
+                            item.action_probabilities,
+                            strict=True,
+                        )
+                    ),
+                    "retrieved_by": item.retrieved_by,
+                }
+                for item in response.recommendations
+            ],
+        }
+        for response in responses
+    ]
+    return json.dumps({"latency_ms": latency_ms, "users": users}, ensure_ascii=False, indent=2)
+
+
+def _print_tables(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, latency_ms: float) -> None:
+    console = Console()
+    for response in responses:
+        console.print(_table(response, catalogue))
+        console.print(
+            f"user {_user(response)} · KV {response.kv_source} · bundle {response.bundle_id}"
+            f" · {latency_ms:.1f} ms",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _table(response: RecommendResponse, catalogue: Catalogue) -> Table:
+    actions = max((len(item.action_probabilities) for item in response.recommendations), default=0)
+    table = Table()
+    for name in ("rank", "item"):
+        table.add_column(name, justify="right")
+    table.add_column("title")
+    for name in ("score", *catalogue.action_names(actions), "retrieved by"):
+        table.add_column(Text(name), justify="right")
+    for rank, item in enumerate(response.recommendations, start=1):
+        table.add_row(
+            str(rank),
+            str(item.item_id),
+            Text(catalogue.title(item.item_id)),
+            f"{item.score:.4f}",
+            *(f"{probability:.3f}" for probability in item.action_probabilities),
+            str(item.retrieved_by),
+        )
+    return table

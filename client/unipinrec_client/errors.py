@@ -1,0 +1,60 @@
+"""What can go wrong with a request, the same over gRPC and HTTP."""
+
+from tritonclient.utils import InferenceServerException
+
+
+class RecommendError(Exception):
+    """A request that failed; the base of all errors a client raises for a server or a connection.
+
+    `status` is the gRPC status name (`INVALID_ARGUMENT`) or the HTTP code (`400`) as text, and None if
+    the failure came from this side of the connection.
+    """
+
+    def __init__(self, message: str, status: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class InvalidRequestError(RecommendError):
+    """The server refused the request's values; sending it again cannot help."""
+
+
+class UnavailableError(RecommendError):
+    """The server could not be reached, is not ready, or refused the request because it is overloaded."""
+
+
+class DeadlineExceededError(RecommendError):
+    """No answer came within the client's timeout."""
+
+
+_KIND_OF_STATUS: dict[str, type[RecommendError]] = {
+    "INVALID_ARGUMENT": InvalidRequestError,
+    "400": InvalidRequestError,
+    "UNAVAILABLE": UnavailableError,
+    "503": UnavailableError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "504": DeadlineExceededError,
+}
+
+
+def translate(error: Exception) -> RecommendError:
+    """Return the `RecommendError` for what tritonclient or the transport below it raised.
+
+    HTTP connection failures reach the caller of tritonclient as bare `OSError` and timeouts as
+    `TimeoutError`; gRPC reports both as an `InferenceServerException` with a status.
+    """
+    if isinstance(error, InferenceServerException):
+        return _from_server(error)
+    text = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        return DeadlineExceededError(f"no answer in time: {text}")
+    if isinstance(error, OSError):
+        return UnavailableError(f"no connection: {text}")
+    return RecommendError(f"request failed: {text}")
+
+
+def _from_server(error: InferenceServerException) -> RecommendError:
+    raw_status = error.status()
+    status = None if raw_status is None else str(raw_status).removeprefix("StatusCode.")
+    kind = _KIND_OF_STATUS.get(status or "", RecommendError)
+    return kind(str(error.message()), status)

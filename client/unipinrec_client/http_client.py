@@ -1,0 +1,140 @@
+"""Clients over HTTP."""
+
+import asyncio
+import ssl
+from typing import Any
+
+import aiohttp
+import gevent
+import tritonclient.http
+import tritonclient.http.aio
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
+from tritonclient.utils import InferenceServerException
+
+from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
+from unipinrec_client.errors import DeadlineExceededError, RecommendError, UnavailableError, translate
+from unipinrec_client.thread_connections import connections_of_this_thread
+from unipinrec_client.wire import OUTPUT_RANKS, Arrays
+
+_FAILURES = (InferenceServerException, OSError, ValueError, HTTPParseError, aiohttp.ClientError)
+
+
+class HttpClient(Client):
+    """A blocking client over HTTP, with one connection per calling thread.
+
+    Threads cannot share tritonclient's HTTP client. `close` closes the calling thread's connection at
+    once; another thread's closes when that thread ends.
+    """
+
+    def close(self) -> None:
+        """Close the connection; later calls raise `RuntimeError`."""
+        self._closed = True
+        connections_of_this_thread().drop(self)
+
+    def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays:
+        with _Deadline(self, timeout_s) as triton:
+            return to_arrays(triton.infer(**_infer_arguments(self, arrays)))
+
+    def _model_ready(self, timeout_s: float) -> bool:
+        with _Deadline(self, timeout_s) as triton:
+            return bool(triton.is_model_ready(self.model, headers=dict(self.headers)))
+
+
+class _Deadline:
+    """The thread's connection for at most `timeout_s` seconds, with failures as `RecommendError`.
+
+    The library's own timeouts bound each address tried and each read, not the whole call. The timer is
+    gevent's, outside `Exception`, because the library takes a `TimeoutError` for one bad address among
+    several and goes on with the next.
+    """
+
+    def __init__(self, client: HttpClient, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._timer = gevent.Timeout(timeout_s)
+
+    def __enter__(self) -> Any:
+        triton = connections_of_this_thread().get(self._client, lambda: _connect(self._client))
+        self._timer.start()
+        return triton
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._timer.close()
+        if error is None:
+            return
+        if not isinstance(error, InferenceServerException):
+            # Interrupted while it sends, the library never gives the connection back: the next request
+            # would wait for it for ever.
+            connections_of_this_thread().drop(self._client)
+        if error is self._timer:
+            raise DeadlineExceededError(f"no answer within {self._timeout_s:.3f} s") from None
+        if isinstance(error, _FAILURES):
+            raise _failure(error) from error
+
+
+class AsyncHttpClient(AsyncClient):
+    """A client over HTTP for asyncio."""
+
+    _triton: Any = None
+
+    async def close(self) -> None:
+        """Close the connection; later calls raise `RuntimeError`."""
+        self._closed = True
+        if self._triton is not None:
+            await self._triton.close()
+
+    async def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return to_arrays(await self._connected().infer(**_infer_arguments(self, arrays)))
+        except _FAILURES as error:
+            raise _failure(error) from error
+
+    async def _model_ready(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return bool(await self._connected().is_model_ready(self.model, headers=dict(self.headers)))
+        except _FAILURES as error:
+            raise _failure(error) from error
+
+    def _connected(self) -> Any:
+        if self._triton is None:
+            context = ssl.create_default_context(cafile=self.root_certificates) if self.ssl else None
+            self._triton = tritonclient.http.aio.InferenceServerClient(
+                self.url,
+                # Callers bound their concurrency; beyond a limit here, requests would wait unseen.
+                conn_limit=0,
+                conn_timeout=self.timeout_s,
+                ssl=self.ssl,
+                ssl_context=context,
+            )
+        return self._triton
+
+
+def _connect(connection: Connection) -> Any:
+    authorities = {} if connection.root_certificates is None else {"ca_certs": connection.root_certificates}
+    return tritonclient.http.InferenceServerClient(
+        connection.url,
+        connection_timeout=connection.timeout_s,
+        network_timeout=connection.timeout_s,
+        ssl=connection.ssl,
+        ssl_options=authorities,
+    )
+
+
+def _infer_arguments(connection: Connection, arrays: Arrays) -> dict[str, Any]:
+    return {
+        "model_name": connection.model,
+        "inputs": to_inputs(arrays, tritonclient.http.InferInput),
+        # Binary, because JSON has no -inf, which pads scores.
+        "outputs": [tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_RANKS],
+        # A copy, because the library writes the size of this request's header into it.
+        "headers": dict(connection.headers),
+    }
+
+
+def _failure(error: Exception) -> RecommendError:
+    lost = isinstance(error, (HTTPConnectionClosed, aiohttp.ClientConnectionError))
+    if lost and not isinstance(error, TimeoutError):
+        return UnavailableError(f"no connection: {error}")
+    return translate(error)

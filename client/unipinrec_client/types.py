@@ -1,0 +1,69 @@
+"""What a caller asks for and gets back, in the caller's own terms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One thing a user did with one item."""
+
+    item_id: int
+    """External item id. -1 marks padding on the wire and stands for no item."""
+    actions: int
+    """Bitmask: bit `a` is set if action `a` of the bundle happened."""
+    timestamp: int
+    """Unix seconds."""
+    surface: int = 0
+    """Place in the product where it happened."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecommendRequest:
+    """What to recommend to one user. The server fills what is None; it also checks all ranges."""
+
+    user_id: str | bytes
+    """External user id; text is sent as UTF-8."""
+    history: Sequence[Event] | None = None
+    """Events, oldest first. None uses the server's stored history; an empty sequence means that the user
+    has no history at all, whatever is stored."""
+    request_time: int | None = None
+    """Unix seconds; None means when the server handles the request."""
+    surface: int | None = None
+    """Place in the product where the results will be shown; None means 0."""
+    num_results: int | None = None
+    """Results wanted; None means 50. Fewer come back when fewer candidates are found."""
+    outcome_weights: Sequence[float] | None = None
+    """Retrieval budget per action, one weight for each; None takes the bundle's."""
+    utility_weights: Sequence[float] | None = None
+    """A result's score is the sum of weight x predicted probability over the actions; None takes the
+    bundle's."""
+    exclude_item_ids: Sequence[int] = ()
+    """Items that must not be returned."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation:
+    """One recommended item."""
+
+    item_id: int
+    score: float
+    """Weighted sum of `action_probabilities`; recommendations are sorted by it, highest first."""
+    action_probabilities: tuple[float, ...]
+    """Predicted probability of each action, in the bundle's order."""
+    retrieved_by: int
+    """Which of the request's query embeddings found the item."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecommendResponse:
+    """What one user gets."""
+
+    user_id: str | bytes
+    """As it was in the request."""
+    recommendations: tuple[Recommendation, ...]
+    """Best first; may be empty."""
+    kv_source: str
+    """Where the history's keys and values came from: `prefill`, `prefix` or `recomputed`."""
+    bundle_id: str
+    """The bundle that made the whole answer."""

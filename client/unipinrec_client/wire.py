@@ -1,0 +1,202 @@
+"""The tensors that carry requests and responses."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unipinrec_client.errors import RecommendError
+from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
+
+# B requests, N entries of the longest row, K results of the longest row, A actions
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+PADDING_ITEM_ID = -1
+
+TRITON_TYPES = {
+    "USER_ID": "BYTES",
+    "HISTORY_ITEM_IDS": "INT64",
+    "HISTORY_ACTIONS": "INT64",
+    "HISTORY_TIMESTAMPS": "INT64",
+    "HISTORY_SURFACES": "INT32",
+    "REQUEST_TIME": "INT64",
+    "SURFACE": "INT32",
+    "NUM_RESULTS": "INT32",
+    "OUTCOME_WEIGHTS": "FP32",
+    "UTILITY_WEIGHTS": "FP32",
+    "EXCLUDE_ITEM_IDS": "INT64",
+}
+"""Triton's type of every input."""
+
+# Asking an ensemble for fewer outputs than it declares can fail with "unexpected deadlock", so all are
+# asked for, always.
+OUTPUT_RANKS = {
+    "ITEM_IDS": 2,
+    "SCORES": 2,
+    "ACTION_PROBS": 3,
+    "RETRIEVED_BY": 2,
+    "KV_SOURCE": 2,
+    "BUNDLE_ID": 2,
+}
+"""Number of dimensions of every output, the batch included."""
+
+_INTEGER_TYPES: dict[str, type[np.signedinteger[Any]]] = {"INT64": np.int64, "INT32": np.int32}
+
+
+def encode(requests: Sequence[RecommendRequest]) -> Arrays:
+    """Return the input tensors of one Triton request for all users, keyed by tensor name.
+
+    Shapes are [B,1] for scalars, [B,N] for histories and exclusions and [B,A] for weights; optional
+    tensors nobody set are left out. Rows are padded at the end with item id -1 and zeros. An empty history
+    becomes one padded entry, because a tensor of width 0 does not pass every protocol; the server ignores
+    padding, so it reads as no history.
+
+    Raises `ValueError` for values that have no encoding: no users, an optional field set for some users
+    only, integers beyond the tensor's type, weights of different lengths.
+    """
+    if not requests:
+        raise ValueError("requests is empty; allowed: 1 and more")
+    arrays: Arrays = {"USER_ID": _user_ids(requests)}
+    histories = _of_all_or_none("history", requests)
+    if histories is not None:
+        arrays |= _encode_histories(histories)
+    for name in ("REQUEST_TIME", "SURFACE", "NUM_RESULTS"):
+        scalars = _of_all_or_none(name.lower(), requests)
+        if scalars is not None:
+            arrays[name] = _integers(name, [[value] for value in scalars])
+    for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS"):
+        weights = _of_all_or_none(name.lower(), requests)
+        if weights is not None:
+            arrays[name] = _weights(name, weights)
+    if any(len(request.exclude_item_ids) for request in requests):
+        exclusions = [request.exclude_item_ids for request in requests]
+        arrays["EXCLUDE_ITEM_IDS"] = _integers("EXCLUDE_ITEM_IDS", exclusions, padding=PADDING_ITEM_ID)
+    return arrays
+
+
+def decode(
+    arrays: Mapping[str, npt.NDArray[Any] | None], requests: Sequence[RecommendRequest]
+) -> tuple[RecommendResponse, ...]:
+    """Return one response per request, in their order, without padding.
+
+    `arrays` holds ITEM_IDS, SCORES and RETRIEVED_BY [B,K], ACTION_PROBS [B,K,A], KV_SOURCE and BUNDLE_ID
+    [B,1]. Raises `RecommendError` if one is missing or of another shape.
+    """
+    outputs = {name: _output(name, arrays.get(name), len(requests)) for name in OUTPUT_RANKS}
+    width = outputs["ITEM_IDS"].shape[1]
+    for name in ("SCORES", "ACTION_PROBS", "RETRIEVED_BY"):
+        if outputs[name].shape[1] != width:
+            raise RecommendError(f"{name} has shape {outputs[name].shape}; allowed: {width} results a user")
+    return tuple(
+        RecommendResponse(
+            user_id=request.user_id,
+            recommendations=_recommendations(outputs, row),
+            kv_source=_text(outputs["KV_SOURCE"], row),
+            bundle_id=_text(outputs["BUNDLE_ID"], row),
+        )
+        for row, request in enumerate(requests)
+    )
+
+
+def _user_ids(requests: Sequence[RecommendRequest]) -> npt.NDArray[Any]:
+    ids = [r.user_id.encode() if isinstance(r.user_id, str) else r.user_id for r in requests]
+    return np.array([[user_id] for user_id in ids], dtype=np.object_)
+
+
+def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[Any] | None:
+    values = [getattr(request, field) for request in requests]
+    missing = sum(value is None for value in values)
+    if missing == len(values):
+        return None
+    if missing:
+        raise ValueError(
+            f"{field} is None for {missing} of {len(values)} users; allowed: for all or for none"
+        )
+    return values
+
+
+def _encode_histories(histories: list[Sequence[Event]]) -> Arrays:
+    def rows(field: Callable[[Event], int]) -> list[list[int]]:
+        return [[field(event) for event in history] for history in histories]
+
+    return {
+        "HISTORY_ITEM_IDS": _integers(
+            "HISTORY_ITEM_IDS", rows(lambda event: event.item_id), padding=PADDING_ITEM_ID
+        ),
+        "HISTORY_ACTIONS": _integers("HISTORY_ACTIONS", rows(lambda event: event.actions)),
+        "HISTORY_TIMESTAMPS": _integers("HISTORY_TIMESTAMPS", rows(lambda event: event.timestamp)),
+        "HISTORY_SURFACES": _integers("HISTORY_SURFACES", rows(lambda event: event.surface)),
+    }
+
+
+def _integers(name: str, rows: Sequence[Sequence[int]], padding: int = 0) -> npt.NDArray[Any]:
+    dtype = _INTEGER_TYPES[TRITON_TYPES[name]]
+    width = max(1, *(len(row) for row in rows))
+    array_BN = np.full((len(rows), width), padding, dtype=dtype)
+    for row, values in enumerate(rows):
+        _check_integers(name, values, dtype)
+        array_BN[row, : len(values)] = values
+    return array_BN
+
+
+def _check_integers(name: str, values: Iterable[int], dtype: type[np.signedinteger[Any]]) -> None:
+    smallest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    for value in values:
+        # numpy would cut fractions off and wrap large values around without a word.
+        if not isinstance(value, (int, np.integer)) or not smallest <= value <= largest:
+            raise ValueError(f"{name} is {value!r}; allowed: integers from {smallest} to {largest}")
+
+
+def _weights(name: str, rows: list[Sequence[float]]) -> npt.NDArray[np.float32]:
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1 or lengths[0] == 0:
+        raise ValueError(
+            f"{name} has lengths {lengths}; allowed: one weight per action, as many for every user"
+        )
+    exact_BA = np.array(rows, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        array_BA = exact_BA.astype(np.float32)
+    overflowed = exact_BA[np.isinf(array_BA) & np.isfinite(exact_BA)]
+    if overflowed.size:
+        limit = np.finfo(np.float32).max
+        raise ValueError(f"{name} is {float(overflowed[0])!r}; allowed: {-limit} to {limit}")
+    return array_BA
+
+
+def _output(name: str, array: npt.NDArray[Any] | None, batch: int) -> npt.NDArray[Any]:
+    if array is None:
+        raise RecommendError(f"{name} is missing from the server's answer")
+    if array.ndim != OUTPUT_RANKS[name] or array.shape[0] != batch:
+        raise RecommendError(
+            f"{name} has shape {array.shape}; allowed: {OUTPUT_RANKS[name]} dimensions, {batch} users"
+        )
+    return array
+
+
+def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
+    columns = zip(
+        outputs["ITEM_IDS"][row].tolist(),
+        outputs["SCORES"][row].tolist(),
+        outputs["ACTION_PROBS"][row].tolist(),
+        outputs["RETRIEVED_BY"][row].tolist(),
+        strict=True,
+    )
+    return tuple(
+        Recommendation(
+            item_id=item_id,
+            score=score,
+            action_probabilities=tuple(probabilities),
+            retrieved_by=retrieved_by,
+        )
+        for item_id, score, probabilities, retrieved_by in columns
+        if item_id != PADDING_ITEM_ID
+    )
+
+
+def _text(array_B1: npt.NDArray[Any], row: int) -> str:
+    if array_B1.shape[1] != 1:
+        raise RecommendError(f"a text output has shape {array_B1.shape}; allowed: 1 value a user")
+    value = array_B1[row, 0]
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,65 @@
+"""`unipinrec serve`: runs a bundle on the embedded Triton server."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from ensemble.embedded_server import Endpoints, ServerError
+from ensemble.launcher import serve as run_server
+from ensemble.settings import ENV_PREFIX, ServingSettings
+
+Port = typer.Option(min=1, max=65535)
+
+
+def serve(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to serve.")] = None,
+    address: Annotated[
+        str, typer.Option(help="IPv4 address to listen on. There is no authentication.")
+    ] = "127.0.0.1",
+    http_port: Annotated[int, Port] = 8000,
+    grpc_port: Annotated[int, Port] = 8001,
+    metrics_port: Annotated[int, Port] = 8002,
+    profile: Annotated[str | None, typer.Option(help="Model configurations to load, as cpu or gpu.")] = None,
+    pool_slots: Annotated[
+        int | None, typer.Option(help="Requests whose keys and values fit at once.")
+    ] = None,
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option("--exclude-seen/--include-seen", help="Leave out items of the user's history."),
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the output of the server and its nodes.")] = None,
+) -> None:
+    """Serve a bundle over gRPC and HTTP until Ctrl-C. What is not given comes from UNIPINREC_* variables."""
+    chosen = {
+        # A path on the command line starts where the user is, not at the repository.
+        "bundle": bundle and bundle.absolute(),
+        "pool_slots": pool_slots,
+        "exclude_seen": exclude_seen,
+    }
+    try:
+        settings = ServingSettings.model_validate(_given(chosen))
+        endpoints = Endpoints(
+            address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+        )
+        run_server(settings, console=Console(), endpoints=endpoints, profile=profile, log_path=log)
+    except ValidationError as error:
+        _fail(
+            "; ".join(
+                f"{ENV_PREFIX}{e['loc'][0]}".upper() + f" is {e['input']}; {e['msg']}" for e in error.errors()
+            )
+        )
+    except ServerError as error:
+        _fail(str(error))
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _fail(message: str) -> None:
+    typer.echo(message, err=True)
+    raise typer.Exit(1)

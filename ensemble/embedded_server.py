@@ -1,0 +1,490 @@
+"""The `tritonserver` inside the nvidia-pytriton wheel, run as a child process without Docker.
+
+Only the wheel's binary, Python backend and libraries are used, never its Python API.
+"""
+
+import ctypes
+import fcntl
+import importlib.metadata
+import ipaddress
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import tritonclient.grpc as triton
+
+from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
+
+DISTRIBUTION = "nvidia-pytriton"
+INSTALL = "pip install --no-deps nvidia-pytriton==0.7.0"
+MIN_GLIBC = (2, 35)
+# numpy < 2, which the wheel's Python backend needs, is built for no later Python.
+PYTHONS = ((3, 11), (3, 12))
+# A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
+REGION_BYTES = 4 * 2**20
+ADMIN_KEY = "unipinrec-admin"
+ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
+POLL_S = 0.1
+PR_SET_PDEATHSIG = 1
+# Said on every machine without a GPU.
+HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
+# Triton logs a traceback as one quoted line with escaped line ends: its first line says what failed.
+LOGGED_ERROR = re.compile(r'^E\d{4} \S+ \d+ \S+ "?(?P<message>.+?)(?:\\n.*)?"?$')
+LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
+
+_libc = ctypes.CDLL(None)
+
+Canary = Callable[[triton.InferenceServerClient], None]
+"""Sends one inference and raises `InferenceServerException` unless it is answered."""
+
+
+class ServerError(RuntimeError):
+    """The server cannot be started or has stopped; the message is one line with a remedy."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Host:
+    """What of a machine decides whether the embedded server can run on it."""
+
+    glibc: str = field(default_factory=lambda: os.confstr("CS_GNU_LIBC_VERSION") or "unknown")
+    """The C library, such as `glibc 2.36`."""
+    python: tuple[int, int] = sys.version_info[:2]
+    """Major and minor version of the interpreter."""
+    numpy: str = np.__version__
+    """Version of numpy that the nodes import."""
+
+    def check(self) -> None:
+        """Raises `ServerError` naming the first requirement that this machine misses."""
+        if _version(self.glibc) < MIN_GLIBC:
+            raise ServerError(
+                f"C library is {self.glibc}; allowed: glibc 2.35 or newer (Ubuntu 22.04, Debian 12)"
+            )
+        if self.python not in PYTHONS:
+            raise ServerError(
+                f"Python is {_dotted(self.python)}; allowed: {' or '.join(map(_dotted, PYTHONS))}"
+            )
+        if _version(self.numpy) >= (2,):
+            raise ServerError(
+                f"numpy is {self.numpy}; allowed: below 2 (the Python backend makes empty tensors of it): "
+                "pip install numpy==1.26.4"
+            )
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Wheel:
+    """The installed nvidia-pytriton wheel."""
+
+    version: str
+    """Version of the wheel, which fixes the version of Triton."""
+    server: Path
+    """Folder of the binary, the backends and the stubs."""
+    libraries: Path
+    """Folder of the shared libraries that the wheel brought along."""
+
+    @classmethod
+    def find(cls, distribution: str = DISTRIBUTION) -> Self:
+        """The wheel of this environment. Raises `ServerError` when it is not installed."""
+        try:
+            installed = importlib.metadata.distribution(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            raise ServerError(f"{distribution} is not installed; run: {INSTALL}") from None
+        site_packages = Path(str(installed.locate_file("")))
+        return cls(
+            version=installed.version,
+            server=site_packages / "pytriton" / "tritonserver",
+            libraries=site_packages / "nvidia_pytriton.libs",
+        )
+
+    @property
+    def binary(self) -> Path:
+        """The server's executable. Raises `ServerError` when it is not there."""
+        path = self.server / "bin" / "tritonserver"
+        if not path.is_file():
+            raise ServerError(f"tritonserver is missing at {path}; run: {INSTALL} --force-reinstall")
+        return path
+
+    def backends(self, python: tuple[int, int], into: Path = ROOT / "build" / "triton") -> Path:
+        """A backend folder whose Python backend runs `python`, made once under `into`.
+
+        Safe when several launchers make it at once: it appears whole, by a rename.
+        """
+        ready = into / f"{self.version}-python{_dotted(python)}" / "backends"
+        if ready.is_dir():
+            return ready
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=ready.parent))
+        draft.chmod(0o755)
+        backend = draft / "python"
+        shutil.copytree(
+            self.server / "backends" / "python", backend, ignore=shutil.ignore_patterns("__pycache__")
+        )
+        Path(shutil.copy2(self._stub(python), backend)).chmod(0o755)
+        try:
+            draft.rename(ready)
+        except OSError:
+            shutil.rmtree(draft)
+            if not ready.is_dir():
+                raise
+        return ready
+
+    def _stub(self, python: tuple[int, int]) -> Path:
+        return self.server / "python_backend_stubs" / _dotted(python) / "triton_python_backend_stub"
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Endpoints:
+    """Where the server listens."""
+
+    address: str = "127.0.0.1"
+    """IPv4 address to bind. The server authenticates nobody: leave loopback only behind a proxy."""
+    http_port: int = 8000
+    """Port of inference over HTTP."""
+    grpc_port: int = 8001
+    """Port of inference over gRPC."""
+    metrics_port: int = 8002
+    """Port of the Prometheus metrics."""
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports by the name of the option that sets each."""
+        return {
+            "--http-port": self.http_port,
+            "--grpc-port": self.grpc_port,
+            "--metrics-port": self.metrics_port,
+        }
+
+    def flags(self) -> list[str]:
+        """The server's own options for these endpoints."""
+        addresses = [f"--{name}-address={self.address}" for name in ("http", "grpc", "metrics")]
+        return addresses + [f"{option}={port}" for option, port in self.ports.items()]
+
+
+class EmbeddedServer:
+    """One `tritonserver` process with its log, its secrets and its shared memory.
+
+    Used as a context manager it stops the server and removes what it left, whatever happened in between.
+    Start it from a thread that lives as long as the server should: Linux ends the server with that thread,
+    by a SIGTERM, so that a killed launcher leaves no server. Folders in shared memory then stay until the
+    next start, which removes those that no living process holds.
+
+    The admin secret is in the server's command line, where other users of the machine can read it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_repository: Path,
+        settings: ServingSettings,
+        endpoints: Endpoints | None = None,
+        profile: str | None = None,
+        log_path: Path | None = None,
+        exit_timeout_s: int = 5,
+    ) -> None:
+        """Prepares nothing yet; see `start`.
+
+        Args:
+            model_repository: folder of the models, all of which are loaded.
+            settings: what the nodes read from their environment.
+            endpoints: addresses and ports; by default Triton's own, on loopback.
+            profile: loads `configs/<profile>.pbtxt` of each model that has it.
+            log_path: file for the output of the server and its nodes, overwritten.
+            exit_timeout_s: seconds for requests in flight and for unloading at a stop. A stop takes all of
+                them once a node has died: Triton waits in vain for the dead one.
+        """
+        self.endpoints = endpoints or Endpoints()
+        self.settings = settings
+        self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
+        self._model_repository = model_repository
+        self._profile = profile
+        self._exit_timeout_s = exit_timeout_s
+        self._secret = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def host(self) -> str:
+        """An address at which this machine itself reaches the server."""
+        address = self.endpoints.address
+        return "127.0.0.1" if ipaddress.IPv4Address(address).is_unspecified else address
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as tritonclient takes it."""
+        return f"{self.host}:{self.endpoints.grpc_port}"
+
+    @property
+    def http_url(self) -> str:
+        """Base of the HTTP addresses."""
+        return f"http://{self.host}:{self.endpoints.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{self.host}:{self.endpoints.metrics_port}/metrics"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """gRPC metadata that opens the restricted protocols, such as loading models."""
+        return {f"triton-grpc-protocol-{ADMIN_KEY}": self._secret}
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server. Raises `ServerError` when there is none."""
+        return self._running().pid
+
+    def start(self) -> None:
+        """Starts the process; it serves once `wait_until_serving` says so.
+
+        Raises:
+            ServerError: this machine misses a requirement.
+        """
+        host = Host()
+        host.check()
+        wheel = Wheel.find()
+        command = [str(wheel.binary), f"--backend-directory={wheel.backends(host.python)}"]
+        library_path = [find_libpython(host.python).parent, wheel.libraries]
+        remove_abandoned(self.settings.runtime_dir)
+        runtime_dir, self._lock = claim_folder(self.settings.runtime_dir)
+        self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command + self._flags(),
+                env=self._environment(library_path),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A terminal's Ctrl-C must reach the launcher alone, which then stops the server in order.
+                start_new_session=True,
+                preexec_fn=_end_with_parent(os.getpid()),
+                # The server and its nodes hold the lock too, so their memory outlives a killed launcher.
+                pass_fds=(self._lock,),
+            )
+
+    def wait_until_serving(
+        self, canary: Canary, timeout_s: float = 300.0, cancelled: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """True as soon as `canary` is answered, False as soon as `cancelled` says so.
+
+        Raises:
+            ServerError: the process ended, or `timeout_s` seconds went by without an answer.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self.client() as client:
+            while not cancelled():
+                self.check_running()
+                error = failure_of(canary, client)
+                if error is None:
+                    return True
+                if time.monotonic() > deadline:
+                    raise ServerError(f"server start is over {timeout_s:g} s: {error}; log: {self.log_path}")
+                time.sleep(POLL_S)
+        return False
+
+    def check_running(self) -> None:
+        """Raises `ServerError` with the last errors of the log when the process has ended."""
+        ending = _ending(self._running().pid)
+        if ending:
+            raise ServerError(
+                "; ".join([f"server stopped by {ending}", *self._last_errors(), f"log: {self.log_path}"])
+            )
+
+    def stop(self) -> None:
+        """Ends the server within `exit_timeout_s` + 2 s and removes what it left in shared memory."""
+        if self._process is not None:
+            self._end_process(self._process)
+            self._process = None
+        if self._lock is not None:
+            remove_folder(self.settings.runtime_dir)
+            os.close(self._lock)
+            self._lock = None
+
+    @contextmanager
+    def client(self) -> Iterator[triton.InferenceServerClient]:
+        """A gRPC client of this server, closed at the end."""
+        # gRPC's own pauses between attempts to connect grow to minutes.
+        pauses = [(f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")]
+        client = triton.InferenceServerClient(self.grpc_url, channel_args=pauses)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServerError("server is not started; call start() first")
+        return self._process
+
+    def _end_process(self, process: subprocess.Popen[bytes]) -> None:
+        os.kill(process.pid, signal.SIGTERM)
+        # Triton counts its own timeout from when it has noticed the signal.
+        deadline = time.monotonic() + self._exit_timeout_s + 2.0
+        while not _ending(process.pid) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        # Until it is waited for, the server's id names its own process group and no other.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _flags(self) -> list[str]:
+        backend = {
+            "shm-region-prefix-name": f"{self.settings.runtime_dir.name}-",
+            "shm-default-byte-size": REGION_BYTES,
+            "shm-growth-byte-size": REGION_BYTES,
+        }
+        return [
+            f"--model-repository={self._model_repository}",
+            # Only explicit control can unload and load a model, which alone revives a dead node.
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            # The committed configurations are complete; guessing them costs each model another process.
+            "--disable-auto-complete-config",
+            *([f"--model-config-name={self._profile}"] if self._profile else []),
+            *self.endpoints.flags(),
+            *(f"--backend-config=python,{key}={value}" for key, value in backend.items()),
+            f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
+            f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
+            "--exit-on-error=true",
+            "--strict-readiness=true",
+            f"--exit-timeout-secs={self._exit_timeout_s}",
+            "--log-verbose=0",
+        ]
+
+    def _environment(self, library_path: Sequence[Path]) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
+        return {
+            **inherited,
+            **self.settings.as_environment(),
+            "LD_LIBRARY_PATH": _joined(*library_path, inherited.get("LD_LIBRARY_PATH")),
+            # The stub's interpreter takes its prefix, and so its packages, from the first `python3` here.
+            "PATH": _joined(Path(sys.executable).parent, inherited.get("PATH")),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(self.settings.threads),
+        }
+
+    def _last_errors(self, most: int = 2) -> list[str]:
+        logged = self.log_path.read_text(errors="replace").splitlines()
+        lines = [line for line in logged if not any(known in line for known in HARMLESS)]
+        errors = [match["message"] for line in lines if (match := LOGGED_ERROR.match(line))]
+        # What fails before Triton logs anything, as a missing library, is said in a bare line.
+        return (errors or [line for line in lines if not LOGGED_OTHER.match(line)])[-most:]
+
+
+def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | None:
+    """The error message of one canary, or None when it was answered."""
+    try:
+        canary(client)
+    except triton.InferenceServerException as error:
+        return str(error)
+    return None
+
+
+def find_libpython(python: tuple[int, int], folders: Sequence[Path] | None = None) -> Path:
+    """The shared library of the interpreter, which the stub links to.
+
+    Raises:
+        ServerError: no folder has it, as when Python was built without shared libraries.
+    """
+    name = f"libpython{_dotted(python)}.so.1.0"
+    for folder in _library_folders() if folders is None else folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise ServerError(
+        f"{name} is missing; install it (apt-get install libpython{_dotted(python)}) "
+        "or use a Python built with --enable-shared"
+    )
+
+
+def claim_folder(base: Path) -> tuple[Path, int]:
+    """Makes `<base>-<pid>-<random>` for this user alone; returns it and a file descriptor that locks it."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{base.name}-", dir=base.parent))
+    lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # Under its final name the folder is locked from the first moment, so nobody takes it for abandoned.
+    folder = draft.rename(base.with_name(f"{base.name}-{os.getpid()}-{secrets.token_hex(4)}"))
+    return folder, lock
+
+
+def remove_abandoned(base: Path) -> None:
+    """Removes folders of `claim_folder` whose launcher, server and nodes have all ended."""
+    for folder in base.parent.glob(f"{base.name}-*-*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            # A region of shared memory, another user's folder, or one that has gone meanwhile.
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_folder(folder)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder of `claim_folder` and the server's shared memory that bears its name."""
+    for region in SHARED_MEMORY.glob(f"{folder.name}-*"):
+        region.unlink(missing_ok=True)
+    # Last, so that an interrupted removal is found and finished by the next start.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_parent(parent: int) -> Callable[[], None]:
+    def ask_for_signal() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask_for_signal
+
+
+def _ending(pid: int) -> str | None:
+    """How the child ended, or None while it runs."""
+    # WNOWAIT leaves the ended process to be waited for, so that its id is not given to another meanwhile.
+    result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if result is None:
+        return None
+    kind = "exit code" if result.si_code == os.CLD_EXITED else "signal"
+    return f"{kind} {result.si_status}"
+
+
+def _library_folders() -> list[Path]:
+    configured = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    return [configured, configured / multiarch, Path(sys.base_prefix) / "lib", Path("/usr/lib") / multiarch]
+
+
+def _joined(*parts: Path | str | None) -> str:
+    return os.pathsep.join(str(part) for part in parts if part)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def _dotted(python: tuple[int, int]) -> str:
+    return f"{python[0]}.{python[1]}"

@@ -1,0 +1,318 @@
+"""What `unipinrec serve` does: check, start, tell how to call, keep every node alive, stop cleanly."""
+
+import errno
+import ipaddress
+import json
+import re
+import shlex
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import numpy as np
+import tritonclient.grpc as triton
+from rich.console import Console
+
+from ensemble.embedded_server import Canary, EmbeddedServer, Endpoints, ServerError, failure_of
+from ensemble.settings import ROOT, ServingSettings
+
+MODEL_REPOSITORY = ROOT / "model_repository"
+ENSEMBLES = ("recommend", "recommend_separate")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_S = 0.2
+DEAD_NODE = re.compile(r"Stub process '(?P<instance>[^']+)' is not healthy")
+LOAD_TIMEOUT_S = 300.0
+INDEX_TIMEOUT_S = 10.0
+# A model that cannot be loaded is tried again, and not in every round: each attempt starts a process.
+ROUNDS_BETWEEN_LOADS = 15
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class UserCanary:
+    """One real inference for a user who has no history. Triton's own health stays good when a node dies."""
+
+    model: str = "recommend"
+    """Model to ask; an ensemble exercises all of its nodes."""
+    input_name: str = "USER_ID"
+    """Its BYTES [1, 1] input."""
+    timeout_s: float = 5.0
+    """Seconds until it counts as failed. Short ones notice a stuck node sooner and fail under load."""
+
+    def __call__(self, client: triton.InferenceServerClient) -> None:
+        """Sends it. Raises `InferenceServerException` unless it is answered in time."""
+        user = triton.InferInput(self.input_name, [1, 1], "BYTES")
+        user.set_data_from_numpy(np.array([[b"canary"]], dtype=np.object_))
+        client.infer(self.model, [user], client_timeout=self.timeout_s)
+
+
+class Watchdog:
+    """A thread that runs canaries and loads a node again when its process has died.
+
+    Triton 2.51 never revives a dead node by itself: the model must be unloaded and loaded. Other models keep
+    their processes. Canaries that fail while every model is loaded and alive, as under overload, are
+    reported but reload nothing: that would only fail the requests in flight.
+    """
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        canaries: Sequence[Canary],
+        *,
+        report: Callable[[str], None],
+        interval_s: float = 2.0,
+    ) -> None:
+        """`report` gets one line for each finding; `interval_s` is in seconds between rounds of canaries."""
+        self._server = server
+        self._canaries = canaries
+        self._report = report
+        self._interval_s = interval_s
+        self._failures = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        # A reload under way ends with the server, which is stopped next, so it is not waited for.
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        with self._server.client() as client:
+            while not self._stopped.wait(self._interval_s):
+                try:
+                    self._round(client)
+                except triton.InferenceServerException as error:
+                    self._tell(f"watchdog: {error}")
+
+    def _round(self, client: triton.InferenceServerClient) -> None:
+        failures = [failure for canary in self._canaries if (failure := failure_of(canary, client))]
+        if not failures:
+            if self._failures > 1:
+                self._tell("watchdog: canaries are answered again")
+            self._failures = 0
+            return
+        self._failures += 1
+        dead = dead_models(failures, _models(client, self._server))
+        if dead:
+            self._revive(client, dead)
+        elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
+            self._load_missing(client, failures[0])
+
+    def _revive(self, client: triton.InferenceServerClient, models: Sequence[str]) -> None:
+        began = time.monotonic()
+        for model in models:
+            client.unload_model(model, headers=self._server.admin_headers)
+            self._load(client, model)
+        self._failures = 0
+        self._tell(f"watchdog: {', '.join(models)} died; loaded again in {time.monotonic() - began:.1f} s")
+
+    def _load_missing(self, client: triton.InferenceServerClient, failure: str) -> None:
+        missing = [model for model, ready in _models(client, self._server).items() if not ready]
+        remedy = f"; loading {', '.join(missing)}" if missing else ""
+        self._tell(f"watchdog: canary failed {self._failures} times: {failure}{remedy}")
+        for model in missing:
+            self._load(client, model)
+
+    def _load(self, client: triton.InferenceServerClient, model: str) -> None:
+        client.load_model(model, headers=self._server.admin_headers, client_timeout=LOAD_TIMEOUT_S)
+
+    def _tell(self, line: str) -> None:
+        if not self._stopped.is_set():
+            self._report(line)
+
+
+class StopSignals:
+    """Notes Ctrl-C, SIGTERM and a closed terminal, so that a stop runs to its end and in order.
+
+    Signals that were ignored before, as under `nohup`, stay ignored. Only the main thread may use it.
+    """
+
+    def __init__(self) -> None:
+        # A plain flag: a handler that sets a threading.Event can wait for ever for the lock of the very
+        # thread that it interrupted.
+        self.received = False
+        self._previous = ExitStack()
+
+    def __enter__(self) -> Self:
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous.callback(signal.signal, number, signal.signal(number, self._note))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._previous.close()
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
+
+
+def serve(
+    settings: ServingSettings,
+    *,
+    console: Console,
+    endpoints: Endpoints | None = None,
+    model_repository: Path = MODEL_REPOSITORY,
+    profile: str | None = None,
+    log_path: Path | None = None,
+    canaries: Sequence[Canary] | None = None,
+) -> None:
+    """Serves `settings.bundle` until Ctrl-C or SIGTERM; call it from the main thread.
+
+    The bundle's link is followed once, so that a node that is loaded again loads the bundle of the others.
+
+    Raises:
+        ServerError: the server cannot start, or it has stopped by itself. One line with a remedy.
+    """
+    check_bundle(settings.bundle)
+    check_profile(profile, model_repository)
+    pinned = settings.model_copy(update={"bundle": settings.bundle.resolve()})
+    server = EmbeddedServer(
+        model_repository=model_repository,
+        settings=pinned,
+        endpoints=endpoints,
+        profile=profile,
+        log_path=log_path,
+    )
+    check_endpoints(server.endpoints)
+    _warn_when_open(server.endpoints, console)
+    with StopSignals() as signals:
+        with server:
+            _run(server, canaries or default_canaries(model_repository), signals, console)
+            _line(console, "Stopping …")
+        _line(console, "Stopped.")
+
+
+def _run(server: EmbeddedServer, canaries: Sequence[Canary], signals: StopSignals, console: Console) -> None:
+    _line(console, f"Loading {server.settings.bundle} (log: {server.log_path})")
+    began = time.monotonic()
+    with console.status("Loading the models …"):
+        server.start()
+        if not all(server.wait_until_serving(c, cancelled=lambda: signals.received) for c in canaries):
+            return
+    _line(console, f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
+    print_requests(console, server, example_user(server.settings.bundle))
+    with Watchdog(server, canaries, report=lambda line: _line(console, line)):
+        while not signals.received:
+            server.check_running()
+            time.sleep(POLL_S)
+
+
+def print_requests(console: Console, server: EmbeddedServer, user: str) -> None:
+    """Prints the three addresses and two requests for `user` that can be pasted into a shell."""
+    body = {"inputs": [{"name": "USER_ID", "datatype": "BYTES", "shape": [1, 1], "data": [user]}]}
+    for line in (
+        f"  gRPC     {server.grpc_url}",
+        f"  HTTP     {server.http_url}",
+        f"  metrics  {server.metrics_url}",
+        "Try:",
+        f"  unipinrec-client recommend --user {shlex.quote(user)} --url {server.grpc_url}",
+        f"  curl -s {server.http_url}/v2/models/recommend/infer -d {shlex.quote(json.dumps(body))}",
+    ):
+        _line(console, line)
+
+
+def default_canaries(model_repository: Path) -> list[Canary]:
+    """One canary for each ensemble that the repository has."""
+    return [UserCanary(model=name) for name in ENSEMBLES if (model_repository / name).is_dir()]
+
+
+def example_user(bundle: Path) -> str:
+    """A user id to show in examples: `example_user` of the bundle's catalogue.json, else `42`."""
+    catalogue = bundle / "catalogue.json"
+    if not catalogue.is_file():
+        return "42"
+    return str(json.loads(catalogue.read_text()).get("example_user", "42"))
+
+
+def check_bundle(bundle: Path) -> None:
+    """Raises `ServerError` unless `bundle` is a bundle's folder; the nodes verify its files."""
+    if not (bundle / "manifest.json").is_file():
+        raise ServerError(
+            f"--bundle is {bundle}, which has no manifest.json; make one: `make demo` or `unipinrec export`"
+        )
+
+
+def check_profile(profile: str | None, model_repository: Path) -> None:
+    """Raises `ServerError` for a profile that no model has; Triton itself would silently use the default."""
+    profiles = sorted({path.stem for path in model_repository.glob("*/configs/*.pbtxt")})
+    if profile is not None and profile not in profiles:
+        raise ServerError(
+            f"--profile is {profile}; allowed: {', '.join(profiles) or 'none in this repository'}"
+        )
+
+
+def check_endpoints(endpoints: Endpoints) -> None:
+    """Raises `ServerError` for an address that is not IPv4 or not ours, and for a port that is taken."""
+    try:
+        ipaddress.IPv4Address(endpoints.address)
+    except ValueError:
+        raise ServerError(
+            f"--address is {endpoints.address}; allowed: an IPv4 address, as 127.0.0.1"
+        ) from None
+    used: dict[int, str] = {}
+    for option, port in endpoints.ports.items():
+        if port in used:
+            raise ServerError(f"{option} is {port}; allowed: a port other than that of {used[port]}")
+        used[port] = option
+        _check_port(endpoints.address, option, port)
+
+
+def _check_port(address: str, option: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Connections of an earlier server that linger must not count as a server that listens.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ServerError(_port_message(address, option, port, error)) from None
+
+
+def _port_message(address: str, option: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{option} is {port}, which another process listens on; stop it or pass another {option}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--address is {address}; allowed: an address of this machine"
+    return f"{option} is {port}; it cannot be opened: {error.strerror}"
+
+
+def dead_models(failures: Sequence[str], models: Iterable[str]) -> list[str]:
+    """Those of `models` that the failures name as having a dead process.
+
+    Triton names the instance, as `ranking_0_1`: the longest model name that starts it is the model.
+    """
+    instances = {match["instance"] for failure in failures for match in DEAD_NODE.finditer(failure)}
+    owners = [[model for model in models if instance.startswith(f"{model}_")] for instance in instances]
+    return sorted({max(candidates, key=len) for candidates in owners if candidates})
+
+
+def _models(client: triton.InferenceServerClient, server: EmbeddedServer) -> dict[str, bool]:
+    """Whether each model of the repository is ready."""
+    index = client.get_model_repository_index(headers=server.admin_headers, client_timeout=INDEX_TIMEOUT_S)
+    return {model.name: model.state == "READY" for model in index.models}
+
+
+def _warn_when_open(endpoints: Endpoints, console: Console) -> None:
+    if not ipaddress.IPv4Address(endpoints.address).is_loopback:
+        _line(
+            console,
+            f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.",
+        )
+
+
+def _line(console: Console, text: str) -> None:
+    # Unwrapped and unstyled, so that commands can be copied whole.
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,52 @@
+"""What a deployment may choose about serving, read from the environment by the launcher and by every node."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository's root, which relative paths in the environment start from."""
+
+SHARED_MEMORY = Path("/dev", "shm")
+
+ENV_PREFIX = "UNIPINREC_"
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class ServingSettings(BaseSettings):
+    """Serving choices; each field is the environment variable `UNIPINREC_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    bundle: Path = Path("build/bundles/current")
+    """Bundle folder that the nodes load; a relative path starts at the repository's root."""
+    runtime_dir: Path = SHARED_MEMORY / "unipinrec"
+    """Folder of the KV pools on this machine. Shared memory keeps them mapped between processes and costs
+    memory; the launcher appends its process id and a random part."""
+    pool_slots: Count = 64
+    """Requests whose keys and values fit at once. More slots keep more users warm and cost memory each."""
+    lease_ms: Count = 2000
+    """Milliseconds for which ranking may read a slot after retrieval filled it. Longer leases survive longer
+    queues and hold slots back from other requests."""
+    exclude_seen: bool = True
+    """Leave the items of a user's history out of the results. Turn it off where repeats are welcome."""
+    threads: Count = 1
+    """Intra-operation threads of each node's process. More shorten a lone request and cost throughput as
+    soon as the nodes' threads outnumber the cores."""
+    max_events: Count = 8192
+    """Events that an inline history may carry. Higher limits cost request bytes; the trunk reads the most
+    recent `max_history` in any case."""
+    max_exclude: Annotated[int, Field(ge=0)] = 1024
+    """Items that a request may exclude. Each makes the index search look further."""
+
+    @field_validator("bundle", "runtime_dir")
+    @classmethod
+    def _from_root(cls, path: Path) -> Path:
+        return ROOT / path.expanduser()
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables from which a child process reads equal settings."""
+        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in self.model_dump().items()}

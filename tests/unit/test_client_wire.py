@@ -1,0 +1,209 @@
+"""Golden tensors written by hand against the serving graph's contract."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from unipinrec_client import Event, Recommendation, RecommendError, RecommendRequest, RecommendResponse
+from unipinrec_client.wire import decode, encode
+
+FIRST = RecommendRequest(
+    user_id="ada",
+    history=[
+        Event(item_id=11, actions=0b101, timestamp=1000, surface=2),
+        Event(item_id=12, actions=1, timestamp=1001),
+    ],
+    request_time=2000,
+    surface=1,
+    num_results=3,
+    outcome_weights=(0.5, 0.25),
+    utility_weights=(1.0, 2.0),
+    exclude_item_ids=(7, 8),
+)
+SECOND = dataclasses.replace(
+    FIRST,
+    user_id=b"\xff\x00",
+    history=[Event(item_id=-5, actions=2, timestamp=9)],
+    request_time=2001,
+    surface=0,
+    num_results=4,
+    exclude_item_ids=(),
+)
+
+
+def assert_tensors(arrays, expected):
+    assert set(arrays) == set(expected)
+    for name, (dtype, values) in expected.items():
+        assert arrays[name].dtype == np.dtype(dtype), name
+        assert arrays[name].tolist() == values, name
+
+
+def test_only_the_user_id_is_sent_when_nothing_else_is_set():
+    assert_tensors(encode([RecommendRequest(user_id="é")]), {"USER_ID": (object, [[b"\xc3\xa9"]])})
+
+
+def test_two_users_are_padded_at_the_end():
+    assert_tensors(
+        encode([FIRST, SECOND]),
+        {
+            "USER_ID": (object, [[b"ada"], [b"\xff\x00"]]),
+            "HISTORY_ITEM_IDS": ("int64", [[11, 12], [-5, -1]]),
+            "HISTORY_ACTIONS": ("int64", [[5, 1], [2, 0]]),
+            "HISTORY_TIMESTAMPS": ("int64", [[1000, 1001], [9, 0]]),
+            "HISTORY_SURFACES": ("int32", [[2, 0], [0, 0]]),
+            "REQUEST_TIME": ("int64", [[2000], [2001]]),
+            "SURFACE": ("int32", [[1], [0]]),
+            "NUM_RESULTS": ("int32", [[3], [4]]),
+            "OUTCOME_WEIGHTS": ("float32", [[0.5, 0.25], [0.5, 0.25]]),
+            "UTILITY_WEIGHTS": ("float32", [[1.0, 2.0], [1.0, 2.0]]),
+            "EXCLUDE_ITEM_IDS": ("int64", [[7, 8], [-1, -1]]),
+        },
+    )
+
+
+def test_an_empty_history_is_one_padded_event():
+    arrays = encode([RecommendRequest(user_id="1", history=())])
+    assert_tensors(
+        arrays,
+        {
+            "USER_ID": (object, [[b"1"]]),
+            "HISTORY_ITEM_IDS": ("int64", [[-1]]),
+            "HISTORY_ACTIONS": ("int64", [[0]]),
+            "HISTORY_TIMESTAMPS": ("int64", [[0]]),
+            "HISTORY_SURFACES": ("int32", [[0]]),
+        },
+    )
+
+
+def test_an_empty_history_beside_a_longer_one_is_padding_only():
+    arrays = encode([dataclasses.replace(FIRST, history=()), SECOND, FIRST])
+    assert arrays["HISTORY_ITEM_IDS"].tolist() == [[-1, -1], [-5, -1], [11, 12]]
+
+
+@pytest.mark.parametrize(
+    "field", ["history", "request_time", "surface", "num_results", "outcome_weights", "utility_weights"]
+)
+def test_an_optional_field_is_set_for_all_users_or_for_none(field):
+    unset = dataclasses.replace(SECOND, **{field: None})
+    with pytest.raises(ValueError, match=f"^{field} is None for 1 of 2 users; allowed: for all or for none"):
+        encode([FIRST, unset])
+    assert set(encode([FIRST, SECOND])) > set(encode([unset, unset]))
+
+
+def test_no_users_cannot_be_encoded():
+    with pytest.raises(ValueError, match="requests is empty; allowed: 1 and more"):
+        encode([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"request_time": 2**63}, "REQUEST_TIME is 9223372036854775808; allowed: integers from -922"),
+        ({"request_time": 12.5}, "REQUEST_TIME is 12.5; allowed: integers"),
+        ({"surface": 2**31}, "SURFACE is 2147483648; allowed: integers from -2147483648 to 2147483647"),
+        ({"num_results": -(2**31) - 1}, "NUM_RESULTS is -2147483649; allowed"),
+        ({"exclude_item_ids": [1, -(2**63) - 1]}, "EXCLUDE_ITEM_IDS is -9223372036854775809; allowed"),
+        (
+            {"history": [Event(item_id=2**64, actions=0, timestamp=0)]},
+            "HISTORY_ITEM_IDS is 18446744073709551616",
+        ),
+        (
+            {"history": [Event(item_id=1, actions=0, timestamp=0, surface=2**40)]},
+            "HISTORY_SURFACES is 1099511627776",
+        ),
+        ({"outcome_weights": ()}, r"OUTCOME_WEIGHTS has lengths \[0\]"),
+        ({"utility_weights": (1e40, 0.0)}, r"UTILITY_WEIGHTS is 1e\+40; allowed"),
+    ],
+)
+def test_values_without_an_encoding_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        encode([dataclasses.replace(FIRST, **changes)])
+
+
+def test_weights_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"^UTILITY_WEIGHTS has lengths \[1, 2\]"):
+        encode([FIRST, dataclasses.replace(SECOND, utility_weights=(1.0,))])
+
+
+def test_the_extremes_of_each_type_are_sent_unchanged():
+    largest = dataclasses.replace(FIRST, request_time=2**63 - 1, surface=2**31 - 1, num_results=-(2**31))
+    arrays = encode([largest])
+    assert [arrays[n].item() for n in ("REQUEST_TIME", "SURFACE", "NUM_RESULTS")] == [
+        9223372036854775807,
+        2147483647,
+        -2147483648,
+    ]
+
+
+def test_ranges_are_left_to_the_server():
+    arrays = encode([dataclasses.replace(FIRST, num_results=-3, utility_weights=(math.nan, -1.0))])
+    assert arrays["NUM_RESULTS"].tolist() == [[-3]]
+    assert math.isnan(arrays["UTILITY_WEIGHTS"][0, 0])
+
+
+def outputs():
+    return {
+        "ITEM_IDS": np.array([[9, 4], [6, -1], [-1, -1]], np.int64),
+        "SCORES": np.array([[0.75, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32),
+        "ACTION_PROBS": np.array(
+            [[[0.5, 0.25], [0.125, 0.0]], [[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32
+        ),
+        "RETRIEVED_BY": np.array([[1, 0], [2, 0], [0, 0]], np.int32),
+        "KV_SOURCE": np.array([[b"prefill"], [b"prefix"], [b"recomputed"]], object),
+        "BUNDLE_ID": np.array([[b"b-1"], [b"b-1"], [b"b-1"]], object),
+    }
+
+
+USERS = [RecommendRequest(user_id="x"), RecommendRequest(user_id=b"y"), RecommendRequest(user_id="z")]
+
+
+def test_responses_come_without_padding():
+    assert decode(outputs(), USERS) == (
+        RecommendResponse(
+            user_id="x",
+            recommendations=(
+                Recommendation(item_id=9, score=0.75, action_probabilities=(0.5, 0.25), retrieved_by=1),
+                Recommendation(item_id=4, score=0.5, action_probabilities=(0.125, 0.0), retrieved_by=0),
+            ),
+            kv_source="prefill",
+            bundle_id="b-1",
+        ),
+        RecommendResponse(
+            user_id=b"y",
+            recommendations=(
+                Recommendation(item_id=6, score=0.25, action_probabilities=(1.0, 0.5), retrieved_by=2),
+            ),
+            kv_source="prefix",
+            bundle_id="b-1",
+        ),
+        RecommendResponse(user_id="z", recommendations=(), kv_source="recomputed", bundle_id="b-1"),
+    )
+
+
+def test_an_answer_of_no_results_decodes_to_empty_responses():
+    empty = outputs() | {
+        "ITEM_IDS": np.zeros((3, 0), np.int64),
+        "SCORES": np.zeros((3, 0), np.float32),
+        "ACTION_PROBS": np.zeros((3, 0, 2), np.float32),
+        "RETRIEVED_BY": np.zeros((3, 0), np.int32),
+    }
+    assert [response.recommendations for response in decode(empty, USERS)] == [(), (), ()]
+
+
+@pytest.mark.parametrize("name", sorted(outputs()))
+def test_a_missing_output_is_an_error_naming_it(name):
+    with pytest.raises(RecommendError, match=f"^{name} is missing"):
+        decode(outputs() | {name: None}, USERS)
+
+
+@pytest.mark.parametrize("name", sorted(outputs()))
+def test_an_output_for_fewer_users_is_an_error_naming_it(name):
+    with pytest.raises(RecommendError, match=rf"^{name} has shape \(2, "):
+        decode(outputs() | {name: outputs()[name][:2]}, USERS)
+
+
+@pytest.mark.parametrize("name", ["SCORES", "ACTION_PROBS", "RETRIEVED_BY"])
+def test_outputs_of_different_widths_are_an_error(name):
+    with pytest.raises(RecommendError, match=rf"^{name} has shape .*allowed: 2 results"):
+        decode(outputs() | {name: outputs()[name][:, :1]}, USERS)

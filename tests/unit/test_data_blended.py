@@ -1,0 +1,208 @@
+"""Blended examples: exact joins by hand, nothing held out, and chances as stated."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample, collate, loader
+from unipinrec.data.events import DatasetInfo
+from unipinrec.data.impressions import ImpressionSampler
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.prepared import write_prepared
+
+Row = tuple[str, int, int, int, int, int | None]
+COLUMNS = ["user_id", "item_id", "actions", "surface", "timestamp", "feedview_id"]
+
+# Item 100 + r is row r. User a has 6 engaged events; the last two (rows 5 and 6) are held out.
+SLATES: list[Row] = [
+    ("a", 100, 1, 0, 10, 1),
+    ("a", 101, 0, 0, 10, 1),
+    ("a", 102, 2, 0, 20, 2),
+    ("a", 103, 1, 1, 30, 3),
+    ("a", 104, 3, 1, 31, 3),
+    ("a", 105, 1, 1, 32, 3),
+    ("a", 106, 1, 1, 40, 4),
+    ("b", 107, 0, 1, 5, 1),
+]
+
+
+def load(folder: Path, rows: list[Row], sampled: bool = False, catalogue: int = 8) -> InteractionDataset:
+    info = DatasetInfo(
+        name="shop",
+        actions=("click", "save"),
+        surfaces=("home", "search"),
+        sampled_impressions=sampled,
+        utility_weights=(1.0, 1.0),
+    )
+    items = pl.DataFrame({"item_id": range(100, 100 + catalogue)})
+    write_prepared(folder / "shop", pl.DataFrame(rows, COLUMNS, orient="row"), items, info)
+    return InteractionDataset.load(folder / "shop")
+
+
+def slate(example: BlendedExample) -> dict[int, int]:
+    return dict(zip(example.candidate_item_K.tolist(), example.candidate_actions_K.tolist(), strict=True))
+
+
+def test_the_last_training_feedview_is_cut_before_the_held_out_events(tmp_path: Path) -> None:
+    config = BlendedConfig(max_history=8, last_feedview_probability=1.0)
+    example = BlendedDataset(load(tmp_path, SLATES), config)[0]
+    assert example.event_item_N.tolist() == [0, 2]
+    assert example.event_actions_N.tolist() == [1, 2]
+    assert example.event_timestamp_N.tolist() == [10, 20]
+    assert (example.feedview_timestamp, example.feedview_surface, example.next_item) == (30, 1, 3)
+    assert slate(example) == {3: 1, 4: 3}
+
+
+def test_the_window_keeps_the_most_recent_events(tmp_path: Path) -> None:
+    config = BlendedConfig(max_history=1, last_feedview_probability=1.0)
+    assert BlendedDataset(load(tmp_path, SLATES), config)[0].event_item_N.tolist() == [2]
+
+
+def test_no_epoch_shows_held_out_events(tmp_path: Path) -> None:
+    dataset = BlendedDataset(
+        load(tmp_path, SLATES), BlendedConfig(max_history=8, last_feedview_probability=0.0)
+    )
+    seen: set[int] = set()
+    for epoch in range(100):
+        dataset.set_epoch(epoch)
+        example = dataset[0]
+        seen |= set(example.event_item_N.tolist()) | set(slate(example))
+    assert seen == {0, 1, 2, 3, 4}
+
+
+def test_feedviews_are_chosen_by_size(tmp_path: Path) -> None:
+    dataset = BlendedDataset(
+        load(tmp_path, SLATES), BlendedConfig(max_history=8, last_feedview_probability=0.0)
+    )
+    times = []
+    for epoch in range(2000):
+        dataset.set_epoch(epoch)
+        times.append(dataset[0].feedview_timestamp)
+    share = {time: times.count(time) / 2000 for time in (10, 20, 30)}
+    # Kept sizes are 2, 1 and 2; the standard deviation of a share is 0.011 at most.
+    assert share == pytest.approx({10: 0.4, 20: 0.2, 30: 0.4}, abs=0.05)
+
+
+def test_half_of_the_examples_use_the_last_feedview(tmp_path: Path) -> None:
+    dataset = BlendedDataset(load(tmp_path, SLATES), BlendedConfig(max_history=8))
+    last = 0
+    for epoch in range(2000):
+        dataset.set_epoch(epoch)
+        last += dataset[0].feedview_timestamp == 30
+    # Half of the time by rule, and 0.4 of the other half by size.
+    assert last / 2000 == pytest.approx(0.7, abs=0.05)
+
+
+def test_a_user_who_only_looks_is_an_example_without_history(tmp_path: Path) -> None:
+    dataset = BlendedDataset(load(tmp_path, SLATES), BlendedConfig(max_history=8))
+    assert len(dataset) == 2
+    example = dataset[1]
+    assert example.user == 1
+    assert example.event_item_N.tolist() == []
+    assert (example.next_item, slate(example)) == (-1, {7: 0})
+
+
+def test_a_user_without_a_training_feedview_is_left_out(tmp_path: Path) -> None:
+    rows: list[Row] = [("z", 100, 1, 0, 0, None), ("z", 101, 1, 0, 1, 1), ("z", 102, 1, 0, 2, 1)]
+    dataset = load(tmp_path, [*SLATES, *rows])
+    blended = BlendedDataset(dataset, BlendedConfig(max_history=8))
+    assert dataset.user_ids_U.tolist() == ["a", "b", "z"]
+    assert len(blended) == 2
+
+
+def test_an_item_shown_twice_is_one_candidate(tmp_path: Path) -> None:
+    rows: list[Row] = [("a", 101, 0, 0, 10, 1), ("a", 101, 2, 0, 11, 1), ("a", 101, 1, 0, 12, 1)]
+    rows.append(("a", 100, 1, 0, 9, 0))
+    ordered = sorted(rows, key=lambda row: row[4])
+    ordered += [("a", 103, 1, 0, 20, 2), ("a", 104, 1, 0, 21, 2)]
+    config = BlendedConfig(max_history=8, last_feedview_probability=1.0)
+    assert slate(BlendedDataset(load(tmp_path, ordered), config)[0]) == {1: 3}
+
+
+def test_training_counts_leave_out_held_out_events(tmp_path: Path) -> None:
+    dataset = BlendedDataset(load(tmp_path, SLATES), BlendedConfig(max_history=8))
+    assert dataset.item_counts().tolist() == [1, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_a_batch_is_padded_at_the_end_and_aims_at_the_next_item(tmp_path: Path) -> None:
+    config = BlendedConfig(max_history=8, last_feedview_probability=1.0)
+    dataset = BlendedDataset(load(tmp_path, SLATES), config)
+    batch = collate([dataset[1], dataset[0]])
+    assert batch.event_item_BN.tolist() == [[-1, -1], [0, 2]]
+    assert batch.event_actions_BN.tolist() == [[0, 0], [1, 2]]
+    assert batch.event_surface_BN.tolist() == [[0, 0], [0, 0]]
+    assert batch.event_timestamp_BN.tolist() == [[0, 0], [10, 20]]
+    assert batch.length_B.tolist() == [0, 2]
+    assert batch.target_item_BT.tolist() == [[-1, -1, -1], [0, 2, 3]]
+    assert batch.target_timestamp_BT.tolist() == [[5, 0, 0], [10, 20, 30]]
+    assert batch.target_surface_BT.tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert batch.candidate_item_BK[0].tolist() == [7, -1]
+    assert sorted(batch.candidate_item_BK[1].tolist()) == [3, 4]
+    assert batch.candidate_actions_BK[0].tolist() == [0, 0]
+    assert batch.feedview_timestamp_B.tolist() == [5, 30]
+    assert batch.feedview_surface_B.tolist() == [1, 1]
+    assert batch.user_B.tolist() == [1, 0]
+    tensors = [getattr(batch, name) for name in batch.__dataclass_fields__]
+    assert {tensor.dtype for tensor in tensors} == {torch.int64}
+
+
+def test_the_same_seed_and_epoch_give_the_same_batches(tmp_path: Path) -> None:
+    rows: list[Row] = [(f"user{u:02}", 100 + i, 1, 0, i, i // 4) for u in range(20) for i in range(12)]
+    dataset = load(tmp_path, rows, sampled=True, catalogue=80)
+
+    def candidates(seed: int, epoch: int) -> list[list[int]]:
+        blended = BlendedDataset(dataset, BlendedConfig(max_history=8, seed=seed))
+        blended.set_epoch(epoch)
+        return [
+            row for batch in loader(blended, batch_size=8, seed=3) for row in batch.candidate_item_BK.tolist()
+        ]
+
+    assert candidates(1, 5) == candidates(1, 5)
+    assert candidates(1, 5) != candidates(1, 6)
+    assert candidates(1, 5) != candidates(2, 5)
+
+
+def test_the_loader_visits_every_user_once(tmp_path: Path) -> None:
+    rows: list[Row] = [(f"user{u:02}", 100 + i, 1, 0, i, i // 2) for u in range(20) for i in range(6)]
+    blended = BlendedDataset(load(tmp_path, rows), BlendedConfig(max_history=8))
+    batches = [batch.user_B.tolist() for batch in loader(blended, batch_size=8, seed=3)]
+    users = [user for batch in batches for user in batch]
+    assert [len(batch) for batch in batches] == [8, 8, 4]
+    assert sorted(users) == list(range(20))
+    assert users != list(range(20))
+
+
+def test_sampled_impressions_are_unseen_items_without_actions(tmp_path: Path) -> None:
+    rows: list[Row] = [("a", 100 + i, 1, 0, i, i // 4) for i in range(12)]
+    dataset = load(tmp_path, rows, sampled=True, catalogue=60)
+    config = BlendedConfig(max_history=8, last_feedview_probability=1.0, sampled_impressions_per_feedview=10)
+    drawn: set[int] = set()
+    for epoch in range(60):
+        blended = BlendedDataset(dataset, config)
+        blended.set_epoch(epoch)
+        shown = slate(blended[0])
+        assert {item for item, actions in shown.items() if actions} == {8, 9}
+        impressions = {item for item, actions in shown.items() if not actions}
+        assert impressions.isdisjoint(range(10))
+        drawn |= impressions
+    assert drawn == set(range(10, 60))
+
+
+def test_half_of_the_impressions_follow_popularity() -> None:
+    count_V = np.zeros(1000, np.int64)
+    count_V[500:600] = 3
+    sampler = ImpressionSampler(count_V)
+    drawn = sampler.draw(np.random.default_rng(0), 33, np.array([500, 501]))
+    popular = (drawn >= 500) & (drawn < 600)
+    assert len(set(drawn.tolist())) == 33
+    assert popular[17:].all()
+    assert popular[:17].mean() < 0.5
+    assert not {500, 501} & set(drawn.tolist())
+
+
+def test_fewer_impressions_are_drawn_when_nearly_everything_is_seen() -> None:
+    drawn = ImpressionSampler(np.ones(6, np.int64)).draw(np.random.default_rng(0), 8, np.array([0, 1, 2, 3]))
+    assert sorted(drawn.tolist()) == [4, 5]

@@ -1,0 +1,146 @@
+"""The event format refuses every kind of broken row in one line that says where and what."""
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from pydantic import ValidationError
+
+from unipinrec.data.events import DatasetInfo, EventFormatError, validate_events, validate_items
+
+INFO = DatasetInfo(
+    name="shop",
+    actions=("click", "save"),
+    surfaces=("home", "search"),
+    sampled_impressions=False,
+    utility_weights=(1.0, 2.0),
+)
+UNIX_SECONDS = "allowed: unix seconds, 0 to 99999999999"
+ROWS = {
+    "user_id": ["b", "a", "a", "a"],
+    "item_id": [7, 9, 8, 9],
+    "actions": [0, 1, 3, 2],
+    "surface": [1, 0, 0, 1],
+    "timestamp": [50, 10, 10, 20],
+    "feedview_id": [1, 1, None, 2],
+}
+
+
+def changed(column: str, value: object, row: int = 3) -> pl.DataFrame:
+    values = list(ROWS[column])
+    values[row - 1] = value
+    return pl.DataFrame({**ROWS, column: values}, strict=False)
+
+
+def test_valid_events_are_ordered_by_user_time_and_item() -> None:
+    expected = pl.DataFrame(
+        {
+            "user_id": ["a", "a", "a", "b"],
+            "item_id": [8, 9, 9, 7],
+            "actions": [3, 1, 2, 0],
+            "surface": pl.Series([0, 0, 1, 1], dtype=pl.Int32),
+            "timestamp": [10, 10, 20, 50],
+            "feedview_id": [None, 1, 2, 1],
+        }
+    )
+    assert_frame_equal(validate_events(pl.DataFrame(ROWS), INFO), expected)
+
+
+def test_text_of_integers_and_narrow_integers_are_integers() -> None:
+    text = pl.DataFrame(ROWS).with_columns(pl.all().cast(pl.String))
+    narrow = pl.DataFrame(ROWS).with_columns(pl.col("item_id", "actions").cast(pl.UInt8))
+    assert_frame_equal(validate_events(text, INFO), validate_events(narrow, INFO))
+
+
+def test_optional_columns_are_filled_and_foreign_ones_left_out() -> None:
+    frame = pl.DataFrame(ROWS).drop("surface", "feedview_id").with_columns(price=1.5)
+    events = validate_events(frame, INFO)
+    assert events.columns == ["user_id", "item_id", "actions", "surface", "timestamp", "feedview_id"]
+    assert events["surface"].to_list() == [0, 0, 0, 0]
+    assert events["feedview_id"].to_list() == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "row", "message"),
+    [
+        ("actions", 4, 2, "actions is 4 in row 2; allowed: 0 to 3"),
+        ("actions", -1, 3, "actions is -1 in row 3; allowed: 0 to 3"),
+        ("actions", None, 4, "actions is null in row 4; allowed: a value in every row"),
+        ("surface", 2, 1, "surface is 2 in row 1; allowed: 0 to 1"),
+        ("surface", None, 1, "surface is null in row 1; allowed: a value in every row"),
+        ("surface", 2**40, 1, f"surface is {2**40} in row 1; allowed: Int32"),
+        ("item_id", -5, 1, "item_id is -5 in row 1; allowed: 0 or more"),
+        ("item_id", 9, 3, "item_id is 9 in row 3; allowed: once per user_id and timestamp"),
+        ("user_id", "", 1, "user_id is '' in row 1; allowed: 1 to 256 bytes"),
+        ("user_id", "é" * 129, 1, f"user_id is '{'é' * 129}' in row 1; allowed: 1 to 256 bytes"),
+        ("timestamp", -1, 1, f"timestamp is -1 in row 1; {UNIX_SECONDS}"),
+        ("timestamp", 893286638000, 1, f"timestamp is 893286638000 in row 1; {UNIX_SECONDS}"),
+        ("timestamp", 9, 4, "timestamp is 9 in row 4; allowed: ascending within a user_id"),
+    ],
+)  # fmt: skip
+def test_a_broken_row_is_named(column: str, value: object, row: int, message: str) -> None:
+    with pytest.raises(EventFormatError) as error:
+        validate_events(changed(column, value, row), INFO)
+    assert str(error.value) == message
+
+
+def test_text_that_is_no_integer_is_named() -> None:
+    frame = pl.DataFrame(ROWS).with_columns(timestamp=pl.Series(["50", "10", "soon", "20"]))
+    with pytest.raises(EventFormatError, match=r"^timestamp is 'soon' in row 3; allowed: Int64$"):
+        validate_events(frame, INFO)
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype", "message"),
+    [
+        ("item_id", pl.Float64, "item_id has type Float64; allowed: Int64"),
+        ("user_id", pl.Categorical, "user_id has type Categorical; allowed: String"),
+    ],
+)
+def test_a_wrong_type_is_named(column: str, dtype: pl.DataType, message: str) -> None:
+    with pytest.raises(EventFormatError) as error:
+        validate_events(pl.DataFrame(ROWS).with_columns(pl.col(column).cast(dtype)), INFO)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id", "actions", "timestamp"])
+def test_a_missing_column_is_named(column: str) -> None:
+    with pytest.raises(EventFormatError, match=f"^{column} is missing; allowed: columns user_id, item_id"):
+        validate_events(pl.DataFrame(ROWS).drop(column), INFO)
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(EventFormatError, match=r"^events is empty; allowed: at least one row$"):
+        validate_events(pl.DataFrame(ROWS).head(0), INFO)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"title": ["x"]}, "item_id is missing; allowed: columns item_id, and optionally title"),
+        ({"item_id": [1, None]}, "item_id is null in row 2; allowed: a value in every row"),
+        ({"item_id": [-1]}, "item_id is -1 in row 1; allowed: 0 or more"),
+        ({"item_id": [4, 3, 4]}, "item_id is 4 in row 3; allowed: every item once"),
+        ({"item_id": [1], "title": [2.5]}, "title has type Float64; allowed: String"),
+    ],
+)
+def test_broken_items_are_refused(items: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(EventFormatError) as error:
+        validate_items(pl.DataFrame(items))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": ("click", "click")}, "actions is click, click; allowed: every name once"),
+        ({"surfaces": ("home", "home")}, "surfaces is home, home; allowed: every name once"),
+        ({"utility_weights": (1.0,)}, r"utility_weights is \[1.0\]; allowed: 2 finite numbers"),
+        ({"utility_weights": (1.0, -1.0)}, r"utility_weights is \[1.0, -1.0\]; allowed: 2 finite numbers"),
+        ({"utility_weights": (1.0, float("nan"))}, r"utility_weights is \[1.0, nan\]; allowed: 2 finite"),
+        ({"name": "../shop"}, "name"),
+        ({"actions": ()}, "actions"),
+    ],
+)
+def test_a_dataset_that_contradicts_itself_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DatasetInfo.model_validate({**INFO.model_dump(), **change})

@@ -1,0 +1,88 @@
+"""Histories, feedviews and the split in memory, against a log small enough to check by eye."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from unipinrec.data.events import DatasetInfo
+from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
+from unipinrec.data.prepared import write_prepared
+
+INFO = DatasetInfo(
+    name="shop",
+    actions=("click", "save"),
+    surfaces=("home", "search"),
+    sampled_impressions=False,
+    utility_weights=(1.0, 1.0),
+)
+# Catalogue 10, 20, 30, 40, 50 = rows 0 to 4. User b only looks; slates 8 and 9 of user a overlap in time.
+LOG = [
+    ("a", 30, 1, 0, 100, 8),
+    ("a", 40, 0, 0, 100, 8),
+    ("a", 20, 0, 1, 110, 9),
+    ("a", 10, 2, 0, 120, 8),
+    ("a", 50, 3, 1, 130, 9),
+    ("a", 30, 1, 1, 140, None),
+    ("b", 40, 0, 1, 50, 8),
+    ("c", 10, 1, 0, 7, 1),
+    ("c", 20, 1, 0, 7, 1),
+]
+COLUMNS = ["user_id", "item_id", "actions", "surface", "timestamp", "feedview_id"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> InteractionDataset:
+    items = pl.DataFrame({"item_id": [50, 10], "title": ["Lamp", "Chair"]})
+    write_prepared(tmp_path / "shop", pl.DataFrame(LOG, COLUMNS, orient="row"), items, INFO)
+    return InteractionDataset.load(tmp_path / "shop")
+
+
+def test_histories_hold_engaged_events_alone(dataset: InteractionDataset) -> None:
+    assert dataset.user_ids_U.tolist() == ["a", "b", "c"]
+    assert dataset.item_ids_V.tolist() == [10, 20, 30, 40, 50]
+    assert dataset.titles_V.tolist() == ["Chair", "20", "30", "40", "Lamp"]
+    assert dataset.offset_U1.tolist() == [0, 4, 4, 6]
+    history = dataset.history(0)
+    assert history.item_row_N.tolist() == [2, 0, 4, 2]
+    assert history.actions_N.tolist() == [1, 2, 3, 1]
+    assert history.surface_N.tolist() == [0, 0, 1, 1]
+    assert history.timestamp_N.tolist() == [100, 120, 130, 140]
+    assert dataset.history(1).item_row_N.tolist() == []
+    assert dataset.history(2).item_row_N.tolist() == [0, 1]
+
+
+def test_feedviews_know_their_place_in_the_history(dataset: InteractionDataset) -> None:
+    feedviews = dataset.feedviews
+    assert feedviews.offset_U1.tolist() == [0, 2, 3, 4]
+    views = [feedviews.view(index) for index in range(len(feedviews))]
+    assert [(v.timestamp, v.surface, v.start) for v in views] == [
+        (100, 0, 0),
+        (110, 1, 1),
+        (50, 1, 0),
+        (7, 0, 0),
+    ]
+    assert [v.item_row_K.tolist() for v in views] == [[2, 3, 0], [1, 4], [3], [0, 1]]
+    assert [v.actions_K.tolist() for v in views] == [[1, 0, 2], [0, 3], [0], [1, 1]]
+    assert feedviews.through_S.tolist() == [1, 1, 2, 1, 3, 0, 1, 2]
+
+
+def test_the_last_event_is_test_and_the_one_before_validation(dataset: InteractionDataset) -> None:
+    split = split_leave_one_out(dataset)
+    assert split.train_end_U.tolist() == [2, 0, 2]
+    assert split.held_out_U.tolist() == [True, False, False]
+
+
+def test_rows_of_external_ids(dataset: InteractionDataset) -> None:
+    assert dataset.rows_of([50, 11, 10, 0, 99]).tolist() == [4, -1, 0, -1, -1]
+    assert dataset.rows_of(np.array([[20], [60]])).tolist() == [[1], [-1]]
+    assert dataset.rows_of([]).tolist() == []
+
+
+def test_a_log_without_feedviews_has_none(tmp_path: Path) -> None:
+    events = pl.DataFrame(LOG, COLUMNS, orient="row").drop("feedview_id")
+    write_prepared(tmp_path / "shop", events, None, INFO)
+    feedviews = InteractionDataset.load(tmp_path / "shop").feedviews
+    assert len(feedviews) == 0
+    assert feedviews.offset_U1.tolist() == [0, 0, 0, 0]

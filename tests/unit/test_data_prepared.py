@@ -1,0 +1,82 @@
+"""A prepared folder is whole, verified, and never written over."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from unipinrec.data.events import DatasetInfo, EventFormatError
+from unipinrec.data.prepared import PreparedDatasetError, read_prepared, write_prepared
+from unipinrec.data.summary import summarize
+
+INFO = DatasetInfo(
+    name="shop", actions=("click", "save"), sampled_impressions=False, utility_weights=(1.0, 1.0)
+)
+EVENTS = pl.DataFrame(
+    {
+        "user_id": ["a", "a", "a", "a", "b"],
+        "item_id": [5, 6, 7, 8, 5],
+        "actions": [1, 3, 0, 1, 0],
+        "timestamp": [1, 1, 1, 2, 3],
+        "feedview_id": [1, 1, 1, None, 1],
+    }
+)
+
+
+def test_items_of_events_join_the_catalogue(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": [9, 6], "title": ["Unsold lamp", "Chair"]})
+    write_prepared(tmp_path / "shop", EVENTS, items, INFO)
+    read = read_prepared(tmp_path / "shop")
+    assert read.items.rows() == [(5, "5"), (6, "Chair"), (7, "7"), (8, "8"), (9, "Unsold lamp")]
+    assert len(read.events) == 5
+    assert read.info.actions == ("click", "save")
+
+
+def test_a_refused_table_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(EventFormatError):
+        write_prepared(tmp_path / "shop", EVENTS.with_columns(actions=9), None, INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_not_written_over(tmp_path: Path) -> None:
+    with pytest.raises(PreparedDatasetError, match=r"which exists; allowed: a new folder$"):
+        write_prepared(tmp_path, EVENTS, None, INFO)
+
+
+@pytest.mark.parametrize("name", ["events.parquet", "items.parquet"])
+def test_an_altered_table_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "shop"
+    write_prepared(folder, EVENTS, None, INFO)
+    content = bytearray((folder / name).read_bytes())
+    content[20] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(
+        PreparedDatasetError, match=f"sha256 of {name} is [0-9a-f]{{64}}; allowed: [0-9a-f]{{64}}$"
+    ):
+        read_prepared(folder)
+
+
+@pytest.mark.parametrize("name", ["events.parquet", "items.parquet", "dataset.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "shop"
+    write_prepared(folder, EVENTS, None, INFO)
+    (folder / name).unlink()
+    with pytest.raises(PreparedDatasetError, match=f"has no {name}$"):
+        read_prepared(folder)
+
+
+def test_an_unreadable_description_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    write_prepared(folder, EVENTS, None, INFO)
+    (folder / "dataset.json").write_text("{}")
+    with pytest.raises(PreparedDatasetError, match=r"dataset\.json is unreadable"):
+        read_prepared(folder)
+
+
+def test_summary_counts_by_hand(tmp_path: Path) -> None:
+    summary = summarize(write_prepared(tmp_path / "shop", EVENTS, None, INFO))
+    assert (summary.users, summary.items, summary.events, summary.impressions) == (2, 4, 5, 2)
+    assert summary.action_rates == {"click": 3 / 5, "save": 1 / 5}
+    assert summary.feedviews == 2
+    assert summary.feedview_sizes == {10: 1, 25: 1, 50: 1, 75: 3, 90: 3, 99: 3}
+    assert summary.history_lengths == {10: 0, 25: 0, 50: 0, 75: 3, 90: 3, 99: 3}

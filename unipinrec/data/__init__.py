@@ -1,0 +1,1 @@
+"""Logs to training examples: the event format, its sources, and the datasets read from it."""

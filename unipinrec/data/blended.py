@@ -1,0 +1,218 @@
+"""Blended examples, joined when read: a history and one future feedview of a user (UniPinRec §1.6).
+
+Shapes: U users, F feedviews, V items, N events, T = N + 1 positions (BOS first), K candidates, B examples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unipinrec.config import Config, Count
+from unipinrec.data.feedviews import Feedview
+from unipinrec.data.impressions import ImpressionSampler
+from unipinrec.data.interactions import UNKNOWN_ROW, InteractionDataset, LeaveOneOut, split_leave_one_out
+
+
+class BlendedConfig(Config):
+    """How examples are drawn."""
+
+    max_history: Count
+    """Events of a history, the most recent ones."""
+    last_feedview_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Chance of the user's last training feedview, which has the longest history; otherwise a feedview is
+    drawn with a chance that grows with its size. Higher values train more positions per example."""
+    sampled_impressions_per_feedview: Annotated[int, Field(ge=0)] = 32
+    """Items added to a feedview of a dataset without impressions. More make ranking see more negatives,
+    and every example costlier."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds the choice of feedviews, the sampled impressions and the order of candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlendedExample:
+    """One history and one later feedview of a user."""
+
+    user: int
+    event_item_N: NDArray[np.int64]
+    event_actions_N: NDArray[np.int64]
+    event_surface_N: NDArray[np.int64]
+    event_timestamp_N: NDArray[np.int64]
+    feedview_timestamp: int
+    feedview_surface: int
+    next_item: int
+    """The feedview's first item that was acted on, or -1."""
+    candidate_item_K: NDArray[np.int64]
+    candidate_actions_K: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class BlendedBatch:
+    """Examples padded at the end: items with -1, everything else with 0. All tensors are int64."""
+
+    event_item_BN: Tensor
+    event_actions_BN: Tensor
+    event_surface_BN: Tensor
+    event_timestamp_BN: Tensor
+    length_B: Tensor
+    """Events of each history."""
+    target_item_BT: Tensor
+    """The next item of every position. Position 0 is BOS and position t is event t - 1, so position t aims at
+    event t; the last event's position aims at the feedview's first item that was acted on (-1: none was)."""
+    target_timestamp_BT: Tensor
+    """Unix seconds of the target: its event's, or the feedview's."""
+    target_surface_BT: Tensor
+    candidate_item_BK: Tensor
+    candidate_actions_BK: Tensor
+    feedview_timestamp_B: Tensor
+    feedview_surface_B: Tensor
+    user_B: Tensor
+
+
+class BlendedDataset(Dataset[BlendedExample]):
+    """One example per user and epoch, from the training part of the leave-one-out split alone.
+
+    A feedview that reaches into the held-out events is cut before the first of them, in stored order.
+
+    Where the dataset has no impressions (`info.sampled_impressions`; MovieLens has none), every feedview gets
+    items that the user did not engage with in the training part, with actions 0: half drawn uniformly, half
+    by training popularity. Without them an action that all events have would be constant. Held-out items can
+    be among them, as never drawing them would tell the model which they are.
+
+    The same seed, epoch and user give the same example.
+    """
+
+    def __init__(self, dataset: InteractionDataset, config: BlendedConfig) -> None:
+        self._dataset = dataset
+        self._config = config
+        self._split = split_leave_one_out(dataset)
+        self._kept_F = _kept_sizes(dataset, self._split)
+        feedview_user_F = _repeat_index(dataset.feedviews.offset_U1)
+        self._users = np.unique(feedview_user_F[self._kept_F > 0])
+        self._sampler = ImpressionSampler(self.item_counts())
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Users who have a feedview in their training part."""
+        return len(self._users)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other feedviews, impressions and candidate orders from here on."""
+        self._epoch = epoch
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """Training events of every item, [V]."""
+        training = _training_events(self._dataset, self._split)
+        return np.bincount(self._dataset.item_row_E[training], minlength=len(self._dataset.item_ids_V))
+
+    def __getitem__(self, index: int) -> BlendedExample:
+        user = int(self._users[index])
+        random = np.random.default_rng((self._config.seed, self._epoch, user))
+        feedview = self._choose(user, random)
+        history = self._dataset.history(user)
+        window = slice(max(feedview.start - self._config.max_history, 0), feedview.start)
+        engaged_item_K = feedview.item_row_K[feedview.actions_K != 0]
+        candidate_item_K, candidate_actions_K = self._candidates(user, feedview, random)
+        return BlendedExample(
+            user=user,
+            event_item_N=history.item_row_N[window],
+            event_actions_N=history.actions_N[window],
+            event_surface_N=history.surface_N[window],
+            event_timestamp_N=history.timestamp_N[window],
+            feedview_timestamp=feedview.timestamp,
+            feedview_surface=feedview.surface,
+            next_item=int(engaged_item_K[0]) if len(engaged_item_K) else UNKNOWN_ROW,
+            candidate_item_K=candidate_item_K,
+            candidate_actions_K=candidate_actions_K,
+        )
+
+    def _choose(self, user: int, random: np.random.Generator) -> Feedview:
+        begin, end = self._dataset.feedviews.offset_U1[user : user + 2]
+        kept_F = self._kept_F[begin:end]
+        if random.random() < self._config.last_feedview_probability:
+            chosen = int(np.flatnonzero(kept_F)[-1])
+        else:
+            chosen = int(random.choice(len(kept_F), p=kept_F / kept_F.sum()))
+        return self._dataset.feedviews.view(int(begin) + chosen, int(kept_F[chosen]))
+
+    def _candidates(
+        self, user: int, feedview: Feedview, random: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Items and actions in random order. An item shown twice is one candidate, its actions joined."""
+        item_K, place_K = np.unique(feedview.item_row_K, return_inverse=True)
+        actions_K = np.zeros_like(item_K)
+        np.bitwise_or.at(actions_K, place_K, feedview.actions_K)
+        if self._dataset.info.sampled_impressions:
+            seen_X = self._dataset.history(user).item_row_N[: self._split.train_end_U[user]]
+            drawn_K = self._sampler.draw(random, self._config.sampled_impressions_per_feedview, seen_X)
+            item_K = np.concatenate([item_K, drawn_K])
+            actions_K = np.concatenate([actions_K, np.zeros_like(drawn_K)])
+        order_K = random.permutation(len(item_K))
+        return item_K[order_K], actions_K[order_K]
+
+
+def loader(dataset: BlendedDataset, *, batch_size: int, seed: int) -> DataLoader[BlendedExample]:
+    """Batches (`BlendedBatch`) of all users in a random order given by `seed`; the last may be smaller."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=0,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:
+    """Examples to one padded batch; N and K are the longest history and feedview among them."""
+    target_time = [np.append(e.event_timestamp_N, e.feedview_timestamp) for e in examples]
+    target_surface = [np.append(e.event_surface_N, e.feedview_surface) for e in examples]
+    return BlendedBatch(
+        event_item_BN=_pad([e.event_item_N for e in examples], UNKNOWN_ROW),
+        event_actions_BN=_pad([e.event_actions_N for e in examples]),
+        event_surface_BN=_pad([e.event_surface_N for e in examples]),
+        event_timestamp_BN=_pad([e.event_timestamp_N for e in examples]),
+        length_B=torch.tensor([len(e.event_item_N) for e in examples]),
+        target_item_BT=_pad([np.append(e.event_item_N, e.next_item) for e in examples], UNKNOWN_ROW),
+        target_timestamp_BT=_pad(target_time),
+        target_surface_BT=_pad(target_surface),
+        candidate_item_BK=_pad([e.candidate_item_K for e in examples], UNKNOWN_ROW),
+        candidate_actions_BK=_pad([e.candidate_actions_K for e in examples]),
+        feedview_timestamp_B=torch.tensor([e.feedview_timestamp for e in examples]),
+        feedview_surface_B=torch.tensor([e.feedview_surface for e in examples]),
+        user_B=torch.tensor([e.user for e in examples]),
+    )
+
+
+def _pad(rows: Sequence[NDArray[np.int64]], value: int = 0) -> Tensor:
+    padded = np.full((len(rows), max(len(row) for row in rows)), value, np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def _kept_sizes(dataset: InteractionDataset, split: LeaveOneOut) -> NDArray[np.int64]:
+    """Shown items of each feedview before the user's first held-out event, [F]."""
+    feedviews = dataset.feedviews
+    feedview_S = _repeat_index(feedviews.shown_offset_F1)
+    user_S = _repeat_index(feedviews.offset_U1)[feedview_S]
+    kept_S = feedviews.through_S <= split.train_end_U[user_S]
+    return np.bincount(feedview_S[kept_S], minlength=len(feedviews))
+
+
+def _training_events(dataset: InteractionDataset, split: LeaveOneOut) -> NDArray[np.bool_]:
+    """Which of the E events lie in the training part."""
+    user_E = _repeat_index(dataset.offset_U1)
+    place_E = np.arange(len(user_E)) - dataset.offset_U1[user_E]
+    return place_E < split.train_end_U[user_E]
+
+
+def _repeat_index(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The group of every element, from the groups' offsets."""
+    return np.repeat(np.arange(len(offset) - 1), np.diff(offset))

@@ -1,0 +1,136 @@
+"""A prepared dataset in memory, as flat arrays with offsets.
+
+Shapes: V items of the catalogue, U users, E engaged events of all users, N events of one user.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from unipinrec.data.events import DatasetInfo
+from unipinrec.data.feedviews import Feedviews, offsets
+from unipinrec.data.prepared import read_prepared
+
+UNKNOWN_ROW = -1
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Engaged events of one user, oldest first. The arrays are views."""
+
+    item_row_N: NDArray[np.int64]
+    actions_N: NDArray[np.int64]
+    surface_N: NDArray[np.int64]
+    timestamp_N: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionDataset:
+    """Users' histories and feedviews. An item's row is its index in `item_ids_V`."""
+
+    info: DatasetInfo
+    item_ids_V: NDArray[np.int64]
+    """External ids, ascending."""
+    titles_V: NDArray[np.str_]
+    user_ids_U: NDArray[np.str_]
+    offset_U1: NDArray[np.int64]
+    """Events of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
+    item_row_E: NDArray[np.int64]
+    actions_E: NDArray[np.int64]
+    """Bitmasks, none 0: an item that was shown and not acted on is in `feedviews` alone."""
+    surface_E: NDArray[np.int64]
+    timestamp_E: NDArray[np.int64]
+    feedviews: Feedviews
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a prepared dataset.
+
+        Raises:
+            PreparedDatasetError: the folder is not a prepared dataset, or was altered.
+        """
+        prepared = read_prepared(folder)
+        item_ids_V = prepared.items["item_id"].to_numpy()
+        rows = _numbered(prepared.events, item_ids_V)
+        user_ids_U = prepared.events["user_id"].unique(maintain_order=True).to_numpy().astype(np.str_)
+        engaged = rows.filter(pl.col("actions") != 0)
+        return cls(
+            info=prepared.info,
+            item_ids_V=item_ids_V,
+            titles_V=prepared.items["title"].to_numpy().astype(np.str_),
+            user_ids_U=user_ids_U,
+            offset_U1=offsets(_int64(engaged, "user"), len(user_ids_U)),
+            item_row_E=_int64(engaged, "item_row"),
+            actions_E=_int64(engaged, "actions"),
+            surface_E=_int64(engaged, "surface"),
+            timestamp_E=_int64(engaged, "timestamp"),
+            feedviews=_feedviews(rows, len(user_ids_U)),
+        )
+
+    def history(self, user: int) -> History:
+        """The whole history of the user with that index."""
+        events = slice(self.offset_U1[user], self.offset_U1[user + 1])
+        return History(
+            self.item_row_E[events], self.actions_E[events], self.surface_E[events], self.timestamp_E[events]
+        )
+
+    def rows_of(self, external_ids: ArrayLike) -> NDArray[np.int64]:
+        """Rows of external item ids, in the same shape; -1 for an unknown id."""
+        ids = np.asarray(external_ids, np.int64)
+        row = np.searchsorted(self.item_ids_V, ids).clip(max=len(self.item_ids_V) - 1)
+        return np.where(self.item_ids_V[row] == ids, row, UNKNOWN_ROW)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveOneOut:
+    """Where each user's history is cut. Train is `[0, train_end_U)` of it.
+
+    Where `held_out_U`, the event at `train_end_U` is the validation target and the next, the last one, the
+    test target. The other users' events all are training events.
+    """
+
+    train_end_U: NDArray[np.int64]
+    held_out_U: NDArray[np.bool_]
+
+
+def split_leave_one_out(dataset: InteractionDataset) -> LeaveOneOut:
+    """Hold out the last two events of every user who has at least three."""
+    length_U = np.diff(dataset.offset_U1)
+    held_out_U = length_U >= 3
+    return LeaveOneOut(np.where(held_out_U, length_U - 2, length_U), held_out_U)
+
+
+def _numbered(events: pl.DataFrame, item_ids_V: NDArray[np.int64]) -> pl.DataFrame:
+    """Events with `user` and `item_row` numbers, and `through`: engaged events of the user up to the row."""
+    through = (pl.col("actions") != 0).cum_sum().over("user_id").cast(pl.Int64)
+    return events.with_columns(
+        user=pl.col("user_id").rle_id().cast(pl.Int64),
+        item_row=pl.Series(np.searchsorted(item_ids_V, events["item_id"].to_numpy())),
+        through=through,
+    )
+
+
+def _feedviews(rows: pl.DataFrame, users: int) -> Feedviews:
+    numbered = rows.with_row_index("place").filter(pl.col("feedview_id").is_not_null())
+    first_place = pl.col("place").min().over("user", "feedview_id")
+    shown = numbered.with_columns(first_place=first_place).sort("first_place", "place")
+    first = shown.filter(pl.col("place") == pl.col("first_place"))
+    feedview_S = _int64(shown.select(feedview=pl.col("first_place").rle_id()), "feedview")
+    return Feedviews(
+        offset_U1=offsets(_int64(first, "user"), users),
+        timestamp_F=_int64(first, "timestamp"),
+        surface_F=_int64(first, "surface"),
+        start_F=_int64(first, "through") - (_int64(first, "actions") != 0),
+        shown_offset_F1=offsets(feedview_S, len(first)),
+        item_row_S=_int64(shown, "item_row"),
+        actions_S=_int64(shown, "actions"),
+        through_S=_int64(shown, "through"),
+    )
+
+
+def _int64(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
+    return frame[column].to_numpy().astype(np.int64)

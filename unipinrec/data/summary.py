@@ -1,0 +1,55 @@
+"""What a prepared dataset contains, in numbers."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from unipinrec.data.prepared import PreparedDataset
+
+PERCENTILES = (10, 25, 50, 75, 90, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts, rates and percentiles of one prepared dataset."""
+
+    users: int
+    items: int
+    events: int
+    """Rows: engaged events and impressions."""
+    impressions: int
+    """Rows that were shown and not acted on."""
+    action_rates: dict[str, float]
+    """Share of rows with the action, by name."""
+    feedviews: int
+    feedview_sizes: dict[int, int]
+    """Items per feedview, by percentile (nearest rank); empty without feedviews."""
+    history_lengths: dict[int, int]
+    """Engaged events per user, by percentile (nearest rank)."""
+
+
+def summarize(dataset: PreparedDataset) -> Summary:
+    """Summarise a prepared dataset."""
+    events = dataset.events
+    actions = events["actions"]
+    slates = events.filter(pl.col("feedview_id").is_not_null()).group_by("user_id", "feedview_id").len()
+    engaged = (pl.col("actions") != 0).sum().cast(pl.Int64)
+    lengths = events.group_by("user_id").agg(length=engaged)["length"]
+    return Summary(
+        users=len(lengths),
+        items=len(dataset.items),
+        events=len(events),
+        impressions=int((actions == 0).sum()),
+        action_rates={
+            name: int((actions & (1 << bit) != 0).sum()) / len(events)
+            for bit, name in enumerate(dataset.info.actions)
+        },
+        feedviews=len(slates),
+        feedview_sizes=_percentiles(slates["len"].cast(pl.Int64)),
+        history_lengths=_percentiles(lengths),
+    )
+
+
+def _percentiles(values: pl.Series) -> dict[int, int]:
+    ordered = values.sort().to_list()
+    return {p: ordered[-(-p * len(ordered) // 100) - 1] for p in PERCENTILES} if ordered else {}

@@ -1,0 +1,87 @@
+"""Ranking over the full catalogue: ranks, Recall@k, NDCG@k and their confidence intervals.
+
+Shapes: U users, B users of one chunk, V items of the catalogue, X items left out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unipinrec.data.interactions import InteractionDataset
+
+Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating[Any]]]
+"""User indices [B] and the lengths [B] of their known histories to scores [B, V]; higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over users with its 95 % bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def rank_of_target(scores_V: NDArray[np.floating[Any]], target: int, exclude_rows: NDArray[np.int64]) -> int:
+    """Rank of the target among all items but `exclude_rows`, from 1; the target itself always takes part.
+
+    Of equal scores, the lower item row ranks first.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    nan_V = np.isnan(scores_V)
+    if nan_V.any():
+        raise ValueError(f"score of item row {int(nan_V.argmax())} is nan; allowed: a number")
+    better_V = scores_V > scores_V[target]
+    better_V[:target] |= scores_V[:target] == scores_V[target]
+    better_V[exclude_rows] = False
+    return 1 + int(better_V.sum())
+
+
+def ranks_after(
+    scorer: Scorer,
+    dataset: InteractionDataset,
+    user_U: NDArray[np.int64],
+    length_U: NDArray[np.int64],
+    chunk_users: int = 256,
+) -> NDArray[np.int64]:
+    """Rank of each user's event at `length_U`, scored from the `length_U` events before it, [U].
+
+    The items of those earlier events are left out of the ranking.
+    """
+    ranks = []
+    for begin in range(0, len(user_U), chunk_users):
+        user_B, length_B = user_U[begin : begin + chunk_users], length_U[begin : begin + chunk_users]
+        for user, length, scores_V in zip(user_B, length_B, scorer(user_B, length_B), strict=True):
+            item_row_N = dataset.history(user).item_row_N
+            ranks.append(rank_of_target(scores_V, int(item_row_N[length]), item_row_N[:length]))
+    return np.array(ranks, np.int64)
+
+
+def recall_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """Recall@k of each user with one target: 1 when it is among the first k, [U]."""
+    return (rank_U <= k).astype(np.float64)
+
+
+def ndcg_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """NDCG@k of each user with one target: 1 / log2(rank + 1) when it is among the first k, else 0, [U]."""
+    return np.where(rank_U <= k, 1.0 / np.log2(rank_U + 1.0), 0.0)
+
+
+def estimate(value_U: NDArray[np.float64], seed: int = 0, resamples: int = 1000) -> Estimate:
+    """The mean over users, with percentiles 2.5 and 97.5 of the means of resampled users.
+
+    Raises:
+        ValueError: there are no users.
+    """
+    users = len(value_U)
+    if users == 0:
+        raise ValueError("users is 0; allowed: 1 or more")
+    random = np.random.default_rng(seed)
+    means = [value_U[random.integers(users, size=users)].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(value_U.mean()), float(low), float(high))
