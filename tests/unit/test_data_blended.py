@@ -113,6 +113,18 @@ def test_a_user_without_a_training_feedview_is_left_out(tmp_path: Path) -> None:
     assert len(blended) == 2
 
 
+def test_candidates_come_in_random_order(tmp_path: Path) -> None:
+    dataset = BlendedDataset(
+        load(tmp_path, SLATES), BlendedConfig(max_history=8, last_feedview_probability=1.0)
+    )
+    orders = []
+    for epoch in range(400):
+        dataset.set_epoch(epoch)
+        orders.append(tuple(dataset[0].candidate_item_K.tolist()))
+    assert set(orders) == {(3, 4), (4, 3)}
+    assert orders.count((3, 4)) / 400 == pytest.approx(0.5, abs=0.1)
+
+
 def test_an_item_shown_twice_is_one_candidate(tmp_path: Path) -> None:
     rows: list[Row] = [("a", 101, 0, 0, 10, 1), ("a", 101, 2, 0, 11, 1), ("a", 101, 1, 0, 12, 1)]
     rows.append(("a", 100, 1, 0, 9, 0))
@@ -201,6 +213,16 @@ def test_half_of_the_impressions_follow_popularity() -> None:
     assert popular[17:].all()
     assert popular[:17].mean() < 0.5
     assert not {500, 501} & set(drawn.tolist())
+
+
+def test_popular_impressions_are_drawn_in_proportion() -> None:
+    sampler = ImpressionSampler(np.array([0, 0, 3, 1]))
+    random = np.random.default_rng(0)
+    pairs = [sampler.draw(random, 2, np.array([], np.int64)).tolist() for _ in range(2000)]
+    popular = [pair[1] for pair in pairs if pair[0] < 2]
+    assert set(popular) == {2, 3}
+    # About 1,000 draws with a chance of 3 in 4; the standard deviation of the share is 0.014.
+    assert popular.count(2) / len(popular) == pytest.approx(0.75, abs=0.06)
 
 
 def test_fewer_impressions_are_drawn_when_nearly_everything_is_seen() -> None:
