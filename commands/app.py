@@ -2,7 +2,16 @@
 
 import typer
 
-from commands import data
+try:
+    from commands import data
+    from commands.demo import demo
+    from commands.export import export_command
+    from commands.serve import serve
+    from commands.train import train_command
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is not installed: this is the client alone. For everything else: pip install 'unipinrec[train,serve]'"
+    ) from error
 
 app = typer.Typer(
     help="Prepare data, train, export and serve a unified recommender.",
@@ -10,3 +19,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(data.app, name="data")
+app.command("train")(train_command)
+app.command("export")(export_command)
+app.command("serve")(serve)
+app.command("demo")(demo)

@@ -1,20 +1,20 @@
 """`unipinrec data`: fetch, import and describe datasets."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from commands.errors import one_line_errors
 from unipinrec.data.events import EventFormatError
 from unipinrec.data.importer import import_events
 from unipinrec.data.movielens import MovieLensError, fetch_movielens
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared
 from unipinrec.data.summary import Summary, summarize
+
+ERRORS = (EventFormatError, PreparedDatasetError, MovieLensError)
 
 app = typer.Typer(help="Fetch, import and describe datasets.", no_args_is_help=True)
 fetch_app = typer.Typer(help="Fetch a public dataset.", no_args_is_help=True)
@@ -27,7 +27,7 @@ def movielens(
 ) -> None:
     """MovieLens 100K, from GroupLens or else from the recbole wheel. Verifies what is already there."""
     console = Console(highlight=False, soft_wrap=True)
-    with _one_line_errors(), console.status("MovieLens 100K"):
+    with one_line_errors(*ERRORS), console.status("MovieLens 100K"):
         fetch_movielens(out, console.print)
 
 
@@ -46,7 +46,7 @@ def import_(
 ) -> None:
     """Check an event log and make a prepared dataset of it."""
     names = tuple(actions.split(","))
-    with _one_line_errors():
+    with one_line_errors(*ERRORS):
         dataset = import_events(
             events,
             items,
@@ -62,7 +62,7 @@ def import_(
 @app.command()
 def describe(folder: Annotated[Path, typer.Argument(help="Folder of a prepared dataset.")]) -> None:
     """Show what a prepared dataset contains."""
-    with _one_line_errors():
+    with one_line_errors(*ERRORS):
         dataset = read_prepared(folder)
     Console().print(_table(dataset.info.name, summarize(dataset)))
 
@@ -89,21 +89,3 @@ def _table(name: str, summary: Summary) -> Table:
         for percentile, value in percentiles.items():
             table.add_row(f"{title}, percentile {percentile}", f"{value:,}")
     return table
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """What the user can mend is said in one line; anything else keeps its traceback."""
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        _fail(f"{where} is {first['input']!r}; {first['msg']}" if where else first["msg"])
-    except (EventFormatError, PreparedDatasetError, MovieLensError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(message, fg="red", err=True)
-    raise typer.Exit(2)

@@ -148,7 +148,10 @@ class RankingNode:
             torch.tensor([row.surface for row in rows]),
             past_L2HTD,
         ).numpy()
-        return [probability_KA[: len(row.vector_KE)] for row, probability_KA in zip(rows, probability_BKA, strict=True)]
+        return [
+            probability_KA[: len(row.vector_KE)]
+            for row, probability_KA in zip(rows, probability_BKA, strict=True)
+        ]
 
     def _rank(self, row: RankingRow, probability_KA: Floats, kv_source: str) -> Ranked:
         """Score by utility, sort by score and then item id, and cut to the results asked for."""

@@ -54,7 +54,9 @@ def _check_history(arrays: Arrays, limits: Limits) -> None:
     given = [name for name in HISTORY if name in arrays]
     if not given:
         if "HISTORY_SURFACES" in arrays:
-            raise InvalidInput("HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only")
+            raise InvalidInput(
+                "HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only"
+            )
         return
     if len(given) < len(HISTORY):
         missing = next(name for name in HISTORY if name not in arrays)
@@ -63,7 +65,9 @@ def _check_history(arrays: Arrays, limits: Limits) -> None:
     _check_lengths(arrays)
     real_BN = arrays["HISTORY_ITEM_IDS"] != PADDING
     if (real_BN[:, 1:] & ~real_BN[:, :-1]).any():
-        raise InvalidInput(f"HISTORY_ITEM_IDS is {PADDING} before another item; allowed: padding at the end only")
+        raise InvalidInput(
+            f"HISTORY_ITEM_IDS is {PADDING} before another item; allowed: padding at the end only"
+        )
     _check_range(arrays, "HISTORY_ACTIONS", 0, 2**limits.num_actions - 1, real_BN)
     _check_range(arrays, "HISTORY_TIMESTAMPS", 0, LATEST_TIME_S, real_BN)
     _check_range(arrays, "HISTORY_SURFACES", 0, limits.num_surfaces - 1, real_BN)
@@ -115,7 +119,9 @@ def _check_weights(arrays: Arrays, name: str, num_actions: int) -> None:
         return
     values = arrays[name]
     if values.shape[1] != num_actions:
-        raise InvalidInput(f"{name} has {values.shape[1]} values; allowed: {num_actions}, one for each action")
+        raise InvalidInput(
+            f"{name} has {values.shape[1]} values; allowed: {num_actions}, one for each action"
+        )
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         user, action = (int(axis[0]) for axis in np.nonzero(wrong))

@@ -38,7 +38,12 @@ Report = Callable[[str], None]
 
 
 def write_bundle(
-    checkpoint: Path, dataset: InteractionDataset, bundles: Path, *, skip_last: int = 0, report: Report = print
+    checkpoint: Path,
+    dataset: InteractionDataset,
+    bundles: Path,
+    *,
+    skip_last: int = 0,
+    report: Report = print,
 ) -> Path:
     """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
 
@@ -83,7 +88,9 @@ def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> No
         report(f"{name}: differs from eager by at most {difference:.1e}")
 
 
-def _write_items(model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, report: Report) -> None:
+def _write_items(
+    model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, report: Report
+) -> None:
     vector_VE = model.embedder.all_vectors()
     index = faiss.IndexFlatIP(model.config.item_dim)
     index.add(vector_VE.numpy())

@@ -73,7 +73,9 @@ def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: 
     )
 
 
-def refuse_if_different(name: str, exported: Callable[..., object], eager: nn.Module, inputs: tuple[object, ...]) -> float:
+def refuse_if_different(
+    name: str, exported: Callable[..., object], eager: nn.Module, inputs: tuple[object, ...]
+) -> float:
     """The largest absolute difference of all outputs.
 
     Raises:

@@ -18,7 +18,12 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(
-        self, vector_BNE: Tensor, actions_BN: Tensor, timestamp_BN: Tensor, surface_BN: Tensor, length_B: Tensor
+        self,
+        vector_BNE: Tensor,
+        actions_BN: Tensor,
+        timestamp_BN: Tensor,
+        surface_BN: Tensor,
+        length_B: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Returns hidden [B, C] after `length_B` events, and the cache [B, L, 2, H, T, D]."""
         hidden_BTC, past_L2BHTD = self.model.encode(vector_BNE, actions_BN, timestamp_BN, surface_BN)

@@ -54,7 +54,9 @@ class ModelConfig(Config):
         if self.width % self.heads:
             raise ValueError(f"heads is {self.heads}; it must divide width {self.width}")
         if self.window_block > self.max_history:
-            raise ValueError(f"window_block is {self.window_block}; allowed: 1 to max_history {self.max_history}")
+            raise ValueError(
+                f"window_block is {self.window_block}; allowed: 1 to max_history {self.max_history}"
+            )
         return self
 
     @property
@@ -97,6 +99,9 @@ class TrainingConfig(Config):
     """Epochs between checkpoints; a run that stops is resumed from the last one."""
 
 
+DEMO_TRAINING = TrainingConfig(epochs=18, batch_size=32, learning_rate=3e-3)
+"""About three minutes on two cores for MovieLens 100K."""
+
 _PRESETS: dict[str, dict[str, int | float]] = {
     "tiny": {
         "layers": 2, "width": 32, "heads": 2, "max_history": 16, "window_block": 4, "max_candidates": 16,
@@ -104,7 +109,6 @@ _PRESETS: dict[str, dict[str, int | float]] = {
     },
     "demo": {
         "layers": 4, "width": 128, "heads": 4, "max_history": 128, "window_block": 32, "max_candidates": 128,
-        "dropout": 0.2,
     },
     "bench-cpu": {
         "layers": 6, "width": 256, "heads": 4, "max_history": 512, "window_block": 64, "max_candidates": 128,

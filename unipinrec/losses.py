@@ -47,5 +47,7 @@ def action_loss(logit: Tensor, multi_hot: Tensor, counted: Tensor, weight_A: Ten
     """
     if not bool(counted.any()):
         return logit.sum() * 0.0
-    loss_XA = F.binary_cross_entropy_with_logits(logit[counted], multi_hot[counted].to(logit.dtype), reduction="none")
+    loss_XA = F.binary_cross_entropy_with_logits(
+        logit[counted], multi_hot[counted].to(logit.dtype), reduction="none"
+    )
     return (loss_XA.mean(0) * weight_A).sum()

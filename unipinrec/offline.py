@@ -54,7 +54,11 @@ class OfflineRecommender:
 
     @torch.no_grad()
     def recommend(
-        self, requests: Sequence[OfflineRequest], num_results: int, over_fetch: int, utility_weights: Sequence[float]
+        self,
+        requests: Sequence[OfflineRequest],
+        num_results: int,
+        over_fetch: int,
+        utility_weights: Sequence[float],
     ) -> list[OfflineAnswer]:
         """Retrieve `over_fetch x num_results` items outside each history, rank them, keep the best by utility."""
         scores_BV, past_L2BHTD, length_B = self._retrieve(requests)
@@ -74,7 +78,9 @@ class OfflineRecommender:
             score_K = (probability_KA * weight_A).sum(-1)
             by_row = row_K.argsort()
             order = by_row[score_K[by_row].argsort(descending=True, stable=True)][:num_results]
-            answers.append(OfflineAnswer(row_K[order].numpy(), score_K[order].numpy(), probability_KA[order].numpy()))
+            answers.append(
+                OfflineAnswer(row_K[order].numpy(), score_K[order].numpy(), probability_KA[order].numpy())
+            )
         return answers
 
     def _retrieve(self, requests: Sequence[OfflineRequest]) -> tuple[Tensor, Tensor, Tensor]:

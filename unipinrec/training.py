@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -26,6 +33,10 @@ from unipinrec.config import ModelConfig, TrainingConfig
 from unipinrec.data.blended import BlendedBatch, BlendedDataset, loader
 from unipinrec.losses import SampledSoftmax, action_loss
 from unipinrec.model import UnifiedRecommender
+
+
+class CheckpointMismatch(Exception):
+    """A training folder holds a checkpoint of another configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +94,9 @@ class Objective(nn.Module):
         target_P = batch.target_item_BT[has_target_BT]
         user_P = batch.user_B.unsqueeze(1).expand_as(has_target_BT)[has_target_BT]
         query_PE = self.model.retrieval_head(
-            hidden_BTC[has_target_BT], batch.target_timestamp_BT[has_target_BT], batch.target_surface_BT[has_target_BT]
+            hidden_BTC[has_target_BT],
+            batch.target_timestamp_BT[has_target_BT],
+            batch.target_surface_BT[has_target_BT],
         )
         drawn = torch.randperm(len(target_P))[: self.config.in_batch_negatives]
         random_X = torch.randint(len(self.log_q_V), (self.config.random_negatives,))
@@ -115,7 +128,11 @@ def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 def train(
-    dataset: BlendedDataset, model_config: ModelConfig, config: TrainingConfig, folder: Path, resume: bool = True
+    dataset: BlendedDataset,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+    folder: Path,
+    resume: bool = True,
 ) -> Path:
     """Train to the last epoch and return the final checkpoint's path.
 
@@ -123,10 +140,12 @@ def train(
     same as without the interruption, since every epoch is seeded on its own.
 
     Raises:
-        ValueError: the folder holds a checkpoint of another configuration.
+        CheckpointMismatch: the folder holds a checkpoint of another configuration.
     """
     torch.manual_seed(config.seed)
-    objective = Objective(model_config, config, torch.from_numpy(dataset.item_counts().astype(np.float64) + 1.0))
+    objective = Objective(
+        model_config, config, torch.from_numpy(dataset.item_counts().astype(np.float64) + 1.0)
+    )
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
@@ -135,7 +154,9 @@ def train(
     if checkpoint:
         done = load_state(checkpoint)
         if (done.model, done.training) != (model_config, config):
-            raise ValueError(f"{checkpoint} was made with another configuration; use another folder or remove it")
+            raise CheckpointMismatch(
+                f"{checkpoint} was made with another configuration; use another folder or remove it"
+            )
         objective.load_state_dict(load_weights(checkpoint))
         load_optimizer(checkpoint, optimizer)
     if checkpoint and done.epoch == config.epochs:
@@ -159,9 +180,17 @@ def _run(
         for epoch in range(state.epoch, config.epochs):
             sums = torch.zeros(4)
             for step, losses in enumerate(_epoch(objective, optimizer, dataset, epoch, steps, config)):
-                parts = torch.stack([losses.total, losses.retrieval, losses.history_actions, losses.candidate_actions])
+                parts = torch.stack(
+                    [losses.total, losses.retrieval, losses.history_actions, losses.candidate_actions]
+                )
                 sums += parts.detach()
-                mean = dict(zip(("total", "retrieval", "history", "candidates"), (sums / (step + 1)).tolist(), strict=True))
+                mean = dict(
+                    zip(
+                        ("total", "retrieval", "history", "candidates"),
+                        (sums / (step + 1)).tolist(),
+                        strict=True,
+                    )
+                )
                 text = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
                 bar.update(task, advance=1, losses=f"epoch {epoch + 1} {text}")
             for name, value in mean.items():

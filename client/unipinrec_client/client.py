@@ -16,12 +16,12 @@ DEFAULT_RETRY = RetryPolicy()
 class Connection:
     """Where the server is and how to talk to it.
 
-    `url` is `host:port` without a scheme, optionally followed by a path for HTTP. `timeout_s` bounds one
+    `url` is `host:port`, alone or after `http://` (`https://` with `ssl`), optionally followed by a path for HTTP. `timeout_s` bounds one
     call in seconds, with all its retries and waits. `headers` go with every request: gRPC metadata or HTTP
     headers. `ssl` encrypts the connection; `root_certificates` is then a PEM file of the authorities to
     trust instead of the system's.
 
-    Raises `ValueError` for a url with a scheme, a `timeout_s` of 0 or less, and `root_certificates`
+    Raises `ValueError` for a url with another scheme, a `timeout_s` of 0 or less, and `root_certificates`
     without `ssl`.
     """
 
@@ -36,13 +36,15 @@ class Connection:
         ssl: bool = False,
         root_certificates: str | None = None,
     ) -> None:
-        if "://" in url:
-            raise ValueError(f"url is {url!r}; allowed: host:port, without a scheme")
+        scheme, _, address = url.rpartition("://")
+        expected = "https" if ssl else "http"
+        if scheme not in ("", expected):
+            raise ValueError(f"url is {url!r}; allowed: host:port, alone or after {expected}://")
         if not timeout_s > 0:
             raise ValueError(f"timeout_s is {timeout_s}; allowed: more than 0")
         if root_certificates is not None and not ssl:
             raise ValueError(f"root_certificates is {root_certificates!r}; allowed: None unless ssl is True")
-        self.url = url
+        self.url = address
         self.model = model
         self.timeout_s = timeout_s
         self.retry = retry

@@ -182,9 +182,19 @@ def test_the_loader_visits_every_user_once(tmp_path: Path) -> None:
     blended = BlendedDataset(load(tmp_path, rows), BlendedConfig(max_history=8))
     batches = [batch.user_B.tolist() for batch in loader(blended, batch_size=8, seed=3)]
     users = [user for batch in batches for user in batch]
-    assert [len(batch) for batch in batches] == [8, 8, 4]
+    assert sorted(len(batch) for batch in batches) == [4, 8, 8]
     assert sorted(users) == list(range(20))
     assert users != list(range(20))
+
+
+def test_histories_of_similar_length_share_a_batch(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        (f"user{u:02}", 100 + i, 1, 0, i, i // 2) for u in range(40) for i in range(4 + 20 * (u % 2))
+    ]
+    config = BlendedConfig(max_history=32, last_feedview_probability=1.0)
+    blended = BlendedDataset(load(tmp_path, rows), config)
+    lengths = [set(batch.length_B.tolist()) for batch in loader(blended, batch_size=20, seed=3)]
+    assert sorted(lengths, key=min) == [{0}, {20}]
 
 
 def test_sampled_impressions_are_unseen_items_without_actions(tmp_path: Path) -> None:

@@ -31,15 +31,15 @@ def changed(column: str, value: object, row: int = 3) -> pl.DataFrame:
     return pl.DataFrame({**ROWS, column: values}, strict=False)
 
 
-def test_valid_events_are_ordered_by_user_time_and_item() -> None:
+def test_valid_events_are_ordered_by_user_and_time_and_ties_stay_as_they_were() -> None:
     expected = pl.DataFrame(
         {
             "user_id": ["a", "a", "a", "b"],
-            "item_id": [8, 9, 9, 7],
-            "actions": [3, 1, 2, 0],
+            "item_id": [9, 8, 9, 7],
+            "actions": [1, 3, 2, 0],
             "surface": pl.Series([0, 0, 1, 1], dtype=pl.Int32),
             "timestamp": [10, 10, 20, 50],
-            "feedview_id": [None, 1, 2, 1],
+            "feedview_id": [1, None, 2, 1],
         }
     )
     assert_frame_equal(validate_events(pl.DataFrame(ROWS), INFO), expected)

@@ -97,6 +97,7 @@ def test_either_source_gives_these_events_and_titles(source: Source) -> None:
         (1412, "Land Before Time III: The Time of the Great Giving (1995) (V)"),
     ]
     # watch 1, like 2, love 4, dislike 8; user, item, actions, timestamp, feedview.
+    # sha256 of "2 267" begins with 22f1067b and that of "2 1412" with 89cdb134.
     assert events_of(ratings.ratings).rows() == [
         ("10", 1, 7, 1000, 0),
         ("10", 543, 9, 1060, 0),

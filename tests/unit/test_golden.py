@@ -101,7 +101,9 @@ def dense_logits(model: UnifiedRecommender, case: Case, request: int) -> Tensor:
         zero,
         zero,
     )[0]
-    candidate_KC = model.tokenizer.candidates(case.candidate_BKE[one], case.time_B[one], case.surface_B[one])[0]
+    candidate_KC = model.tokenizer.candidates(case.candidate_BKE[one], case.time_B[one], case.surface_B[one])[
+        0
+    ]
     token_XC = torch.cat([model.tokenizer.begin(1)[0], event_NC, candidate_KC])
     k, t = len(candidate_KC), n + 1
     seen_XX = torch.eye(t + k, dtype=torch.bool)

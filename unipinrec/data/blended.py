@@ -19,6 +19,9 @@ from unipinrec.data.feedviews import Feedview
 from unipinrec.data.impressions import ImpressionSampler
 from unipinrec.data.interactions import UNKNOWN_ROW, InteractionDataset, LeaveOneOut, split_leave_one_out
 
+LENGTH_NOISE = 8
+"""Events by which a length may be misjudged when batches are made, so that they differ between epochs."""
+
 
 class BlendedConfig(Config):
     """How examples are drawn."""
@@ -111,9 +114,14 @@ class BlendedDataset(Dataset[BlendedExample]):
         training = _training_events(self._dataset, self._split)
         return np.bincount(self._dataset.item_row_E[training], minlength=len(self._dataset.item_ids_V))
 
+    def history_lengths(self) -> NDArray[np.int64]:
+        """Events of each example's history in this epoch, without joining the examples."""
+        start = np.array([self._choose(user, self._random(user)).start for user in self._users.tolist()])
+        return np.minimum(start, self._config.max_history)
+
     def __getitem__(self, index: int) -> BlendedExample:
         user = int(self._users[index])
-        random = np.random.default_rng((self._config.seed, self._epoch, user))
+        random = self._random(user)
         feedview = self._choose(user, random)
         history = self._dataset.history(user)
         window = slice(max(feedview.start - self._config.max_history, 0), feedview.start)
@@ -131,6 +139,9 @@ class BlendedDataset(Dataset[BlendedExample]):
             candidate_item_K=candidate_item_K,
             candidate_actions_K=candidate_actions_K,
         )
+
+    def _random(self, user: int) -> np.random.Generator:
+        return np.random.default_rng((self._config.seed, self._epoch, user))
 
     def _choose(self, user: int, random: np.random.Generator) -> Feedview:
         begin, end = self._dataset.feedviews.offset_U1[user : user + 2]
@@ -158,15 +169,16 @@ class BlendedDataset(Dataset[BlendedExample]):
 
 
 def loader(dataset: BlendedDataset, *, batch_size: int, seed: int) -> DataLoader[BlendedExample]:
-    """Batches (`BlendedBatch`) of all users in a random order given by `seed`; the last may be smaller."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=0,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    """Batches (`BlendedBatch`) of all users in a random order given by `seed`; the last made may be smaller.
+
+    Histories of similar length share a batch, since padding is computed like everything else.
+    """
+    random = np.random.default_rng(seed)
+    rough_length = dataset.history_lengths() + random.integers(0, LENGTH_NOISE, len(dataset))
+    by_length = np.argsort(rough_length, kind="stable")
+    batches = [by_length[start : start + batch_size].tolist() for start in range(0, len(dataset), batch_size)]
+    random.shuffle(batches)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=0, collate_fn=collate)
 
 
 def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:

@@ -21,8 +21,8 @@ EVENT_SCHEMA = pl.Schema(
 )
 ITEM_SCHEMA = pl.Schema({"item_id": pl.Int64, "title": pl.String})
 REQUIRED = ("user_id", "item_id", "actions", "timestamp")
-ORDER = ("user_id", "timestamp", "item_id")
-TIE_RULE = "events of one user with equal timestamps are ordered by item id, ascending"
+ORDER = ("user_id", "timestamp")
+TIE_RULE = "events of one user with equal timestamps keep the order of the log"
 LATEST_TIMESTAMP = 99_999_999_999
 """Seconds; a log in milliseconds exceeds it, and is refused instead of being read as the far future."""
 
@@ -66,7 +66,7 @@ class DatasetInfo(Config):
 
 
 def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
-    """The events in `EVENT_SCHEMA`, ordered by `ORDER`; optional columns are filled in, others left out.
+    """The events in `EVENT_SCHEMA`, ordered by `ORDER` with ties as they were; optional columns are filled in, others left out.
 
     Rows are numbered from 1 in error messages.
 
@@ -84,7 +84,7 @@ def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
         _refuse(events, name, pl.col(name).is_null(), "a value in every row")
     _check_ranges(events, info)
     _check_rows_of_a_user(events)
-    return events.sort(ORDER)
+    return events.sort(ORDER, maintain_order=True)
 
 
 def validate_items(frame: pl.DataFrame) -> pl.DataFrame:

@@ -22,6 +22,7 @@ WATCH, LIKE, LOVE, DISLIKE = 1, 2, 4, 8
 INFO = DatasetInfo(
     name="movielens-100k",
     actions=("watch", "like", "love", "dislike"),
+    tie_rule="events of one user with equal timestamps are ordered by sha256 of '<user id> <item id>'",
     sampled_impressions=True,
     utility_weights=(1.0, 1.0, 1.0, 0.0),
 )
@@ -111,13 +112,19 @@ def read_recbole(files: zipfile.ZipFile) -> Ratings:
 
 
 def events_of(ratings: pl.DataFrame) -> pl.DataFrame:
-    """Ratings as events: all are `watch`, 4 and 5 `like`, 5 `love`, 1 and 2 `dislike`."""
+    """Ratings as events: all are `watch`, 4 and 5 `like`, 5 `love`, 1 and 2 `dislike`.
+
+    Half of all ratings share their second with another of the same person. A hash orders those: the order of
+    the file is arbitrary, and ids follow popularity, so that ordering by id would tell which item comes last.
+    """
     rating = pl.col("rating")
     actions = pl.lit(WATCH) + (rating >= 4) * LIKE + (rating == 5) * LOVE + (rating <= 2) * DISLIKE
     events = ratings.select(
         pl.col("user_id").cast(pl.String), "item_id", actions.cast(pl.Int64).alias("actions"), "timestamp"
     )
-    return group_in_time(events.sort("user_id", "timestamp", "item_id"))
+    pairs = zip(events["user_id"], events["item_id"], strict=True)
+    tie = pl.Series("tie", [hashlib.sha256(f"{user} {item}".encode()).hexdigest() for user, item in pairs])
+    return group_in_time(events.with_columns(tie).sort("user_id", "timestamp", "tie").drop("tie"))
 
 
 def _ratings(text: bytes) -> pl.DataFrame:

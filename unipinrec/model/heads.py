@@ -38,7 +38,9 @@ class RankingHead(nn.Module):
         super().__init__()
         self.num_actions = config.num_actions
         self.inner = nn.Linear(config.width, config.num_actions * config.head_hidden)
-        self.outer = nn.Parameter(torch.randn(config.num_actions, config.head_hidden) * config.head_hidden**-0.5)
+        self.outer = nn.Parameter(
+            torch.randn(config.num_actions, config.head_hidden) * config.head_hidden**-0.5
+        )
         self.bias = nn.Parameter(torch.zeros(config.num_actions))
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -49,6 +49,14 @@ class Trunk(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        self._start_near_identity()
+
+    @torch.no_grad()
+    def _start_near_identity(self) -> None:
+        """Shrink what each layer adds at first, so that the sum over layers keeps the scale of one."""
+        for name, weight in self.named_parameters():
+            if name.endswith(("output.weight", "feedforward.2.weight")):
+                weight.mul_((2 * len(self.blocks)) ** -0.5)
 
     def history(self, token_BNC: Tensor) -> tuple[Tensor, Tensor]:
         """Causal pass. Returns hidden states [B, N, C] and keys and values [L, 2, B, H, N, D]."""
@@ -59,7 +67,9 @@ class Trunk(nn.Module):
             token_BNC = block.finish(token_BNC, causal_attention(query, key, value))
         return self.norm(token_BNC), torch.stack(cached)
 
-    def appended(self, token_BMC: Tensor, past_L2BHND: Tensor, past_length_B: Tensor) -> tuple[Tensor, Tensor]:
+    def appended(
+        self, token_BMC: Tensor, past_L2BHND: Tensor, past_length_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Causal pass over appended events only. Returns what `history` returns, for the M new positions."""
         cached: list[Tensor] = []
         for layer, block in enumerate(self.blocks):

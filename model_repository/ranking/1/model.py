@@ -4,8 +4,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ensemble.ranking import RankingNode
 from ensemble.node import TritonNode
+from ensemble.ranking import RankingNode
 
 
 class TritonPythonModel:
@@ -13,7 +13,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
-        self._node = TritonNode(pb_utils, args, lambda bundle, settings, instance: RankingNode(bundle, settings))
+        self._node = TritonNode(
+            pb_utils, args, lambda bundle, settings, instance: RankingNode(bundle, settings)
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests."""

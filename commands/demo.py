@@ -1,0 +1,24 @@
+"""`unipinrec demo`: the whole tour."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from commands.errors import one_line_errors
+from demo.tour import run_tour
+from ensemble.embedded_server import ServerError
+from unipinrec.data.movielens import MovieLensError
+from unipinrec.data.prepared import PreparedDatasetError
+from unipinrec.training import CheckpointMismatch
+
+
+def demo(
+    build: Annotated[Path, typer.Option(help="Folder for data, checkpoints, bundles and the report.")] = Path(
+        "build"
+    ),
+) -> None:
+    """Fetch MovieLens, train, export, serve, ask for three users, evaluate, and write build/demo/report.json."""
+    with one_line_errors(MovieLensError, PreparedDatasetError, CheckpointMismatch, ServerError):
+        run_tour(build, Console(highlight=False, soft_wrap=True))

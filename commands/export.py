@@ -1,0 +1,35 @@
+"""`unipinrec export`: a checkpoint to a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.errors import one_line_errors
+from export.bundle_writer import write_bundle
+from export.check import ExportMismatch
+from unipinrec.checkpoint import latest_checkpoint
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.prepared import PreparedDatasetError
+
+
+def export_command(
+    training: Annotated[Path, typer.Option(help="Folder that `unipinrec train` wrote.")],
+    dataset: Annotated[Path, typer.Option(help="Folder of the prepared dataset it was trained on.")],
+    bundles: Annotated[
+        Path, typer.Option(help="Folder of bundles; `current` will point at this one.")
+    ] = Path("build/bundles"),
+    skip_last: Annotated[
+        int, typer.Option(min=0, help="Latest events of every user to leave out of the stored histories.")
+    ] = 0,
+) -> None:
+    """Export graphs, item index, vocabularies and stored histories, each graph compared with eager PyTorch."""
+    with one_line_errors(PreparedDatasetError, ExportMismatch):
+        checkpoint = latest_checkpoint(training)
+        if checkpoint is None:
+            raise FileNotFoundError(
+                f"--training is {training}, which holds no checkpoint; run `unipinrec train`"
+            )
+        write_bundle(
+            checkpoint, InteractionDataset.load(dataset), bundles, skip_last=skip_last, report=typer.echo
+        )

@@ -1,0 +1,53 @@
+"""What the tour prints: a user's recent history beside what is recommended."""
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.table import Table
+from unipinrec_client import RecommendResponse
+
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.evaluation import Quality
+
+RECENT = 10
+
+
+def show_answer(
+    console: Console,
+    dataset: InteractionDataset,
+    user: int,
+    length: int,
+    response: RecommendResponse,
+    title: str,
+) -> None:
+    """The last events before `length` on the left, the answer on the right."""
+    console.print(Columns([_history(dataset, user, length), _answer(dataset, response, title)]))
+
+
+def show_quality(console: Console, quality: Quality) -> None:
+    """Every recommender's metrics with their intervals."""
+    metrics = list(next(iter(quality.values())))
+    table = Table("recommender", *metrics, title="held-out quality, full catalogue (95 % interval)")
+    for name, estimates in quality.items():
+        cells = [f"{e.mean:.4f} ({e.low:.4f} to {e.high:.4f})" for e in estimates.values()]
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def _history(dataset: InteractionDataset, user: int, length: int) -> Table:
+    table = Table("item", "actions", title=f"user {dataset.user_ids_U[user]}: latest of {length} events")
+    history = dataset.history(user)
+    recent = slice(max(length - RECENT, 0), length)
+    for row, actions in zip(history.item_row_N[recent], history.actions_N[recent], strict=True):
+        names = [name for bit, name in enumerate(dataset.info.actions) if actions >> bit & 1]
+        table.add_row(str(dataset.titles_V[row])[:36], " ".join(names))
+    return table
+
+
+def _answer(dataset: InteractionDataset, response: RecommendResponse, title: str) -> Table:
+    table = Table(
+        "item", "score", *dataset.info.actions, title=f"{title}: recommended ({response.kv_source})"
+    )
+    for item in response.recommendations[:RECENT]:
+        name = str(dataset.titles_V[dataset.rows_of([item.item_id])[0]])[:36]
+        table.add_row(name, f"{item.score:.3f}", *(f"{p:.2f}" for p in item.action_probabilities))
+    return table

@@ -1,0 +1,154 @@
+"""Every stage of the product once, on MovieLens 100K: data, training, export, serving, requests, evaluation."""
+
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from unipinrec_client import GrpcClient, HttpClient, RecommendRequest, RecommendResponse
+
+from demo.pictures import show_answer, show_quality
+from demo.report import Report
+from ensemble.embedded_server import EmbeddedServer, Endpoints
+from ensemble.launcher import MODEL_REPOSITORY, UserCanary, check_bundle
+from ensemble.settings import ServingSettings
+from export.bundle_writer import write_bundle
+from unipinrec.bundle import read_manifest
+from unipinrec.checkpoint import load_model
+from unipinrec.config import DEMO_TRAINING, preset
+from unipinrec.data.blended import BlendedConfig, BlendedDataset
+from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
+from unipinrec.data.movielens import fetch_movielens
+from unipinrec.evaluation import K, Quality, evaluate_leave_one_out
+from unipinrec.metrics import estimate, ndcg_at_k, recall_at_k
+from unipinrec.training import train
+
+EXAMPLE_USERS = ("42", "7", "314")
+TIMED_REQUESTS = 50
+USERS_PER_REQUEST = 16
+
+
+def run_tour(build: Path, console: Console) -> Report:
+    """Run all stages and write `build/demo/report.json`; what an earlier run left is used again."""
+    report = Report()
+    with report.stage("data"):
+        fetch_movielens(build / "data" / "movielens", console.print)
+        dataset = InteractionDataset.load(build / "data" / "movielens")
+    with report.stage("train"):
+        checkpoint = _train(dataset, build / "checkpoints" / "demo")
+    with report.stage("export"):
+        bundle = write_bundle(checkpoint, dataset, build / "bundles", skip_last=1, report=console.print)
+    manifest = read_manifest(bundle)
+    report.bundle_id, report.training = manifest.bundle_id, manifest.training_metrics
+    with report.stage("evaluate_offline"):
+        report.quality = evaluate_leave_one_out(load_model(checkpoint), dataset, console.print)
+    with _serving(bundle, console, report) as server:
+        with report.stage("example_requests"):
+            _ask_for_examples(server, dataset, console, report)
+        with report.stage("evaluate_served"):
+            report.quality |= _evaluate_served(server, dataset, report)
+    show_quality(console, report.quality)
+    path = build / "demo" / "report.json"
+    report.write(path)
+    console.print(f"report written to {path}")
+    return report
+
+
+def _train(dataset: InteractionDataset, folder: Path) -> Path:
+    config = preset("demo", num_items=len(dataset.item_ids_V), num_actions=len(dataset.info.actions))
+    examples = BlendedDataset(dataset, BlendedConfig(max_history=config.max_history))
+    return train(examples, config, DEMO_TRAINING, folder)
+
+
+@contextmanager
+def _serving(bundle: Path, console: Console, report: Report) -> Iterator[EmbeddedServer]:
+    """The bundle on an embedded server that listens on free loopback ports."""
+    check_bundle(bundle)
+    http_port, grpc_port, metrics_port = _free_ports(3)
+    endpoints = Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+    settings = ServingSettings(bundle=bundle.absolute())
+    server = EmbeddedServer(model_repository=MODEL_REPOSITORY, settings=settings, endpoints=endpoints)
+    with server:
+        with report.stage("start_server"), console.status("Triton is loading the nodes …"):
+            server.start()
+            server.wait_until_serving(UserCanary())
+        console.print(f"Triton serves {bundle.name}: gRPC {server.grpc_url}, HTTP {server.http_url}")
+        yield server
+
+
+def _ask_for_examples(
+    server: EmbeddedServer, dataset: InteractionDataset, console: Console, report: Report
+) -> None:
+    """Three users over both protocols, then the latency of single requests one at a time."""
+    split = split_leave_one_out(dataset)
+    with GrpcClient(server.grpc_url) as grpc, HttpClient(server.http_url) as http:
+        for name in EXAMPLE_USERS:
+            user = int(np.flatnonzero(dataset.user_ids_U == name)[0])
+            length = int(split.train_end_U[user]) + 1
+            request = _request(dataset, user, length)
+            answers = {"gRPC": grpc.recommend(request), "HTTP": http.recommend(request)}
+            for protocol, response in answers.items():
+                show_answer(console, dataset, user, length, response, protocol)
+                _count(report, [response])
+            if answers["gRPC"].recommendations != answers["HTTP"].recommendations:
+                raise RuntimeError(f"user {name}: gRPC and HTTP answered differently")
+        for protocol, client in (("grpc", grpc), ("http", http)):
+            report.request_ms[protocol] = _median_ms(client, request)
+
+
+def _median_ms(client: GrpcClient | HttpClient, request: RecommendRequest) -> float:
+    taken = []
+    for _ in range(TIMED_REQUESTS):
+        began = time.perf_counter()
+        client.recommend(request)
+        taken.append(1e3 * (time.perf_counter() - began))
+    return round(statistics.median(taken), 2)
+
+
+def _evaluate_served(server: EmbeddedServer, dataset: InteractionDataset, report: Report) -> Quality:
+    """Held-out quality of what the server returns: both stages, the first 10 of the default utility."""
+    split = split_leave_one_out(dataset)
+    user_U = np.flatnonzero(split.held_out_U)
+    ranks: list[int] = []
+    starts = range(0, len(user_U), USERS_PER_REQUEST)
+    with GrpcClient(server.grpc_url) as client:
+        for start in track(starts, description="served evaluation"):
+            users = user_U[start : start + USERS_PER_REQUEST].tolist()
+            lengths = [int(split.train_end_U[user]) + 1 for user in users]
+            requests = [_request(dataset, user, length) for user, length in zip(users, lengths, strict=True)]
+            responses = client.recommend_many(requests)
+            _count(report, responses)
+            for user, length, response in zip(users, lengths, responses, strict=True):
+                target = dataset.item_ids_V[dataset.history(user).item_row_N[length]]
+                found = [item.item_id for item in response.recommendations]
+                ranks.append(found.index(target) + 1 if target in found else K + 1)
+    rank_U = np.array(ranks)
+    metrics = {f"recall@{K}": recall_at_k(rank_U, K), f"ndcg@{K}": ndcg_at_k(rank_U, K)}
+    return {"unipinrec_served": {name: estimate(value_U) for name, value_U in metrics.items()}}
+
+
+def _request(dataset: InteractionDataset, user: int, length: int) -> RecommendRequest:
+    """Ten items at the time of the user's held-out event; the history is the one that the server stores."""
+    return RecommendRequest(
+        user_id=str(dataset.user_ids_U[user]),
+        request_time=int(dataset.history(user).timestamp_N[length]),
+        num_results=K,
+    )
+
+
+def _count(report: Report, responses: Sequence[RecommendResponse]) -> None:
+    report.kv_source = dict(Counter(report.kv_source) + Counter(response.kv_source for response in responses))
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

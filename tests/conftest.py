@@ -1,0 +1,109 @@
+"""A bundle of a small catalogue, and a real Triton server that serves it."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ensemble.embedded_server import EmbeddedServer, Endpoints
+from ensemble.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.settings import ServingSettings
+from export.bundle_writer import write_bundle
+from unipinrec.checkpoint import CheckpointState, load_model, save_checkpoint
+from unipinrec.config import ModelConfig, TrainingConfig, preset
+from unipinrec.data.events import DatasetInfo
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.prepared import write_prepared
+from unipinrec.model import UnifiedRecommender
+
+USERS, ITEMS, CLUSTERS = 320, 400, 8
+ACTIONS = ("click", "save", "hide")
+SURFACES = ("home", "search")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What offline and served answers both come from."""
+
+    dataset: InteractionDataset
+    model: UnifiedRecommender
+    bundle: Path
+
+
+def synthetic_events() -> pl.DataFrame:
+    """Users who wander within clusters of items, with histories of 1 to 200 events."""
+    draw = np.random.default_rng(5)
+    columns: dict[str, list[object]] = {
+        name: [] for name in ("user_id", "item_id", "actions", "surface", "timestamp", "feedview_id")
+    }
+    for user in range(USERS):
+        length = int(draw.integers(1, 201))
+        cluster = draw.integers(CLUSTERS)
+        item = 1000 + 3 * (cluster * (ITEMS // CLUSTERS) + draw.integers(ITEMS // CLUSTERS, size=length))
+        columns["user_id"] += [f"user-{user}"] * length
+        columns["item_id"] += item.tolist()
+        columns["actions"] += draw.integers(1, 2 ** len(ACTIONS), size=length).tolist()
+        columns["surface"] += draw.integers(len(SURFACES), size=length).tolist()
+        columns["timestamp"] += (1_700_000_000 + draw.integers(1, 5_000, size=length).cumsum()).tolist()
+        columns["feedview_id"] += (np.arange(length) // 6).tolist()
+    return pl.DataFrame(columns, schema_overrides={"surface": pl.Int32})
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exported")
+    info = DatasetInfo(
+        name="synthetic",
+        actions=ACTIONS,
+        surfaces=SURFACES,
+        sampled_impressions=True,
+        utility_weights=(1.0, 0.5, 0.0),
+    )
+    items = pl.DataFrame({"item_id": [1000 + 3 * row for row in range(ITEMS)]})
+    items = items.with_columns(title=pl.format("item {}", "item_id"))
+    write_prepared(folder / "data", synthetic_events(), items, info)
+    dataset = InteractionDataset.load(folder / "data")
+    sizes = preset("demo", num_items=ITEMS, num_actions=len(ACTIONS), num_surfaces=len(SURFACES))
+    config = sizes.model_copy(update={"layers": 2, "width": 64, "heads": 2, "id_dim": 32, "item_dim": 32})
+    checkpoint = random_checkpoint(config, folder / "checkpoints")
+    bundle = write_bundle(checkpoint, dataset, folder / "bundles", report=lambda _: None)
+    return Exported(dataset, load_model(checkpoint), bundle)
+
+
+def random_checkpoint(config: ModelConfig, folder: Path) -> Path:
+    """Weights so large that scores of different items are far apart, without a training run."""
+    torch.manual_seed(11)
+    model = UnifiedRecommender(config)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.3 if "ranking_head" in name else 0.15)
+    state = CheckpointState(epoch=1, step=1, model=config, training=TrainingConfig(epochs=1))
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
+
+
+def free_endpoints() -> Endpoints:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    http, grpc, metrics = (one.getsockname()[1] for one in sockets)
+    for one in sockets:
+        one.close()
+    return Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
+
+
+@pytest.fixture(scope="session")
+def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(
+        model_repository=MODEL_REPOSITORY,
+        settings=ServingSettings(bundle=exported.bundle),
+        endpoints=free_endpoints(),
+        log_path=tmp_path_factory.mktemp("log") / "server.log",
+    )
+    with server:
+        server.start()
+        server.wait_until_serving(UserCanary())
+        yield server

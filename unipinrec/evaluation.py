@@ -1,0 +1,78 @@
+"""Held-out recommendation quality of a model beside baselines, over the full catalogue.
+
+Protocol: leave one out. The last event of every user who has at least three is the target; the history is
+everything before it; the items of that history are left out of the ranking. The request's time is the target's.
+
+Shapes: U users, B users of one chunk, V items.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unipinrec.baselines import Markov, Popularity
+from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
+from unipinrec.metrics import Estimate, estimate, ndcg_at_k, ranks_after, recall_at_k
+from unipinrec.model import UnifiedRecommender
+from unipinrec.offline import OfflineRecommender, OfflineRequest
+
+Quality = dict[str, dict[str, Estimate]]
+"""Recommender to metric to its estimate."""
+
+K = 10
+CHUNK_USERS = 64
+
+
+def request_before(dataset: InteractionDataset, user: int, length: int) -> OfflineRequest:
+    """The request whose answer should hold the user's event at `length`, which must exist."""
+    history = dataset.history(user)
+    return OfflineRequest(
+        item_row_N=history.item_row_N[:length],
+        actions_N=history.actions_N[:length],
+        timestamp_N=history.timestamp_N[:length],
+        surface_N=history.surface_N[:length],
+        request_time=int(history.timestamp_N[length]),
+        surface=int(history.surface_N[length]),
+    )
+
+
+class RetrievalScorer:
+    """Inner products of the query embedding with every item: the first stage alone. A `metrics.Scorer`."""
+
+    def __init__(self, model: UnifiedRecommender, dataset: InteractionDataset) -> None:
+        self._recommender = OfflineRecommender(model)
+        self._dataset = dataset
+
+    def __call__(self, user_B: NDArray[np.int64], length_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores [B, V]."""
+        pairs = zip(user_B.tolist(), length_B.tolist(), strict=True)
+        scores: NDArray[np.float32] = self._recommender.retrieval_scores(
+            [request_before(self._dataset, user, length) for user, length in pairs]
+        ).numpy()
+        return scores
+
+
+def evaluate_leave_one_out(
+    model: UnifiedRecommender, dataset: InteractionDataset, report: Callable[[str], None]
+) -> Quality:
+    """Recall@10 and NDCG@10 of retrieval, popularity and first-order Markov. `report` gets a line for each."""
+    split = split_leave_one_out(dataset)
+    user_U = np.flatnonzero(split.held_out_U)
+    history_U = split.train_end_U + 1
+    popularity = Popularity(dataset, history_U)
+    scorers = {
+        "popularity": popularity,
+        "markov": Markov(dataset, history_U, popularity),
+        "unipinrec_retrieval": RetrievalScorer(model, dataset),
+    }
+    quality: Quality = {}
+    for name, scorer in scorers.items():
+        rank_U = ranks_after(scorer, dataset, user_U, history_U[user_U], CHUNK_USERS)
+        quality[name] = {
+            f"recall@{K}": estimate(recall_at_k(rank_U, K)),
+            f"ndcg@{K}": estimate(ndcg_at_k(rank_U, K)),
+        }
+        found = quality[name][f"recall@{K}"]
+        report(f"{name}: Recall@{K} {found.mean:.4f} ({found.low:.4f} to {found.high:.4f})")
+    return quality
