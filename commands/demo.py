@@ -11,7 +11,7 @@ from demo.tour import run_tour
 from ensemble.embedded_server import ServerError
 from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training import CheckpointMismatch
+from unipinrec.training import CheckpointMismatchError
 
 
 def demo(
@@ -19,6 +19,6 @@ def demo(
         "build"
     ),
 ) -> None:
-    """Fetch MovieLens, train, export, serve, ask for three users, evaluate, and write build/demo/report.json."""
-    with one_line_errors(MovieLensError, PreparedDatasetError, CheckpointMismatch, ServerError):
+    """Fetch MovieLens, train, export, serve, ask for three users, evaluate, write build/demo/report.json."""
+    with one_line_errors(MovieLensError, PreparedDatasetError, CheckpointMismatchError, ServerError):
         run_tour(build, Console(highlight=False, soft_wrap=True))

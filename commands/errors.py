@@ -16,7 +16,9 @@ def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         _fail(f"{where} is {first['input']!r}; {first['msg']}" if where else first["msg"])
-    except (*expected, OSError) as error:
+    except OSError as error:
+        _fail(str(error))
+    except expected as error:
         _fail(str(error))
 
 

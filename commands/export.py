@@ -7,7 +7,7 @@ import typer
 
 from commands.errors import one_line_errors
 from export.bundle_writer import write_bundle
-from export.check import ExportMismatch
+from export.check import ExportMismatchError
 from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
@@ -23,8 +23,8 @@ def export_command(
         int, typer.Option(min=0, help="Latest events of every user to leave out of the stored histories.")
     ] = 0,
 ) -> None:
-    """Export graphs, item index, vocabularies and stored histories, each graph compared with eager PyTorch."""
-    with one_line_errors(PreparedDatasetError, ExportMismatch):
+    """Export graphs (each compared with eager PyTorch), item index, vocabularies and stored histories."""
+    with one_line_errors(PreparedDatasetError, ExportMismatchError):
         checkpoint = latest_checkpoint(training)
         if checkpoint is None:
             raise FileNotFoundError(

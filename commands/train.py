@@ -10,7 +10,7 @@ from unipinrec.config import DEMO_TRAINING, PRESETS, TrainingConfig, preset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training import CheckpointMismatch, train
+from unipinrec.training import CheckpointMismatchError, train
 
 
 def train_command(
@@ -23,7 +23,7 @@ def train_command(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEMO_TRAINING.seed,
 ) -> None:
     """Train both stages of a model; a run that was stopped goes on from its last checkpoint."""
-    with one_line_errors(ValueError, PreparedDatasetError, CheckpointMismatch):
+    with one_line_errors(ValueError, PreparedDatasetError, CheckpointMismatchError):
         config = TrainingConfig.model_validate(
             DEMO_TRAINING.model_dump()
             | {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}

@@ -1,4 +1,4 @@
-"""Every stage of the product once, on MovieLens 100K: data, training, export, serving, requests, evaluation."""
+"""Every stage once, on MovieLens 100K: data, training, export, serving, requests, evaluation."""
 
 import socket
 import statistics

@@ -1,6 +1,6 @@
 """The `ann` node: query embeddings to candidates with their index vectors.
 
-Shapes: B users of one request, Q query embeddings of one row, X rows to leave out, K candidates, E item width.
+Shapes: B users of one request, Q query embeddings of one row, X item rows, K candidates, E item width.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class AnnNode:
         """Rows of one request.
 
         Raises:
-            BundleMismatch: the request was assembled for another bundle.
+            BundleMismatchError: the request was assembled for another bundle.
         """
         check_bundle(arrays, self._bundle.id)
         left_out_BX = arrays["EXCLUDED_ITEMS"]

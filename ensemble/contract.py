@@ -20,11 +20,11 @@ PADDING = -1
 """Item ids and item rows at or beyond the end of a shorter row."""
 
 
-class InvalidInput(ValueError):
+class InvalidInputError(ValueError):
     """A request that the contract refuses; the message names the tensor, its value and the allowed range."""
 
 
-class BundleMismatch(RuntimeError):
+class BundleMismatchError(RuntimeError):
     """Two nodes of the graph serve different bundles, as happens for a moment while one is replaced."""
 
 
@@ -94,11 +94,13 @@ def check_bundle(arrays: Arrays, bundle_id: str) -> None:
     """Refuse tensors that a node of another bundle made.
 
     Raises:
-        BundleMismatch: at least one BUNDLE_ID differs from `bundle_id`.
+        BundleMismatchError: at least one BUNDLE_ID differs from `bundle_id`.
     """
     for found in np.unique(arrays["BUNDLE_ID"].ravel()):
         if found.decode() != bundle_id:
-            raise BundleMismatch(f"BUNDLE_ID is {found.decode()}; this node serves {bundle_id}. Try again")
+            raise BundleMismatchError(
+                f"BUNDLE_ID is {found.decode()}; this node serves {bundle_id}. Try again"
+            )
 
 
 def stamp_bundle(bundle_id: str, users: int) -> NDArray[np.object_]:

@@ -1,6 +1,7 @@
 """Encodes several histories of different lengths in one padded forward; both model nodes use it.
 
-Shapes: B requests, N events, T positions (BOS first), L layers, H heads, D head width, E item width, C hidden width.
+Shapes: B requests, N events, T positions (BOS first), L layers, H heads, D head width, E item width,
+C hidden width.
 """
 
 from collections.abc import Sequence

@@ -62,7 +62,7 @@ class HistoryNode:
         """Rows of one request.
 
         Raises:
-            InvalidInput: a tensor holds what the contract does not allow.
+            InvalidInputError: a tensor holds what the contract does not allow.
         """
         check_request(arrays, self._limits)
         return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
@@ -132,7 +132,8 @@ class HistoryNode:
         if "EXCLUDE_ITEM_IDS" not in arrays:
             return np.empty(0, np.int64)
         row = self._vocabulary.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])
-        return np.unique(row[row != PADDING])
+        known: Int64s = np.unique(row[row != PADDING])
+        return known
 
     def _context(self, arrays: Arrays, user: int) -> Context:
         defaults = self._bundle.manifest.defaults

@@ -1,7 +1,7 @@
 """Keys and values of many requests in one preallocated memory that two processes map.
 
-The retrieval process owns a pool and writes it; the ranking process maps the same memory and reads it. Only a
-small handle travels through the server. Nothing here blocks, and no reader ever trusts a slot it did not check.
+The retrieval process owns a pool and writes it; the ranking process maps the same memory and reads it.
+Only a small handle travels through the server. Nothing here blocks, and no reader trusts an unchecked slot.
 
 Shapes: S slots, L layers, H heads, T positions (BOS first), D head width. A slot is [L, 2, H, T, D].
 """

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from numpy.typing import NDArray
 
-from ensemble.contract import Arrays, BundleMismatch, InvalidInput
+from ensemble.contract import Arrays, BundleMismatchError, InvalidInputError
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 
@@ -44,12 +44,12 @@ class TritonNode:
         self,
         backend: ModuleType,
         args: Mapping[str, str],
-        make: Callable[[LoadedBundle, ServingSettings, str], Node[Any, Any]],
+        make: Callable[[LoadedBundle, ServingSettings], Node[Any, Any]],
     ) -> None:
         settings = ServingSettings()
         torch.set_num_threads(settings.threads)
         self._backend = backend
-        self._node = make(LoadedBundle.open(settings.bundle), settings, args["model_instance_name"])
+        self._node = make(LoadedBundle.open(settings.bundle), settings)
         self._metrics = _Counters(backend, args["model_name"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -85,9 +85,9 @@ class TritonNode:
         errors = self._backend.TritonError
         try:
             return step(argument)
-        except InvalidInput as error:
+        except InvalidInputError as error:
             return errors(str(error), errors.INVALID_ARG)
-        except BundleMismatch as error:
+        except BundleMismatchError as error:
             return errors(str(error), errors.UNAVAILABLE)
         except Exception as error:
             log.exception("a request failed")

@@ -1,6 +1,7 @@
 """The `ranking` node: candidates over the cached history to sorted, scored results.
 
-Shapes: B rows of a batch, K candidates, L layers, H heads, T positions, D head width, E item width, A actions.
+Shapes: B rows of a batch, K candidates, L layers, H heads, T positions, D head width, E item width,
+A actions.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from ensemble.settings import ServingSettings
 from unipinrec import bundle
 
 CANDIDATE_STEP = 16
-"""Candidate counts are padded to multiples of this: few shapes, and the same kernels for the same candidate."""
+"""Candidate counts are padded to multiples of this: few shapes, the same kernels for the same candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class RankingNode:
         """Rows of one request.
 
         Raises:
-            BundleMismatch: another node of the graph served another bundle.
+            BundleMismatchError: another node of the graph served another bundle.
         """
         check_bundle(arrays, self._bundle.id)
         rows = []
@@ -97,7 +98,7 @@ class RankingNode:
 
     @torch.inference_mode()
     def run(self, rows: Sequence[RankingRow]) -> list[Ranked]:
-        """One forward for all rows over their slots; rows whose slot is or becomes invalid are computed again."""
+        """One forward for all rows over their slots; rows whose slot is or becomes invalid are recomputed."""
         pools = [self._pool_of(row) for row in rows]
         answers: dict[int, Ranked] = {}
         cached = [index for index, pool in enumerate(pools) if pool is not None]

@@ -60,7 +60,7 @@ class RetrievalNode:
         """Rows of one request.
 
         Raises:
-            BundleMismatch: the request was assembled for another bundle.
+            BundleMismatchError: the request was assembled for another bundle.
         """
         check_bundle(arrays, self._bundle.id)
         times, surfaces = arrays["REQUEST_TIME"][:, 0], arrays["SURFACE"][:, 0]

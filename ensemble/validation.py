@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.contract import PADDING, Arrays, InvalidInput
+from ensemble.contract import PADDING, Arrays, InvalidInputError
 from unipinrec.history_store import LONGEST_USER_ID
 
 LATEST_TIME_S = 253_402_300_799
@@ -34,11 +34,11 @@ def check_request(arrays: Arrays, limits: Limits) -> None:
     """Refuse what the contract does not allow.
 
     Raises:
-        InvalidInput: naming the tensor, its value and the allowed range.
+        InvalidInputError: naming the tensor, its value and the allowed range.
     """
     for user_id in arrays["USER_ID"].ravel():
         if len(user_id) > LONGEST_USER_ID:
-            raise InvalidInput(f"USER_ID has {len(user_id)} bytes; allowed: 0 to {LONGEST_USER_ID}")
+            raise InvalidInputError(f"USER_ID has {len(user_id)} bytes; allowed: 0 to {LONGEST_USER_ID}")
     _check_history(arrays, limits)
     _check_range(arrays, "REQUEST_TIME", 0, LATEST_TIME_S)
     _check_range(arrays, "SURFACE", 0, limits.num_surfaces - 1)
@@ -46,7 +46,7 @@ def check_request(arrays: Arrays, limits: Limits) -> None:
     for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS"):
         _check_weights(arrays, name, limits.num_actions)
     if "OUTCOME_WEIGHTS" in arrays and not arrays["OUTCOME_WEIGHTS"].any(axis=1).all():
-        raise InvalidInput("OUTCOME_WEIGHTS are all 0; allowed: at least one above 0")
+        raise InvalidInputError("OUTCOME_WEIGHTS are all 0; allowed: at least one above 0")
     _check_width(arrays, "EXCLUDE_ITEM_IDS", limits.max_exclude)
 
 
@@ -54,18 +54,18 @@ def _check_history(arrays: Arrays, limits: Limits) -> None:
     given = [name for name in HISTORY if name in arrays]
     if not given:
         if "HISTORY_SURFACES" in arrays:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only"
             )
         return
     if len(given) < len(HISTORY):
         missing = next(name for name in HISTORY if name not in arrays)
-        raise InvalidInput(f"{missing} is missing; allowed: {', '.join(HISTORY)} all three or none")
+        raise InvalidInputError(f"{missing} is missing; allowed: {', '.join(HISTORY)} all three or none")
     _check_width(arrays, "HISTORY_ITEM_IDS", limits.max_events)
     _check_lengths(arrays)
     real_BN = arrays["HISTORY_ITEM_IDS"] != PADDING
     if (real_BN[:, 1:] & ~real_BN[:, :-1]).any():
-        raise InvalidInput(
+        raise InvalidInputError(
             f"HISTORY_ITEM_IDS is {PADDING} before another item; allowed: padding at the end only"
         )
     _check_range(arrays, "HISTORY_ACTIONS", 0, 2**limits.num_actions - 1, real_BN)
@@ -78,7 +78,7 @@ def _check_lengths(arrays: Arrays) -> None:
     expected = arrays["HISTORY_ITEM_IDS"].shape[1]
     for name in (*HISTORY[1:], "HISTORY_SURFACES"):
         if name in arrays and arrays[name].shape[1] != expected:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{name} has {arrays[name].shape[1]} values; allowed: {expected}, as many as HISTORY_ITEM_IDS"
             )
 
@@ -87,7 +87,7 @@ def _check_ascending(timestamp_BN: NDArray[Any], real_BN: NDArray[np.bool_]) -> 
     falls_BN = (timestamp_BN[:, 1:] < timestamp_BN[:, :-1]) & real_BN[:, 1:]
     if falls_BN.any():
         user, event = (int(axis[0]) for axis in np.nonzero(falls_BN))
-        raise InvalidInput(
+        raise InvalidInputError(
             f"HISTORY_TIMESTAMPS is {timestamp_BN[user, event + 1]} at user {user}, event {event + 1}; "
             f"allowed: ascending, at least {timestamp_BN[user, event]}"
         )
@@ -104,7 +104,7 @@ def _check_range(
         wrong &= counted
     if wrong.any():
         position = [int(axis[0]) for axis in np.nonzero(wrong)]
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} is {values[tuple(position)]}{_where(position, counted)}; allowed: {low} to {high}"
         )
 
@@ -119,17 +119,17 @@ def _check_weights(arrays: Arrays, name: str, num_actions: int) -> None:
         return
     values = arrays[name]
     if values.shape[1] != num_actions:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{name} has {values.shape[1]} values; allowed: {num_actions}, one for each action"
         )
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         user, action = (int(axis[0]) for axis in np.nonzero(wrong))
-        raise InvalidInput(
-            f"{name} is {values[user, action]} at user {user}, action {action}; allowed: finite and at least 0"
+        raise InvalidInputError(
+            f"{name} is {values[user, action]} at user {user}, action {action}; allowed: 0 or more, finite"
         )
 
 
 def _check_width(arrays: Arrays, name: str, most: int) -> None:
     if name in arrays and arrays[name].shape[1] > most:
-        raise InvalidInput(f"{name} has {arrays[name].shape[1]} values; allowed: 0 to {most}")
+        raise InvalidInputError(f"{name} has {arrays[name].shape[1]} values; allowed: 0 to {most}")

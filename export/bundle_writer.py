@@ -51,7 +51,7 @@ def write_bundle(
     held-out event can be asked for. `report` gets one line for every step.
 
     Raises:
-        ExportMismatch: an exported graph differs from eager PyTorch.
+        ExportMismatchError: an exported graph differs from eager PyTorch.
     """
     state = load_state(checkpoint)
     model = load_model(checkpoint)

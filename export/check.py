@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 """Largest difference between an exported graph and eager, in float32."""
 
 
-class ExportMismatch(Exception):
+class ExportMismatchError(Exception):
     """An exported graph answers differently from eager PyTorch."""
 
 
@@ -79,13 +79,15 @@ def refuse_if_different(
     """The largest absolute difference of all outputs.
 
     Raises:
-        ExportMismatch: it is above `TOLERANCE`, or not a number.
+        ExportMismatchError: it is above `TOLERANCE`, or not a number.
     """
     with torch.inference_mode():
         found, expected = _tensors(exported(*inputs)), _tensors(eager(*inputs))
     difference = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
     if not difference <= TOLERANCE:
-        raise ExportMismatch(f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}")
+        raise ExportMismatchError(
+            f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}"
+        )
     return difference
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +23,7 @@ class CheckpointState(Config):
     """Optimiser steps taken."""
     model: ModelConfig
     training: TrainingConfig
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     """Losses of the last epoch, by name."""
 
 

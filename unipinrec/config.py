@@ -71,7 +71,7 @@ class ModelConfig(Config):
 
 
 class TrainingConfig(Config):
-    """One training stage with both losses (UniPinRec §1.5). The paper gives p_mask only; the rest is ours."""
+    """One training stage with both losses (UniPinRec §1.5). The paper gives p_mask; the rest is ours."""
 
     epochs: Count
     """Passes over the users; each pass draws one blended example per user."""
@@ -114,8 +114,8 @@ _PRESETS: dict[str, dict[str, int | float]] = {
         "layers": 6, "width": 256, "heads": 4, "max_history": 512, "window_block": 64, "max_candidates": 128,
     },
     "paper": {
-        "layers": 12, "width": 768, "heads": 12, "max_history": 992, "window_block": 64, "max_candidates": 656,
-        "item_dim": 256, "id_dim": 256, "action_dim": 64, "head_hidden": 128, "dropout": 0.1,
+        "layers": 12, "width": 768, "heads": 12, "max_history": 992, "window_block": 64,
+        "max_candidates": 656, "item_dim": 256, "id_dim": 256, "action_dim": 64, "head_hidden": 128, "dropout": 0.1,
     },
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Held-out recommendation quality of a model beside baselines, over the full catalogue.
 
-Protocol: leave one out. The last event of every user who has at least three is the target; the history is
-everything before it; the items of that history are left out of the ranking. The request's time is the target's.
+Protocol: leave one out. The last event of every user who has at least three is the target; the history
+is everything before it; its items are left out of the ranking. The request's time is the target's.
 
 Shapes: U users, B users of one chunk, V items.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from unipinrec.baselines import Markov, Popularity
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
-from unipinrec.metrics import Estimate, estimate, ndcg_at_k, ranks_after, recall_at_k
+from unipinrec.metrics import Estimate, Scorer, estimate, ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.model import UnifiedRecommender
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
@@ -56,12 +56,12 @@ class RetrievalScorer:
 def evaluate_leave_one_out(
     model: UnifiedRecommender, dataset: InteractionDataset, report: Callable[[str], None]
 ) -> Quality:
-    """Recall@10 and NDCG@10 of retrieval, popularity and first-order Markov. `report` gets a line for each."""
+    """Recall@10 and NDCG@10 of retrieval, popularity and first-order Markov; `report` gets a line each."""
     split = split_leave_one_out(dataset)
     user_U = np.flatnonzero(split.held_out_U)
     history_U = split.train_end_U + 1
     popularity = Popularity(dataset, history_U)
-    scorers = {
+    scorers: dict[str, Scorer] = {
         "popularity": popularity,
         "markov": Markov(dataset, history_U, popularity),
         "unipinrec_retrieval": RetrievalScorer(model, dataset),

@@ -30,7 +30,7 @@ class SampledSoftmax(nn.Module):
         negative_log_q_X: Tensor,
         same_user_PX: Tensor,
     ) -> Tensor:
-        """Mean loss over positions. Negatives that are the positive item, or the same user's, are left out."""
+        """Mean loss over positions, without negatives that are the positive item or the same user's."""
         scale = self.log_scale.exp().clamp(max=100.0)
         positive_P = scale * (query_PE * positive_PE).sum(-1) - positive_log_q_P
         negative_PX = scale * query_PE @ negative_XE.T - negative_log_q_X

@@ -1,7 +1,7 @@
 """Recommendations by eager PyTorch without a server: what served answers and evaluations are held against.
 
-It shares no code with the serving nodes beyond the model: exact search by a matrix product instead of the index,
-the padded batch attention of training instead of the slots, sorting in PyTorch.
+It shares no code with the serving nodes beyond the model: exact search by a matrix product instead of the
+index, the padded batch attention of training instead of the slots, sorting in PyTorch.
 
 Shapes: B users, N events, V items, K candidates, A actions, E item width.
 """
@@ -60,7 +60,7 @@ class OfflineRecommender:
         over_fetch: int,
         utility_weights: Sequence[float],
     ) -> list[OfflineAnswer]:
-        """Retrieve `over_fetch x num_results` items outside each history, rank them, keep the best by utility."""
+        """Retrieve `over_fetch x num_results` items outside each history, rank them, cut to the best."""
         scores_BV, past_L2BHTD, length_B = self._retrieve(requests)
         for row, request in enumerate(requests):
             scores_BV[row, torch.from_numpy(request.item_row_N)] = -torch.inf

@@ -1,6 +1,7 @@
 """One training stage for retrieval and ranking together (UniPinRec §1.3 and §1.5).
 
-Shapes: B examples, N events, T = N + 1 positions, K candidates, P positions with a target, X negatives, A actions.
+Shapes: B examples, N events, T = N + 1 positions, K candidates, P positions with a target, X negatives,
+A actions.
 """
 
 import math
@@ -35,7 +36,7 @@ from unipinrec.losses import SampledSoftmax, action_loss
 from unipinrec.model import UnifiedRecommender
 
 
-class CheckpointMismatch(Exception):
+class CheckpointMismatchError(Exception):
     """A training folder holds a checkpoint of another configuration."""
 
 
@@ -140,7 +141,7 @@ def train(
     same as without the interruption, since every epoch is seeded on its own.
 
     Raises:
-        CheckpointMismatch: the folder holds a checkpoint of another configuration.
+        CheckpointMismatchError: the folder holds a checkpoint of another configuration.
     """
     torch.manual_seed(config.seed)
     objective = Objective(
@@ -154,7 +155,7 @@ def train(
     if checkpoint:
         done = load_state(checkpoint)
         if (done.model, done.training) != (model_config, config):
-            raise CheckpointMismatch(
+            raise CheckpointMismatchError(
                 f"{checkpoint} was made with another configuration; use another folder or remove it"
             )
         objective.load_state_dict(load_weights(checkpoint))

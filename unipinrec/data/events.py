@@ -66,7 +66,9 @@ class DatasetInfo(Config):
 
 
 def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
-    """The events in `EVENT_SCHEMA`, ordered by `ORDER` with ties as they were; optional columns are filled in, others left out.
+    """The events in `EVENT_SCHEMA`, ordered by `ORDER` with ties as they were.
+
+    Optional columns are filled in, others left out.
 
     Rows are numbered from 1 in error messages.
 

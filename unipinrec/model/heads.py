@@ -12,7 +12,7 @@ from unipinrec.model.features import AbsoluteTime
 
 
 class RetrievalHead(nn.Module):
-    """Hidden state and the next request's time and surface to an L2-normalised query embedding (PinRec §2.4)."""
+    """Hidden state and the next request's time and surface to a unit query embedding (PinRec §2.4)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

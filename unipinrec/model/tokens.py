@@ -11,7 +11,7 @@ from unipinrec.model.features import AbsoluteTime, EventGap, multi_hot_actions
 
 
 class Tokenizer(nn.Module):
-    """Joins item vector, actions and time on the feature axis and projects them (UniPinRec §1.2, PinRec §2.3).
+    """Joins item vector, actions and time on the feature axis and projects them (PinRec §2.3).
 
     An event's token depends on that event and the one before it alone, so appending events to a history
     changes no earlier token.
@@ -46,7 +46,10 @@ class Tokenizer(nn.Module):
         start_B: Tensor,
         previous_timestamp_B: Tensor,
     ) -> Tensor:
-        """Tokens [B, N, C] of consecutive events; `start_B` events, the last at `previous_timestamp_B`, precede them."""
+        """Tokens [B, N, C] of consecutive events, which `start_B` events precede.
+
+        `previous_timestamp_B` is the time of the last event before them; without meaning where none does.
+        """
         previous_BN = torch.cat([previous_timestamp_B.unsqueeze(1), timestamp_BN[:, :-1]], dim=1)
         order_BN = start_B.unsqueeze(1) + torch.arange(vector_BNE.size(1), device=start_B.device)
         gap_BNF = self.gap(timestamp_BN - previous_BN, order_BN > 0)
@@ -55,7 +58,7 @@ class Tokenizer(nn.Module):
         return token_BNC + self.position(position_BN)
 
     def candidates(self, vector_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor) -> Tensor:
-        """Tokens [B, K, C] of candidates, all with MASK, one position, one time and one surface (UniPinRec §1.2)."""
+        """Tokens [B, K, C] of candidates: all with MASK, one position, time and surface (UniPinRec §1.2)."""
         batch, count = vector_BKE.size(0), vector_BKE.size(1)
         timestamp_BK = timestamp_B.unsqueeze(1).expand(batch, count)
         masked_BK = torch.ones_like(timestamp_BK, dtype=torch.bool)

@@ -82,7 +82,7 @@ class Trunk(nn.Module):
         return self.norm(token_BMC), torch.stack(cached)
 
     def candidates(self, token_BKC: Tensor, past_L2BHND: Tensor, hidden_BN: Tensor) -> Tensor:
-        """Candidate pass over a padded batch of histories, as in training. Returns hidden states [B, K, C]."""
+        """Candidate pass over a padded batch of histories, as in training. Returns hidden [B, K, C]."""
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(token_BKC)
             attended = candidate_attention(

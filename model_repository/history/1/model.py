@@ -13,9 +13,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
-        self._node = TritonNode(
-            pb_utils, args, lambda bundle, settings, instance: HistoryNode(bundle, settings)
-        )
+        self._node = TritonNode(pb_utils, args, HistoryNode)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests."""

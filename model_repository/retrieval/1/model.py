@@ -1,5 +1,6 @@
 """Encodes histories once and makes query embeddings."""
 
+from functools import partial
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -13,9 +14,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
-        self._node = TritonNode(
-            pb_utils, args, lambda bundle, settings, instance: RetrievalNode(bundle, settings, instance)
-        )
+        make = partial(RetrievalNode, instance=args["model_instance_name"])
+        self._node = TritonNode(pb_utils, args, make)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests."""
