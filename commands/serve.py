@@ -8,8 +8,9 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from ensemble.embedded_server import Endpoints, ServerError
+from ensemble.endpoints import Endpoints
 from ensemble.launcher import serve as run_server
+from ensemble.server_error import ServerError
 from ensemble.settings import ENV_PREFIX, ServingSettings
 
 Port = typer.Option(min=1, max=65535)

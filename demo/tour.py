@@ -1,6 +1,5 @@
 """Every stage once, on MovieLens 100K: data, training, export, serving, requests, evaluation."""
 
-import socket
 import statistics
 import time
 from collections import Counter
@@ -15,7 +14,8 @@ from unipinrec_client import GrpcClient, HttpClient, RecommendRequest, Recommend
 
 from demo.pictures import show_answer, show_quality
 from demo.report import Report
-from ensemble.embedded_server import EmbeddedServer, Endpoints
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
 from ensemble.launcher import MODEL_REPOSITORY, UserCanary, check_bundle
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
@@ -70,10 +70,8 @@ def _train(dataset: InteractionDataset, folder: Path) -> Path:
 def _serving(bundle: Path, console: Console, report: Report) -> Iterator[EmbeddedServer]:
     """The bundle on an embedded server that listens on free loopback ports."""
     check_bundle(bundle)
-    http_port, grpc_port, metrics_port = _free_ports(3)
-    endpoints = Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
     settings = ServingSettings(bundle=bundle.absolute())
-    server = EmbeddedServer(model_repository=MODEL_REPOSITORY, settings=settings, endpoints=endpoints)
+    server = EmbeddedServer(model_repository=MODEL_REPOSITORY, settings=settings, endpoints=Endpoints.free())
     with server:
         with report.stage("start_server"), console.status("Triton is loading the nodes …"):
             server.start()
@@ -144,11 +142,3 @@ def _request(dataset: InteractionDataset, user: int, length: int) -> RecommendRe
 
 def _count(report: Report, responses: Sequence[RecommendResponse]) -> None:
     report.kv_source = dict(Counter(report.kv_source) + Counter(response.kv_source for response in responses))
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -1,39 +1,28 @@
-"""The `tritonserver` inside the nvidia-pytriton wheel, run as a child process without Docker.
-
-Only the wheel's binary, Python backend and libraries are used, never its Python API.
-"""
+"""The `tritonserver` inside the nvidia-pytriton wheel, run as a child process without Docker."""
 
 import ctypes
-import fcntl
-import importlib.metadata
 import ipaddress
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import tritonclient.grpc as triton
 
-from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
+from ensemble.endpoints import LOOPBACK, Endpoints
+from ensemble.runtime_folder import claim_folder, remove_abandoned, remove_folder
+from ensemble.server_error import ServerError
+from ensemble.settings import ROOT, ServingSettings
+from ensemble.wheel import Host, Wheel, find_libpython
 
-DISTRIBUTION = "nvidia-pytriton"
-INSTALL = "pip install --no-deps nvidia-pytriton==0.7.0"
-MIN_GLIBC = (2, 35)
-# numpy < 2, which the wheel's Python backend needs, is built for no later Python.
-PYTHONS = ((3, 11), (3, 12))
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 4 * 2**20
 ADMIN_KEY = "unipinrec-admin"
@@ -50,127 +39,6 @@ _libc = ctypes.CDLL(None)
 
 Canary = Callable[[triton.InferenceServerClient], None]
 """Sends one inference and raises `InferenceServerException` unless it is answered."""
-
-
-class ServerError(RuntimeError):
-    """The server cannot be started or has stopped; the message is one line with a remedy."""
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Host:
-    """What of a machine decides whether the embedded server can run on it."""
-
-    glibc: str = field(default_factory=lambda: os.confstr("CS_GNU_LIBC_VERSION") or "unknown")
-    """The C library, such as `glibc 2.36`."""
-    python: tuple[int, int] = sys.version_info[:2]
-    """Major and minor version of the interpreter."""
-    numpy: str = np.__version__
-    """Version of numpy that the nodes import."""
-
-    def check(self) -> None:
-        """Raises `ServerError` naming the first requirement that this machine misses."""
-        if _version(self.glibc) < MIN_GLIBC:
-            raise ServerError(
-                f"C library is {self.glibc}; allowed: glibc 2.35 or newer (Ubuntu 22.04, Debian 12)"
-            )
-        if self.python not in PYTHONS:
-            raise ServerError(
-                f"Python is {_dotted(self.python)}; allowed: {' or '.join(map(_dotted, PYTHONS))}"
-            )
-        if _version(self.numpy) >= (2,):
-            raise ServerError(
-                f"numpy is {self.numpy}; allowed: below 2 (the Python backend makes empty tensors of it): "
-                "pip install numpy==1.26.4"
-            )
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Wheel:
-    """The installed nvidia-pytriton wheel."""
-
-    version: str
-    """Version of the wheel, which fixes the version of Triton."""
-    server: Path
-    """Folder of the binary, the backends and the stubs."""
-    libraries: Path
-    """Folder of the shared libraries that the wheel brought along."""
-
-    @classmethod
-    def find(cls, distribution: str = DISTRIBUTION) -> Self:
-        """The wheel of this environment. Raises `ServerError` when it is not installed."""
-        try:
-            installed = importlib.metadata.distribution(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            raise ServerError(f"{distribution} is not installed; run: {INSTALL}") from None
-        site_packages = Path(str(installed.locate_file("")))
-        return cls(
-            version=installed.version,
-            server=site_packages / "pytriton" / "tritonserver",
-            libraries=site_packages / "nvidia_pytriton.libs",
-        )
-
-    @property
-    def binary(self) -> Path:
-        """The server's executable. Raises `ServerError` when it is not there."""
-        path = self.server / "bin" / "tritonserver"
-        if not path.is_file():
-            raise ServerError(f"tritonserver is missing at {path}; run: {INSTALL} --force-reinstall")
-        return path
-
-    def backends(self, python: tuple[int, int], into: Path = ROOT / "build" / "triton") -> Path:
-        """A backend folder whose Python backend runs `python`, made once under `into`.
-
-        Safe when several launchers make it at once: it appears whole, by a rename.
-        """
-        ready = into / f"{self.version}-python{_dotted(python)}" / "backends"
-        if ready.is_dir():
-            return ready
-        ready.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=ready.parent))
-        draft.chmod(0o755)
-        backend = draft / "python"
-        shutil.copytree(
-            self.server / "backends" / "python", backend, ignore=shutil.ignore_patterns("__pycache__")
-        )
-        Path(shutil.copy2(self._stub(python), backend)).chmod(0o755)
-        try:
-            draft.rename(ready)
-        except OSError:
-            shutil.rmtree(draft)
-            if not ready.is_dir():
-                raise
-        return ready
-
-    def _stub(self, python: tuple[int, int]) -> Path:
-        return self.server / "python_backend_stubs" / _dotted(python) / "triton_python_backend_stub"
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Endpoints:
-    """Where the server listens."""
-
-    address: str = "127.0.0.1"
-    """IPv4 address to bind. The server authenticates nobody: leave loopback only behind a proxy."""
-    http_port: int = 8000
-    """Port of inference over HTTP."""
-    grpc_port: int = 8001
-    """Port of inference over gRPC."""
-    metrics_port: int = 8002
-    """Port of the Prometheus metrics."""
-
-    @property
-    def ports(self) -> dict[str, int]:
-        """The ports by the name of the option that sets each."""
-        return {
-            "--http-port": self.http_port,
-            "--grpc-port": self.grpc_port,
-            "--metrics-port": self.metrics_port,
-        }
-
-    def flags(self) -> list[str]:
-        """The server's own options for these endpoints."""
-        addresses = [f"--{name}-address={self.address}" for name in ("http", "grpc", "metrics")]
-        return addresses + [f"{option}={port}" for option, port in self.ports.items()]
 
 
 class EmbeddedServer:
@@ -227,7 +95,7 @@ class EmbeddedServer:
     def host(self) -> str:
         """An address at which this machine itself reaches the server."""
         address = self.endpoints.address
-        return "127.0.0.1" if ipaddress.IPv4Address(address).is_unspecified else address
+        return LOOPBACK if ipaddress.IPv4Address(address).is_unspecified else address
 
     @property
     def grpc_url(self) -> str:
@@ -402,57 +270,6 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     return None
 
 
-def find_libpython(python: tuple[int, int], folders: Sequence[Path] | None = None) -> Path:
-    """The shared library of the interpreter, which the stub links to.
-
-    Raises:
-        ServerError: no folder has it, as when Python was built without shared libraries.
-    """
-    name = f"libpython{_dotted(python)}.so.1.0"
-    for folder in _library_folders() if folders is None else folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise ServerError(
-        f"{name} is missing; install it (apt-get install libpython{_dotted(python)}) "
-        "or use a Python built with --enable-shared"
-    )
-
-
-def claim_folder(base: Path) -> tuple[Path, int]:
-    """Makes `<base>-<pid>-<random>` for this user alone; returns it and a file descriptor that locks it."""
-    draft = Path(tempfile.mkdtemp(prefix=f".{base.name}-", dir=base.parent))
-    lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    # Under its final name the folder is locked from the first moment, so nobody takes it for abandoned.
-    folder = draft.rename(base.with_name(f"{base.name}-{os.getpid()}-{secrets.token_hex(4)}"))
-    return folder, lock
-
-
-def remove_abandoned(base: Path) -> None:
-    """Removes folders of `claim_folder` whose launcher, server and nodes have all ended."""
-    for folder in base.parent.glob(f"{base.name}-*-*"):
-        try:
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            # A region of shared memory, another user's folder, or one that has gone meanwhile.
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_folder(folder)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(lock)
-
-
-def remove_folder(folder: Path) -> None:
-    """Removes a folder of `claim_folder` and the server's shared memory that bears its name."""
-    for region in SHARED_MEMORY.glob(f"{folder.name}-*"):
-        region.unlink(missing_ok=True)
-    # Last, so that an interrupted removal is found and finished by the next start.
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def _end_with_parent(parent: int) -> Callable[[], None]:
     def ask_for_signal() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -472,19 +289,5 @@ def _ending(pid: int) -> str | None:
     return f"{kind} {result.si_status}"
 
 
-def _library_folders() -> list[Path]:
-    configured = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    return [configured, configured / multiarch, Path(sys.base_prefix) / "lib", Path("/usr/lib") / multiarch]
-
-
 def _joined(*parts: Path | str | None) -> str:
     return os.pathsep.join(str(part) for part in parts if part)
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
-
-
-def _dotted(python: tuple[int, int]) -> str:
-    return f"{python[0]}.{python[1]}"

@@ -115,6 +115,8 @@ class KVPool:
             old.unlink()
         self.epoch = secrets.randbelow(2**62) + 1
         self._lease_ns = lease_ms * 1_000_000
+        # One count for all slots, so that no two contents ever share a generation.
+        self._generation = 0
         self._base = folder / f"kv-{instance}-{self.epoch}"
         self.header_SX = _map_header(self._base.with_suffix(".header"), slots, "w+")
         self._storage: SlotStorage = SharedMemoryStorage.create(
@@ -134,7 +136,8 @@ class KVPool:
             header = self.header_SX[slot]
             leased = header[RELEASED] != header[GENERATION] and header[DEADLINE_NS] > now
             if header[STATE] == FREE or not leased:
-                header[GENERATION] += 1
+                self._generation += 1
+                header[GENERATION] = self._generation
                 header[STATE] = WRITING
                 header[DEADLINE_NS] = now + self._lease_ns
                 self._by_age.move_to_end(slot)

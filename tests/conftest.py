@@ -1,6 +1,5 @@
 """A bundle of a small catalogue, and a real Triton server that serves it."""
 
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ import polars as pl
 import pytest
 import torch
 
-from ensemble.embedded_server import EmbeddedServer, Endpoints
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
 from ensemble.launcher import MODEL_REPOSITORY, UserCanary
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
@@ -87,20 +87,12 @@ def random_checkpoint(config: ModelConfig, folder: Path) -> Path:
     return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
 
 
-def free_endpoints() -> Endpoints:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    http, grpc, metrics = (one.getsockname()[1] for one in sockets)
-    for one in sockets:
-        one.close()
-    return Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
-
-
 @pytest.fixture(scope="session")
 def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
         settings=ServingSettings(bundle=exported.bundle),
-        endpoints=free_endpoints(),
+        endpoints=Endpoints.free(),
         log_path=tmp_path_factory.mktemp("log") / "server.log",
     )
     with server:

@@ -115,7 +115,8 @@ _PRESETS: dict[str, dict[str, int | float]] = {
     },
     "paper": {
         "layers": 12, "width": 768, "heads": 12, "max_history": 992, "window_block": 64,
-        "max_candidates": 656, "item_dim": 256, "id_dim": 256, "action_dim": 64, "head_hidden": 128, "dropout": 0.1,
+        "max_candidates": 656,
+        "item_dim": 256, "id_dim": 256, "action_dim": 64, "head_hidden": 128, "dropout": 0.1,
     },
 }  # fmt: skip
 

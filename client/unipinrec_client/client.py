@@ -16,10 +16,10 @@ DEFAULT_RETRY = RetryPolicy()
 class Connection:
     """Where the server is and how to talk to it.
 
-    `url` is `host:port`, alone or after `http://` (`https://` with `ssl`), optionally followed by a path for HTTP. `timeout_s` bounds one
-    call in seconds, with all its retries and waits. `headers` go with every request: gRPC metadata or HTTP
-    headers. `ssl` encrypts the connection; `root_certificates` is then a PEM file of the authorities to
-    trust instead of the system's.
+    `url` is `host:port`, alone or after `http://` (`https://` with `ssl`), for HTTP optionally followed by a
+    path. `timeout_s` bounds one call in seconds, with all its retries and waits. `headers` go with every
+    request: gRPC metadata or HTTP headers. `ssl` encrypts the connection; `root_certificates` is then a PEM
+    file of the authorities to trust instead of the system's.
 
     Raises `ValueError` for a url with another scheme, a `timeout_s` of 0 or less, and `root_certificates`
     without `ssl`.

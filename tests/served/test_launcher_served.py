@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,9 +17,12 @@ import psutil
 import pytest
 import tritonclient.grpc as triton
 
-from ensemble.embedded_server import EmbeddedServer, Endpoints, ServerError
-from ensemble.launcher import UserCanary, Watchdog
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
+from ensemble.launcher import UserCanary
+from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
+from ensemble.watchdog import Watchdog
 
 NODE = """
 import os, sys, time
@@ -69,8 +71,9 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from ensemble.embedded_server import Endpoints, ServerError
+from ensemble.endpoints import Endpoints
 from ensemble.launcher import serve
+from ensemble.server_error import ServerError
 from ensemble.settings import ServingSettings
 
 folder, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
@@ -123,17 +126,6 @@ class Launcher:
         return [path.name for path in SHARED_MEMORY.iterdir() if f"-{self.process.pid}-" in path.name]
 
 
-def free_endpoints() -> Endpoints:
-    """Loopback ports that nobody listens on."""
-    probes = [socket.socket() for _ in range(3)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    http, grpc, metrics = (int(probe.getsockname()[1]) for probe in probes)
-    for probe in probes:
-        probe.close()
-    return Endpoints(http_port=http, grpc_port=grpc, metrics_port=metrics)
-
-
 def write_deployment(folder: Path) -> Path:
     """A bundle and a model repository that answers at once."""
     (folder / "bundle").mkdir()
@@ -147,7 +139,7 @@ def write_deployment(folder: Path) -> Path:
 
 @pytest.fixture
 def endpoints() -> Endpoints:
-    return free_endpoints()
+    return Endpoints.free()
 
 
 @pytest.fixture
@@ -176,7 +168,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     with EmbeddedServer(
         model_repository=folder / "models",
         settings=settings,
-        endpoints=free_endpoints(),
+        endpoints=Endpoints.free(),
         log_path=folder / "server.log",
     ) as server:
         server.start()

@@ -171,7 +171,7 @@ def test_a_timeout_exits_3(http_server):
         (["--utility", "1,x"], "--utility is '1,x'; allowed: numbers separated by commas"),
         (["--history", "absent.json"], "absent.json"),
         (["--history", "-", "--user", "2"], "--history is given for 2 users; allowed: one --user"),
-        (["--url", "http://localhost:8001"], "url is 'http://localhost:8001'; allowed: host:port"),
+        (["--url", "ftp://localhost:8001"], "url is 'ftp://localhost:8001'; allowed: host:port"),
     ],
 )
 def test_arguments_without_a_meaning_exit_2(arguments, message):

@@ -282,7 +282,7 @@ def test_a_closed_client_says_so(server):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"url": "http://localhost:8001"}, "url is 'http://localhost:8001'; allowed: host:port"),
+        ({"url": "ftp://localhost:8001"}, "url is 'ftp://localhost:8001'; allowed: host:port"),
         ({"url": "localhost:8001", "timeout_s": 0.0}, "timeout_s is 0.0; allowed: more than 0"),
         (
             {"url": "localhost:8001", "root_certificates": "ca.pem"},

@@ -4,6 +4,8 @@ import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,19 +14,15 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from commands.serve import serve
-from ensemble.embedded_server import (
-    Endpoints,
-    Host,
-    ServerError,
-    Wheel,
-    claim_folder,
-    find_libpython,
-    remove_abandoned,
-)
-from ensemble.launcher import check_bundle, check_endpoints, check_profile, dead_models, example_user
+from ensemble.endpoints import Endpoints, check_endpoints
+from ensemble.launcher import check_bundle, check_profile, example_user
+from ensemble.runtime_folder import claim_folder, remove_abandoned
+from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
+from ensemble.watchdog import dead_models
+from ensemble.wheel import Host, Wheel, find_libpython
 
-SUPPORTED = {"glibc": "glibc 2.36", "python": (3, 11), "numpy": "1.26.4"}
+SUPPORTED = Host(glibc="glibc 2.36", python=(3, 11), numpy="1.26.4")
 
 
 @pytest.fixture
@@ -36,21 +34,21 @@ def taken_port() -> Iterator[int]:
 
 
 def test_supported_host_passes() -> None:
-    Host(**SUPPORTED).check()
+    SUPPORTED.check()
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("host", "message"),
     [
-        ({"glibc": "glibc 2.31"}, "C library is glibc 2.31; allowed: glibc 2.35"),
-        ({"glibc": "unknown"}, "C library is unknown; allowed: glibc 2.35"),
-        ({"python": (3, 13)}, "Python is 3.13; allowed: 3.11 or 3.12"),
-        ({"numpy": "2.1.0"}, "numpy is 2.1.0; allowed: below 2"),
+        (replace(SUPPORTED, glibc="glibc 2.31"), "C library is glibc 2.31; allowed: glibc 2.35"),
+        (replace(SUPPORTED, glibc="unknown"), "C library is unknown; allowed: glibc 2.35"),
+        (replace(SUPPORTED, python=(3, 13)), "Python is 3.13; allowed: 3.11 or 3.12"),
+        (replace(SUPPORTED, numpy="2.1.0"), "numpy is 2.1.0; allowed: below 2"),
     ],
 )
-def test_unsupported_host_is_named(changed: dict[str, object], message: str) -> None:
+def test_unsupported_host_is_named(host: Host, message: str) -> None:
     with pytest.raises(ServerError, match=message):
-        Host(**{**SUPPORTED, **changed}).check()
+        host.check()
 
 
 def test_missing_wheel_names_the_command_that_installs_it() -> None:
@@ -94,13 +92,21 @@ def test_libpython_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> N
     assert find_libpython((3, 12), [tmp_path / "none", tmp_path]).parent == tmp_path
 
 
+def test_free_endpoints_can_all_be_opened_at_once() -> None:
+    endpoints = Endpoints.free()
+    assert len({*endpoints.ports.values()}) == 3
+    with ExitStack() as held:
+        for port in endpoints.ports.values():
+            held.enter_context(socket.create_server((endpoints.address, port)))
+
+
 def test_taken_port_is_named_with_its_option(taken_port: int) -> None:
     with pytest.raises(ServerError, match=f"--grpc-port is {taken_port}, which another process listens on"):
-        check_endpoints(Endpoints(http_port=_free_port(), grpc_port=taken_port, metrics_port=_free_port()))
+        check_endpoints(replace(Endpoints.free(), grpc_port=taken_port))
 
 
 def test_one_port_for_two_endpoints_is_refused() -> None:
-    port = _free_port()
+    port = Endpoints.free().http_port
     with pytest.raises(
         ServerError, match=f"--grpc-port is {port}; allowed: a port other than that of --http-port"
     ):
@@ -184,9 +190,3 @@ def test_runtime_folder_is_private_and_kept_while_held(tmp_path: Path) -> None:
     os.close(lock)
     remove_abandoned(base)
     assert list(tmp_path.iterdir()) == []
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

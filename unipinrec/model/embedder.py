@@ -21,6 +21,8 @@ class ItemEmbedder(nn.Module):
         self.id_table = nn.Embedding(config.num_items, config.id_dim)
         # Small enough that a few hundred optimiser steps move an item across the space.
         nn.init.normal_(self.id_table.weight, std=0.05)
+        # A straight path beside the MLP lets each item's own row learn from the first step on.
+        self.straight = nn.Linear(config.id_dim, config.item_dim, bias=False)
         self.mlp = nn.Sequential(
             nn.Linear(config.id_dim, 2 * config.id_dim),
             nn.GELU(),
@@ -29,7 +31,8 @@ class ItemEmbedder(nn.Module):
 
     def forward(self, item_row: Tensor) -> Tensor:
         """Item rows [...] (padding may be -1, its vector is meaningless) to unit vectors [..., E]."""
-        return F.normalize(self.mlp(self.id_table(item_row.clamp(min=0))), dim=-1)
+        row = self.id_table(item_row.clamp(min=0))
+        return F.normalize(self.straight(row) + self.mlp(row), dim=-1)
 
     @torch.no_grad()
     def all_vectors(self) -> Tensor:

@@ -1,0 +1,273 @@
+"""What bad input gets: an answer where one can be given, else an error that names tensor, value and range."""
+
+import re
+import urllib.request
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.http as triton_http
+from numpy.typing import NDArray
+from unipinrec_client import (
+    GrpcClient,
+    HttpClient,
+    InvalidRequestError,
+    RecommendRequest,
+)
+
+from ensemble.embedded_server import EmbeddedServer
+from tests.conftest import ITEMS, USERS, Exported
+from tests.served.nodes import DATATYPES, call
+from tests.served.requests import NOW, events_of, stored
+from unipinrec.data.window import window_start
+
+COLD = RecommendRequest(user_id="nobody", request_time=NOW)
+
+
+def int64(*values: int) -> NDArray[np.int64]:
+    return np.array([values], np.int64)
+
+
+def int32(*values: int) -> NDArray[np.int32]:
+    return np.array([values], np.int32)
+
+
+def floats(*values: float) -> NDArray[np.float32]:
+    return np.array([values], np.float32)
+
+
+def history(
+    items: tuple[int, ...] = (1000, 1003),
+    actions: tuple[int, ...] = (1, 2),
+    times: tuple[int, ...] = (100, 200),
+) -> dict[str, NDArray[np.int64]]:
+    return {
+        "HISTORY_ITEM_IDS": int64(*items),
+        "HISTORY_ACTIONS": int64(*actions),
+        "HISTORY_TIMESTAMPS": int64(*times),
+    }
+
+
+REFUSED: dict[str, tuple[Mapping[str, NDArray[Any]], str]] = {
+    "arrays of different lengths": (
+        history(actions=(1, 2, 3)),
+        "HISTORY_ACTIONS has 3 values; allowed: 2, as many as HISTORY_ITEM_IDS",
+    ),
+    "surfaces of another length": (
+        history() | {"HISTORY_SURFACES": int32(0)},
+        "HISTORY_SURFACES has 1 values; allowed: 2, as many as HISTORY_ITEM_IDS",
+    ),
+    "two of three": (
+        {"HISTORY_ITEM_IDS": int64(1000), "HISTORY_ACTIONS": int64(1)},
+        "HISTORY_TIMESTAMPS is missing; allowed: HISTORY_ITEM_IDS, HISTORY_ACTIONS, HISTORY_TIMESTAMPS "
+        "all three or none",
+    ),
+    "surfaces alone": (
+        {"HISTORY_SURFACES": int32(0)},
+        "HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only",
+    ),
+    "timestamps not ascending": (
+        history(times=(200, 100)),
+        "HISTORY_TIMESTAMPS is 100 at user 0, event 1; allowed: ascending, at least 200",
+    ),
+    "negative timestamp": (
+        history(times=(-5, 100)),
+        "HISTORY_TIMESTAMPS is -5 at user 0, event 0; allowed: 0 to 253402300799",
+    ),
+    "action bits that do not exist": (
+        history(actions=(1, 8)),
+        "HISTORY_ACTIONS is 8 at user 0, event 1; allowed: 0 to 7",
+    ),
+    "padding in the middle": (
+        history(items=(-1, 1000)),
+        "HISTORY_ITEM_IDS is -1 before another item; allowed: padding at the end only",
+    ),
+    "negative weight": (
+        {"UTILITY_WEIGHTS": floats(1, -0.5, 0)},
+        "UTILITY_WEIGHTS is -0.5 at user 0, action 1; allowed: 0 or more, finite",
+    ),
+    "NaN weight": (
+        {"OUTCOME_WEIGHTS": floats(1, 0, float("nan"))},
+        "OUTCOME_WEIGHTS is nan at user 0, action 2; allowed: 0 or more, finite",
+    ),
+    "too few weights": (
+        {"UTILITY_WEIGHTS": floats(1)},
+        "UTILITY_WEIGHTS has 1 values; allowed: 3, one for each action",
+    ),
+    "no retrieval budget": (
+        {"OUTCOME_WEIGHTS": floats(0, 0, 0)},
+        "OUTCOME_WEIGHTS are all 0; allowed: at least one above 0",
+    ),
+    "no results wanted": ({"NUM_RESULTS": int32(0)}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
+    "too many results wanted": (
+        {"NUM_RESULTS": int32(5000)},
+        "NUM_RESULTS is 5000 at user 0; allowed: 1 to 128",
+    ),
+    "unknown surface": ({"SURFACE": int32(2)}, "SURFACE is 2 at user 0; allowed: 0 to 1"),
+    "request before 1970": (
+        {"REQUEST_TIME": int64(-1)},
+        "REQUEST_TIME is -1 at user 0; allowed: 0 to 253402300799",
+    ),
+    "too long a history": (
+        {name: np.ones((1, 8193), np.int64) for name in history()},
+        "HISTORY_ITEM_IDS has 8193 values; allowed: 0 to 8192",
+    ),
+    "too many exclusions": (
+        {"EXCLUDE_ITEM_IDS": np.ones((1, 1025), np.int64)},
+        "EXCLUDE_ITEM_IDS has 1025 values; allowed: 0 to 1024",
+    ),
+    "too long a user id": (
+        {"USER_ID": np.array([[b"x" * 257]], np.object_)},
+        "USER_ID has 257 bytes; allowed: 0 to 256",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_grpc_refuses_with_invalid_argument(server: EmbeddedServer, case: str) -> None:
+    tensors, message = REFUSED[case]
+    with pytest.raises(triton.InferenceServerException) as error:
+        call(server, "recommend", {"USER_ID": np.array([[b"user-1"]], np.object_)} | dict(tensors))
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert message in error.value.message()
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_http_refuses_with_400(server: EmbeddedServer, case: str) -> None:
+    tensors, message = REFUSED[case]
+    inputs = []
+    for name, array in ({"USER_ID": np.array([[b"user-1"]], np.object_)} | dict(tensors)).items():
+        inputs.append(triton_http.InferInput(name, list(array.shape), DATATYPES.get(array.dtype, "BYTES")))
+        inputs[-1].set_data_from_numpy(array)
+    client = triton_http.InferenceServerClient(server.http_url.removeprefix("http://"))
+    with pytest.raises(triton.InferenceServerException) as error:
+        client.infer("recommend", inputs)
+    client.close()
+    assert error.value.status() == "400"
+    assert message in error.value.message()
+
+
+def test_more_than_16_users_are_refused(server: EmbeddedServer) -> None:
+    with GrpcClient(server.grpc_url) as client, pytest.raises(InvalidRequestError, match=r"<= 16"):
+        client.recommend_many([COLD] * 17)
+
+
+@pytest.mark.parametrize("make", [GrpcClient, HttpClient])
+def test_the_typed_client_raises_its_own_error(server: EmbeddedServer, make: type) -> None:
+    address = server.grpc_url if make is GrpcClient else server.http_url
+    with make(address) as client, pytest.raises(InvalidRequestError, match=r"NUM_RESULTS is 5000 at user 0"):
+        client.recommend(RecommendRequest(user_id="42", num_results=5000))
+
+
+def test_an_unknown_user_without_history_gets_cold_start_results(server: EmbeddedServer) -> None:
+    with GrpcClient(server.grpc_url) as client:
+        cold = client.recommend(COLD)
+        empty = client.recommend(RecommendRequest(user_id="user-1", history=(), request_time=NOW))
+    assert len(cold.recommendations) == 50
+    assert cold.recommendations == empty.recommendations
+
+
+def unknown_items_counted(server: EmbeddedServer) -> float:
+    with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:  # noqa: S310
+        text = answer.read().decode()
+    found = re.search(r"^unipinrec_unknown_items_total\{[^}]*\} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_unknown_items_are_ignored_and_counted(server: EmbeddedServer, exported: Exported) -> None:
+    known = events_of(exported, 9)
+    strange = [replace(event, item_id=77_000_000 + event.item_id) for event in known]
+    mixed = [event for pair in zip(known, strange, strict=True) for event in pair]
+    before = unknown_items_counted(server)
+    with GrpcClient(server.grpc_url) as client:
+        ignored = client.recommend(RecommendRequest(user_id="a", history=mixed, request_time=NOW))
+        assert unknown_items_counted(server) == before + len(strange)
+        without = client.recommend(RecommendRequest(user_id="a", history=known, request_time=NOW))
+        nothing_known = client.recommend(RecommendRequest(user_id="a", history=strange, request_time=NOW))
+        cold = client.recommend(COLD)
+    assert ignored.recommendations == without.recommendations
+    assert nothing_known.recommendations == cold.recommendations
+
+
+def test_of_a_long_history_the_most_recent_events_are_used(
+    server: EmbeddedServer, exported: Exported
+) -> None:
+    config = exported.model.config
+    longest = max(range(USERS), key=lambda user: len(events_of(exported, user)))
+    events = events_of(exported, longest)
+    start = window_start(len(events), config.max_history, config.window_block)
+    assert start > 0
+    others = list({event.item_id for event in events[:start]})
+    with GrpcClient(server.grpc_url) as client:
+        whole = client.recommend(RecommendRequest(user_id="a", history=events, request_time=NOW))
+        recent = client.recommend(
+            RecommendRequest(user_id="a", history=events[start:], request_time=NOW, exclude_item_ids=others)
+        )
+    assert whole.recommendations == recent.recommendations
+
+
+def test_excluded_and_seen_items_never_come_back(server: EmbeddedServer, exported: Exported) -> None:
+    seen = {event.item_id for event in events_of(exported, 4)}
+    with GrpcClient(server.grpc_url) as client:
+        first = client.recommend(stored(exported, 4))
+        excluded = [item.item_id for item in first.recommendations[:5]]
+        request = RecommendRequest(
+            user_id=stored(exported, 4).user_id, request_time=NOW, num_results=128, exclude_item_ids=excluded
+        )
+        rest = {item.item_id for item in client.recommend(request).recommendations}
+    assert len(rest) == 128
+    assert rest.isdisjoint(excluded)
+    assert rest.isdisjoint(seen)
+
+
+def test_fewer_candidates_than_asked_give_fewer_results(server: EmbeddedServer) -> None:
+    catalogue = [1000 + 3 * row for row in range(ITEMS)]
+    with GrpcClient(server.grpc_url) as client:
+        few = client.recommend(
+            RecommendRequest(user_id="nobody", exclude_item_ids=catalogue[3:], num_results=50)
+        )
+        none = client.recommend(RecommendRequest(user_id="nobody", exclude_item_ids=catalogue))
+    assert {item.item_id for item in few.recommendations} == set(catalogue[:3])
+    assert none.recommendations == ()
+
+
+def test_in_a_batch_only_the_bad_request_fails(server: EmbeddedServer, exported: Exported) -> None:
+    bad = RecommendRequest(user_id="user-3", num_results=5000)
+    with GrpcClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:
+        expected = {user: client.recommend(stored(exported, user)) for user in range(16)}
+
+        def ask(index: int) -> bool:
+            if index % 16 == 7:
+                with pytest.raises(InvalidRequestError):
+                    client.recommend(bad)
+                return True
+            return client.recommend(stored(exported, index % 16)) == expected[index % 16]
+
+        assert all(pool.map(ask, range(320)))
+
+
+def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> None:
+    """Three thousand requests at once overflow the bounded queues: each is answered or UNAVAILABLE."""
+    flood = 3_000
+    outcomes: Queue[Exception | None] = Queue()
+
+    def note(**outcome: Exception | None) -> None:
+        outcomes.put(outcome["error"])
+
+    user = triton.InferInput("USER_ID", [1, 1], "BYTES")
+    user.set_data_from_numpy(np.array([[b"user-5"]], np.object_))
+    with triton.InferenceServerClient(server.grpc_url) as client:
+        for _ in range(flood):
+            client.async_infer("recommend", [user], callback=note)
+        errors = [outcomes.get(timeout=120) for _ in range(flood)]
+    refused = [error for error in errors if error is not None]
+    assert {error.status() for error in refused} == {"StatusCode.UNAVAILABLE"}
+    assert all("Exceeds maximum queue size" in str(error) for error in refused)
+    assert len(refused) < flood
+    with GrpcClient(server.grpc_url) as client:
+        assert client.recommend(COLD).kv_source == "prefill"

@@ -1,0 +1,107 @@
+"""Served answers equal offline PyTorch, whatever protocol, client or batch carries them."""
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import pytest
+from unipinrec_client import (
+    AsyncGrpcClient,
+    AsyncHttpClient,
+    GrpcClient,
+    HttpClient,
+    RecommendRequest,
+    RecommendResponse,
+)
+
+from ensemble.embedded_server import EmbeddedServer
+from tests.conftest import Exported
+from tests.served.requests import events_of, inline, offline, stored
+from unipinrec.bundle import read_manifest
+from unipinrec.offline import OfflineRecommender
+
+PARITY_USERS = 200
+NUM_RESULTS = 20
+
+
+def mixed_requests(exported: Exported, count: int) -> list[RecommendRequest]:
+    """Stored and inline histories of 0 to 200 events."""
+    return [
+        stored(exported, seed) if seed % 2 else inline(seed, length=(37 * seed) % 201)
+        for seed in range(count)
+    ]
+
+
+def test_200_users_are_served_what_offline_pytorch_recommends(
+    server: EmbeddedServer, exported: Exported
+) -> None:
+    defaults = read_manifest(exported.bundle).defaults
+    expected = OfflineRecommender(exported.model).recommend(
+        [offline(exported, user) for user in range(PARITY_USERS)],
+        NUM_RESULTS,
+        defaults.over_fetch,
+        defaults.utility_weights,
+    )
+    sources: Counter[str] = Counter()
+    largest = 0.0
+    with GrpcClient(server.grpc_url) as client:
+        for user, answer in enumerate(expected):
+            response = client.recommend(stored(exported, user, NUM_RESULTS))
+            found = [item.item_id for item in response.recommendations]
+            assert found == exported.dataset.item_ids_V[answer.item_row_K].tolist(), f"user {user}"
+            served_KA = np.array([item.action_probabilities for item in response.recommendations])
+            largest = max(largest, float(np.abs(served_KA - answer.probability_KA).max()))
+            sources[response.kv_source] += 1
+    assert largest < 1e-4
+    assert sources == {"prefill": PARITY_USERS}
+
+
+def test_grpc_and_http_answer_identically(server: EmbeddedServer, exported: Exported) -> None:
+    with GrpcClient(server.grpc_url) as grpc, HttpClient(server.http_url) as http:
+        for request in mixed_requests(exported, 60):
+            assert grpc.recommend(request) == http.recommend(request)
+
+
+def test_a_batch_of_16_equals_16_single_requests(server: EmbeddedServer, exported: Exported) -> None:
+    with GrpcClient(server.grpc_url) as client:
+        for first in range(0, 160, 16):
+            users = [stored(exported, user, num_results=1 + user % 60) for user in range(first, first + 16)]
+            together = client.recommend_many(users)
+            assert together == tuple(client.recommend(request) for request in users)
+        histories = [inline(seed, length=(53 * seed) % 201) for seed in range(16)]
+        assert client.recommend_many(histories) == tuple(client.recommend(request) for request in histories)
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_asyncio_clients_answer_as_the_blocking_one(
+    server: EmbeddedServer, exported: Exported, kind: str
+) -> None:
+    requests = mixed_requests(exported, 32)
+
+    async def ask() -> list[RecommendResponse]:
+        client = AsyncGrpcClient(server.grpc_url) if kind == "grpc" else AsyncHttpClient(server.http_url)
+        async with client:
+            return await asyncio.gather(*(client.recommend(request) for request in requests))
+
+    with GrpcClient(server.grpc_url) as client:
+        assert asyncio.run(ask()) == [client.recommend(request) for request in requests]
+
+
+def test_a_sent_history_counts_as_the_stored_one_does(server: EmbeddedServer, exported: Exported) -> None:
+    with GrpcClient(server.grpc_url) as client:
+        for user in range(0, 60, 5):
+            request = stored(exported, user)
+            sent = RecommendRequest(
+                user_id="somebody else",
+                history=events_of(exported, user),
+                request_time=request.request_time,
+                surface=request.surface,
+                num_results=request.num_results,
+            )
+            assert client.recommend(sent).recommendations == client.recommend(request).recommendations
+
+
+def test_every_answer_names_the_bundle(server: EmbeddedServer, exported: Exported) -> None:
+    with GrpcClient(server.grpc_url) as client:
+        response = client.recommend(stored(exported, 1))
+    assert response.bundle_id == exported.bundle.name

@@ -1,0 +1,235 @@
+"""The `ann` node against brute force in NumPy, on an exported bundle."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from ensemble.ann import AnnNode, Candidates
+from ensemble.contract import BundleMismatchError, stack
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.settings import ServingSettings
+from tests.conftest import ITEMS, Exported
+from unipinrec.bundle import INDEX
+from unipinrec.bundle import ITEMS as ITEMS_FILE
+
+OVER_FETCH, MAX_CANDIDATES = 2, 128
+
+Queries = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: Exported) -> LoadedBundle:
+    return LoadedBundle.open(exported.bundle)
+
+
+@pytest.fixture(scope="module")
+def item_vectors(exported: Exported) -> Queries:
+    return load_file(exported.bundle / ITEMS_FILE)["vector_VE"]
+
+
+@pytest.fixture(scope="module")
+def node(loaded: LoadedBundle) -> AnnNode:
+    return AnnNode(loaded, ServingSettings())
+
+
+def queries(seed: int, count: int, dim: int) -> Queries:
+    drawn = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def request(
+    loaded: LoadedBundle,
+    query_BQE: Sequence[Queries],
+    num_results: Sequence[int],
+    seen: Sequence[Sequence[int]] | None = None,
+    excluded: Sequence[Sequence[int]] | None = None,
+) -> dict[str, NDArray[Any]]:
+    users = len(query_BQE)
+
+    def rows(lists: Sequence[Sequence[int]] | None) -> NDArray[Any]:
+        return stack([np.array(row, np.int64) for row in lists or [[]] * users], -1)
+
+    return {
+        "QUERY_EMBEDDINGS": np.stack(query_BQE),
+        "SEEN_ITEMS": rows(seen),
+        "EXCLUDED_ITEMS": rows(excluded),
+        "NUM_RESULTS": np.array([[count] for count in num_results], np.int32),
+        "BUNDLE_ID": np.full((users, 1), loaded.id.encode(), np.object_),
+    }
+
+
+def search(node: AnnNode, arrays: dict[str, NDArray[Any]]) -> list[Candidates]:
+    return node.run(node.parse(arrays))
+
+
+def best_rows(query_E: Queries, vector_VE: Queries, count: int, left_out: Sequence[int] = ()) -> list[int]:
+    """The `count` rows of largest inner product that are not left out."""
+    score_V = vector_VE.astype(np.float64) @ query_E.astype(np.float64)
+    score_V[list(left_out)] = -np.inf
+    order = np.argsort(-score_V, kind="stable")
+    return [int(row) for row in order[:count] if np.isfinite(score_V[row])]
+
+
+@pytest.mark.parametrize("num_results", [1, 7, 50])
+def test_candidates_are_the_items_of_largest_inner_product(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, num_results: int
+) -> None:
+    query_UE = queries(num_results, 5, item_vectors.shape[1])
+    found = search(node, request(loaded, query_UE[:, None], [num_results] * 5))
+    for query_E, candidates in zip(query_UE, found, strict=True):
+        expected = best_rows(query_E, item_vectors, OVER_FETCH * num_results)
+        assert candidates.item_row_K.tolist() == expected
+        assert np.array_equal(candidates.vector_KE, item_vectors[expected])
+        assert candidates.query_K.tolist() == [0] * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("num_results", "fetched"), [(1, 2), (63, 126), (64, 128), (65, 128), (MAX_CANDIDATES, 128)]
+)
+def test_twice_the_results_are_fetched_up_to_the_most_candidates(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, num_results: int, fetched: int
+) -> None:
+    (found,) = search(node, request(loaded, [queries(1, 1, item_vectors.shape[1])], [num_results]))
+    assert len(found.item_row_K) == fetched
+
+
+def test_excluded_and_seen_items_are_skipped_and_the_next_best_take_their_places(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_1E = queries(3, 1, item_vectors.shape[1])
+    best = best_rows(query_1E[0], item_vectors, 30)
+    seen, excluded = best[0:20:2], best[1:9:2]
+    (found,) = search(node, request(loaded, [query_1E], [10], [seen], [excluded]))
+    assert not set(found.item_row_K.tolist()) & {*seen, *excluded}
+    assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 20, [*seen, *excluded])
+
+
+def test_an_item_both_seen_and_excluded_is_skipped_once(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_1E = queries(4, 1, item_vectors.shape[1])
+    both = best_rows(query_1E[0], item_vectors, 5)
+    (found,) = search(node, request(loaded, [query_1E], [3], [both], [both]))
+    assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 6, both)
+
+
+def test_seen_items_return_where_repeats_are_welcome(loaded: LoadedBundle, item_vectors: Queries) -> None:
+    repeating = AnnNode(loaded, ServingSettings(exclude_seen=False))
+    query_1E = queries(5, 1, item_vectors.shape[1])
+    best = best_rows(query_1E[0], item_vectors, 8)
+    seen, excluded = best[:4], best[4:6]
+    (found,) = search(repeating, request(loaded, [query_1E], [3], [seen], [excluded]))
+    assert found.item_row_K.tolist() == [*seen, *best[6:8]]
+
+
+def test_users_of_one_request_are_answered_each_by_their_own_limits(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_UE = queries(6, 3, item_vectors.shape[1])
+    excluded: list[list[int]] = [[], best_rows(query_UE[1], item_vectors, 9), [0, 1]]
+    arrays = request(loaded, query_UE[:, None], [1, 4, 20], excluded=excluded)
+    for row, (found, num_results) in enumerate(zip(search(node, arrays), [1, 4, 20], strict=True)):
+        expected = best_rows(query_UE[row], item_vectors, 2 * num_results, excluded[row])
+        assert found.item_row_K.tolist() == expected
+
+
+def test_several_queries_find_no_item_twice_and_name_the_first_that_found_it(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    base = queries(7, 3, item_vectors.shape[1])
+    near = base[0] + 0.3 * base
+    query_QE = near / np.linalg.norm(near, axis=1, keepdims=True)
+    best = [best_rows(query_E, item_vectors, 40) for query_E in query_QE]
+    assert set(best[0]) & set(best[1]) & set(best[2])
+    (found,) = search(node, request(loaded, [query_QE], [20]))
+    items = found.item_row_K.tolist()
+    assert len(items) == len(set(items)) == 40
+    for item, query in zip(items, found.query_K.tolist(), strict=True):
+        assert query == next(q for q in range(3) if item in best[q])
+    assert np.array_equal(found.vector_KE, item_vectors[items])
+
+
+def test_three_equal_queries_answer_as_one(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_1E = queries(8, 1, item_vectors.shape[1])
+    excluded = [best_rows(query_1E[0], item_vectors, 3)]
+    (once,) = search(node, request(loaded, [query_1E], [10], excluded=excluded))
+    thrice = request(loaded, [np.repeat(query_1E, 3, axis=0)], [10], excluded=excluded)
+    (found,) = search(node, thrice)
+    assert found.item_row_K.tolist() == once.item_row_K.tolist()
+    assert found.query_K.tolist() == [0] * 20
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_everything_excluded_finds_nothing(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, count: int
+) -> None:
+    query_QE = queries(9, count, item_vectors.shape[1])
+    (found,) = search(node, request(loaded, [query_QE], [10], excluded=[list(range(ITEMS))]))
+    assert found.item_row_K.shape == (0,)
+    assert found.vector_KE.shape == (0, item_vectors.shape[1])
+    assert found.query_K.shape == (0,)
+
+
+def test_fewer_candidates_than_asked_for_are_all_that_is_left(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_1E = queries(10, 1, item_vectors.shape[1])
+    left = [5, 17, 230, 399]
+    seen = [row for row in range(ITEMS) if row not in left]
+    (found,) = search(node, request(loaded, [query_1E], [10], [seen]))
+    assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 20, seen)
+    assert set(found.item_row_K.tolist()) == set(left)
+
+
+def test_answers_of_different_lengths_are_padded_at_the_end(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_UE = queries(11, 2, item_vectors.shape[1])
+    arrays = request(loaded, query_UE[:, None], [3, 1], excluded=[[], list(range(1, ITEMS))])
+    packed = node.pack(search(node, arrays))
+    assert packed["CANDIDATE_ITEMS"].tolist() == [best_rows(query_UE[0], item_vectors, 6), [0] + [-1] * 5]
+    assert np.array_equal(packed["CANDIDATE_VECTORS"][1, 0], item_vectors[0])
+    assert not packed["CANDIDATE_VECTORS"][1, 1:].any()
+    assert packed["CANDIDATE_QUERIES"].tolist() == [[0] * 6, [0] * 6]
+    assert packed["BUNDLE_ID"].tolist() == [[loaded.id.encode()]] * 2
+
+
+def test_rows_that_an_approximate_index_does_not_find_are_dropped(
+    loaded: LoadedBundle, item_vectors: Queries, tmp_path: Path
+) -> None:
+    dim = item_vectors.shape[1]
+    quantizer = faiss.IndexFlatIP(dim)
+    quantizer.add(np.eye(2, dim, dtype=np.float32))
+    index = faiss.IndexIVFFlat(quantizer, dim, 2, faiss.METRIC_INNER_PRODUCT)
+    index.is_trained = True
+    index.add(item_vectors)
+    index.nprobe = 1
+    faiss.write_index(index, str(tmp_path / INDEX))
+    query_1E = np.eye(2, dim, dtype=np.float32)[1:]
+    probed = np.flatnonzero(item_vectors[:, 1] > item_vectors[:, 0]).tolist()
+    excluded = probed[40:]
+    left_out = sorted({*excluded, *(set(range(ITEMS)) - set(probed))})
+    expected = best_rows(query_1E[0], item_vectors, MAX_CANDIDATES, left_out)
+    assert len(expected) == 40
+    approximate = AnnNode(LoadedBundle(tmp_path, loaded.manifest), ServingSettings())
+    (found,) = search(approximate, request(loaded, [query_1E], [MAX_CANDIDATES], excluded=[excluded]))
+    assert found.item_row_K.tolist() == expected
+    assert np.array_equal(found.vector_KE, item_vectors[expected])
+
+
+def test_a_request_of_another_bundle_is_refused(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    arrays = request(loaded, queries(12, 2, item_vectors.shape[1])[:, None], [1, 1])
+    arrays["BUNDLE_ID"][1] = b"other-0123456789ab"
+    message = f"^BUNDLE_ID is other-0123456789ab; this node serves {loaded.id}"
+    with pytest.raises(BundleMismatchError, match=message):
+        node.parse(arrays)

@@ -1,0 +1,456 @@
+"""The KV pool: a handle that holds shows what was written for it, whatever happened to the slots since."""
+
+import json
+import multiprocessing
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from torch import Tensor
+
+from ensemble.kv_pool import (
+    DEADLINE_NS,
+    GENERATION,
+    LENGTH,
+    RELEASED,
+    STATE,
+    WRITING,
+    Handle,
+    KVPool,
+    MappedPool,
+    PoolDirectory,
+    slot_shape,
+)
+from unipinrec.config import preset
+
+SHAPE = (2, 2, 1, 5, 3)
+POSITIONS = SHAPE[3]
+MINUTE_MS = 60_000
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[Callable[..., KVPool]]:
+    made: list[KVPool] = []
+
+    def make(slots: int = 2, lease_ms: int = MINUTE_MS, instance: str = "retrieval_0") -> KVPool:
+        made.append(KVPool(tmp_path, instance, SHAPE, slots, lease_ms))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+def content(value: float, length: int) -> Tensor:
+    """A slot's filled positions, each number different and all told apart by `value`."""
+    shape = (*SHAPE[:3], length, SHAPE[4])
+    return 1000 * value + torch.arange(float(np.prod(shape))).view(shape)
+
+
+def put(pool: KVPool, value: float, length: int = POSITIONS) -> Handle:
+    slot = pool.acquire()
+    assert slot is not None
+    pool.slot(slot)[:, :, :, :length] = content(value, length)
+    return pool.publish(slot, length)
+
+
+def mapped(folder: Path, handle: Handle) -> MappedPool:
+    pool = PoolDirectory(folder).find(handle)
+    assert pool is not None
+    return pool
+
+
+@dataclass
+class Issued:
+    """One handle that was given out, and what the slot showed then."""
+
+    handle: Handle
+    content: Tensor
+
+
+class Slot:
+    """What the protocol says of one slot: written, published, released and expired since it was acquired."""
+
+    acquired = False
+    published: Issued | None = None
+    released = False
+    expired = False
+
+    @property
+    def reusable(self) -> bool:
+        return not self.acquired or self.released or self.expired
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Owner and reader in any order; the model beside them knows the protocol and none of the header."""
+
+    @initialize(slots=st.integers(1, 3))
+    def start(self, slots: int) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.slots = slots
+        self.reader = PoolDirectory(self.folder)
+        self.issued: list[Issued] = []
+        self.writes = 0
+        self.pools: list[KVPool] = []
+        self.open_pool()
+
+    def open_pool(self) -> None:
+        self.pool = KVPool(self.folder, "retrieval_0", SHAPE, self.slots, MINUTE_MS)
+        self.pools.append(self.pool)
+        self.model = [Slot() for _ in range(self.slots)]
+        self.by_age = list(range(self.slots))
+
+    def reusable_slot(self) -> int | None:
+        return next((slot for slot in self.by_age if self.model[slot].reusable), None)
+
+    @rule()
+    def acquire(self) -> None:
+        expected = self.reusable_slot()
+        assert self.pool.acquire() == expected
+        if expected is None:
+            return
+        self.by_age.remove(expected)
+        self.by_age.append(expected)
+        self.model[expected] = Slot()
+        self.model[expected].acquired = True
+        self.writes += 1
+        self.pool.slot(expected)[:] = -self.writes
+
+    @rule(length=st.integers(1, POSITIONS), data=st.data())
+    def write_and_publish(self, length: int, data: st.DataObject) -> None:
+        writing = [slot for slot, state in enumerate(self.model) if state.acquired and not state.published]
+        if not writing:
+            return
+        slot = data.draw(st.sampled_from(writing))
+        written = content(len(self.issued) + 1, length)
+        self.pool.slot(slot)[:, :, :, :length] = written
+        self.model[slot].published = Issued(self.pool.publish(slot, length), written)
+        self.model[slot].expired = False
+        self.issued.append(self.model[slot].published)
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        held = [state for state in self.model if state.published and not state.expired]
+        if not held:
+            return
+        state = data.draw(st.sampled_from(held))
+        mapped(self.folder, state.published.handle).release(state.published.handle)
+        state.released = True
+
+    @rule(data=st.data())
+    def let_the_lease_run_out(self, data: st.DataObject) -> None:
+        acquired = [slot for slot, state in enumerate(self.model) if state.acquired]
+        if not acquired:
+            return
+        slot = data.draw(st.sampled_from(acquired))
+        self.pool.header_SX[slot, DEADLINE_NS] = time.monotonic_ns() - 1
+        self.model[slot].expired = True
+
+    @rule()
+    def restart(self) -> None:
+        older = {issued.handle for issued in self.issued}
+        self.open_pool()
+        fresh = PoolDirectory(self.folder)
+        assert all(fresh.find(handle) is None for handle in older)
+        files = {path.name for path in self.folder.iterdir()}
+        base = f"kv-retrieval_0-{self.pool.epoch}"
+        assert files == {f"{base}.json", f"{base}.header", f"{base}.slots"}
+
+    @invariant()
+    def a_handle_that_holds_shows_what_was_written_for_it(self) -> None:
+        for issued in self.issued:
+            pool = self.reader.find(issued.handle)
+            if pool is not None and pool.holds(issued.handle):
+                assert torch.equal(pool.view(issued.handle), issued.content)
+
+    @invariant()
+    def the_running_pool_holds_each_slots_latest_handle_until_it_expires(self) -> None:
+        expected = [
+            state.published.handle
+            for state in self.model
+            if state.published is not None and not state.expired
+        ]
+        found = [
+            issued.handle
+            for issued in self.issued
+            if issued.handle.epoch == self.pool.epoch
+            and mapped(self.folder, issued.handle).holds(issued.handle)
+        ]
+        assert sorted(found, key=lambda handle: handle.slot) == sorted(
+            expected, key=lambda handle: handle.slot
+        )
+
+    def teardown(self) -> None:
+        for pool in self.pools:
+            pool.close()
+        shutil.rmtree(self.folder)
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_a_lease_ends_by_itself(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    pool = make_pool(slots=1, lease_ms=200)
+    handle = put(pool, 1)
+    assert mapped(tmp_path, handle).holds(handle)
+    assert pool.acquire() is None
+    time.sleep(0.25)
+    assert not mapped(tmp_path, handle).holds(handle)
+    assert pool.acquire() == handle.slot
+
+
+def test_an_unpublished_slot_is_leased_too(make_pool: Callable[..., KVPool]) -> None:
+    pool = make_pool(slots=1, lease_ms=100)
+    assert pool.acquire() == 0
+    assert pool.acquire() is None
+    time.sleep(0.15)
+    assert pool.acquire() == 0
+
+
+def test_the_least_recently_used_released_slot_is_reused_first(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=3)
+    first, second, third = (put(pool, value) for value in range(3))
+    reader = mapped(tmp_path, first)
+    for handle in (third, first):
+        reader.release(handle)
+    assert pool.acquire() == first.slot
+    assert pool.acquire() == third.slot
+    assert pool.acquire() is None
+    reader.release(second)
+    assert pool.acquire() == second.slot
+
+
+def test_a_free_slot_goes_before_a_released_one(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    pool = make_pool(slots=3)
+    handle = put(pool, 1)
+    mapped(tmp_path, handle).release(handle)
+    assert [pool.acquire(), pool.acquire(), pool.acquire()] == [1, 2, 0]
+
+
+def test_a_released_slot_stays_readable_until_it_is_reused(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=1)
+    handle = put(pool, 4, length=2)
+    reader = mapped(tmp_path, handle)
+    reader.release(handle)
+    assert reader.holds(handle)
+    assert torch.equal(reader.view(handle), content(4, 2))
+    pool.acquire()
+    assert not reader.holds(handle)
+
+
+def test_releasing_a_stale_handle_does_not_end_the_newer_lease(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=1)
+    old = put(pool, 1)
+    reader = mapped(tmp_path, old)
+    reader.release(old)
+    new = put(pool, 2)
+    reader.release(old)
+    assert pool.acquire() is None
+    assert reader.holds(new)
+
+
+def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    pool = make_pool(slots=1)
+    old = put(pool, 1)
+    reader = mapped(tmp_path, old)
+    reader.release(old)
+    slot = pool.acquire()
+    assert slot == old.slot
+    next_generation = replace(old, generation=old.generation + 1)
+    assert not reader.holds(next_generation)
+    assert pool.publish(slot, POSITIONS) == next_generation
+    assert reader.holds(next_generation)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"epoch": 0},
+        {"epoch": -1},
+        {"epoch": 1},
+        {"slot": 0},
+        {"slot": -1},
+        {"slot": 2},
+        {"slot": 2**62},
+        {"generation": 0},
+        {"generation": 1},
+        {"generation": 3},
+        {"length": 2},
+        {"length": 4},
+        {"length": 0},
+        {"length": -1},
+    ],
+)
+def test_a_tampered_handle_is_refused(
+    make_pool: Callable[..., KVPool], tmp_path: Path, changed: dict[str, int]
+) -> None:
+    pool = make_pool(slots=2)
+    first, _ = put(pool, 1), put(pool, 2)
+    reader = mapped(tmp_path, first)
+    reader.release(_)
+    reader.release(first)
+    put(pool, 3)
+    handle = put(pool, 4, length=3)
+    assert (handle.slot, handle.generation) == (1, 2)
+    assert reader.holds(handle)
+    assert not reader.holds(replace(handle, **changed))
+
+
+@pytest.mark.parametrize("epoch", [0, -1, 7])
+def test_no_pool_is_found_for_a_foreign_epoch(
+    make_pool: Callable[..., KVPool], tmp_path: Path, epoch: int
+) -> None:
+    handle = put(make_pool(), 1)
+    assert PoolDirectory(tmp_path).find(replace(handle, epoch=epoch)) is None
+
+
+def test_the_handle_of_a_full_pool_is_found_nowhere(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    handle = make_pool().no_slot(3)
+    assert handle == Handle(epoch=0, slot=-1, generation=0, length=3)
+    assert PoolDirectory(tmp_path).find(handle) is None
+
+
+def test_a_handle_travels_as_four_integers() -> None:
+    handle = Handle(epoch=2**62, slot=3, generation=2**40, length=129)
+    array = handle.to_array()
+    assert array.tolist() == [2**62, 3, 2**40, 129]
+    assert array.dtype == np.int64
+    assert Handle.from_array(array) == handle
+
+
+def test_meeting_a_new_epoch_ends_the_mapping_of_the_old_one(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    directory = PoolDirectory(tmp_path)
+    old = put(make_pool(), 1)
+    reader = directory.find(old)
+    assert reader is not None
+    new = put(make_pool(), 2)
+    assert new.epoch != old.epoch
+    found = directory.find(new)
+    assert found is not None
+    assert torch.equal(found.view(new), content(2, POSITIONS))
+    assert directory.find(old) is None
+    assert reader.holds(old)
+    assert torch.equal(reader.view(old), content(1, POSITIONS))
+    assert not found.holds(old)
+
+
+def test_a_restart_leaves_other_instances_alone(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    directory = PoolDirectory(tmp_path)
+    other = put(make_pool(instance="retrieval_1"), 1)
+    make_pool(instance="retrieval_0")
+    own = put(make_pool(instance="retrieval_0"), 2)
+    for handle, value in ((own, 2), (other, 1)):
+        found = directory.find(handle)
+        assert found is not None
+        assert torch.equal(found.view(handle), content(value, POSITIONS))
+
+
+def test_closing_removes_the_files_and_leaves_mappings_valid(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool()
+    handle = put(pool, 1)
+    reader = mapped(tmp_path, handle)
+    pool.close()
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(reader.view(handle), content(1, POSITIONS))
+    assert PoolDirectory(tmp_path).find(handle) is None
+    pool.close()
+
+
+def test_a_pool_that_lost_its_header_is_gone(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    handle = put(make_pool(), 1)
+    next(tmp_path.glob("*.header")).unlink()
+    assert PoolDirectory(tmp_path).find(handle) is None
+
+
+def test_memory_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: Path) -> None:
+    shape = (2, 2, 1, 2**40, 3)
+    needed_mib = 4 * 12 * 2**40 * 4 // 2**20
+    message = rf"^the KV pool needs {needed_mib} MiB in {tmp_path}; \d+ MiB are free\. Use fewer pool slots, "
+    with pytest.raises(MemoryError, match=message):
+        KVPool(tmp_path, "retrieval_0", shape, 4, MINUTE_MS)
+    assert not list(tmp_path.glob("*.slots"))
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_pool_on_another_device_is_refused(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    handle = put(make_pool(), 1)
+    descriptor = next(tmp_path.glob("*.json"))
+    descriptor.write_text(json.dumps({**json.loads(descriptor.read_text()), "device": "tpu"}))
+    with pytest.raises(ValueError, match=r"^the KV pool's device is 'tpu'; allowed: 'cpu'$"):
+        PoolDirectory(tmp_path).find(handle)
+
+
+def test_a_slot_has_room_for_bos_and_the_longest_history() -> None:
+    config = preset("demo", num_items=10, num_actions=2)
+    assert slot_shape(config) == (4, 2, 4, 1 + 128, 128 // 4)
+
+
+def test_the_generation_changes_before_the_slot_may_be_written(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=1)
+    handle = put(pool, 1, length=3)
+    mapped(tmp_path, handle).release(handle)
+    pool.acquire()
+    header = pool.header_SX[0]
+    assert header[[GENERATION, STATE, LENGTH, RELEASED]].tolist() == [2, WRITING, 3, 1]
+    assert header[DEADLINE_NS] > time.monotonic_ns()
+
+
+def read_and_release(folder: Path, handles: list[Handle]) -> list[tuple[bool, list[float]]]:
+    """What another process sees, and its release of every handle that holds."""
+    directory = PoolDirectory(folder)
+    seen = []
+    for handle in handles:
+        pool = directory.find(handle)
+        holds = pool is not None and pool.holds(handle)
+        seen.append((holds, pool.view(handle).flatten().tolist() if pool is not None and holds else []))
+        if pool is not None and holds:
+            pool.release(handle)
+    return seen
+
+
+def test_another_process_reads_in_place_and_its_release_frees_the_slots(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=2)
+    stale = put(pool, 1)
+    mapped(tmp_path, stale).release(stale)
+    handles = [put(pool, 2, length=1), put(pool, 3, length=4)]
+    assert pool.acquire() is None
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
+        first = child.submit(read_and_release, tmp_path, [stale, *handles]).result()
+        later = put(pool, 4, length=2)
+        second = child.submit(read_and_release, tmp_path, [*handles, later]).result()
+    assert first == [
+        (False, []),
+        (True, content(2, 1).flatten().tolist()),
+        (True, content(3, 4).flatten().tolist()),
+    ]
+    assert later.slot == handles[0].slot
+    assert second == [
+        (False, []),
+        (True, content(3, 4).flatten().tolist()),
+        (True, content(4, 2).flatten().tolist()),
+    ]
