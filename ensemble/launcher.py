@@ -23,7 +23,7 @@ from ensemble.settings import ROOT, ServingSettings
 from ensemble.watchdog import Watchdog
 
 MODEL_REPOSITORY = ROOT / "model_repository"
-ENSEMBLES = ("recommend", "recommend_separate")
+ENSEMBLES = ("recommend",)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 

@@ -85,9 +85,9 @@ class TrainingConfig(Config):
     """AdamW's decoupled weight decay."""
     action_mask_probability: Probability = 0.2
     """p_mask: chance that a history position's action is replaced by MASK (UniPinRec Table 4)."""
-    in_batch_negatives: Count = 1024
+    in_batch_negatives: Count = 512
     """Most targets of the batch that every position is contrasted with; drawn anew each step."""
-    random_negatives: Count = 1024
+    random_negatives: Count = 512
     """Uniformly drawn items that join the in-batch negatives of every position."""
     ranking_loss_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the ranking loss beside the retrieval loss."""
@@ -99,7 +99,7 @@ class TrainingConfig(Config):
     """Epochs between checkpoints; a run that stops is resumed from the last one."""
 
 
-DEMO_TRAINING = TrainingConfig(epochs=18, batch_size=32, learning_rate=3e-3)
+DEMO_TRAINING = TrainingConfig(epochs=18, batch_size=32, learning_rate=2e-3)
 """About three minutes on two cores for MovieLens 100K."""
 
 _PRESETS: dict[str, dict[str, int | float]] = {

@@ -1,7 +1,7 @@
 """The golden rules of the model, in float64 to 1e-9.
 
 The reference is a dense forward written here: plain loops over layers, one explicit (n + k) x (n + k) mask
-and softmax by hand. It shares the weights and the token inputs with the model, and none of its attention code.
+and softmax by hand. It shares weights and token inputs with the model, and none of its attention code.
 """
 
 import pytest

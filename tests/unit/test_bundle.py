@@ -1,0 +1,301 @@
+"""A bundle is served whole and unaltered, or refused with what is wrong with it."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from ensemble.loaded_bundle import LoadedBundle
+from export.bundle_writer import write_bundle
+from export.check import ExportMismatchError
+from tests.conftest import ITEMS, USERS, Exported, random_checkpoint
+from unipinrec.bundle import BundleError, read_manifest, verify_bundle
+from unipinrec.config import preset
+from unipinrec.data.events import DatasetInfo
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.prepared import write_prepared
+from unipinrec.history_store import HistoryStore
+
+FILES = (
+    "catalogue.json",
+    "decoder.pt",
+    "encoder.pt",
+    "histories.mdb",
+    "items.faiss",
+    "items.safetensors",
+    "ranking_head.pt",
+    "retrieval_head.pt",
+)
+
+
+@pytest.fixture
+def copy(exported: Exported, tmp_path: Path) -> Path:
+    return shutil.copytree(exported.bundle, tmp_path / exported.bundle.name)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> InteractionDataset:
+    """Two users, four items."""
+    folder = tmp_path_factory.mktemp("shop") / "data"
+    info = DatasetInfo(
+        name="shop", actions=("click", "save"), sampled_impressions=True, utility_weights=(1.0, 2.0)
+    )
+    rows = [("a", 30, 1, 5), ("a", 10, 3, 6), ("a", 20, 2, 9), ("b", 40, 1, 7)]
+    columns = ["user_id", "item_id", "actions", "timestamp"]
+    items = pl.DataFrame({"item_id": [10, 20, 30, 40], "title": ["ten", "zwänzig", "thirty", None]})
+    write_prepared(folder, pl.DataFrame(rows, columns, orient="row"), items, info)
+    return InteractionDataset.load(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two models of different sizes for the shop."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    config = preset("tiny", num_items=4, num_actions=2)
+    wider = config.model_copy(update={"head_hidden": 12})
+    return random_checkpoint(config, folder / "one"), random_checkpoint(wider, folder / "other")
+
+
+@pytest.fixture(scope="module")
+def shop_bundles(
+    shop: InteractionDataset, checkpoints: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with one bundle, to be read or copied."""
+    folder = tmp_path_factory.mktemp("shop-bundles")
+    write_bundle(checkpoints[0], shop, folder, report=silent)
+    return folder
+
+
+@pytest.fixture
+def bundles(shop_bundles: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(shop_bundles, tmp_path / "bundles", symlinks=True)
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    path = bundle / "manifest.json"
+    fields = json.loads(path.read_text())
+    edit(fields)
+    path.write_text(json.dumps(fields))
+
+
+def test_a_bundle_holds_exactly_the_files_that_its_manifest_describes(exported: Exported) -> None:
+    manifest = json.loads((exported.bundle / "manifest.json").read_text())
+    assert sorted(path.name for path in exported.bundle.iterdir()) == sorted([*FILES, "manifest.json"])
+    assert sorted(manifest["files"]) == list(FILES)
+    for name, described in manifest["files"].items():
+        content = (exported.bundle / name).read_bytes()
+        assert described == {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def test_the_manifest_says_what_was_exported(exported: Exported) -> None:
+    manifest = verify_bundle(exported.bundle)
+    assert manifest.format_version == 1
+    assert manifest.bundle_id == exported.bundle.name
+    assert manifest.bundle_id.startswith("synthetic-")
+    assert (manifest.dataset, manifest.actions) == ("synthetic", ("click", "save", "hide"))
+    assert manifest.surfaces == ("home", "search")
+    assert manifest.model == exported.model.config
+    assert manifest.torch_version == torch.__version__
+    defaults = manifest.defaults
+    assert (defaults.num_results, defaults.over_fetch) == (50, 2)
+    assert defaults.utility_weights == (1.0, 0.5, 0.0)
+    assert defaults.outcome_weights == (1.0, 1.0, 1.0)
+
+
+def test_a_bundle_stores_every_users_history_with_external_ids(exported: Exported) -> None:
+    dataset = exported.dataset
+    with HistoryStore(exported.bundle / "histories.mdb") as store:
+        for user in range(USERS):
+            history = dataset.history(user)
+            stored = store.read(str(dataset.user_ids_U[user]).encode())
+            assert stored["item_id"].tolist() == (1000 + 3 * history.item_row_N).tolist()
+            assert stored["actions"].tolist() == history.actions_N.tolist()
+            assert stored["timestamp"].tolist() == history.timestamp_N.tolist()
+            assert stored["surface"].tolist() == history.surface_N.tolist()
+
+
+def test_index_and_vocabulary_hold_the_same_unit_vectors_as_the_embedder(exported: Exported) -> None:
+    items = load_file(exported.bundle / "items.safetensors")
+    assert items["item_id_V"].tolist() == [1000 + 3 * row for row in range(ITEMS)]
+    index = faiss.read_index(str(exported.bundle / "items.faiss"))
+    assert index.metric_type == faiss.METRIC_INNER_PRODUCT
+    assert np.array_equal(index.reconstruct_n(0, index.ntotal), items["vector_VE"])
+    with torch.no_grad():
+        backwards = exported.model.embedder(torch.arange(ITEMS - 1, -1, -1)).numpy()
+    assert np.abs(items["vector_VE"] - backwards[::-1]).max() < 1e-6
+    assert np.abs(np.linalg.norm(items["vector_VE"], axis=1) - 1).max() < 1e-6
+
+
+def test_external_ids_and_rows_are_translated_both_ways(exported: Exported) -> None:
+    vocabulary = LoadedBundle.open(exported.bundle).vocabulary()
+    ids = np.array([1000, 1003, 1000 + 3 * 399, 999, 1001, 1201, 5000, -1, 1003])
+    assert vocabulary.rows_of(ids).tolist() == [0, 1, 399, -1, -1, 67, -1, -1, 1]
+    assert vocabulary.ids_of(np.array([399, 0, 67])).tolist() == [2197, 1000, 1201]
+    assert vocabulary.rows_of(np.empty(0, np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_one_bit_changed_is_refused(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    old = hashlib.sha256(content).hexdigest()[:12]
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    new = hashlib.sha256(content).hexdigest()[:12]
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(copy)
+    assert str(refused.value) == (
+        f"bundle {copy}: {name} has sha256 {new} and {len(content)} bytes; "
+        f"the manifest says {old} and {len(content)}"
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_refused(copy: Path, name: str) -> None:
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-1])
+    old, new = (hashlib.sha256(some).hexdigest()[:12] for some in (content, content[:-1]))
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(copy)
+    assert str(refused.value) == (
+        f"bundle {copy}: {name} has sha256 {new} and {len(content) - 1} bytes; "
+        f"the manifest says {old} and {len(content)}"
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(copy)
+    assert str(refused.value) == f"bundle {copy}: {name} is missing"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_the_manifest_does_not_describe_is_refused(copy: Path, name: str) -> None:
+    edit_manifest(copy, lambda fields: fields["files"].pop(name))
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(copy)
+    assert str(refused.value) == f"bundle {copy}: {name} is missing"
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "one"])
+def test_another_format_version_is_refused(copy: Path, version: object) -> None:
+    edit_manifest(copy, lambda fields: fields.update(format_version=version))
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(copy)
+    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 1"
+
+
+def test_a_manifest_of_another_version_need_not_be_understood_to_be_refused(copy: Path) -> None:
+    (copy / "manifest.json").write_text('{"format_version": 2, "unheard_of": []}')
+    with pytest.raises(BundleError, match=r"format_version is 2; allowed: 1$"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 1}', b'{"format_version": 1, "files": "none"}'],
+)
+def test_an_unreadable_manifest_is_refused(copy: Path, content: bytes) -> None:
+    (copy / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(copy)
+    assert str(refused.value).startswith(f"bundle {copy}: manifest.json is unreadable: ")
+
+
+def test_an_unknown_field_of_the_manifest_is_refused_by_name(copy: Path) -> None:
+    edit_manifest(copy, lambda fields: fields["model"].update(width_of_nothing=1))
+    with pytest.raises(BundleError, match="width_of_nothing"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize("make", [Path.exists, Path.mkdir, Path.touch])
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    folder = tmp_path / "bundle"
+    make(folder)
+    with pytest.raises(BundleError) as refused:
+        LoadedBundle.open(folder)
+    assert str(refused.value) == f"bundle {folder} has no manifest.json"
+
+
+def test_a_small_dataset_is_exported_as_it_is(bundles: Path) -> None:
+    bundle = bundles / "current"
+    assert json.loads((bundle / "catalogue.json").read_text()) == {
+        "actions": ["click", "save"],
+        "example_user": "a",
+        "titles": {"10": "ten", "20": "zwänzig", "30": "thirty", "40": "40"},
+    }
+    assert read_manifest(bundle).defaults.num_results == 16
+    with HistoryStore(bundle / "histories.mdb") as store:
+        assert store.read(b"a").tolist() == [(30, 1, 5, 0), (10, 3, 6, 0), (20, 2, 9, 0)]
+        assert store.read(b"b").tolist() == [(40, 1, 7, 0)]
+
+
+def test_the_latest_events_are_left_out_of_stored_histories_on_request(
+    shop: InteractionDataset, checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle = write_bundle(checkpoints[0], shop, tmp_path, skip_last=2, report=silent)
+    with HistoryStore(bundle / "histories.mdb") as store:
+        assert store.read(b"a").tolist() == [(30, 1, 5, 0)]
+        assert store.read(b"b").tolist() == []
+
+
+def test_current_leads_to_the_bundle_exported_last_and_older_ones_stay(
+    shop: InteractionDataset, checkpoints: tuple[Path, Path], bundles: Path
+) -> None:
+    current = bundles / "current"
+    assert current.is_symlink()
+    opened = LoadedBundle.open(current)
+    first = opened.folder
+    assert first == bundles / opened.id
+    second = write_bundle(checkpoints[1], shop, bundles, report=silent)
+    assert second != first
+    assert LoadedBundle.open(current).folder == second
+    assert opened.folder == first
+    assert {path.name for path in bundles.iterdir()} == {first.name, second.name, "current"}
+    assert verify_bundle(first).model.head_hidden == 8
+    assert verify_bundle(second).model.head_hidden == 12
+
+
+def test_a_failed_graph_check_leaves_the_old_bundle_alone(
+    shop: InteractionDataset,
+    checkpoints: tuple[Path, Path],
+    bundles: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = LoadedBundle.open(bundles / "current").folder
+    monkeypatch.setattr("export.check.TOLERANCE", -1.0)
+    with pytest.raises(ExportMismatchError, match=r"^encoder\.pt differs from eager by "):
+        write_bundle(checkpoints[1], shop, bundles, report=silent)
+    assert {path.name for path in bundles.iterdir()} == {old.name, "current"}
+    assert LoadedBundle.open(bundles / "current").folder == old
+
+
+@pytest.mark.parametrize("line", [0, 5])
+def test_an_interrupted_export_leaves_nothing(
+    shop: InteractionDataset, checkpoints: tuple[Path, Path], tmp_path: Path, line: int
+) -> None:
+    lines: list[str] = []
+
+    def interrupt(text: str) -> None:
+        lines.append(text)
+        if len(lines) > line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(checkpoints[0], shop, tmp_path / "bundles", report=interrupt)
+    assert len(lines) == line + 1
+    assert list((tmp_path / "bundles").iterdir()) == []

@@ -1,0 +1,177 @@
+"""Exported graphs answer as the model does, and one that does not is refused."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ensemble.loaded_bundle import LoadedBundle
+from export.check import ExportMismatchError, Probe, probe, refuse_if_different
+from export.graphs import DecoderGraph, EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
+from tests.conftest import Exported
+from unipinrec.model import UnifiedRecommender
+
+GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], str]] = {
+    "encoder.pt": (EncoderGraph, lambda one: one.encoder, "tokenizer.project.weight"),
+    "decoder.pt": (DecoderGraph, lambda one: one.decoder, "trunk.blocks.0.qkv.weight"),
+    "retrieval_head.pt": (RetrievalHeadGraph, lambda one: one.retrieval_head, "retrieval_head.mlp.2.weight"),
+    "ranking_head.pt": (RankingHeadGraph, lambda one: one.ranking_head, "ranking_head.outer"),
+}
+"""File to wrapper, inputs of a probe, and a weight that the graph reads."""
+
+LENGTHS = [(0,), (0, 5), (1, 2, 3, 0, 77, 128, 64, 9)]
+CANDIDATES = [2, 33]
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: Exported) -> LoadedBundle:
+    return LoadedBundle.open(exported.bundle)
+
+
+def changed(model: UnifiedRecommender, name: str, value: float) -> UnifiedRecommender:
+    """A copy of the model with the first number of one weight changed."""
+    other = deepcopy(model)
+    with torch.no_grad():
+        other.get_parameter(name).view(-1)[0] = value
+    return other
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_the_encoder_answers_as_the_model_does(
+    loaded: LoadedBundle, exported: Exported, lengths: Sequence[int]
+) -> None:
+    one = probe(exported.model.config, lengths=tuple(lengths), candidates=1, seed=30)
+    with torch.inference_mode():
+        hidden_BC, cache_BL2HTD = loaded.graph("encoder.pt")(*one.encoder)
+        for row, length in enumerate(lengths):
+            alone = [tensor[row : row + 1, :length] for tensor in one.encoder[:4]]
+            expected_1TC, expected_L21HTD = exported.model.encode(*alone)
+            assert (hidden_BC[row] - expected_1TC[0, -1]).abs().max() < TOLERANCE
+            difference = cache_BL2HTD[row, :, :, :, : length + 1] - expected_L21HTD[:, :, 0]
+            assert difference.abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_decoder_continues_a_history_as_encoding_it_whole(
+    loaded: LoadedBundle, exported: Exported, batch: int
+) -> None:
+    lengths = (40, 1, 128, 77, 2, 9, 64)[:batch]
+    one = probe(exported.model.config, lengths=lengths, candidates=1, seed=31)
+    vector, actions, timestamp, surface, _ = one.encoder
+    with torch.inference_mode():
+        whole_BTC, whole_L2BHTD = exported.model.encode(vector, actions, timestamp, surface)
+        rows, last = torch.arange(batch), torch.tensor(lengths) - 1
+        previous = torch.where(last > 0, timestamp[rows, (last - 1).clamp(min=0)], 0)
+        past = whole_L2BHTD.permute(2, 0, 1, 3, 4, 5).clone()
+        for row, length in enumerate(lengths):
+            past[row, :, :, :, length:] = 1e3
+        hidden_BC, new_BL2H1D = loaded.graph("decoder.pt")(
+            vector[rows, last].unsqueeze(1),
+            actions[rows, last].unsqueeze(1),
+            timestamp[rows, last].unsqueeze(1),
+            surface[rows, last].unsqueeze(1),
+            previous,
+            past,
+            last + 1,
+        )
+    for row, length in enumerate(lengths):
+        assert (hidden_BC[row] - whole_BTC[row, length]).abs().max() < TOLERANCE
+        assert (new_BL2H1D[row, :, :, :, 0] - whole_L2BHTD[:, :, row, :, length]).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("batch", [1, 5, 16])
+def test_the_retrieval_head_gives_the_models_unit_vectors(
+    loaded: LoadedBundle, exported: Exported, batch: int
+) -> None:
+    one = probe(exported.model.config, lengths=(3,) * batch, candidates=1, seed=32)
+    with torch.inference_mode():
+        found_BE = loaded.graph("retrieval_head.pt")(*one.retrieval_head)
+        expected_BE = exported.model.retrieval_head(*one.retrieval_head)
+    assert (found_BE - expected_BE).abs().max() < TOLERANCE
+    assert (found_BE.norm(dim=1) - 1).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("candidates", CANDIDATES)
+def test_the_ranking_head_gives_the_models_probabilities(
+    loaded: LoadedBundle, exported: Exported, lengths: Sequence[int], candidates: int
+) -> None:
+    one = probe(exported.model.config, lengths=tuple(lengths), candidates=candidates, seed=33)
+    vector_BKE, time_B, surface_B, caches = one.ranking_head
+    with torch.inference_mode():
+        found_BKA = loaded.graph("ranking_head.pt")(vector_BKE, time_B, surface_B, caches)
+        for row, cache in enumerate(caches):
+            this = slice(row, row + 1)
+            logit_1KA = exported.model.score_padded(
+                vector_BKE[this],
+                time_B[this],
+                surface_B[this],
+                cache.unsqueeze(2),
+                torch.tensor([lengths[row]]),
+            )
+            assert (found_BKA[row] - 1 / (1 + (-logit_1KA[0]).exp())).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_an_exported_graph_passes_the_check(loaded: LoadedBundle, exported: Exported, name: str) -> None:
+    wrapper, inputs_of, _ = GRAPHS[name]
+    inputs = inputs_of(probe(exported.model.config, lengths=(4, 90), candidates=7, seed=34))
+    difference = refuse_if_different(name, loaded.graph(name), wrapper(exported.model).eval(), inputs)
+    assert 0 <= difference <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_with_one_weight_altered_is_refused(
+    loaded: LoadedBundle, exported: Exported, name: str
+) -> None:
+    wrapper, inputs_of, weight = GRAPHS[name]
+    inputs = inputs_of(probe(exported.model.config, lengths=(4, 90), candidates=7, seed=35))
+    altered = wrapper(changed(exported.model, weight, 3.0)).eval()
+    message = rf"^{name} differs from eager by \d\.\d\de[+-]\d\d; allowed: 0 to 1e-05$"
+    with pytest.raises(ExportMismatchError, match=message):
+        refuse_if_different(name, loaded.graph(name), altered, inputs)
+    with pytest.raises(ExportMismatchError, match=message):
+        refuse_if_different(name, altered, wrapper(exported.model).eval(), inputs)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_that_answers_nan_is_refused(exported: Exported, name: str) -> None:
+    wrapper, inputs_of, weight = GRAPHS[name]
+    inputs = inputs_of(probe(exported.model.config, lengths=(4, 90), candidates=7, seed=36))
+    broken = wrapper(changed(exported.model, weight, float("nan"))).eval()
+    with pytest.raises(
+        ExportMismatchError, match=rf"^{name} differs from eager by nan; allowed: 0 to 1e-05$"
+    ):
+        refuse_if_different(name, broken, wrapper(exported.model).eval(), inputs)
+    with pytest.raises(ExportMismatchError, match="by nan"):
+        refuse_if_different(name, broken, broken, inputs)
+
+
+class Constant(nn.Module):
+    """A graph that answers what it was made with."""
+
+    def __init__(self, *outputs: Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self) -> tuple[Tensor, ...]:
+        return self.outputs
+
+
+def test_the_largest_difference_of_all_outputs_counts() -> None:
+    eager = Constant(torch.zeros(2, 3), torch.ones(4))
+    near = Constant(torch.full((2, 3), 2.0**-20), torch.ones(4) - 2.0**-18)
+    assert refuse_if_different("graph", near, eager, ()) == 2.0**-18
+    far = Constant(torch.zeros(2, 3), torch.tensor([1.0, 1.0, 1.0, 1.5]))
+    with pytest.raises(
+        ExportMismatchError, match=r"^graph differs from eager by 5\.00e-01; allowed: 0 to 1e-05$"
+    ):
+        refuse_if_different("graph", far, eager, ())
+
+
+def test_a_graph_with_an_output_too_few_is_refused() -> None:
+    with pytest.raises(ValueError, match="longer than"):
+        refuse_if_different("graph", Constant(torch.ones(1)), Constant(torch.ones(1), torch.ones(1)), ())
