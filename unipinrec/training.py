@@ -49,6 +49,13 @@ class Losses:
     history_actions: Tensor
     candidate_actions: Tensor
 
+    def values(self) -> Tensor:
+        """All of them, in the order of `LOSS_NAMES`, without gradients."""
+        return torch.stack([getattr(self, name) for name in LOSS_NAMES]).detach()
+
+
+LOSS_NAMES = ("total", "retrieval", "history_actions", "candidate_actions")
+
 
 class Objective(nn.Module):
     """The model with its losses: a batch of blended examples to `Losses`, in one forward pass."""
@@ -179,21 +186,14 @@ def _run(
     with SummaryWriter(str(folder / "tensorboard")) as writer, _progress() as bar:
         task = bar.add_task("training", total=steps, completed=state.step, losses="")
         for epoch in range(state.epoch, config.epochs):
-            sums = torch.zeros(4)
+            sums = torch.zeros(len(LOSS_NAMES))
             for step, losses in enumerate(_epoch(objective, optimizer, dataset, epoch, steps, config)):
-                parts = torch.stack(
-                    [losses.total, losses.retrieval, losses.history_actions, losses.candidate_actions]
-                )
-                sums += parts.detach()
-                mean = dict(
-                    zip(
-                        ("total", "retrieval", "history", "candidates"),
-                        (sums / (step + 1)).tolist(),
-                        strict=True,
-                    )
-                )
-                text = " ".join(f"{name} {value:.3f}" for name, value in mean.items())
-                bar.update(task, advance=1, losses=f"epoch {epoch + 1} {text}")
+                sums += losses.values()
+                mean = dict(zip(LOSS_NAMES, (sums / (step + 1)).tolist(), strict=True))
+                text = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
+                bar.update(task, advance=1, losses=f"epoch {epoch + 1}: {text}")
+            if not bar.console.is_terminal:
+                bar.console.print(f"{text} ({epoch + 1} of {config.epochs} epochs)", soft_wrap=True)
             for name, value in mean.items():
                 writer.add_scalar(f"loss/{name}", value, epoch + 1)
             if (epoch + 1) % config.checkpoint_every == 0 or epoch + 1 == config.epochs:

@@ -202,25 +202,29 @@ def test_answers_of_different_lengths_are_padded_at_the_end(
     assert packed["BUNDLE_ID"].tolist() == [[loaded.id.encode()]] * 2
 
 
+@pytest.mark.parametrize("excluded_count", [0, 3])
 def test_rows_that_an_approximate_index_does_not_find_are_dropped(
-    loaded: LoadedBundle, item_vectors: Queries, tmp_path: Path
+    loaded: LoadedBundle, item_vectors: Queries, tmp_path: Path, excluded_count: int
 ) -> None:
     dim = item_vectors.shape[1]
+    axes = np.eye(dim, dtype=np.float32)
     quantizer = faiss.IndexFlatIP(dim)
-    quantizer.add(np.eye(2, dim, dtype=np.float32))
-    index = faiss.IndexIVFFlat(quantizer, dim, 2, faiss.METRIC_INNER_PRODUCT)
+    quantizer.add(axes)
+    index = faiss.IndexIVFFlat(quantizer, dim, dim, faiss.METRIC_INNER_PRODUCT)
     index.is_trained = True
     index.add(item_vectors)
     index.nprobe = 1
     faiss.write_index(index, str(tmp_path / INDEX))
-    query_1E = np.eye(2, dim, dtype=np.float32)[1:]
-    probed = np.flatnonzero(item_vectors[:, 1] > item_vectors[:, 0]).tolist()
-    excluded = probed[40:]
-    left_out = sorted({*excluded, *(set(range(ITEMS)) - set(probed))})
-    expected = best_rows(query_1E[0], item_vectors, MAX_CANDIDATES, left_out)
-    assert len(expected) == 40
+    largest_V = item_vectors.argmax(axis=1)
+    axis = next(axis for axis in range(dim) if 5 <= (largest_V == axis).sum() < MAX_CANDIDATES)
+    probed = np.flatnonzero(largest_V == axis).tolist()
+    excluded = probed[:excluded_count]
+    left_out = [*excluded, *set(range(ITEMS)).difference(probed)]
+    expected = best_rows(axes[axis], item_vectors, MAX_CANDIDATES, left_out)
+    assert sorted(expected) == probed[excluded_count:]
     approximate = AnnNode(LoadedBundle(tmp_path, loaded.manifest), ServingSettings())
-    (found,) = search(approximate, request(loaded, [query_1E], [MAX_CANDIDATES], excluded=[excluded]))
+    arrays = request(loaded, [axes[axis : axis + 1]], [MAX_CANDIDATES], excluded=[excluded])
+    (found,) = search(approximate, arrays)
     assert found.item_row_K.tolist() == expected
     assert np.array_equal(found.vector_KE, item_vectors[expected])
 

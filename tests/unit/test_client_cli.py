@@ -7,10 +7,11 @@ import sys
 
 import grpc
 import pytest
-from test_client_grpc import GrpcServer
-from test_client_http import HttpServer, free_port
 from typer.testing import CliRunner
 from unipinrec_client.cli import app
+
+from tests.unit.test_client_grpc import GrpcServer
+from tests.unit.test_client_http import HttpServer, free_port
 
 
 @pytest.fixture

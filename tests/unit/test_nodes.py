@@ -365,6 +365,20 @@ def test_a_handle_that_does_not_hold_is_recomputed_with_equal_scores(
     assert_same_answers(answers, expected)
 
 
+def test_a_valid_handle_of_a_history_of_another_length_is_not_used(
+    make_chain: Callable[..., Chain], exported: Exported
+) -> None:
+    chain = make_chain()
+    users = users_of_many_lengths(exported)[:3]
+    tensors = chain.before_ranking(stored(exported, users))
+    handles = tensors["KV_HANDLE"]
+    assert len(set(handles[:, 3].tolist())) == 3
+    expected = chain.rank(tensors)
+    answers = chain.rank({**tensors, "KV_HANDLE": handles[[1, 0, 2]]})
+    assert sources(answers) == ["recomputed", "recomputed", "prefill"]
+    assert_same_answers(answers, expected)
+
+
 def test_a_slot_reused_before_ranking_is_recomputed(
     make_chain: Callable[..., Chain], exported: Exported
 ) -> None:
