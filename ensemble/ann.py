@@ -93,15 +93,19 @@ class AnnNode:
         """Nothing to release."""
 
     def _search(self, row: Search) -> Candidates:
-        """Over-fetch, drop what is left out or found before, and fill the row's budget query by query."""
+        """Over-fetch, drop what is left out or was found before, and give every query an equal budget."""
         wanted = min(self._over_fetch * row.num_results, self._max_candidates)
+        budget = -(-wanted // len(row.query_QE))
         fetched = min(wanted + len(row.left_out_X), self._index.ntotal)
         _, item_row_QX, vector_QXE = self._index.search_and_reconstruct(row.query_QE, fetched)
-        item_row = item_row_QX.ravel()
-        allowed = (item_row != PADDING) & ~np.isin(item_row, row.left_out_X)
-        query = np.repeat(np.arange(len(row.query_QE), dtype=np.int32), fetched)
-        _, first = np.unique(np.where(allowed, item_row, PADDING), return_index=True)
-        kept = np.sort(first[allowed[first]])[:wanted]
+        taken = row.left_out_X
+        kept = []
+        for item_row_X in item_row_QX:
+            allowed_X = (item_row_X != PADDING) & ~np.isin(item_row_X, taken)
+            kept.append(np.flatnonzero(allowed_X)[:budget])
+            taken = np.concatenate([taken, item_row_X[kept[-1]]])
+        query_K = np.repeat(np.arange(len(kept), dtype=np.int32), [len(place) for place in kept])[:wanted]
+        place_K = np.concatenate(kept)[:wanted]
         return Candidates(
-            item_row[kept].astype(np.int64), vector_QXE.reshape(len(item_row), -1)[kept], query[kept]
+            item_row_QX[query_K, place_K].astype(np.int64), vector_QXE[query_K, place_K], query_K
         )

@@ -7,7 +7,10 @@ Shapes: S slots, L layers, H heads, T positions (BOS first), D head width. A slo
 """
 
 import json
+import math
+import mmap
 import os
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -64,11 +67,11 @@ class SharedMemoryStorage:
     """Slots in a file of a memory-backed file system, mapped by both processes."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Map a file that exists; making it here would show zeros as if they were keys and values."""
         self._path = path
-        size = int(np.prod(shape))
-        self.slots_SL2HTD = torch.from_file(str(path), shared=True, size=size, dtype=torch.float32).view(
-            shape
-        )
+        with path.open("r+b") as file:
+            memory = mmap.mmap(file.fileno(), _bytes(shape))
+        self.slots_SL2HTD = torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
     @classmethod
     def create(cls, path: Path, shape: tuple[int, ...]) -> Self:
@@ -77,7 +80,7 @@ class SharedMemoryStorage:
         Raises:
             MemoryError: the file system has not enough room; writing beyond it would kill the process.
         """
-        needed = int(np.prod(shape)) * torch.float32.itemsize
+        needed = _bytes(shape)
         room = os.statvfs(path.parent)
         available = room.f_bavail * room.f_frsize
         if needed > available:
@@ -111,6 +114,8 @@ class KVPool:
         meet a handle of this epoch.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The dash separates the parts of a file's name.
+        instance = re.sub(r"\W", "_", instance)
         for old in folder.glob(f"kv-{instance}-*"):
             old.unlink()
         self.epoch = secrets.randbelow(2**62) + 1
@@ -118,10 +123,10 @@ class KVPool:
         # One count for all slots, so that no two contents ever share a generation.
         self._generation = 0
         self._base = folder / f"kv-{instance}-{self.epoch}"
-        self.header_SX = _map_header(self._base.with_suffix(".header"), slots, "w+")
         self._storage: SlotStorage = SharedMemoryStorage.create(
             self._base.with_suffix(".slots"), (slots, *shape)
         )
+        self.header_SX = _map_header(self._base.with_suffix(".header"), slots, "w+")
         self._by_age: OrderedDict[int, None] = OrderedDict.fromkeys(range(slots))
         _announce(self._base, {"epoch": self.epoch, "shape": [slots, *shape], **self._storage.describe()})
 
@@ -195,8 +200,10 @@ class MappedPool:
         return self._storage.slots_SL2HTD[handle.slot, :, :, :, : handle.length]
 
     def release(self, handle: Handle) -> None:
-        """End the lease early: the slot may be reused."""
-        self._header_SX[handle.slot, RELEASED] = handle.generation
+        """End the lease early: the slot may be reused. A slot that was reused already is left alone."""
+        header = self._header_SX[handle.slot]
+        if header[GENERATION] == handle.generation:
+            header[RELEASED] = handle.generation
 
 
 class PoolDirectory:
@@ -224,6 +231,10 @@ class PoolDirectory:
     def _forget_vanished(self) -> None:
         alive = {int(path.stem.rpartition("-")[2]) for path in self._folder.glob("kv-*.json")}
         self._mapped = {epoch: pool for epoch, pool in self._mapped.items() if epoch in alive}
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * torch.float32.itemsize
 
 
 def _map_header(path: Path, slots: int, mode: str) -> NDArray[np.int64]:

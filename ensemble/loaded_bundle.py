@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
 from ensemble.contract import PADDING, Floats, Int64s
 from unipinrec import bundle
-from unipinrec.bundle import Manifest, verify_bundle
+from unipinrec.bundle import Manifest, load_graph, verify_bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class LoadedBundle:
 
     def graph(self, name: str) -> Any:
         """An exported graph, ready to call."""
-        return torch.jit.load(str(self.folder / name))
+        return load_graph(self.folder / name)
 
     def vocabulary(self) -> "Vocabulary":
         """Item ids and item vectors."""

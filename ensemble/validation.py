@@ -45,8 +45,7 @@ def check_request(arrays: Arrays, limits: Limits) -> None:
     _check_range(arrays, "NUM_RESULTS", 1, limits.max_candidates)
     for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS"):
         _check_weights(arrays, name, limits.num_actions)
-    if "OUTCOME_WEIGHTS" in arrays and not arrays["OUTCOME_WEIGHTS"].any(axis=1).all():
-        raise InvalidInputError("OUTCOME_WEIGHTS are all 0; allowed: at least one above 0")
+    _check_budget(arrays)
     _check_width(arrays, "EXCLUDE_ITEM_IDS", limits.max_exclude)
 
 
@@ -128,6 +127,15 @@ def _check_weights(arrays: Arrays, name: str, num_actions: int) -> None:
         raise InvalidInputError(
             f"{name} is {values[user, action]} at user {user}, action {action}; allowed: 0 or more, finite"
         )
+
+
+def _check_budget(arrays: Arrays) -> None:
+    if "OUTCOME_WEIGHTS" in arrays:
+        empty_B = ~arrays["OUTCOME_WEIGHTS"].any(axis=1)
+        if empty_B.any():
+            raise InvalidInputError(
+                f"OUTCOME_WEIGHTS is all 0 at user {int(empty_B.argmax())}; allowed: at least one above 0"
+            )
 
 
 def _check_width(arrays: Arrays, name: str, most: int) -> None:

@@ -21,7 +21,17 @@ from torch import nn
 from export.check import Probe, probe, refuse_if_different
 from export.graphs import DecoderGraph, EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
 from unipinrec import bundle
-from unipinrec.bundle import FILES, FORMAT_VERSION, MANIFEST, Manifest, ServingDefaults, describe_file
+from unipinrec.bundle import (
+    FILES,
+    FORMAT_VERSION,
+    MANIFEST,
+    BundleError,
+    Manifest,
+    ServingDefaults,
+    describe_file,
+    load_graph,
+    verify_bundle,
+)
 from unipinrec.checkpoint import load_model, load_state
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.history_store import EVENT, write_histories
@@ -83,7 +93,7 @@ def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> No
             warnings.simplefilter("ignore", DeprecationWarning)
             scripted = torch.jit.freeze(torch.jit.script(eager))
             torch.jit.save(scripted, str(folder / name))
-            loaded = torch.jit.load(str(folder / name))
+        loaded = load_graph(folder / name)
         difference = max(refuse_if_different(name, loaded, eager, inputs_of(one)) for one in probes)
         report(f"{name}: differs from eager by at most {difference:.1e}")
 
@@ -101,8 +111,12 @@ def _write_items(
 
 
 def _write_histories(dataset: InteractionDataset, folder: Path, skip_last: int, report: Report) -> None:
-    size = len(dataset.item_row_E) * EVENT.itemsize
-    count = write_histories(folder / bundle.HISTORIES, _histories(dataset, skip_last), size)
+    count = write_histories(
+        folder / bundle.HISTORIES,
+        _histories(dataset, skip_last),
+        users=len(dataset.user_ids_U),
+        events=len(dataset.item_row_E),
+    )
     report(f"{bundle.HISTORIES}: {count} users")
 
 
@@ -166,7 +180,8 @@ def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
         _sync(path)
     _sync(folder)
     final = bundles / bundle_id
-    if not final.exists():
+    if not _is_whole(final):
+        shutil.rmtree(final, ignore_errors=True)
         folder.chmod(0o755)
         folder.rename(final)
         folder.mkdir()  # the temporary folder's owner removes it
@@ -176,6 +191,14 @@ def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
     pointer.rename(bundles / "current")
     _sync(bundles)
     return final
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify_bundle(folder)
+    except BundleError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -79,16 +79,23 @@ def refuse_if_different(
     """The largest absolute difference of all outputs.
 
     Raises:
-        ExportMismatchError: it is above `TOLERANCE`, or not a number.
+        ExportMismatchError: shapes differ, or a difference is above `TOLERANCE` or not a number.
     """
     with torch.inference_mode():
-        found, expected = _tensors(exported(*inputs)), _tensors(eager(*inputs))
-    difference = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-    if not difference <= TOLERANCE:
-        raise ExportMismatchError(
-            f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}"
-        )
-    return difference
+        pairs = list(zip(_tensors(exported(*inputs)), _tensors(eager(*inputs)), strict=True))
+    largest = 0.0
+    for found, expected in pairs:
+        if found.shape != expected.shape:
+            raise ExportMismatchError(
+                f"{name} has shape {tuple(found.shape)}; allowed: {tuple(expected.shape)}, as eager has"
+            )
+        difference = float((found - expected).abs().max())
+        if not difference <= TOLERANCE:
+            raise ExportMismatchError(
+                f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}"
+            )
+        largest = max(largest, difference)
+    return largest
 
 
 def _tensors(output: object) -> tuple[Tensor, ...]:

@@ -30,7 +30,7 @@ class CheckpointState(Config):
 def save_checkpoint(
     folder: Path, state: CheckpointState, model: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write `folder/epoch-<n>` and drop the older checkpoints beside it. Returns the new one's path."""
+    """Write `folder/epoch-<n>` and drop the checkpoints beside it. Returns the new one's path."""
     final = folder / f"epoch-{state.epoch:04d}"
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -40,15 +40,15 @@ def save_checkpoint(
     (partial / "state.json").write_text(state.model_dump_json(indent=2))
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    for older in folder.glob("epoch-????"):
-        if older.name < final.name:
-            shutil.rmtree(older)
+    for other in _checkpoints(folder):
+        if other != final:
+            shutil.rmtree(other)
     return final
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a training folder, or None."""
-    return max(folder.glob("epoch-????"), default=None)
+    return max(_checkpoints(folder), key=lambda path: int(path.name.removeprefix("epoch-")), default=None)
 
 
 def load_state(checkpoint: Path) -> CheckpointState:
@@ -79,6 +79,10 @@ def load_model(checkpoint: Path) -> UnifiedRecommender:
     weights = load_weights(checkpoint)
     model.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})
     return model.eval()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("epoch-*") if path.suffix != ".partial"]
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

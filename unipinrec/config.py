@@ -93,7 +93,7 @@ class TrainingConfig(Config):
     """Weight of the ranking loss beside the retrieval loss."""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a step's gradient."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Seeds initialisation, example order, masking and negatives."""
     checkpoint_every: Count = 5
     """Epochs between checkpoints; a run that stops is resumed from the last one."""

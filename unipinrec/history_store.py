@@ -15,23 +15,31 @@ EVENT = np.dtype([("item_id", "<i8"), ("actions", "<i8"), ("timestamp", "<i8"), 
 LONGEST_USER_ID = 256
 """Bytes of the longest user id."""
 
+PAGE = 4096
+FIXED_ROOM = 64 << 20
+"""Bytes for a store of any size: LMDB's own tables."""
 
-def write_histories(path: Path, histories: Iterable[tuple[str, NDArray[np.void]]], bytes_needed: int) -> int:
+
+def write_histories(
+    path: Path, histories: Iterable[tuple[str, NDArray[np.void]]], *, users: int, events: int
+) -> int:
     """Write `(user id, events of dtype EVENT)` pairs into a new file, and return how many.
 
-    `bytes_needed` is the size of all events; the map is made large enough for them and their keys.
+    `users` and `events` are the most there can be; the map is made large enough for them.
 
     Raises:
         ValueError: a user id is empty or too long.
     """
     count = 0
-    environment = lmdb.open(str(path), subdir=False, map_size=4 * bytes_needed + (64 << 20), lock=False)
+    # A long value fills whole pages, and a page splits when its keys outgrow it. Unused room costs nothing.
+    most = 2 * (events * EVENT.itemsize + users * (PAGE + LONGEST_USER_ID)) + FIXED_ROOM
+    environment = lmdb.open(str(path), subdir=False, map_size=most, lock=False)
     with environment, environment.begin(write=True) as transaction:
-        for user_id, events in histories:
+        for user_id, history in histories:
             key = user_id.encode()
             if not 0 < len(key) <= LONGEST_USER_ID:
                 raise ValueError(f"user_id {user_id!r} has {len(key)} bytes; allowed: 1 to {LONGEST_USER_ID}")
-            transaction.put(key, events.astype(EVENT).tobytes())
+            transaction.put(key, history.astype(EVENT).tobytes())
             count += 1
     return count
 

@@ -99,6 +99,8 @@ class Objective(nn.Module):
 
     def _retrieval(self, hidden_BTC: Tensor, batch: BlendedBatch) -> Tensor:
         has_target_BT = batch.target_item_BT >= 0
+        if not bool(has_target_BT.any()):
+            return hidden_BTC.sum() * 0.0
         target_P = batch.target_item_BT[has_target_BT]
         user_P = batch.user_B.unsqueeze(1).expand_as(has_target_BT)[has_target_BT]
         query_PE = self.model.retrieval_head(
@@ -148,8 +150,11 @@ def train(
     same as without the interruption, since every epoch is seeded on its own.
 
     Raises:
+        ValueError: the dataset has no example.
         CheckpointMismatchError: the folder holds a checkpoint of another configuration.
     """
+    if len(dataset) == 0:
+        raise ValueError("the dataset has 0 users with a feedview to train on; allowed: 1 or more")
     torch.manual_seed(config.seed)
     objective = Objective(
         model_config, config, torch.from_numpy(dataset.item_counts().astype(np.float64) + 1.0)

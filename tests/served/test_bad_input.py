@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[Mapping[str, NDArray[Any]], str]] = {
     ),
     "no retrieval budget": (
         {"OUTCOME_WEIGHTS": floats(0, 0, 0)},
-        "OUTCOME_WEIGHTS are all 0; allowed: at least one above 0",
+        "OUTCOME_WEIGHTS is all 0 at user 0; allowed: at least one above 0",
     ),
     "no results wanted": ({"NUM_RESULTS": int32(0)}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
     "too many results wanted": (

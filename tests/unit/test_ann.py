@@ -139,23 +139,24 @@ def test_users_of_one_request_are_answered_each_by_their_own_limits(
         assert found.item_row_K.tolist() == expected
 
 
-def test_several_queries_find_no_item_twice_and_name_the_first_that_found_it(
+def test_several_queries_share_the_budget_and_find_no_item_twice(
     node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
 ) -> None:
     base = queries(7, 3, item_vectors.shape[1])
     near = base[0] + 0.3 * base
     query_QE = near / np.linalg.norm(near, axis=1, keepdims=True)
-    best = [best_rows(query_E, item_vectors, 40) for query_E in query_QE]
-    assert set(best[0]) & set(best[1]) & set(best[2])
+    expected: list[tuple[int, int]] = []
+    for query, budget in enumerate((14, 14, 12)):
+        found_before = [item for item, _ in expected]
+        best = best_rows(query_QE[query], item_vectors, budget, found_before)
+        assert best != best_rows(query_QE[query], item_vectors, budget) or query == 0
+        expected += [(item, query) for item in best]
     (found,) = search(node, request(loaded, [query_QE], [20]))
-    items = found.item_row_K.tolist()
-    assert len(items) == len(set(items)) == 40
-    for item, query in zip(items, found.query_K.tolist(), strict=True):
-        assert query == next(q for q in range(3) if item in best[q])
-    assert np.array_equal(found.vector_KE, item_vectors[items])
+    assert list(zip(found.item_row_K.tolist(), found.query_K.tolist(), strict=True)) == expected
+    assert np.array_equal(found.vector_KE, item_vectors[found.item_row_K])
 
 
-def test_three_equal_queries_answer_as_one(
+def test_three_equal_queries_find_what_one_does(
     node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
 ) -> None:
     query_1E = queries(8, 1, item_vectors.shape[1])
@@ -164,7 +165,7 @@ def test_three_equal_queries_answer_as_one(
     thrice = request(loaded, [np.repeat(query_1E, 3, axis=0)], [10], excluded=excluded)
     (found,) = search(node, thrice)
     assert found.item_row_K.tolist() == once.item_row_K.tolist()
-    assert found.query_K.tolist() == [0] * 20
+    assert found.query_K.tolist() == [0] * 7 + [1] * 7 + [2] * 6
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -175,3 +175,27 @@ def test_the_largest_difference_of_all_outputs_counts() -> None:
 def test_a_graph_with_an_output_too_few_is_refused() -> None:
     with pytest.raises(ValueError, match="longer than"):
         refuse_if_different("graph", Constant(torch.ones(1)), Constant(torch.ones(1), torch.ones(1)), ())
+
+
+class Outputs(nn.Module):
+    """A graph of two outputs, given as they are."""
+
+    def __init__(self, *outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self) -> tuple[torch.Tensor, ...]:
+        return self.outputs
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_nan_in_any_output_is_refused(place: int) -> None:
+    exported = [torch.zeros(2), torch.zeros(2)]
+    exported[place] = torch.tensor([0.0, float("nan")])
+    with pytest.raises(ExportMismatchError, match="differs from eager by nan"):
+        refuse_if_different("graph", Outputs(*exported), Outputs(torch.zeros(2), torch.zeros(2)), ())
+
+
+def test_a_shape_that_would_broadcast_is_refused() -> None:
+    with pytest.raises(ExportMismatchError, match=r"graph has shape \(1, 3\); allowed: \(5, 3\)"):
+        refuse_if_different("graph", Outputs(torch.zeros(1, 3)), Outputs(torch.zeros(5, 3)), ())

@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 def test_every_history_is_read_as_it_was_written(path: Path) -> None:
     written = {"ann": EXTREMES, "bob": [], "Ünïcode 用户": many(1), "x" * 256: many(3000)}
     pairs = [(user_id, events(rows)) for user_id, rows in written.items()]
-    assert write_histories(path, pairs, bytes_needed=3004 * EVENT.itemsize) == 4
+    assert write_histories(path, pairs, users=4, events=4000) == 4
     with HistoryStore(path) as store:
         for user_id, rows in written.items():
             found = store.read(user_id.encode())
@@ -44,7 +44,7 @@ def test_every_history_is_read_as_it_was_written(path: Path) -> None:
 
 
 def test_an_event_is_28_bytes_little_endian_without_gaps(path: Path) -> None:
-    write_histories(path, [("ann", events(EXTREMES))], bytes_needed=84)
+    write_histories(path, [("ann", events(EXTREMES))], users=4, events=4000)
     with (
         lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment,
         environment.begin() as transaction,
@@ -57,7 +57,7 @@ def test_an_event_is_28_bytes_little_endian_without_gaps(path: Path) -> None:
     "user_id", [b"", b"an", b"anna", b"ANN", b"ann\x00", b"\xff\xfe", b"x" * 256, b"x" * 600]
 )
 def test_an_unknown_user_has_no_events(path: Path, user_id: bytes) -> None:
-    write_histories(path, [("ann", events(many(2)))], bytes_needed=56)
+    write_histories(path, [("ann", events(many(2)))], users=4, events=4000)
     with HistoryStore(path) as store:
         found = store.read(user_id)
     assert found.dtype == EVENT
@@ -74,18 +74,18 @@ def test_an_unknown_user_has_no_events(path: Path, user_id: bytes) -> None:
 )
 def test_a_user_id_without_bytes_or_with_too_many_is_refused(path: Path, user_id: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        write_histories(path, [("ann", events([])), (user_id, events([]))], bytes_needed=0)
+        write_histories(path, [("ann", events([])), (user_id, events([]))], users=4, events=4000)
 
 
 def test_a_refused_user_leaves_no_other_behind(path: Path) -> None:
     with pytest.raises(ValueError, match="257 bytes"):
-        write_histories(path, [("ann", events(many(2))), ("x" * 257, events([]))], bytes_needed=56)
+        write_histories(path, [("ann", events(many(2))), ("x" * 257, events([]))], users=4, events=4000)
     with HistoryStore(path) as store:
         assert len(store.read(b"ann")) == 0
 
 
 def test_what_was_read_stays_valid_after_the_store_is_closed(path: Path) -> None:
-    write_histories(path, [("ann", events(many(50)))], bytes_needed=1400)
+    write_histories(path, [("ann", events(many(50)))], users=4, events=4000)
     store = HistoryStore(path)
     found = store.read(b"ann")
     store.close()
@@ -93,7 +93,7 @@ def test_what_was_read_stays_valid_after_the_store_is_closed(path: Path) -> None
 
 
 def test_reading_leaves_the_file_as_it_is_and_adds_none(path: Path) -> None:
-    write_histories(path, [("ann", events(many(50)))], bytes_needed=1400)
+    write_histories(path, [("ann", events(many(50)))], users=4, events=4000)
     before = path.read_bytes()
     with HistoryStore(path) as store:
         store.read(b"ann")
@@ -104,7 +104,7 @@ def test_reading_leaves_the_file_as_it_is_and_adds_none(path: Path) -> None:
 
 def test_columns_of_other_integer_types_are_converted(path: Path) -> None:
     wide = np.dtype([(name, "<i8") for name in ("item_id", "actions", "timestamp", "surface")])
-    write_histories(path, [("ann", np.array(many(3), wide))], bytes_needed=84)
+    write_histories(path, [("ann", np.array(many(3), wide))], users=4, events=4000)
     with HistoryStore(path) as store:
         assert [tuple(event) for event in store.read(b"ann").tolist()] == many(3)
 

@@ -459,3 +459,24 @@ def test_another_process_reads_in_place_and_its_release_frees_the_slots(
         (True, content(3, 4).flatten().tolist()),
         (True, content(4, 2).flatten().tolist()),
     ]
+
+
+def test_slots_that_vanish_before_they_are_mapped_are_not_found_as_zeros(tmp_path: Path) -> None:
+    pool = KVPool(tmp_path, "retrieval_0_0", (1, 2, 1, 4, 2), slots=2, lease_ms=60_000)
+    slot = pool.acquire()
+    assert slot is not None
+    handle = pool.publish(slot, 3)
+    next(tmp_path.glob("*.slots")).unlink()
+    assert PoolDirectory(tmp_path).find(handle) is None
+    assert list(tmp_path.glob("*.slots")) == []
+
+
+def test_an_instance_name_with_dots_and_dashes_works_and_removes_only_its_own(tmp_path: Path) -> None:
+    other = KVPool(tmp_path, "retrieval-v1.0-b", (1, 2, 1, 4, 2), slots=1, lease_ms=60_000)
+    first = KVPool(tmp_path, "retrieval-v1.0", (1, 2, 1, 4, 2), slots=1, lease_ms=60_000)
+    second = KVPool(tmp_path, "retrieval-v1.0", (1, 2, 1, 4, 2), slots=1, lease_ms=60_000)
+    epochs = {int(path.stem.rpartition("-")[2]) for path in tmp_path.glob("*.json")}
+    assert epochs == {other.epoch, second.epoch}
+    assert first.epoch not in epochs
+    second.close()
+    assert {path.stem.rpartition("-")[2] for path in tmp_path.iterdir()} == {str(other.epoch)}

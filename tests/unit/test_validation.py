@@ -164,7 +164,7 @@ REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
     ),
     (
         {"OUTCOME_WEIGHTS": float32([1, 0, 0], [0, 0, 0])},
-        "OUTCOME_WEIGHTS are all 0; allowed: at least one above 0",
+        "OUTCOME_WEIGHTS is all 0 at user 1; allowed: at least one above 0",
     ),
     (
         {"EXCLUDE_ITEM_IDS": int64([1, 2, 3, 4, 5], [1, 2, 3, 4, -1])},
