@@ -13,6 +13,9 @@ from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.training import CheckpointMismatchError
 
+LOG_WIDTH = 130
+"""Columns where no terminal says how many it has: wide enough for a history beside an answer."""
+
 
 def demo(
     build: Annotated[Path, typer.Option(help="Folder for data, checkpoints, bundles and the report.")] = Path(
@@ -21,4 +24,7 @@ def demo(
 ) -> None:
     """Fetch MovieLens, train, export, serve, ask for three users, evaluate, write build/demo/report.json."""
     with one_line_errors(MovieLensError, PreparedDatasetError, CheckpointMismatchError, ServerError):
-        run_tour(build, Console(highlight=False, soft_wrap=True))
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = LOG_WIDTH
+        run_tour(build, console)

@@ -9,18 +9,14 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation import Quality
 
 RECENT = 10
+TITLE_WIDTH = 32
 
 
 def show_answer(
-    console: Console,
-    dataset: InteractionDataset,
-    user: int,
-    length: int,
-    response: RecommendResponse,
-    title: str,
+    console: Console, dataset: InteractionDataset, user: int, length: int, response: RecommendResponse
 ) -> None:
-    """The last events before `length` on the left, the answer on the right."""
-    console.print(Columns([_history(dataset, user, length), _answer(dataset, response, title)]))
+    """The last events before `length` on the left, on the right the answer that both protocols gave."""
+    console.print(Columns([_history(dataset, user, length), _answer(dataset, response)]))
 
 
 def show_quality(console: Console, quality: Quality) -> None:
@@ -39,15 +35,15 @@ def _history(dataset: InteractionDataset, user: int, length: int) -> Table:
     recent = slice(max(length - RECENT, 0), length)
     for row, actions in zip(history.item_row_N[recent], history.actions_N[recent], strict=True):
         names = [name for bit, name in enumerate(dataset.info.actions) if actions >> bit & 1]
-        table.add_row(str(dataset.titles_V[row])[:36], " ".join(names))
+        table.add_row(str(dataset.titles_V[row])[:TITLE_WIDTH], " ".join(names))
     return table
 
 
-def _answer(dataset: InteractionDataset, response: RecommendResponse, title: str) -> Table:
+def _answer(dataset: InteractionDataset, response: RecommendResponse) -> Table:
     table = Table(
-        "item", "score", *dataset.info.actions, title=f"{title}: recommended ({response.kv_source})"
+        "item", "score", *dataset.info.actions, title=f"recommended over gRPC and HTTP ({response.kv_source})"
     )
     for item in response.recommendations[:RECENT]:
-        name = str(dataset.titles_V[dataset.rows_of([item.item_id])[0]])[:36]
+        name = str(dataset.titles_V[dataset.rows_of([item.item_id])[0]])[:TITLE_WIDTH]
         table.add_row(name, f"{item.score:.3f}", *(f"{p:.2f}" for p in item.action_probabilities))
     return table

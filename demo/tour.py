@@ -83,19 +83,18 @@ def _serving(bundle: Path, console: Console, report: Report) -> Iterator[Embedde
 def _ask_for_examples(
     server: EmbeddedServer, dataset: InteractionDataset, console: Console, report: Report
 ) -> None:
-    """Three users over both protocols, then the latency of single requests one at a time."""
+    """Three users over both protocols, whose answers must be equal; then the latency of single requests."""
     split = split_leave_one_out(dataset)
     with GrpcClient(server.grpc_url) as grpc, HttpClient(server.http_url) as http:
         for name in EXAMPLE_USERS:
             user = int(np.flatnonzero(dataset.user_ids_U == name)[0])
             length = int(split.train_end_U[user]) + 1
             request = _request(dataset, user, length)
-            answers = {"gRPC": grpc.recommend(request), "HTTP": http.recommend(request)}
-            for protocol, response in answers.items():
-                show_answer(console, dataset, user, length, response, protocol)
-                _count(report, [response])
-            if answers["gRPC"].recommendations != answers["HTTP"].recommendations:
+            answers = (grpc.recommend(request), http.recommend(request))
+            if answers[0] != answers[1]:
                 raise RuntimeError(f"user {name}: gRPC and HTTP answered differently")
+            show_answer(console, dataset, user, length, answers[0])
+            _count(report, answers)
         for protocol, client in (("grpc", grpc), ("http", http)):
             report.request_ms[protocol] = _median_ms(client, request)
 
