@@ -13,7 +13,7 @@ from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.training import CheckpointMismatchError
 
-LOG_WIDTH = 130
+LOG_WIDTH = 120
 """Columns where no terminal says how many it has: wide enough for a history beside an answer."""
 
 

@@ -9,7 +9,7 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation import Quality
 
 RECENT = 10
-TITLE_WIDTH = 32
+TITLE_WIDTH = 24
 
 
 def show_answer(

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unipinrec.data.history import UNKNOWN_ROW, History
+
 Arrays = Mapping[str, NDArray[Any]]
 """Tensors of one request by name, batch axis first; optional ones may be absent."""
 
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-PADDING = -1
+PADDING = UNKNOWN_ROW
 """Item ids and item rows at or beyond the end of a shorter row."""
 
 
@@ -26,19 +28,6 @@ class InvalidInputError(ValueError):
 
 class BundleMismatchError(RuntimeError):
     """Two nodes of the graph serve different bundles, as happens for a moment while one is replaced."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """The encoded window of one user's events, oldest first, as item rows of the bundle."""
-
-    item_row_N: Int64s
-    actions_N: Int64s
-    timestamp_N: Int64s
-    surface_N: Int64s
-
-    def __len__(self) -> int:
-        return len(self.item_row_N)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

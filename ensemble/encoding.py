@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble.contract import Floats, History, Int64s
+from ensemble.contract import Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from unipinrec import bundle
+from unipinrec.data.history import History
 
 POSITION_STEP = 16
 """Padded positions, BOS included, are multiples of this. Few shapes, and no lone last row that CPU kernels

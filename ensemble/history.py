@@ -15,7 +15,6 @@ from ensemble.contract import (
     PADDING,
     Arrays,
     Context,
-    History,
     Int64s,
     stack,
     stack_histories,
@@ -25,6 +24,7 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from ensemble.validation import Limits, check_request
 from unipinrec import bundle
+from unipinrec.data.history import History
 from unipinrec.data.window import window_start
 from unipinrec.history_store import EVENT, HistoryStore
 
@@ -98,22 +98,20 @@ class HistoryNode:
         events = self._inline_events(arrays, user)
         if events is None:
             events = self._store.read(arrays["USER_ID"][user, 0])
-        item_row = self._vocabulary.rows_of(events["item_id"])
-        known = item_row != PADDING
-        item_row, events = item_row[known], events[known]
+        history = History(
+            item_row_N=self._vocabulary.rows_of(events["item_id"]),
+            actions_N=events["actions"].astype(np.int64),
+            timestamp_N=events["timestamp"].astype(np.int64),
+            surface_N=events["surface"].astype(np.int64),
+        )
+        known = history[history.item_row_N != PADDING]
         model = self._bundle.manifest.model
-        window = slice(window_start(len(events), model.max_history, model.window_block), None)
         return Assembled(
-            history=History(
-                item_row_N=item_row[window],
-                actions_N=events["actions"][window].astype(np.int64),
-                timestamp_N=events["timestamp"][window].astype(np.int64),
-                surface_N=events["surface"][window].astype(np.int64),
-            ),
+            history=known[window_start(len(known), model.max_history, model.window_block) :],
             context=self._context(arrays, user),
-            seen_row_X=np.unique(item_row),
+            seen_row_X=np.unique(known.item_row_N),
             excluded_row_X=self._excluded(arrays, user),
-            unknown_items=int((~known).sum()),
+            unknown_items=len(history) - len(known),
         )
 
     def _inline_events(self, arrays: Arrays, user: int) -> NDArray[np.void] | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file
 
-from ensemble.contract import PADDING, Floats, Int64s
+from ensemble.contract import Floats, Int64s
 from unipinrec import bundle
 from unipinrec.bundle import Manifest, load_graph, verify_bundle
+from unipinrec.data.history import rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,8 @@ class Vocabulary:
     vector_VE: Floats
 
     def rows_of(self, item_id: Int64s) -> Int64s:
-        """Item rows of external ids; `PADDING` for unknown ones."""
-        row = np.searchsorted(self.item_id_V, item_id).clip(max=len(self.item_id_V) - 1)
-        return np.where(self.item_id_V[row] == item_id, row, PADDING).astype(np.int64)
+        """Item rows of external ids; `UNKNOWN_ROW` for unknown ones."""
+        return rows_of(self.item_id_V, item_id)
 
     def ids_of(self, item_row: Int64s) -> Int64s:
         """External ids of item rows."""

@@ -17,7 +17,6 @@ from ensemble.contract import (
     PADDING,
     Arrays,
     Floats,
-    History,
     Int64s,
     check_bundle,
     stack,
@@ -29,6 +28,7 @@ from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
+from unipinrec.data.history import History
 
 CANDIDATE_STEP = 16
 """Candidate counts are padded to multiples of this: few shapes, the same kernels for the same candidate."""

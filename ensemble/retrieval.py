@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ensemble.contract import (
     Arrays,
     Floats,
-    History,
     check_bundle,
     stamp_bundle,
     unstack_histories,
@@ -24,6 +23,7 @@ from ensemble.kv_pool import Handle, KVPool, slot_shape
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
+from unipinrec.data.history import History
 
 HEAD_ROWS = 16
 """The head runs on multiples of this many rows, so that its kernels, and thus its rounding, stay the same."""

@@ -123,12 +123,12 @@ def _write_histories(dataset: InteractionDataset, folder: Path, skip_last: int, 
 def _histories(dataset: InteractionDataset, skip_last: int) -> Iterator[tuple[str, NDArray[np.void]]]:
     for user, user_id in enumerate(dataset.user_ids_U):
         history = dataset.history(user)
-        kept = slice(0, max(len(history.item_row_N) - skip_last, 0))
-        events = np.empty(len(history.item_row_N[kept]), EVENT)
-        events["item_id"] = dataset.item_ids_V[history.item_row_N[kept]]
-        events["actions"] = history.actions_N[kept]
-        events["timestamp"] = history.timestamp_N[kept]
-        events["surface"] = history.surface_N[kept]
+        kept = history[: max(len(history) - skip_last, 0)]
+        events = np.empty(len(kept), EVENT)
+        events["item_id"] = dataset.item_ids_V[kept.item_row_N]
+        events["actions"] = kept.actions_N
+        events["timestamp"] = kept.timestamp_N
+        events["surface"] = kept.surface_N
         yield str(user_id), events
 
 

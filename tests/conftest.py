@@ -1,6 +1,7 @@
 """A bundle of a small catalogue, and a real Triton server that serves it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +88,22 @@ def random_checkpoint(config: ModelConfig, folder: Path) -> Path:
     return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
 
 
-@pytest.fixture(scope="session")
-def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+@contextmanager
+def serving(bundle: Path, log_path: Path) -> Iterator[EmbeddedServer]:
+    """A real server on free ports, from its first answer on."""
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=exported.bundle),
+        settings=ServingSettings(bundle=bundle),
         endpoints=Endpoints.free(),
-        log_path=tmp_path_factory.mktemp("log") / "server.log",
+        log_path=log_path,
     )
     with server:
         server.start()
         server.wait_until_serving(UserCanary())
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    with serving(exported.bundle, tmp_path_factory.mktemp("log") / "server.log") as server:
         yield server

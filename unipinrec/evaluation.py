@@ -28,10 +28,7 @@ def request_before(dataset: InteractionDataset, user: int, length: int) -> Offli
     """The request whose answer should hold the user's event at `length`, which must exist."""
     history = dataset.history(user)
     return OfflineRequest(
-        item_row_N=history.item_row_N[:length],
-        actions_N=history.actions_N[:length],
-        timestamp_N=history.timestamp_N[:length],
-        surface_N=history.surface_N[:length],
+        history=history[:length],
         request_time=int(history.timestamp_N[length]),
         surface=int(history.surface_N[length]),
     )

@@ -14,18 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unipinrec.data.history import History
 from unipinrec.data.window import window_start
 from unipinrec.model import UnifiedRecommender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineRequest:
-    """One user's whole history, oldest first, and the request's context."""
+    """One user's whole history and the request's context."""
 
-    item_row_N: NDArray[np.int64]
-    actions_N: NDArray[np.int64]
-    timestamp_N: NDArray[np.int64]
-    surface_N: NDArray[np.int64]
+    history: History
     request_time: int
     surface: int = 0
 
@@ -63,7 +61,7 @@ class OfflineRecommender:
         """Retrieve `over_fetch x num_results` items outside each history, rank them, cut to the best."""
         scores_BV, past_L2BHTD, length_B = self._retrieve(requests)
         for row, request in enumerate(requests):
-            scores_BV[row, torch.from_numpy(request.item_row_N)] = -torch.inf
+            scores_BV[row, torch.from_numpy(request.history.item_row_N)] = -torch.inf
         wanted = min(over_fetch * num_results, self._model.config.max_candidates, scores_BV.size(1))
         top_BK = scores_BV.topk(wanted, dim=1)
         time_B = torch.tensor([request.request_time for request in requests])
@@ -86,16 +84,15 @@ class OfflineRecommender:
     def _retrieve(self, requests: Sequence[OfflineRequest]) -> tuple[Tensor, Tensor, Tensor]:
         config = self._model.config
         windows = [
-            slice(window_start(len(request.item_row_N), config.max_history, config.window_block), None)
+            request.history[window_start(len(request.history), config.max_history, config.window_block) :]
             for request in requests
         ]
-        pairs = list(zip(requests, windows, strict=True))
-        length_B = torch.tensor([len(request.item_row_N[window]) for request, window in pairs])
+        length_B = torch.tensor([len(window) for window in windows])
         hidden_BTC, past_L2BHTD = self._model.encode(
-            self._vector_VE[_pad([request.item_row_N[window] for request, window in pairs])],
-            _pad([request.actions_N[window] for request, window in pairs]),
-            _pad([request.timestamp_N[window] for request, window in pairs]),
-            _pad([request.surface_N[window] for request, window in pairs]),
+            self._vector_VE[_pad([window.item_row_N for window in windows])],
+            _pad([window.actions_N for window in windows]),
+            _pad([window.timestamp_N for window in windows]),
+            _pad([window.surface_N for window in windows]),
         )
         query_BE = self._model.retrieval_head(
             hidden_BTC[torch.arange(len(requests)), length_B],

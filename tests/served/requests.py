@@ -4,7 +4,6 @@ import numpy as np
 from unipinrec_client import Event, RecommendRequest
 
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
-from unipinrec.data.interactions import History
 from unipinrec.offline import OfflineRequest
 
 NOW = 1_750_000_000
@@ -22,15 +21,8 @@ def stored(exported: Exported, user: int, num_results: int = 20) -> RecommendReq
 
 def offline(exported: Exported, user: int) -> OfflineRequest:
     """The same request for offline PyTorch."""
-    history: History = exported.dataset.history(user)
-    return OfflineRequest(
-        item_row_N=history.item_row_N,
-        actions_N=history.actions_N,
-        timestamp_N=history.timestamp_N,
-        surface_N=history.surface_N,
-        request_time=NOW,
-        surface=user % len(SURFACES),
-    )
+    history = exported.dataset.history(user)
+    return OfflineRequest(history=history, request_time=NOW, surface=user % len(SURFACES))
 
 
 def events_of(exported: Exported, user: int) -> list[Event]:

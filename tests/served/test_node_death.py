@@ -9,11 +9,9 @@ import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RecommendResponse, RetryPolicy
 
 from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import MODEL_REPOSITORY, UserCanary
-from ensemble.settings import ServingSettings
+from ensemble.launcher import UserCanary
 from ensemble.watchdog import Watchdog
-from tests.conftest import Exported
+from tests.conftest import Exported, serving
 from tests.served.requests import stored
 
 NODES = ("history", "retrieval", "ann", "ranking")
@@ -22,17 +20,12 @@ RECOVERY_S = 20.0
 
 @pytest.fixture(scope="module")
 def watched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer(
-        model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=exported.bundle),
-        endpoints=Endpoints.free(),
-        log_path=tmp_path_factory.mktemp("log") / "server.log",
-    )
-    with server:
-        server.start()
-        server.wait_until_serving(UserCanary())
-        with Watchdog(server, [UserCanary()], report=print, interval_s=0.5):
-            yield server
+    log_path = tmp_path_factory.mktemp("log") / "server.log"
+    with (
+        serving(exported.bundle, log_path) as server,
+        Watchdog(server, [UserCanary()], report=print, interval_s=0.5),
+    ):
+        yield server
 
 
 def process_of(server: EmbeddedServer, node: str) -> psutil.Process:

@@ -20,7 +20,7 @@ from ensemble.ranking import Ranked, RankingNode, RankingRow
 from ensemble.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
-from unipinrec.data.interactions import History
+from unipinrec.data.history import History
 from unipinrec.offline import OfflineAnswer, OfflineRecommender, OfflineRequest
 
 NOW = 1_750_000_000
@@ -140,14 +140,7 @@ def offline(
     exported: Exported, histories: Sequence[History], surfaces: Sequence[int], num_results: int = 20
 ) -> list[OfflineAnswer]:
     requests = [
-        OfflineRequest(
-            item_row_N=history.item_row_N,
-            actions_N=history.actions_N,
-            timestamp_N=history.timestamp_N,
-            surface_N=history.surface_N,
-            request_time=NOW,
-            surface=surface,
-        )
+        OfflineRequest(history=history, request_time=NOW, surface=surface)
         for history, surface in zip(histories, surfaces, strict=True)
     ]
     return OfflineRecommender(exported.model).recommend(requests, num_results, OVER_FETCH, UTILITY)
@@ -156,10 +149,10 @@ def offline(
 def made_up(seed: int, length: int) -> History:
     draw = np.random.default_rng(seed)
     return History(
-        draw.integers(ITEMS, size=length),
-        draw.integers(1, 2 ** len(ACTIONS), size=length),
-        draw.integers(len(SURFACES), size=length),
-        1_700_000_000 + draw.integers(9_000, size=length).cumsum(),
+        item_row_N=draw.integers(ITEMS, size=length),
+        actions_N=draw.integers(1, 2 ** len(ACTIONS), size=length),
+        surface_N=draw.integers(len(SURFACES), size=length),
+        timestamp_N=1_700_000_000 + draw.integers(9_000, size=length).cumsum(),
     )
 
 
@@ -234,12 +227,7 @@ def test_the_window_of_a_long_history_moves_in_blocks(
     dropped = 0
     while length - dropped > MAX_HISTORY:
         dropped += WINDOW_BLOCK
-    window = History(
-        history.item_row_N[dropped:],
-        history.actions_N[dropped:],
-        history.surface_N[dropped:],
-        history.timestamp_N[dropped:],
-    )
+    window = history[dropped:]
     seen = exported.dataset.item_ids_V[history.item_row_N]
     assert not set(answers["ITEM_IDS"][0].tolist()) & set(seen.tolist())
     windowed = long_lived(inline(exported, window, 1, EXCLUDE_ITEM_IDS=seen[None]))
@@ -289,12 +277,7 @@ def test_events_of_unknown_items_are_left_out_of_a_history(long_lived: Chain, ex
     unknown = [0, 5, 11]
     request["HISTORY_ITEM_IDS"][0, unknown] = [1, 10**9, -2]
     known = np.setdiff1d(np.arange(12), unknown)
-    shorter = History(
-        history.item_row_N[known],
-        history.actions_N[known],
-        history.surface_N[known],
-        history.timestamp_N[known],
-    )
+    shorter = history[known]
     assert_same_answers(long_lived(request), long_lived(inline(exported, shorter, 0)))
     assert long_lived.history.count(long_lived.history.parse(request)) == {"unknown_items": 3}
 

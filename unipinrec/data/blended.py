@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from unipinrec.config import Config, Count
 from unipinrec.data.feedviews import Feedview
+from unipinrec.data.history import UNKNOWN_ROW
 from unipinrec.data.impressions import ImpressionSampler
-from unipinrec.data.interactions import UNKNOWN_ROW, InteractionDataset, LeaveOneOut, split_leave_one_out
+from unipinrec.data.interactions import InteractionDataset, LeaveOneOut, split_leave_one_out
 
 LENGTH_NOISE = 8
 """Events by which a length may be misjudged when batches are made, so that they differ between epochs."""

@@ -13,19 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.feedviews import Feedviews, offsets
+from unipinrec.data.history import History, rows_of
 from unipinrec.data.prepared import read_prepared
-
-UNKNOWN_ROW = -1
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """Engaged events of one user, oldest first. The arrays are views."""
-
-    item_row_N: NDArray[np.int64]
-    actions_N: NDArray[np.int64]
-    surface_N: NDArray[np.int64]
-    timestamp_N: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +61,18 @@ class InteractionDataset:
         )
 
     def history(self, user: int) -> History:
-        """The whole history of the user with that index."""
-        events = slice(self.offset_U1[user], self.offset_U1[user + 1])
+        """The whole history of the user with that index; the arrays are views."""
+        events = slice(int(self.offset_U1[user]), int(self.offset_U1[user + 1]))
         return History(
-            self.item_row_E[events], self.actions_E[events], self.surface_E[events], self.timestamp_E[events]
+            item_row_N=self.item_row_E[events],
+            actions_N=self.actions_E[events],
+            timestamp_N=self.timestamp_E[events],
+            surface_N=self.surface_E[events],
         )
 
     def rows_of(self, external_ids: ArrayLike) -> NDArray[np.int64]:
         """Rows of external item ids, in the same shape; -1 for an unknown id."""
-        ids = np.asarray(external_ids, np.int64)
-        row = np.searchsorted(self.item_ids_V, ids).clip(max=len(self.item_ids_V) - 1)
-        return np.where(self.item_ids_V[row] == ids, row, UNKNOWN_ROW)
+        return rows_of(self.item_ids_V, np.asarray(external_ids, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
