@@ -21,7 +21,7 @@ install: $(VENV)/installed ## Make .venv with everything at its pinned version
 data: install ## Fetch MovieLens 100K
 	$(BIN)/unipinrec data fetch movielens
 
-demo: install ## Data, training, export, serving, requests, evaluation: about six minutes the first time
+demo: install ## Data, training, export, serving, requests, evaluation: about five minutes the first time
 	$(BIN)/unipinrec demo
 
 serve: install ## Serve build/bundles/current until Ctrl-C
