@@ -1,7 +1,5 @@
 """What bad input gets: an answer where one can be given, else an error that names tensor, value and range."""
 
-import re
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +20,7 @@ from unipinrec_client import (
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import ITEMS, USERS, Exported
+from tests.served.metrics import metric
 from tests.served.nodes import DATATYPES, call
 from tests.served.requests import NOW, events_of, stored
 from unipinrec.data.window import window_start
@@ -172,21 +171,14 @@ def test_an_unknown_user_without_history_gets_cold_start_results(server: Embedde
     assert cold.recommendations == empty.recommendations
 
 
-def unknown_items_counted(server: EmbeddedServer) -> float:
-    with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:  # noqa: S310
-        text = answer.read().decode()
-    found = re.search(r"^unipinrec_unknown_items_total\{[^}]*\} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
 def test_unknown_items_are_ignored_and_counted(server: EmbeddedServer, exported: Exported) -> None:
     known = events_of(exported, 9)
     strange = [replace(event, item_id=77_000_000 + event.item_id) for event in known]
     mixed = [event for pair in zip(known, strange, strict=True) for event in pair]
-    before = unknown_items_counted(server)
+    before = metric(server, "unipinrec_unknown_items_total", node="history")
     with GrpcClient(server.grpc_url) as client:
         ignored = client.recommend(RecommendRequest(user_id="a", history=mixed, request_time=NOW))
-        assert unknown_items_counted(server) == before + len(strange)
+        assert metric(server, "unipinrec_unknown_items_total", node="history") == before + len(strange)
         without = client.recommend(RecommendRequest(user_id="a", history=known, request_time=NOW))
         nothing_known = client.recommend(RecommendRequest(user_id="a", history=strange, request_time=NOW))
         cold = client.recommend(COLD)

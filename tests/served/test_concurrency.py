@@ -9,9 +9,18 @@ from unipinrec_client import GrpcClient, RecommendResponse
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import Exported
+from tests.served.metrics import metric
 from tests.served.requests import inline, stored
 
 THREADS, REQUESTS, DISTINCT = 8, 4_000, 400
+
+
+def executions(server: EmbeddedServer) -> float:
+    return metric(server, "nv_inference_exec_count", model="retrieval")
+
+
+def inferences(server: EmbeddedServer) -> float:
+    return metric(server, "nv_inference_count", model="retrieval")
 
 
 def test_4000_requests_of_8_threads_equal_their_single_answers(
@@ -31,10 +40,14 @@ def test_4000_requests_of_8_threads_equal_their_single_answers(
         def ask(index: int) -> RecommendResponse:
             return client.recommend(requests[index])
 
+        executed, inferred = executions(server), inferences(server)
         began = time.monotonic()
         with ThreadPoolExecutor(THREADS) as pool:
             answers = list(pool.map(ask, order))
         print(f"{REQUESTS / (time.monotonic() - began):.0f} requests/s")
+    # Rows are counted as inferences: fewer executions mean that requests were computed together.
+    assert inferences(server) - inferred == REQUESTS
+    assert executions(server) - executed < 0.9 * REQUESTS
     different = [index for index, answer in zip(order, answers, strict=True) if answer != alone[index]]
     assert different == []
     assert Counter(answer.kv_source for answer in answers) == {"prefill": REQUESTS}
