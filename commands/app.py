@@ -10,8 +10,8 @@ try:
     from commands.train import train_command
 except ModuleNotFoundError as error:
     raise SystemExit(
-        f"{error.name} is not installed: this is the client alone. "
-        "For everything else: pip install 'unipinrec[train,serve]'"
+        f"{error.name} is not installed. The `unipinrec` command needs more than the client: "
+        "run `make install` in a checkout, or pip install -e '.[train,serve]' there"
     ) from error
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""How every command fails: one red line on stderr and exit code 2."""
+"""How commands fail: one red line on stderr and exit code 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

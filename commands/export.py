@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from commands.errors import one_line_errors
-from export.bundle_writer import write_bundle
+from export.bundle_writer import DatasetMismatchError, write_bundle
 from export.check import ExportMismatchError
 from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.data.interactions import InteractionDataset
@@ -24,7 +24,7 @@ def export_command(
     ] = 0,
 ) -> None:
     """Export graphs (each compared with eager PyTorch), item index, vocabularies and stored histories."""
-    with one_line_errors(PreparedDatasetError, ExportMismatchError):
+    with one_line_errors(PreparedDatasetError, ExportMismatchError, DatasetMismatchError):
         checkpoint = latest_checkpoint(training)
         if checkpoint is None:
             raise FileNotFoundError(

@@ -24,7 +24,9 @@ def serve(
     http_port: Annotated[int, Port] = 8000,
     grpc_port: Annotated[int, Port] = 8001,
     metrics_port: Annotated[int, Port] = 8002,
-    profile: Annotated[str | None, typer.Option(help="Model configurations to load, as cpu or gpu.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Model configurations to load, by name; default: config.pbtxt.")
+    ] = None,
     pool_slots: Annotated[
         int | None, typer.Option(help="Requests whose keys and values fit at once.")
     ] = None,
@@ -34,7 +36,7 @@ def serve(
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the output of the server and its nodes.")] = None,
 ) -> None:
-    """Serve a bundle over gRPC and HTTP until Ctrl-C. What is not given comes from UNIPINREC_* variables."""
+    """Serve a bundle over gRPC and HTTP until Ctrl-C. UNIPINREC_* variables set what has no default here."""
     chosen = {
         # A path on the command line starts where the user is, not at the repository.
         "bundle": bundle and bundle.absolute(),
@@ -53,7 +55,7 @@ def serve(
                 f"{ENV_PREFIX}{e['loc'][0]}".upper() + f" is {e['input']}; {e['msg']}" for e in error.errors()
             )
         )
-    except ServerError as error:
+    except (ServerError, OSError) as error:
         _fail(str(error))
 
 
@@ -62,5 +64,5 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def _fail(message: str) -> None:
-    typer.echo(message, err=True)
+    typer.secho(message, fg="red", err=True)
     raise typer.Exit(1)

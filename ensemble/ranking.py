@@ -19,6 +19,7 @@ from ensemble.contract import (
     Floats,
     Int64s,
     check_bundle,
+    check_sizes,
     stack,
     stamp_bundle,
     unstack_histories,
@@ -75,9 +76,11 @@ class RankingNode:
         """Rows of one request.
 
         Raises:
+            InvalidInputError: more events or candidates than a request may have, or vectors of another width.
             BundleMismatchError: another node of the graph served another bundle.
         """
         check_bundle(arrays, self._bundle.id)
+        check_sizes(arrays, self._bundle.manifest.model)
         rows = []
         for user, history in enumerate(unstack_histories(arrays)):
             kept = arrays["CANDIDATE_ITEMS"][user] != PADDING

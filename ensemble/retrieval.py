@@ -15,6 +15,7 @@ from ensemble.contract import (
     Arrays,
     Floats,
     check_bundle,
+    check_sizes,
     stamp_bundle,
     unstack_histories,
 )
@@ -60,9 +61,11 @@ class RetrievalNode:
         """Rows of one request.
 
         Raises:
+            InvalidInputError: more events than a history may have.
             BundleMismatchError: the request was assembled for another bundle.
         """
         check_bundle(arrays, self._bundle.id)
+        check_sizes(arrays, self._bundle.manifest.model)
         times, surfaces = arrays["REQUEST_TIME"][:, 0], arrays["SURFACE"][:, 0]
         return [
             RetrievalRow(history, int(request_time), int(surface))

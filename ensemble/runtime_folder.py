@@ -1,7 +1,9 @@
 """The folder in shared memory that a running server holds, named and locked so that what is left is found."""
 
 import fcntl
+import glob
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -22,8 +24,13 @@ def claim_folder(base: Path) -> tuple[Path, int]:
 
 def remove_abandoned(base: Path) -> None:
     """Removes folders of `claim_folder` whose launcher, server and nodes have all ended."""
-    for folder in base.parent.glob(f"{base.name}-*-*"):
+    ours = re.compile(re.escape(base.name) + r"-\d+-[0-9a-f]{8}")
+    for folder in base.parent.iterdir():
+        if not ours.fullmatch(folder.name):
+            continue
         try:
+            if folder.lstat().st_uid != os.getuid():
+                continue
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
             # A region of shared memory, another user's folder, or one that has gone meanwhile.
@@ -39,7 +46,7 @@ def remove_abandoned(base: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Removes a folder of `claim_folder` and the server's shared memory that bears its name."""
-    for region in SHARED_MEMORY.glob(f"{folder.name}-*"):
+    for region in SHARED_MEMORY.glob(f"{glob.escape(folder.name)}-*"):
         region.unlink(missing_ok=True)
     # Last, so that an interrupted removal is found and finished by the next start.
     shutil.rmtree(folder, ignore_errors=True)

@@ -27,7 +27,8 @@ class ServingSettings(BaseSettings):
     """Folder of the KV pools on this machine. Shared memory keeps them mapped between processes and costs
     memory; the launcher appends its process id and a random part."""
     pool_slots: Count = 64
-    """Requests whose keys and values fit at once. More slots keep more users warm and cost memory each."""
+    """Requests whose keys and values fit at once. More slots let more requests be under way
+    before ranking has to recompute, and cost memory each."""
     lease_ms: Count = 2000
     """Milliseconds for which ranking may read a slot after retrieval filled it. Longer leases survive longer
     queues and hold slots back from other requests."""

@@ -59,7 +59,7 @@ class Watchdog:
             while not self._stopped.wait(self._interval_s):
                 try:
                     self._round(client)
-                except triton.InferenceServerException as error:
+                except Exception as error:  # The thread must outlive whatever one round meets.
                     self._tell(f"watchdog: {error}")
 
     def _round(self, client: triton.InferenceServerClient) -> None:

@@ -1,6 +1,5 @@
 """Writes a bundle from a checkpoint and a dataset: graphs, index, vocabularies, histories, manifest."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from unipinrec.bundle import (
     BundleError,
     Manifest,
     ServingDefaults,
+    content_id,
     describe_file,
     load_graph,
     verify_bundle,
@@ -47,6 +47,10 @@ GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]]]]
 Report = Callable[[str], None]
 
 
+class DatasetMismatchError(Exception):
+    """Item rows of a checkpoint mean nothing in another dataset."""
+
+
 def write_bundle(
     checkpoint: Path,
     dataset: InteractionDataset,
@@ -61,9 +65,15 @@ def write_bundle(
     held-out event can be asked for. `report` gets one line for every step.
 
     Raises:
+        DatasetMismatchError: the checkpoint was trained on another dataset.
         ExportMismatchError: an exported graph differs from eager PyTorch.
     """
     state = load_state(checkpoint)
+    if state.dataset != dataset.info.sha256:
+        raise DatasetMismatchError(
+            f"{checkpoint} was trained on another dataset than {dataset.info.name} with "
+            f"{len(dataset.item_ids_V)} items; allowed: the dataset of its training"
+        )
     model = load_model(checkpoint)
     bundles.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=bundles) as temporary:
@@ -142,12 +152,9 @@ def _manifest(
     folder: Path, model: UnifiedRecommender, dataset: InteractionDataset, metrics: dict[str, float]
 ) -> Manifest:
     info = dataset.info
-    files = {name: describe_file(folder / name) for name in FILES}
-    content = json.dumps({name: file.sha256 for name, file in files.items()}, sort_keys=True)
-    digest = hashlib.sha256((content + model.config.model_dump_json()).encode()).hexdigest()
-    return Manifest(
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
-        bundle_id=f"{info.name}-{digest[:12]}",
+        bundle_id="",
         created=datetime.now(UTC),
         dataset=info.name,
         actions=info.actions,
@@ -158,11 +165,12 @@ def _manifest(
             utility_weights=info.utility_weights,
             outcome_weights=tuple(1.0 for _ in info.actions),
         ),
-        files=files,
+        files={name: describe_file(folder / name) for name in FILES},
         torch_version=torch.__version__,
         git_commit=_git_commit(),
         training_metrics=metrics,
     )
+    return manifest.model_copy(update={"bundle_id": content_id(manifest)})
 
 
 def _git_commit() -> str:
@@ -177,6 +185,8 @@ def _git_commit() -> str:
 def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
     """Sync the finished folder to disk, rename it into place, and switch `current` in one step."""
     for path in folder.iterdir():
+        # A server may run as another user than the exporter.
+        path.chmod(0o644)
         _sync(path)
     _sync(folder)
     final = bundles / bundle_id

@@ -71,19 +71,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     dataset = InteractionDataset.load(folder / "data")
     sizes = preset("demo", num_items=ITEMS, num_actions=len(ACTIONS), num_surfaces=len(SURFACES))
     config = sizes.model_copy(update={"layers": 2, "width": 64, "heads": 2, "id_dim": 32, "item_dim": 32})
-    checkpoint = random_checkpoint(config, folder / "checkpoints")
+    checkpoint = random_checkpoint(config, folder / "checkpoints", dataset)
     bundle = write_bundle(checkpoint, dataset, folder / "bundles", report=lambda _: None)
     return Exported(dataset, load_model(checkpoint), bundle)
 
 
-def random_checkpoint(config: ModelConfig, folder: Path) -> Path:
+def random_checkpoint(config: ModelConfig, folder: Path, dataset: InteractionDataset) -> Path:
     """Weights so large that scores of different items are far apart, without a training run."""
     torch.manual_seed(11)
     model = UnifiedRecommender(config)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3 if "ranking_head" in name else 0.15)
-    state = CheckpointState(epoch=1, step=1, model=config, training=TrainingConfig(epochs=1))
+    state = CheckpointState(
+        epoch=1, step=1, model=config, training=TrainingConfig(epochs=1), dataset=dataset.info.sha256
+    )
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
 

@@ -65,6 +65,12 @@ class Manifest(Config):
     training_metrics: dict[str, float]
 
 
+def content_id(manifest: Manifest) -> str:
+    """The id of a bundle of this content: all that is served counts, when it was made does not."""
+    content = manifest.model_dump_json(exclude={"bundle_id", "created", "git_commit"})
+    return f"{manifest.dataset}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
 def describe_file(path: Path) -> BundleFile:
     """Hash and size of a file."""
     with path.open("rb") as stream:
@@ -103,7 +109,7 @@ def verify_bundle(folder: Path) -> Manifest:
     """Check every file against the manifest, and return it.
 
     Raises:
-        BundleError: a file is missing, of another size or of another hash.
+        BundleError: the manifest was altered, or a file is missing, of another size or of another hash.
     """
     manifest = read_manifest(folder)
     for name in FILES:
@@ -117,4 +123,9 @@ def verify_bundle(folder: Path) -> Manifest:
                 f"bundle {folder}: {name} has sha256 {found.sha256[:12]} and {found.size} bytes; "
                 f"the manifest says {expected.sha256[:12]} and {expected.size}"
             )
+    if manifest.bundle_id != content_id(manifest):
+        raise BundleError(
+            f"bundle {folder}: {MANIFEST} was altered: bundle_id is {manifest.bundle_id}; "
+            f"its content says {content_id(manifest)}"
+        )
     return manifest

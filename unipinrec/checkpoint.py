@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors and JSON, written whole or not at all."""
+"""Checkpoints: a folder of safetensors and JSON, renamed into place when it is complete."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,6 +23,8 @@ class CheckpointState(Config):
     """Optimiser steps taken."""
     model: ModelConfig
     training: TrainingConfig
+    dataset: dict[str, str]
+    """Hashes of the dataset's tables: item rows mean something only together with them."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Losses of the last epoch, by name."""
 

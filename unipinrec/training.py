@@ -162,13 +162,13 @@ def train(
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    done = CheckpointState(epoch=0, step=0, model=model_config, training=config)
+    done = CheckpointState(epoch=0, step=0, model=model_config, training=config, dataset=dataset.hashes)
     checkpoint = latest_checkpoint(folder) if resume else None
     if checkpoint:
-        done = load_state(checkpoint)
-        if (done.model, done.training) != (model_config, config):
+        wanted, done = done, load_state(checkpoint)
+        if (done.model, done.training, done.dataset) != (wanted.model, wanted.training, wanted.dataset):
             raise CheckpointMismatchError(
-                f"{checkpoint} was made with another configuration; use another folder or remove it"
+                f"{checkpoint} is of another configuration or dataset; use another folder or remove it"
             )
         objective.load_state_dict(load_weights(checkpoint))
         load_optimizer(checkpoint, optimizer)

@@ -263,3 +263,49 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
     assert len(refused) < flood
     with GrpcClient(server.grpc_url) as client:
         assert client.recommend(COLD).kv_source == "prefill"
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "array", "message"),
+    [
+        (
+            "retrieval",
+            "EVENT_ITEMS",
+            np.zeros((1, 129), np.int64),
+            "EVENT_ITEMS has 129 values; allowed: 1 to 128",
+        ),
+        ("retrieval", "EVENT_ITEMS", int64(ITEMS), "EVENT_ITEMS has an unknown row; allowed: -1 to 399"),
+        ("ann", "NUM_RESULTS", int32(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
+        (
+            "ann",
+            "QUERY_EMBEDDINGS",
+            np.zeros((1, 1, 3), np.float32),
+            "QUERY_EMBEDDINGS has width 3; allowed: 32",
+        ),
+    ],
+)
+def test_inner_nodes_refuse_what_no_node_would_send(
+    server: EmbeddedServer, exported: Exported, node: str, name: str, array: NDArray[Any], message: str
+) -> None:
+    tensors = {
+        "retrieval": {
+            "EVENT_ITEMS": int64(0),
+            "EVENT_ACTIONS": int64(1),
+            "EVENT_TIMESTAMPS": int64(5),
+            "EVENT_SURFACES": int64(0),
+            "REQUEST_TIME": int64(NOW),
+            "SURFACE": int32(0),
+        },
+        "ann": {
+            "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
+            "SEEN_ITEMS": int64(-1),
+            "EXCLUDED_ITEMS": int64(-1),
+            "NUM_RESULTS": int32(5),
+        },
+    }[node]
+    bundle = {"BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_)}
+    assert call(server, node, tensors | bundle)
+    with pytest.raises(triton.InferenceServerException) as error:
+        call(server, node, tensors | bundle | {name: array})
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert message in error.value.message()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.numpy import load_file
 
 from ensemble.loaded_bundle import LoadedBundle
-from export.bundle_writer import write_bundle
+from export.bundle_writer import DatasetMismatchError, write_bundle
 from export.check import ExportMismatchError
 from tests.conftest import ITEMS, USERS, Exported, random_checkpoint
 from unipinrec.bundle import BundleError, read_manifest, verify_bundle
@@ -57,12 +58,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> InteractionDataset:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def checkpoints(shop: InteractionDataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two models of different sizes for the shop."""
     folder = tmp_path_factory.mktemp("checkpoints")
     config = preset("tiny", num_items=4, num_actions=2)
     wider = config.model_copy(update={"head_hidden": 12})
-    return random_checkpoint(config, folder / "one"), random_checkpoint(wider, folder / "other")
+    return random_checkpoint(config, folder / "one", shop), random_checkpoint(wider, folder / "other", shop)
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +300,27 @@ def test_an_interrupted_export_leaves_nothing(
         write_bundle(checkpoints[0], shop, tmp_path / "bundles", report=interrupt)
     assert len(lines) == line + 1
     assert list((tmp_path / "bundles").iterdir()) == []
+
+
+def test_an_altered_manifest_is_refused(copy: Path) -> None:
+    edit_manifest(copy, lambda fields: fields["defaults"].update(num_results=7))
+    with pytest.raises(BundleError, match=r"manifest\.json was altered: bundle_id is synthetic-"):
+        verify_bundle(copy)
+
+
+def test_other_default_weights_make_another_bundle(
+    bundles: Path, shop: InteractionDataset, checkpoints: tuple[Path, Path]
+) -> None:
+    before = (bundles / "current").resolve()
+    info = shop.info.model_copy(update={"utility_weights": (5.0, 0.0)})
+    after = write_bundle(checkpoints[0], replace(shop, info=info), bundles, report=silent)
+    assert after.name != before.name
+    assert verify_bundle(bundles / "current").defaults.utility_weights == (5.0, 0.0)
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(
+    tmp_path: Path, exported: Exported, checkpoints: tuple[Path, Path]
+) -> None:
+    with pytest.raises(DatasetMismatchError, match="was trained on another dataset than synthetic"):
+        write_bundle(checkpoints[0], exported.dataset, tmp_path, report=silent)
+    assert list(tmp_path.iterdir()) == []

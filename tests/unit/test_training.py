@@ -207,7 +207,7 @@ def test_a_folder_of_another_configuration_is_refused(
     change: Callable[[ModelConfig, TrainingConfig], tuple[ModelConfig, TrainingConfig]],
 ) -> None:
     model, training = change(model_config, CONFIG)
-    message = f"^{trained} was made with another configuration; use another folder or remove it$"
+    message = f"^{trained} is of another configuration or dataset; use another folder or remove it$"
     with pytest.raises(CheckpointMismatchError, match=message):
         train(dataset, model, training, trained.parent)
 

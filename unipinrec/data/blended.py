@@ -28,7 +28,8 @@ class BlendedConfig(Config):
     """How examples are drawn."""
 
     max_history: Count
-    """Events of a history, the most recent ones."""
+    """Events of a history, exactly the most recent ones. Serving keeps `max_history - window_block + 1` to
+    `max_history` of them, so that every length that is served was trained."""
     last_feedview_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Chance of the user's last training feedview, which has the longest history; otherwise a feedview is
     drawn with a chance that grows with its size. Higher values train more positions per example."""
@@ -109,6 +110,11 @@ class BlendedDataset(Dataset[BlendedExample]):
     def set_epoch(self, epoch: int) -> None:
         """Draw other feedviews, impressions and candidate orders from here on."""
         self._epoch = epoch
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of the dataset's tables."""
+        return self._dataset.info.sha256
 
     def item_counts(self) -> NDArray[np.int64]:
         """Training events of every item, [V]."""

@@ -17,7 +17,7 @@ from unipinrec.model.trunk import Trunk
 class UnifiedRecommender(nn.Module):
     """Embedder, tokens, trunk and both heads.
 
-    `encode` runs once per history; `query` and `score` reuse what it returns. `append` continues a history.
+    `encode` runs once per history; `retrieval_head` and `score` reuse what it returns; `append` continues it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
