@@ -111,9 +111,9 @@ def check_sizes(arrays: Arrays, model: ModelConfig) -> None:
         if name in arrays and arrays[name].shape[2] != model.item_dim:
             raise InvalidInputError(f"{name} has width {arrays[name].shape[2]}; allowed: {model.item_dim}")
     if "NUM_RESULTS" in arrays:
-        asked = int(arrays["NUM_RESULTS"].max())
-        if not 1 <= asked <= model.max_candidates:
-            raise InvalidInputError(f"NUM_RESULTS is {asked}; allowed: 1 to {model.max_candidates}")
+        for asked in arrays["NUM_RESULTS"].ravel():
+            if not 1 <= asked <= model.max_candidates:
+                raise InvalidInputError(f"NUM_RESULTS is {asked}; allowed: 1 to {model.max_candidates}")
 
 
 def stamp_bundle(bundle_id: str, users: int) -> NDArray[np.object_]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ensemble.contract import Floats, Int64s
-from ensemble.loaded_bundle import LoadedBundle
+from ensemble.loaded_bundle import LoadedBundle, Vocabulary
 from unipinrec import bundle
 from unipinrec.data.history import History
 
@@ -23,9 +23,9 @@ would round differently: on the machines measured, results are bit-equal whateve
 class HistoryEncoder:
     """The encoder graph with the item vectors that it reads."""
 
-    def __init__(self, loaded: LoadedBundle) -> None:
+    def __init__(self, loaded: LoadedBundle, vocabulary: Vocabulary) -> None:
         self._graph = loaded.graph(bundle.ENCODER)
-        self._vector_VE = torch.from_numpy(loaded.vocabulary().vector_VE)
+        self._vector_VE = torch.from_numpy(vocabulary.vector_VE)
 
     def __call__(self, histories: Sequence[History]) -> tuple[Tensor, list[Tensor]]:
         """Hidden states [B, C] after the last event, and each request's cache [L, 2, H, length + 1, D]."""

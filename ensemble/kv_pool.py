@@ -30,8 +30,6 @@ FREE, WRITING, READY = 0, 1, 2
 GENERATION, STATE, DEADLINE_NS, LENGTH, RELEASED = range(5)
 """Columns of a slot's header. The reader writes RELEASED only; the owner writes the others."""
 
-HANDLE_SIZE = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Handle:

@@ -68,7 +68,7 @@ class RankingNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
-        self._encode = HistoryEncoder(loaded)
+        self._encode = HistoryEncoder(loaded, self._vocabulary)
         self._graph = loaded.graph(bundle.RANKING_HEAD)
         self._pools = PoolDirectory(settings.runtime_dir)
 
@@ -102,24 +102,11 @@ class RankingNode:
     @torch.inference_mode()
     def run(self, rows: Sequence[RankingRow]) -> list[Ranked]:
         """One forward for all rows over their slots; rows whose slot is or becomes invalid are recomputed."""
-        pools = [self._pool_of(row) for row in rows]
-        answers: dict[int, Ranked] = {}
-        cached = [index for index, pool in enumerate(pools) if pool is not None]
-        if cached:
-            views = [pool.view(rows[index].handle) for index in cached if (pool := pools[index]) is not None]
-            scored = self._score([rows[index] for index in cached], views)
-            for index, probability_KA in zip(cached, scored, strict=True):
-                pool = pools[index]
-                if pool is not None and pool.holds(rows[index].handle):
-                    answers[index] = self._rank(rows[index], probability_KA, "prefill")
-                    pool.release(rows[index].handle)
-        stale = [index for index in range(len(rows)) if index not in answers]
+        answers = self._from_slots(rows)
+        stale = [place for place in range(len(rows)) if place not in answers]
         if stale:
-            chosen = [rows[index] for index in stale]
-            _, caches = self._encode([row.history for row in chosen])
-            for index, row, probability_KA in zip(stale, chosen, self._score(chosen, caches), strict=True):
-                answers[index] = self._rank(row, probability_KA, "recomputed")
-        return [answers[index] for index in range(len(rows))]
+            answers |= self._recomputed(rows, stale)
+        return [answers[place] for place in range(len(rows))]
 
     def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
         """The node's output tensors for one request."""
@@ -138,6 +125,36 @@ class RankingNode:
 
     def close(self) -> None:
         """Nothing to release: the mapping ends with the process."""
+
+    def _from_slots(self, rows: Sequence[RankingRow]) -> dict[int, Ranked]:
+        """Answers by place in the batch, for the rows whose slot held before the forward and after it."""
+        places, cached, pools = [], [], []
+        for place, row in enumerate(rows):
+            pool = self._pool_of(row)
+            if pool is not None:
+                places.append(place)
+                cached.append(row)
+                pools.append(pool)
+        if not cached:
+            return {}
+        views = [pool.view(row.handle) for pool, row in zip(pools, cached, strict=True)]
+        scored = self._score(cached, views)
+        answers = {}
+        for place, row, pool, probability_KA in zip(places, cached, pools, scored, strict=True):
+            if pool.holds(row.handle):
+                answers[place] = self._rank(row, probability_KA, "prefill")
+                pool.release(row.handle)
+        return answers
+
+    def _recomputed(self, rows: Sequence[RankingRow], places: Sequence[int]) -> dict[int, Ranked]:
+        """Answers by place in the batch, from histories that are encoded again."""
+        chosen = [rows[place] for place in places]
+        _, caches = self._encode([row.history for row in chosen])
+        scored = self._score(chosen, caches)
+        return {
+            place: self._rank(row, probability_KA, "recomputed")
+            for place, row, probability_KA in zip(places, chosen, scored, strict=True)
+        }
 
     def _pool_of(self, row: RankingRow) -> MappedPool | None:
         pool = self._pools.find(row.handle)

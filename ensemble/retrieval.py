@@ -52,7 +52,7 @@ class RetrievalNode:
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, instance: str) -> None:
         self._bundle = loaded
-        self._encode = HistoryEncoder(loaded)
+        self._encode = HistoryEncoder(loaded, loaded.vocabulary())
         self._head = loaded.graph(bundle.RETRIEVAL_HEAD)
         shape = slot_shape(loaded.manifest.model)
         self._pool = KVPool(settings.runtime_dir, instance, shape, settings.pool_slots, settings.lease_ms)
