@@ -6,7 +6,7 @@ from rich.table import Table
 from unipinrec_client import RecommendResponse
 
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.evaluation import Quality
+from unipinrec.evaluation.leave_one_out import Quality
 
 RECENT = 10
 TITLE_WIDTH = 24

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from unipinrec.evaluation import Quality
+from unipinrec.evaluation.leave_one_out import Quality
 
 
 @dataclass(slots=True)

@@ -25,8 +25,9 @@ from unipinrec.config import DEMO_TRAINING, preset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.data.movielens import fetch_movielens
-from unipinrec.evaluation import K, Quality, evaluate_leave_one_out
-from unipinrec.metrics import estimate, ndcg_at_k, recall_at_k
+from unipinrec.evaluation.bootstrap import estimate
+from unipinrec.evaluation.catalogue import ndcg_at_k, recall_at_k
+from unipinrec.evaluation.leave_one_out import K, Quality, evaluate_leave_one_out
 from unipinrec.training import train
 
 EXAMPLE_USERS = ("42", "7", "314")

@@ -1,10 +1,9 @@
-"""Ranking over the full catalogue: ranks, Recall@k, NDCG@k and their confidence intervals.
+"""Ranking over the full catalogue: the target's rank, Recall@k and NDCG@k.
 
-Shapes: U users, B users of one chunk, V items of the catalogue, X items left out.
+Shapes: U users, B users of one chunk, V items of the catalogue, N events of one user.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,6 @@ from unipinrec.data.interactions import InteractionDataset
 
 Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating[Any]]]
 """User indices [B] and the lengths [B] of their known histories to scores [B, V]; higher is better."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over users with its 95 % bootstrap confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def rank_of_target(scores_V: NDArray[np.floating[Any]], target: int, exclude_rows: NDArray[np.int64]) -> int:
@@ -70,18 +60,3 @@ def recall_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
 def ndcg_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """NDCG@k of each user with one target: 1 / log2(rank + 1) when it is among the first k, else 0, [U]."""
     return np.where(rank_U <= k, 1.0 / np.log2(rank_U + 1.0), 0.0)
-
-
-def estimate(value_U: NDArray[np.float64], seed: int = 0, resamples: int = 1000) -> Estimate:
-    """The mean over users, with percentiles 2.5 and 97.5 of the means of resampled users.
-
-    Raises:
-        ValueError: there are no users.
-    """
-    users = len(value_U)
-    if users == 0:
-        raise ValueError("users is 0; allowed: 1 or more")
-    random = np.random.default_rng(seed)
-    means = [value_U[random.integers(users, size=users)].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(value_U.mean()), float(low), float(high))

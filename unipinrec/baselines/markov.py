@@ -1,26 +1,14 @@
-"""Two recommenders without training, for comparison: popularity and a first-order Markov chain.
+"""A first-order Markov chain over items. A `catalogue.Scorer`.
 
 Shapes: U users, B users of one chunk, V items of the catalogue, E events, P distinct transitions.
-Both are a `metrics.Scorer`.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unipinrec.baselines.places import place_in_history
+from unipinrec.baselines.popularity import Popularity
 from unipinrec.data.interactions import InteractionDataset
-
-
-class Popularity:
-    """Scores an item by its number of events, the same for everyone."""
-
-    def __init__(self, dataset: InteractionDataset, end_U: NDArray[np.int64]) -> None:
-        """Counts the first `end_U` events of every user."""
-        row_E = dataset.item_row_E[_place_in_history(dataset) < np.repeat(end_U, np.diff(dataset.offset_U1))]
-        self.count_V = np.bincount(row_E, minlength=len(dataset.item_ids_V))
-
-    def __call__(self, user_B: NDArray[np.int64], _length_B: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Scores [B, V]."""
-        return np.tile(self.count_V.astype(np.float64), (len(user_B), 1))
 
 
 class Markov:
@@ -34,7 +22,7 @@ class Markov:
         self._dataset = dataset
         self._fill_V = popularity.count_V / (popularity.count_V.max() + 1)
         items = len(dataset.item_ids_V)
-        place_E = _place_in_history(dataset)
+        place_E = place_in_history(dataset)
         follows_E = (place_E > 0) & (place_E < np.repeat(end_U, np.diff(dataset.offset_U1)))
         next_E = np.flatnonzero(follows_E)
         pair_E = dataset.item_row_E[next_E - 1] * items + dataset.item_row_E[next_E]
@@ -51,9 +39,3 @@ class Markov:
                 after = slice(self._offset_V1[last], self._offset_V1[last + 1])
                 scores_V[self._next_P[after]] += self._count_P[after]
         return scores_BV
-
-
-def _place_in_history(dataset: InteractionDataset) -> NDArray[np.int64]:
-    """The index of every event within its user's history, [E]."""
-    length_U = np.diff(dataset.offset_U1)
-    return np.arange(len(dataset.item_row_E)) - np.repeat(dataset.offset_U1[:-1], length_U)

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.baselines import Markov, Popularity
+from unipinrec.baselines.markov import Markov
+from unipinrec.baselines.popularity import Popularity
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
-from unipinrec.metrics import Estimate, Scorer, estimate, ndcg_at_k, ranks_after, recall_at_k
+from unipinrec.evaluation.bootstrap import Estimate, estimate
+from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.model import UnifiedRecommender
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
@@ -35,7 +37,7 @@ def request_before(dataset: InteractionDataset, user: int, length: int) -> Offli
 
 
 class RetrievalScorer:
-    """Inner products of the query embedding with every item: the first stage alone. A `metrics.Scorer`."""
+    """Inner products of the query embedding with every item: the first stage alone. A `catalogue.Scorer`."""
 
     def __init__(self, model: UnifiedRecommender, dataset: InteractionDataset) -> None:
         self._recommender = OfflineRecommender(model)

@@ -1,0 +1,1 @@
+"""How good recommendations are: metrics, their confidence intervals and held-out protocols."""
