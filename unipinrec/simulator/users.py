@@ -1,0 +1,88 @@
+"""People: interests, the topic of their session, and how both change.
+
+Shapes: U users, I interests, D latent width, A actions, C topics, B users of one step.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unipinrec.simulator.config import SimulatorConfig
+from unipinrec.simulator.topics import Topics, near, unit
+
+Floats = NDArray[np.float64]
+Int64s = NDArray[np.int64]
+
+
+class Users:
+    """All users; sessions change them. Who has fewer than I interests has some of weight 0."""
+
+    def __init__(self, config: SimulatorConfig, topics: Topics, random: np.random.Generator) -> None:
+        self._config = config
+        self._topics = topics
+        self._random = random
+        users, (fewest, most) = config.users, config.interests
+        self.topic_UI = _distinct_topics(users, most, config.topics, random)
+        self._interest_UID = near(topics.centre_CD[self.topic_UI], config.interest_spread, random)
+        held_U = random.integers(fewest, most, users, endpoint=True)
+        weight_UI = random.gamma(2.0, size=(users, most)) * (np.arange(most) < held_U[:, None])
+        self.weight_UI = weight_UI / weight_UI.sum(axis=1, keepdims=True)
+        own_UA = random.standard_normal((users, len(config.user_spread_of_actions)))
+        self.propensity_UA = own_UA * np.array(config.user_spread_of_actions)
+        spread = config.activity_spread
+        activity_U = random.lognormal(-(spread**2) / 2, spread, users)
+        self.sessions_U = random.poisson(config.sessions * activity_U).clip(1, config.most_sessions)
+        self._current_U = choose(self.weight_UI, random)
+
+    def topic(self, user_B: Int64s) -> Int64s:
+        """Topics of the users' current sessions."""
+        topic_B: Int64s = self.topic_UI[user_B, self._current_U[user_B]]
+        return topic_B
+
+    def other_interests(self, user_B: Int64s) -> Floats:
+        """Weights of the interests that the session is not about, [B, I]."""
+        weight_BI: Floats = self.weight_UI[user_B]
+        weight_BI[np.arange(len(user_B)), self._current_U[user_B]] = 0
+        return weight_BI
+
+    def taste(self, user_B: Int64s) -> Floats:
+        """Tastes at the start of the users' sessions: unit vectors, [B, D]."""
+        share = self._config.session_weight
+        current_BD = self._interest_UID[user_B, self._current_U[user_B]]
+        general_BD = np.einsum("bi,bid->bd", self.weight_UI[user_B], self._interest_UID[user_B])
+        return unit(share * current_BD + (1 - share) * general_BD)
+
+    def end_session(self, user_B: Int64s) -> None:
+        """Let interests drift to near topics, then choose the interest of each user's next session.
+
+        Its chance grows with the interest's weight and the preference for its topic after the last one.
+        """
+        last_topic_B = self.topic(user_B)
+        for interest in range(self.topic_UI.shape[1]):
+            self._drift(user_B, interest)
+        weight_BI = self.weight_UI[user_B]
+        preference_BI = self._topics.transition_CC[last_topic_B[:, None], self.topic_UI[user_B]]
+        self._current_U[user_B] = choose(weight_BI * preference_BI, self._random)
+
+    def _drift(self, user_B: Int64s, interest: int) -> None:
+        moving_B = user_B[self._random.random(len(user_B)) < self._config.drift]
+        choice_B = self._random.integers(self._config.near_topics, size=len(moving_B))
+        topic_B = self._topics.near_CN[self.topic_UI[moving_B, interest], choice_B]
+        free_B = (self.topic_UI[moving_B] != topic_B[:, None]).all(axis=1)
+        moving_B, topic_B = moving_B[free_B], topic_B[free_B]
+        self.topic_UI[moving_B, interest] = topic_B
+        self._interest_UID[moving_B, interest] = near(
+            self._topics.centre_CD[topic_B], self._config.interest_spread, self._random
+        )
+
+
+def choose(weight_BI: Floats, random: np.random.Generator) -> Int64s:
+    """One column of each row, with chances in proportion to the weights, [B]."""
+    cumulative_BI = weight_BI.cumsum(axis=1)
+    drawn_B = random.random(len(weight_BI)) * cumulative_BI[:, -1]
+    column_B: Int64s = (cumulative_BI <= drawn_B[:, None]).sum(axis=1)
+    return column_B
+
+
+def _distinct_topics(users: int, count: int, topics: int, random: np.random.Generator) -> Int64s:
+    order_UC = np.argsort(random.random((users, topics)), axis=1)
+    return np.ascontiguousarray(order_UC[:, :count])
