@@ -1,4 +1,4 @@
-"""`unipinrec data`: fetch, import and describe datasets."""
+"""`unipinrec data`: fetch, import, simulate and describe datasets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,28 +7,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from commands import fetch
 from commands.errors import one_line_errors
-from unipinrec.data.events import EventFormatError
+from unipinrec.data.events import DatasetInfo, EventFormatError
 from unipinrec.data.importer import import_events
-from unipinrec.data.movielens import MovieLensError, fetch_movielens
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared
 from unipinrec.data.summary import Summary, summarize
+from unipinrec.simulator import SimulatorConfig, prepare_simulation
 
-ERRORS = (EventFormatError, PreparedDatasetError, MovieLensError)
+ERRORS = (EventFormatError, PreparedDatasetError)
+DEFAULT_LOG = SimulatorConfig()
 
-app = typer.Typer(help="Fetch, import and describe datasets.", no_args_is_help=True)
-fetch_app = typer.Typer(help="Fetch a public dataset.", no_args_is_help=True)
-app.add_typer(fetch_app, name="fetch")
-
-
-@fetch_app.command()
-def movielens(
-    out: Annotated[Path, typer.Option(help="Folder of the prepared dataset.")] = Path("build/data/movielens"),
-) -> None:
-    """MovieLens 100K, from GroupLens or else from the recbole wheel. Verifies what is already there."""
-    console = Console(highlight=False, soft_wrap=True)
-    with one_line_errors(*ERRORS), console.status("MovieLens 100K"):
-        fetch_movielens(out, console.print)
+app = typer.Typer(help="Fetch, import, simulate and describe datasets.", no_args_is_help=True)
+app.add_typer(fetch.app, name="fetch")
 
 
 @app.command("import")
@@ -37,8 +28,15 @@ def import_(
     actions: Annotated[str, typer.Option(help="Action names in bit order, with commas between them.")],
     out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],
     surfaces: Annotated[str, typer.Option(help="Surface names in order, with commas between.")] = "default",
-    items: Annotated[Path | None, typer.Option(help="Parquet or CSV file with item_id and title.")] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV file with item_id and, optionally, title, attributes, content."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the dataset; default: the name of OUT.")] = None,
+    positive_actions: Annotated[
+        str | None,
+        typer.Option(help="Actions that make an item worth retrieving, with commas between; default: all."),
+    ] = None,
     utility_weights: Annotated[
         str | None,
         typer.Option(help="Weight of each action in a score, with commas between; default: all 1."),
@@ -55,8 +53,23 @@ def import_(
             actions=names,
             surfaces=tuple(surfaces.split(",")),
             utility_weights=_weights(utility_weights) if utility_weights else (1.0,) * len(names),
+            positive_actions=tuple(positive_actions.split(",")) if positive_actions else None,
         )
         typer.echo(f"{len(dataset.events)} events written to {out}")
+
+
+@app.command("simulate")
+def simulate_command(
+    out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],
+    users: Annotated[int, typer.Option(help="People.")] = DEFAULT_LOG.users,
+    items: Annotated[int, typer.Option(help="Items of the catalogue.")] = DEFAULT_LOG.items,
+    sessions: Annotated[float, typer.Option(help="Mean sessions of a user.")] = DEFAULT_LOG.sessions,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = DEFAULT_LOG.seed,
+) -> None:
+    """Make a synthetic log with known truth: slates, several actions, logged uniform exploration."""
+    with one_line_errors(*ERRORS):
+        config = SimulatorConfig(users=users, items=items, sessions=sessions, seed=seed)
+        prepare_simulation(out, config, typer.echo)
 
 
 @app.command()
@@ -64,7 +77,7 @@ def describe(folder: Annotated[Path, typer.Argument(help="Folder of a prepared d
     """Show what a prepared dataset contains."""
     with one_line_errors(*ERRORS):
         dataset = read_prepared(folder)
-    Console().print(_table(dataset.info.name, summarize(dataset)))
+    Console().print(_table(dataset.info, summarize(dataset)))
 
 
 def _weights(text: str) -> tuple[float, ...]:
@@ -76,10 +89,11 @@ def _weights(text: str) -> tuple[float, ...]:
         ) from error
 
 
-def _table(name: str, summary: Summary) -> Table:
-    table = Table("what", "value", title=name)
-    for field in ("users", "items", "events", "impressions", "feedviews"):
-        table.add_row(field, f"{getattr(summary, field):,}")
+def _table(info: DatasetInfo, summary: Summary) -> Table:
+    table = Table("what", "value", title=info.name)
+    for field in ("users", "items", "attributes", "content_width", "events", "impressions", "feedviews"):
+        table.add_row(field.replace("_", " "), f"{getattr(summary, field):,}")
+    table.add_row("positive actions", " ".join(info.positive_actions))
     for action, rate in summary.action_rates.items():
         table.add_row(f"rate of {action}", f"{rate:.4f}")
     for title, percentiles in (

@@ -1,5 +1,7 @@
 """Blended examples: exact joins by hand, nothing held out, and chances as stated."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample, collate, loader
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.impressions import ImpressionSampler
-from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.data.prepared import write_prepared
 
 Row = tuple[str, int, int, int, int, int | None]
@@ -39,6 +41,10 @@ def load(folder: Path, rows: list[Row], sampled: bool = False, catalogue: int = 
     )
     items = pl.DataFrame({"item_id": range(100, 100 + catalogue)})
     write_prepared(folder / "shop", pl.DataFrame(rows, COLUMNS, orient="row"), items, info)
+    return InteractionDataset.load(folder / "shop")
+
+
+def load_again(folder: Path) -> InteractionDataset:
     return InteractionDataset.load(folder / "shop")
 
 
@@ -238,3 +244,40 @@ def test_popular_impressions_are_drawn_in_proportion() -> None:
 def test_fewer_impressions_are_drawn_when_nearly_everything_is_seen() -> None:
     drawn = ImpressionSampler(np.ones(6, np.int64)).draw(np.random.default_rng(0), 8, np.array([0, 1, 2, 3]))
     assert sorted(drawn.tolist()) == [4, 5]
+
+
+def test_a_tenth_of_the_feedviews_without_engagement_is_kept(tmp_path: Path) -> None:
+    rows: list[Row] = [("a", 100 + place, 0, 0, 10 * place, place) for place in range(1, 5)]
+    rows += [("a", 100, 1, 0, 5, 0), ("a", 106, 1, 0, 200, 8), ("a", 107, 1, 0, 300, 9)]
+    rows.sort(key=lambda row: row[4])
+    config = BlendedConfig(max_history=8, last_feedview_probability=0.0)
+    dataset = BlendedDataset(load(tmp_path, rows), config, split_at_time(load_again(tmp_path), 100))
+    looked = 0
+    for epoch in range(4000):
+        dataset.set_epoch(epoch)
+        looked += dataset[0].feedview_timestamp != 5
+    # Of four such feedviews, n are kept with the binomial chance of 0.1 each; n of n + 1 are then drawn.
+    expected = sum(math.comb(4, n) * 0.1**n * 0.9 ** (4 - n) * n / (n + 1) for n in range(5))
+    assert looked / 4000 == pytest.approx(expected, abs=0.03)
+
+
+def test_a_split_in_time_holds_out_events_and_feedviews_from_then_on(tmp_path: Path) -> None:
+    interactions = load(tmp_path, SLATES)
+    split = split_at_time(interactions, 31)
+    assert split.train_end_U.tolist() == [3, 0]
+    assert split.held_out_U.tolist() == [True, False]
+    dataset = BlendedDataset(interactions, BlendedConfig(max_history=8, last_feedview_probability=1.0), split)
+    assert slate(dataset[0]) == {3: 1}
+    early = BlendedDataset(interactions, BlendedConfig(max_history=8), split_at_time(interactions, 6))
+    assert [example.user for example in (early[0],)] == [1]
+    assert len(early) == 1
+
+
+def test_only_items_with_a_positive_action_are_aimed_at(tmp_path: Path) -> None:
+    interactions = load(tmp_path, SLATES)
+    info = interactions.info.model_copy(update={"positive_actions": ("save",)})
+    dataset = BlendedDataset(
+        dataclasses.replace(interactions, info=info),
+        BlendedConfig(max_history=8, last_feedview_probability=1.0),
+    )
+    assert (dataset[0].next_item, dataset[0].next_actions) == (4, 3)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from commands import data
+from commands import fetch
 from commands.app import app
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.movielens import MovieLensError
@@ -42,11 +42,11 @@ def refused(*arguments: str | Path) -> str:
 
 def test_a_csv_log_becomes_a_dataset(log: Path, tmp_path: Path) -> None:
     items = tmp_path / "items.csv"
-    items.write_text("item_id,title\n5,Chair\n6,Lamp\n")
+    items.write_text("item_id,title,attributes,content\n5,Chair,,0.5 1\n6,Lamp,8 3,\n")
     out = tmp_path / "shop"
     code, stdout, _ = run(
         "import", "--events", log, "--items", items, "--actions", "click,save",
-        "--surfaces", "home,search", "--utility-weights", "1,2.5", "--out", out,
+        "--surfaces", "home,search", "--utility-weights", "1,2.5", "--positive-actions", "save", "--out", out,
     )  # fmt: skip
     assert (code, stdout) == (0, f"4 events written to {out}\n")
     dataset = InteractionDataset.load(out)
@@ -54,6 +54,9 @@ def test_a_csv_log_becomes_a_dataset(log: Path, tmp_path: Path) -> None:
     assert dataset.info.surfaces == ("home", "search")
     assert dataset.info.utility_weights == (1.0, 2.5)
     assert dataset.info.sampled_impressions
+    assert dataset.positive_mask == 0b10
+    assert dataset.attributes_VX.tolist() == [[-1, -1], [0, 1]]
+    assert dataset.content_VF.tolist() == [[0.5, 1.0], [0.0, 0.0]]
     assert dataset.titles_V.tolist() == ["Chair", "Lamp"]
     assert dataset.user_ids_U.tolist() == ["7", "8"]
     assert dataset.history(0).actions_N.tolist() == [1, 3, 2]
@@ -98,6 +101,7 @@ def test_describe_shows_counts_and_rates(log: Path, tmp_path: Path) -> None:
     assert {key: table[key] for key in ("users", "items", "events", "feedviews", "impressions")} == {
         "users": "2", "items": "2", "events": "4", "feedviews": "3", "impressions": "0",
     }  # fmt: skip
+    assert (table["positive actions"], table["content width"]) == ("click save", "0")
     assert (table["rate of click"], table["rate of save"]) == ("0.7500", "0.5000")
     assert (table["history, percentile 50"], table["history, percentile 99"]) == ("1", "3")
 
@@ -135,6 +139,8 @@ def test_options_out_of_range_are_refused(log: Path, tmp_path: Path) -> None:
     count = refused(*options, "--utility-weights", "1")
     assert "utility_weights is [1.0]; allowed: 2 finite numbers >= 0" in count
     assert refused(*options, "--name", "my shop").startswith("name is 'my shop'; ")
+    positive = refused(*options, "--positive-actions", "save,buy")
+    assert positive == "Value error, positive_actions is save, buy; allowed: some of click, save"
 
 
 def test_an_existing_folder_is_refused(log: Path, tmp_path: Path) -> None:
@@ -150,6 +156,6 @@ def test_a_failed_fetch_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     def fail(_folder: Path, _report: object) -> None:
         raise MovieLensError("MovieLens 100K cannot be downloaded: no route")
 
-    monkeypatch.setattr(data, "fetch_movielens", fail)
+    monkeypatch.setattr(fetch, "fetch_movielens", fail)
     line = refused("fetch", "movielens", "--out", tmp_path / "movielens")
     assert line == "MovieLens 100K cannot be downloaded: no route"

@@ -1,6 +1,7 @@
 """A source that does not answer is one clear error, whatever went wrong."""
 
 import http.client
+import io
 import socket
 import subprocess
 from pathlib import Path
@@ -13,17 +14,17 @@ from unipinrec.data.download import DownloadError, download_https, download_whee
 
 class Answer:
     def __init__(self, status: int, body: bytes) -> None:
-        self.status, self.reason, self._body = status, "Moved", body
+        self.status, self.reason, self._body = status, "Moved", io.BytesIO(body)
 
-    def read(self) -> bytes:
-        return self._body
+    def read(self, size: int) -> bytes:
+        return self._body.read(size)
 
 
 class Connection:
     """Stands in for an HTTPS connection; remembers what was asked of it."""
 
     asked: tuple[str, int, str, str]
-    answer = Answer(200, b"ratings")
+    answer: Answer
 
     def __init__(self, host: str, timeout: int) -> None:
         self._host, self._timeout = host, timeout
@@ -40,14 +41,33 @@ class Connection:
 
 def test_a_file_is_asked_for_with_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
+    monkeypatch.setattr(Connection, "answer", Answer(200, b"ratings"), raising=False)
+    monkeypatch.setattr(download, "PIECE", 3)
     assert download_https("files.example", "/a.zip") == b"ratings"
     assert Connection.asked == ("files.example", 5, "GET", "/a.zip")
 
 
 def test_another_status_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
-    monkeypatch.setattr(Connection, "answer", Answer(301, b""))
+    monkeypatch.setattr(Connection, "answer", Answer(301, b""), raising=False)
     with pytest.raises(DownloadError, match=r"^files.example answered 301 Moved; allowed: 200$"):
+        download_https("files.example", "/a.zip")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [
+        ("LARGEST_FILE", 6, r"^files.example sends over 6 bytes; allowed: at most that$"),
+        ("TRANSFER_SECONDS", -1, r"^files.example takes over -1 seconds; allowed: at most that$"),
+    ],
+)
+def test_too_large_or_too_slow_a_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int, message: str
+) -> None:
+    monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
+    monkeypatch.setattr(Connection, "answer", Answer(200, b"ratings"), raising=False)
+    monkeypatch.setattr(download, limit, value)
+    with pytest.raises(DownloadError, match=message):
         download_https("files.example", "/a.zip")
 
 

@@ -1,11 +1,19 @@
 """The event format refuses every kind of broken row in one line that says where and what."""
 
+from typing import Any
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 
-from unipinrec.data.events import DatasetInfo, EventFormatError, validate_events, validate_items
+from unipinrec.data.events import (
+    ITEM_SCHEMA,
+    DatasetInfo,
+    EventFormatError,
+    validate_events,
+    validate_items,
+)
 
 INFO = DatasetInfo(
     name="shop",
@@ -116,17 +124,66 @@ def test_a_table_without_rows_is_refused() -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ({"title": ["x"]}, "item_id is missing; allowed: columns item_id, and optionally title"),
+        (
+            {"title": ["x"]},
+            "item_id is missing; allowed: columns item_id, and optionally title, attributes, content",
+        ),
         ({"item_id": [1, None]}, "item_id is null in row 2; allowed: a value in every row"),
         ({"item_id": [-1]}, "item_id is -1 in row 1; allowed: 0 or more"),
         ({"item_id": [4, 3, 4]}, "item_id is 4 in row 3; allowed: every item once"),
         ({"item_id": [1], "title": [2.5]}, "title has type Float64; allowed: String"),
+        ({"item_id": [1], "attributes": [3]}, "attributes has type Int64; allowed: List(Int64)"),
+        ({"item_id": [1], "attributes": [[0.5]]}, "attributes has type List(Float64); allowed: List(Int64)"),
+        (
+            {"item_id": [1, 2], "attributes": ["4 5", "4 red"]},
+            "attributes is '4 red' in row 2; allowed: List(Int64)",
+        ),
+        (
+            {"item_id": [1, 2], "attributes": [[0, 2**31], [4, 2**31 + 1, -1]]},
+            "attributes is 2147483649 in row 2; allowed: numbers from 0 to 2147483648",
+        ),
+        ({"item_id": [1], "content": [0.5]}, "content has type Float64; allowed: List(Float32)"),
+        ({"item_id": [1], "content": ["0.5 x"]}, "content is '0.5 x' in row 1; allowed: List(Float32)"),
+        (
+            {"item_id": [1, 2], "content": [[0.5, 1.0], [0.5, None]]},
+            "content is [0.5, None] in row 2; allowed: List(Float32)",
+        ),
+        (
+            {"item_id": [1, 2], "content": [None, [0.5, float("nan"), 1e300]]},
+            "content is nan in row 2; allowed: finite numbers",
+        ),
+        ({"item_id": [1], "content": [[1e300]]}, "content is inf in row 1; allowed: finite numbers"),
+        (
+            {"item_id": [1, 2, 3], "content": [[], [0.5, 1.0], [0.5]]},
+            "width of content is 1 in row 3; allowed: 2, as in the first row that has content",
+        ),
     ],
 )
 def test_broken_items_are_refused(items: dict[str, list[object]], message: str) -> None:
     with pytest.raises(EventFormatError) as error:
         validate_items(pl.DataFrame(items))
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("attributes", "content"),
+    [
+        ([[9, 2, 9], None, []], [None, [0.5, 2.0], []]),
+        (["9 2  9", None, " "], [None, "0.5 2", ""]),
+        (pl.Series([[9, 2, 9], None, []], dtype=pl.List(pl.UInt8)), [None, [0.5, 2.0], []]),
+    ],
+    ids=["lists", "text", "narrow integers"],
+)
+def test_attributes_are_a_set_and_what_is_missing_is_empty(attributes: Any, content: Any) -> None:
+    items = validate_items(pl.DataFrame({"item_id": [7, 5, 6], "attributes": attributes, "content": content}))
+    assert items.schema == ITEM_SCHEMA
+    assert items.rows() == [(5, None, [], [0.5, 2.0]), (6, None, [], []), (7, None, [2, 9], [])]
+
+
+def test_all_actions_are_positive_unless_some_are_named() -> None:
+    assert INFO.positive_actions == ("click", "save")
+    named = DatasetInfo.model_validate({**INFO.model_dump(), "positive_actions": ("save",)})
+    assert named.positive_actions == ("save",)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +194,12 @@ def test_broken_items_are_refused(items: dict[str, list[object]], message: str) 
         ({"utility_weights": (1.0,)}, r"utility_weights is \[1.0\]; allowed: 2 finite numbers"),
         ({"utility_weights": (1.0, -1.0)}, r"utility_weights is \[1.0, -1.0\]; allowed: 2 finite numbers"),
         ({"utility_weights": (1.0, float("nan"))}, r"utility_weights is \[1.0, nan\]; allowed: 2 finite"),
+        ({"positive_actions": ()}, "positive_actions"),
+        (
+            {"positive_actions": ("save", "buy")},
+            "positive_actions is save, buy; allowed: some of click, save",
+        ),
+        ({"positive_actions": ("save", "save")}, "positive_actions is save, save; allowed: every name once"),
         ({"name": "../shop"}, "name"),
         ({"actions": ()}, "actions"),
     ],

@@ -15,6 +15,7 @@ INFO = DatasetInfo(
     actions=("click", "save"),
     surfaces=("home", "search"),
     sampled_impressions=False,
+    positive_actions=("save",),
     utility_weights=(1.0, 1.0),
 )
 # Catalogue 10, 20, 30, 40, 50 = rows 0 to 4. User b only looks; slates 8 and 9 of user a overlap in time.
@@ -34,7 +35,14 @@ COLUMNS = ["user_id", "item_id", "actions", "surface", "timestamp", "feedview_id
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> InteractionDataset:
-    items = pl.DataFrame({"item_id": [50, 10], "title": ["Lamp", "Chair"]})
+    items = pl.DataFrame(
+        {
+            "item_id": [50, 10, 30],
+            "title": ["Lamp", "Chair", None],
+            "attributes": [[700, 4], [9], [9, 4, 1000]],
+            "content": [[0.5, -1.0], None, [2.0, 0.0]],
+        }
+    )
     write_prepared(tmp_path / "shop", pl.DataFrame(LOG, COLUMNS, orient="row"), items, INFO)
     return InteractionDataset.load(tmp_path / "shop")
 
@@ -72,6 +80,35 @@ def test_the_last_event_is_test_and_the_one_before_validation(dataset: Interacti
     split = split_leave_one_out(dataset)
     assert split.train_end_U.tolist() == [2, 0, 2]
     assert split.held_out_U.tolist() == [True, False, False]
+
+
+def test_attributes_are_renumbered_and_padded(dataset: InteractionDataset) -> None:
+    # 4, 9, 700 and 1000 are 0 to 3.
+    assert dataset.num_attributes == 4
+    assert dataset.attributes_VX.dtype == np.int64
+    assert dataset.attributes_VX.tolist() == [
+        [1, -1, -1],
+        [-1, -1, -1],
+        [0, 1, 3],
+        [-1, -1, -1],
+        [0, 2, -1],
+    ]
+
+
+def test_an_item_without_content_has_zeros(dataset: InteractionDataset) -> None:
+    assert dataset.content_VF.dtype == np.float32
+    assert dataset.content_VF.tolist() == [[0, 0], [0, 0], [2, 0], [0, 0], [0.5, -1]]
+
+
+def test_a_catalogue_without_features_has_no_columns_for_them(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "shop", pl.DataFrame(LOG, COLUMNS, orient="row"), None, INFO)
+    dataset = InteractionDataset.load(tmp_path / "shop")
+    assert (dataset.attributes_VX.shape, dataset.content_VF.shape) == ((5, 0), (5, 0))
+    assert dataset.num_attributes == 0
+
+
+def test_positive_actions_are_a_bitmask(dataset: InteractionDataset) -> None:
+    assert dataset.positive_mask == 0b10
 
 
 def test_rows_of_external_ids(dataset: InteractionDataset) -> None:

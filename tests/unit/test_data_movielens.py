@@ -170,6 +170,18 @@ def test_another_dataset_in_its_place_is_refused(monkeypatch: pytest.MonkeyPatch
         fetch_movielens(folder, lambda _: None)
 
 
+@pytest.mark.usefixtures("small_content")
+def test_the_same_dataset_described_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "movielens"
+    monkeypatch.setattr(movielens, "SOURCES", (grouplens(),))
+    fetch_movielens(folder, lambda _: None)
+    monkeypatch.setattr(movielens, "INFO", movielens.INFO.model_copy(update={"tie_rule": "by id"}))
+    with pytest.raises(PreparedDatasetError, match=r"in another way; delete the folder and fetch it again$"):
+        fetch_movielens(folder, lambda _: None)
+
+
 def test_every_reason_is_given_when_no_source_answers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

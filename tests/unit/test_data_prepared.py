@@ -1,5 +1,6 @@
 """A prepared folder is whole, verified, and never written over."""
 
+import hashlib
 from pathlib import Path
 
 import polars as pl
@@ -24,10 +25,16 @@ EVENTS = pl.DataFrame(
 
 
 def test_items_of_events_join_the_catalogue(tmp_path: Path) -> None:
-    items = pl.DataFrame({"item_id": [9, 6], "title": ["Unsold lamp", "Chair"]})
+    items = pl.DataFrame({"item_id": [9, 6], "title": ["Unsold lamp", "Chair"], "attributes": [[], [3, 1]]})
     write_prepared(tmp_path / "shop", EVENTS, items, INFO)
     read = read_prepared(tmp_path / "shop")
-    assert read.items.rows() == [(5, "5"), (6, "Chair"), (7, "7"), (8, "8"), (9, "Unsold lamp")]
+    assert read.items.rows() == [
+        (5, "5", [], []),
+        (6, "Chair", [1, 3], []),
+        (7, "7", [], []),
+        (8, "8", [], []),
+        (9, "Unsold lamp", [], []),
+    ]
     assert len(read.events) == 5
     assert read.info.actions == ("click", "save")
 
@@ -73,8 +80,25 @@ def test_an_unreadable_description_is_refused(tmp_path: Path) -> None:
         read_prepared(folder)
 
 
+def test_a_folder_without_attributes_and_content_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    info = write_prepared(folder, EVENTS, None, INFO).info
+    pl.read_parquet(folder / "items.parquet").select("item_id", "title").write_parquet(
+        folder / "items.parquet"
+    )
+    digest = hashlib.sha256((folder / "items.parquet").read_bytes()).hexdigest()
+    hashes = info.sha256 | {"items.parquet": digest}
+    earlier = info.model_copy(update={"sha256": hashes}).model_dump_json(exclude={"positive_actions"})
+    (folder / "dataset.json").write_text(earlier)
+    read = read_prepared(folder)
+    assert read.items.row(0) == (5, "5", [], [])
+    assert read.info.positive_actions == ("click", "save")
+
+
 def test_summary_counts_by_hand(tmp_path: Path) -> None:
-    summary = summarize(write_prepared(tmp_path / "shop", EVENTS, None, INFO))
+    items = pl.DataFrame({"item_id": [5, 6], "attributes": [[3], [8, 3]], "content": [[0.5, 1.0], []]})
+    summary = summarize(write_prepared(tmp_path / "shop", EVENTS, items, INFO))
+    assert (summary.attributes, summary.content_width) == (2, 2)
     assert (summary.users, summary.items, summary.events, summary.impressions) == (2, 4, 5, 2)
     assert summary.action_rates == {"click": 3 / 5, "save": 1 / 5}
     assert summary.feedviews == 2

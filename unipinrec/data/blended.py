@@ -18,7 +18,7 @@ from unipinrec.config import Config, Count
 from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW
 from unipinrec.data.impressions import ImpressionSampler
-from unipinrec.data.interactions import InteractionDataset, LeaveOneOut, split_leave_one_out
+from unipinrec.data.interactions import InteractionDataset, Split, split_leave_one_out
 
 LENGTH_NOISE = 8
 """Events by which a length may be misjudged when batches are made, so that they differ between epochs."""
@@ -36,6 +36,8 @@ class BlendedConfig(Config):
     sampled_impressions_per_feedview: Annotated[int, Field(ge=0)] = 32
     """Items added to a feedview of a dataset without impressions. More make ranking see more negatives,
     and every example costlier."""
+    kept_without_engagement: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Share of the feedviews without any action that training keeps (UniPinRec §1.6)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds the choice of feedviews, the sampled impressions and the order of candidates."""
 
@@ -52,7 +54,8 @@ class BlendedExample:
     feedview_timestamp: int
     feedview_surface: int
     next_item: int
-    """The feedview's first item that was acted on, or -1."""
+    """The feedview's first item with a positive action, or -1."""
+    next_actions: int
     candidate_item_K: NDArray[np.int64]
     candidate_actions_K: NDArray[np.int64]
 
@@ -69,7 +72,8 @@ class BlendedBatch:
     """Events of each history."""
     target_item_BT: Tensor
     """The next item of every position. Position 0 is BOS and position t is event t - 1, so position t aims at
-    event t; the last event's position aims at the feedview's first item that was acted on (-1: none was)."""
+    event t; the last event's position aims at the feedview's first item with a positive action (-1: none)."""
+    target_actions_BT: Tensor
     target_timestamp_BT: Tensor
     """Unix seconds of the target: its event's, or the feedview's."""
     target_surface_BT: Tensor
@@ -81,7 +85,7 @@ class BlendedBatch:
 
 
 class BlendedDataset(Dataset[BlendedExample]):
-    """One example per user and epoch, from the training part of the leave-one-out split alone.
+    """One example per user and epoch, from the training part of a split alone (default: leave one out).
 
     A feedview that reaches into the held-out events is cut before the first of them, in stored order.
 
@@ -90,15 +94,19 @@ class BlendedDataset(Dataset[BlendedExample]):
     by training popularity. Without them an action that all events have would be constant. Held-out items can
     be among them, as never drawing them would tell the model which they are.
 
-    The same seed, epoch and user give the same example.
+    Of feedviews without any action, a share of `kept_without_engagement` is drawn from; a user who has no
+    other ones keeps them. The same seed, epoch and user give the same example.
     """
 
-    def __init__(self, dataset: InteractionDataset, config: BlendedConfig) -> None:
+    def __init__(
+        self, dataset: InteractionDataset, config: BlendedConfig, split: Split | None = None
+    ) -> None:
         self._dataset = dataset
         self._config = config
-        self._split = split_leave_one_out(dataset)
+        self._split = split or split_leave_one_out(dataset)
         self._kept_F = _kept_sizes(dataset, self._split)
         feedview_user_F = _repeat_index(dataset.feedviews.offset_U1)
+        self._engaged_F = _engaged(dataset, self._kept_F)
         self._users = np.unique(feedview_user_F[self._kept_F > 0])
         self._sampler = ImpressionSampler(self.item_counts())
         self._epoch = 0
@@ -112,9 +120,9 @@ class BlendedDataset(Dataset[BlendedExample]):
         self._epoch = epoch
 
     @property
-    def hashes(self) -> dict[str, str]:
-        """Hashes of the dataset's tables."""
-        return self._dataset.info.sha256
+    def interactions(self) -> InteractionDataset:
+        """What the examples are drawn from."""
+        return self._dataset
 
     def item_counts(self) -> NDArray[np.int64]:
         """Training events of every item, [V]."""
@@ -132,7 +140,7 @@ class BlendedDataset(Dataset[BlendedExample]):
         feedview = self._choose(user, random)
         history = self._dataset.history(user)
         window = slice(max(feedview.start - self._config.max_history, 0), feedview.start)
-        engaged_item_K = feedview.item_row_K[feedview.actions_K != 0]
+        positive = np.flatnonzero(feedview.actions_K & self._dataset.positive_mask)
         candidate_item_K, candidate_actions_K = self._candidates(user, feedview, random)
         return BlendedExample(
             user=user,
@@ -142,7 +150,8 @@ class BlendedDataset(Dataset[BlendedExample]):
             event_timestamp_N=history.timestamp_N[window],
             feedview_timestamp=feedview.timestamp,
             feedview_surface=feedview.surface,
-            next_item=int(engaged_item_K[0]) if len(engaged_item_K) else UNKNOWN_ROW,
+            next_item=int(feedview.item_row_K[positive[0]]) if len(positive) else UNKNOWN_ROW,
+            next_actions=int(feedview.actions_K[positive[0]]) if len(positive) else 0,
             candidate_item_K=candidate_item_K,
             candidate_actions_K=candidate_actions_K,
         )
@@ -153,10 +162,14 @@ class BlendedDataset(Dataset[BlendedExample]):
     def _choose(self, user: int, random: np.random.Generator) -> Feedview:
         begin, end = self._dataset.feedviews.offset_U1[user : user + 2]
         kept_F = self._kept_F[begin:end]
+        drawn_F = self._engaged_F[begin:end] | (
+            random.random(len(kept_F)) < self._config.kept_without_engagement
+        )
+        size_F = kept_F * drawn_F if (kept_F * drawn_F).any() else kept_F
         if random.random() < self._config.last_feedview_probability:
-            chosen = int(np.flatnonzero(kept_F)[-1])
+            chosen = int(np.flatnonzero(size_F)[-1])
         else:
-            chosen = int(random.choice(len(kept_F), p=kept_F / kept_F.sum()))
+            chosen = int(random.choice(len(size_F), p=size_F / size_F.sum()))
         return self._dataset.feedviews.view(int(begin) + chosen, int(kept_F[chosen]))
 
     def _candidates(
@@ -199,6 +212,7 @@ def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:
         event_timestamp_BN=_pad([e.event_timestamp_N for e in examples]),
         length_B=torch.tensor([len(e.event_item_N) for e in examples]),
         target_item_BT=_pad([np.append(e.event_item_N, e.next_item) for e in examples], UNKNOWN_ROW),
+        target_actions_BT=_pad([np.append(e.event_actions_N, e.next_actions) for e in examples]),
         target_timestamp_BT=_pad(target_time),
         target_surface_BT=_pad(target_surface),
         candidate_item_BK=_pad([e.candidate_item_K for e in examples], UNKNOWN_ROW),
@@ -216,16 +230,26 @@ def _pad(rows: Sequence[NDArray[np.int64]], value: int = 0) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _kept_sizes(dataset: InteractionDataset, split: LeaveOneOut) -> NDArray[np.int64]:
+def _kept_sizes(dataset: InteractionDataset, split: Split) -> NDArray[np.int64]:
     """Shown items of each feedview before the user's first held-out event, [F]."""
     feedviews = dataset.feedviews
     feedview_S = _repeat_index(feedviews.shown_offset_F1)
     user_S = _repeat_index(feedviews.offset_U1)[feedview_S]
     kept_S = feedviews.through_S <= split.train_end_U[user_S]
+    kept_S &= feedviews.timestamp_F[feedview_S] < split.test_begin_U[user_S]
     return np.bincount(feedview_S[kept_S], minlength=len(feedviews))
 
 
-def _training_events(dataset: InteractionDataset, split: LeaveOneOut) -> NDArray[np.bool_]:
+def _engaged(dataset: InteractionDataset, kept_F: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Feedviews with an action among their kept items, [F]."""
+    feedviews = dataset.feedviews
+    feedview_S = _repeat_index(feedviews.shown_offset_F1)
+    place_S = np.arange(len(feedview_S)) - feedviews.shown_offset_F1[feedview_S]
+    acted_S = (feedviews.actions_S != 0) & (place_S < kept_F[feedview_S])
+    return np.bincount(feedview_S[acted_S], minlength=len(feedviews)) > 0
+
+
+def _training_events(dataset: InteractionDataset, split: Split) -> NDArray[np.bool_]:
     """Which of the E events lie in the training part."""
     user_E = _repeat_index(dataset.offset_U1)
     place_E = np.arange(len(user_E)) - dataset.offset_U1[user_E]

@@ -1,7 +1,7 @@
 """The event format: column types, what a dataset says of itself, and the checks on both."""
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import polars as pl
 from pydantic import Field, model_validator
@@ -19,10 +19,18 @@ EVENT_SCHEMA = pl.Schema(
         "feedview_id": pl.Int64,
     }
 )
-ITEM_SCHEMA = pl.Schema({"item_id": pl.Int64, "title": pl.String})
+ITEM_SCHEMA = pl.Schema(
+    {
+        "item_id": pl.Int64(),
+        "title": pl.String(),
+        "attributes": pl.List(pl.Int64),
+        "content": pl.List(pl.Float32),
+    }
+)
 REQUIRED = ("user_id", "item_id", "actions", "timestamp")
 ORDER = ("user_id", "timestamp")
 TIE_RULE = "events of one user with equal timestamps keep the order of the log"
+LARGEST_ATTRIBUTE = 2**31
 LATEST_TIMESTAMP = 99_999_999_999
 """Seconds; a log in milliseconds exceeds it, and is refused instead of being read as the far future."""
 
@@ -31,6 +39,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 
 class EventFormatError(ValueError):
     """A table that is not in the event format. One line: column, value, row and what is allowed."""
+
+
+def _all_actions(validated: dict[str, Any]) -> tuple[str, ...]:
+    # A dataset whose actions are refused has none here, and the refusal of its actions is what is told.
+    actions: tuple[str, ...] = validated.get("actions", ())
+    return actions
 
 
 class DatasetInfo(Config):
@@ -46,6 +60,8 @@ class DatasetInfo(Config):
     """How events of a user with equal timestamps are ordered."""
     sampled_impressions: bool
     """True when the log has no impressions, so that training draws items the user did not engage with."""
+    positive_actions: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default_factory=_all_actions)
+    """Actions that make an item worth retrieving; by default all of them."""
     utility_weights: tuple[float, ...]
     """Default weight of each action's probability in a score."""
     sha256: dict[str, str] = Field(default_factory=dict)
@@ -53,10 +69,13 @@ class DatasetInfo(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for field in ("actions", "surfaces"):
+        for field in ("actions", "surfaces", "positive_actions"):
             names: tuple[str, ...] = getattr(self, field)
             if len(set(names)) < len(names):
                 raise ValueError(f"{field} is {', '.join(names)}; allowed: every name once")
+        if not set(self.positive_actions) <= set(self.actions):
+            positive, allowed = ", ".join(self.positive_actions), ", ".join(self.actions)
+            raise ValueError(f"positive_actions is {positive}; allowed: some of {allowed}")
         weights = self.utility_weights
         if len(weights) != len(self.actions) or not all(math.isfinite(w) and w >= 0 for w in weights):
             raise ValueError(
@@ -83,27 +102,40 @@ def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
         raise EventFormatError("events is empty; allowed: at least one row")
     events = _typed(_with_optional_columns(frame), EVENT_SCHEMA)
     for name in (*REQUIRED, "surface"):
-        _refuse(events, name, pl.col(name).is_null(), "a value in every row")
+        refuse(events, name, pl.col(name).is_null(), "a value in every row")
     _check_ranges(events, info)
     _check_rows_of_a_user(events)
     return events.sort(ORDER, maintain_order=True)
 
 
 def validate_items(frame: pl.DataFrame) -> pl.DataFrame:
-    """The items in `ITEM_SCHEMA`, ordered by id; a missing title column is filled with nulls.
+    """The items in `ITEM_SCHEMA`, ordered by id.
+
+    A title that is missing is null, attributes and content that are missing are empty lists. Attributes are a
+    set: ascending, each once.
 
     Raises:
-        EventFormatError: `item_id` is missing, null, negative or repeated, or a column has another type.
+        EventFormatError: `item_id` is missing, null, negative or repeated, an attribute is out of range,
+            content vectors differ in width or hold a number that is not finite, or a column has another type.
     """
     if "item_id" not in frame.columns:
-        raise EventFormatError("item_id is missing; allowed: columns item_id, and optionally title")
-    if "title" not in frame.columns:
-        frame = frame.with_columns(title=pl.lit(None, pl.String))
-    items = _typed(frame, ITEM_SCHEMA)
-    _refuse(items, "item_id", pl.col("item_id").is_null(), "a value in every row")
-    _refuse(items, "item_id", pl.col("item_id") < 0, "0 or more")
-    _refuse(items, "item_id", ~pl.col("item_id").is_first_distinct(), "every item once")
-    return items.sort("item_id")
+        columns = "item_id, and optionally title, attributes, content"
+        raise EventFormatError(f"item_id is missing; allowed: columns {columns}")
+    missing = {name: pl.lit(None, dtype) for name, dtype in ITEM_SCHEMA.items() if name not in frame.columns}
+    items = _typed(frame.with_columns(**missing), ITEM_SCHEMA)
+    items = items.with_columns(pl.col("attributes", "content").fill_null([]))
+    refuse(items, "item_id", pl.col("item_id").is_null(), "a value in every row")
+    refuse(items, "item_id", pl.col("item_id") < 0, "0 or more")
+    refuse(items, "item_id", ~pl.col("item_id").is_first_distinct(), "every item once")
+    out_of_range = ~pl.element().is_between(0, LARGEST_ATTRIBUTE)
+    _refuse_element(items, "attributes", out_of_range, f"numbers from 0 to {LARGEST_ATTRIBUTE}")
+    _refuse_element(items, "content", ~pl.element().is_finite(), "finite numbers")
+    widths = items.select(pl.col("content").list.len().alias("width of content"))
+    width = pl.col("width of content")
+    first_width = width.filter(width > 0).first()
+    allowed = f"{widths.select(first_width).item()}, as in the first row that has content"
+    refuse(widths, "width of content", (width > 0) & (width != first_width), allowed)
+    return items.with_columns(pl.col("attributes").list.unique().list.sort()).sort("item_id")
 
 
 def _with_optional_columns(frame: pl.DataFrame) -> pl.DataFrame:
@@ -118,35 +150,56 @@ def _typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
 
 
 def _typed_column(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """The column as `dtype`. CSV knows no types, so text of an integer is an integer."""
+    """The column as `dtype`.
+
+    CSV knows no types, so text of an integer is an integer, and text of numbers with spaces between a list.
+    """
+    if isinstance(dtype, pl.List):
+        return _typed_lists(column, dtype)
     convertible = column.dtype.is_integer() or column.dtype == pl.String
     if column.dtype in (dtype, pl.Null) or (dtype.is_integer() and convertible):
         typed = column.cast(dtype, strict=False)
-        _refuse(column.to_frame(), column.name, typed.is_null() & column.is_not_null(), f"{dtype}")
+        refuse(column.to_frame(), column.name, typed.is_null() & column.is_not_null(), f"{dtype}")
         return typed
     raise EventFormatError(f"{column.name} has type {column.dtype}; allowed: {dtype}")
+
+
+def _typed_lists(column: pl.Series, dtype: pl.List) -> pl.Series:
+    lists = column.str.extract_all(r"\S+") if column.dtype == pl.String else column
+    inexact = isinstance(lists.dtype, pl.List | pl.Array) and lists.dtype.inner.is_float()
+    if not (lists.dtype == pl.Null or lists.dtype.is_nested()) or (inexact and dtype.inner.is_integer()):
+        raise EventFormatError(f"{column.name} has type {column.dtype}; allowed: {dtype}")
+    typed = lists.cast(dtype, strict=False)
+    refuse(column.to_frame(), column.name, typed.list.drop_nulls().list.len() < typed.list.len(), f"{dtype}")
+    return typed
 
 
 def _check_ranges(events: pl.DataFrame, info: DatasetInfo) -> None:
     largest_mask = 2 ** len(info.actions) - 1
     last_surface = len(info.surfaces) - 1
     user_bytes = pl.col("user_id").str.len_bytes()
-    _refuse(events, "user_id", ~user_bytes.is_between(1, LONGEST_USER_ID), f"1 to {LONGEST_USER_ID} bytes")
-    _refuse(events, "item_id", pl.col("item_id") < 0, "0 or more")
-    _refuse(events, "actions", ~pl.col("actions").is_between(0, largest_mask), f"0 to {largest_mask}")
-    _refuse(events, "surface", ~pl.col("surface").is_between(0, last_surface), f"0 to {last_surface}")
+    refuse(events, "user_id", ~user_bytes.is_between(1, LONGEST_USER_ID), f"1 to {LONGEST_USER_ID} bytes")
+    refuse(events, "item_id", pl.col("item_id") < 0, "0 or more")
+    refuse(events, "actions", ~pl.col("actions").is_between(0, largest_mask), f"0 to {largest_mask}")
+    refuse(events, "surface", ~pl.col("surface").is_between(0, last_surface), f"0 to {last_surface}")
     in_time = pl.col("timestamp").is_between(0, LATEST_TIMESTAMP)
-    _refuse(events, "timestamp", ~in_time, f"unix seconds, 0 to {LATEST_TIMESTAMP}")
+    refuse(events, "timestamp", ~in_time, f"unix seconds, 0 to {LATEST_TIMESTAMP}")
 
 
 def _check_rows_of_a_user(events: pl.DataFrame) -> None:
     first = pl.struct("user_id", "item_id", "timestamp").is_first_distinct()
-    _refuse(events, "item_id", ~first, "once per user_id and timestamp")
+    refuse(events, "item_id", ~first, "once per user_id and timestamp")
     earlier = pl.col("timestamp") < pl.col("timestamp").shift(1).over("user_id")
-    _refuse(events, "timestamp", earlier, "ascending within a user_id")
+    refuse(events, "timestamp", earlier, "ascending within a user_id")
 
 
-def _refuse(frame: pl.DataFrame, column: str, wrong: pl.Expr | pl.Series, allowed: str) -> None:
+def _refuse_element(frame: pl.DataFrame, column: str, wrong: pl.Expr, allowed: str) -> None:
+    """Raise an error that names the first element of a list for which `wrong` holds, if there is one."""
+    first_wrong = pl.col(column).list.eval(pl.element().filter(wrong)).list.first()
+    refuse(frame.select(first_wrong), column, pl.col(column).is_not_null(), allowed)
+
+
+def refuse(frame: pl.DataFrame, column: str, wrong: pl.Expr | pl.Series, allowed: str) -> None:
     """Raise an error that names the first row where `wrong` holds, if there is one."""
     found = frame.with_row_index("row", offset=1).filter(wrong).select("row", column).head(1)
     for row, value in found.iter_rows():

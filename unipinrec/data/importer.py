@@ -18,11 +18,12 @@ def import_events(
     actions: tuple[str, ...],
     surfaces: tuple[str, ...],
     utility_weights: tuple[float, ...],
+    positive_actions: tuple[str, ...] | None = None,
 ) -> PreparedDataset:
     """Write the prepared dataset `folder` from an event log and, optionally, a table of items.
 
     A log without a `feedview_id` column gets feedviews of events close in time. A log without impressions
-    (rows whose `actions` is 0) is marked `sampled_impressions`.
+    (rows whose `actions` is 0) is marked `sampled_impressions`. Without `positive_actions`, all actions are.
 
     Raises:
         EventFormatError: a file is not a table in the event format.
@@ -36,6 +37,7 @@ def import_events(
         surfaces=surfaces,
         utility_weights=utility_weights,
         sampled_impressions=False,
+        positive_actions=actions if positive_actions is None else positive_actions,
     )
     log = read_table(events_file)
     events = validate_events(log, info)

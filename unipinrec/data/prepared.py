@@ -37,8 +37,7 @@ def write_prepared(
         EventFormatError: a table is not in the event format.
         PreparedDatasetError: `folder` exists.
     """
-    if folder.exists():
-        raise PreparedDatasetError(f"folder is {folder}, which exists; allowed: a new folder")
+    require_new(folder)
     events = validate_events(events, info)
     items = _catalogue(events, items)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +50,16 @@ def write_prepared(
         (partial / INFO).write_text(info.model_dump_json(indent=2) + "\n")
         partial.rename(folder)
     return PreparedDataset(info, events, items)
+
+
+def require_new(folder: Path) -> None:
+    """Refuse a folder that exists, as a prepared dataset is never written over.
+
+    Raises:
+        PreparedDatasetError: `folder` exists.
+    """
+    if folder.exists():
+        raise PreparedDatasetError(f"folder is {folder}, which exists; allowed: a new folder")
 
 
 def read_prepared(folder: Path) -> PreparedDataset:
@@ -70,15 +79,16 @@ def read_prepared(folder: Path) -> PreparedDataset:
         found, expected = _sha256(folder / name), info.sha256.get(name)
         if found != expected:
             raise PreparedDatasetError(f"dataset {folder}: sha256 of {name} is {found}; allowed: {expected}")
-    return PreparedDataset(info, pl.read_parquet(folder / EVENTS), pl.read_parquet(folder / ITEMS))
+    # Validated again, as a folder written before items had attributes and content lacks those columns.
+    items = validate_items(pl.read_parquet(folder / ITEMS))
+    return PreparedDataset(info, pl.read_parquet(folder / EVENTS), items)
 
 
 def _catalogue(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFrame:
     acted_on = events.select(pl.col("item_id").unique())
     items = validate_items(acted_on if items is None else items)
-    title = pl.coalesce("title", pl.col("item_id").cast(pl.String))
-    everything = items.join(acted_on, on="item_id", how="full", coalesce=True)
-    return everything.select("item_id", title=title).sort("item_id")
+    everything = validate_items(items.join(acted_on, on="item_id", how="full", coalesce=True))
+    return everything.with_columns(title=pl.coalesce("title", pl.col("item_id").cast(pl.String)))
 
 
 def _sha256(path: Path) -> str:

@@ -17,6 +17,10 @@ class Summary:
     items: int
     events: int
     """Rows: engaged events and impressions."""
+    attributes: int
+    """Distinct attributes of all items."""
+    content_width: int
+    """Numbers in a content vector; 0 when items have none."""
     impressions: int
     """Rows that were shown and not acted on."""
     action_rates: dict[str, float]
@@ -38,6 +42,8 @@ def summarize(dataset: PreparedDataset) -> Summary:
     return Summary(
         users=len(lengths),
         items=len(dataset.items),
+        attributes=dataset.items["attributes"].explode().drop_nulls().n_unique(),
+        content_width=int(dataset.items["content"].list.len().to_numpy().max()),
         events=len(events),
         impressions=int((actions == 0).sum()),
         action_rates={

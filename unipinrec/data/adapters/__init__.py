@@ -1,0 +1,1 @@
+"""Public datasets in their official file formats, each to a prepared dataset."""

@@ -1,0 +1,127 @@
+"""Amazon reviews, 5-core: the sequences of S3-Rec, or the review files of McAuley et al. (2014).
+
+A review of any rating is a purchase. Every event is its own feedview: sequence files have no times, and
+reviews only days, so that closeness in time says nothing about what was shown together.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+from pydantic import TypeAdapter, ValidationError
+
+from unipinrec.data.adapters.sources import Download, one_file, reading
+from unipinrec.data.download import Report
+from unipinrec.data.events import ITEM_SCHEMA, DatasetInfo, EventFormatError
+from unipinrec.data.prepared import write_prepared
+
+PURCHASE = 1
+PLACE_IS_TIME = "there are none: the place in the sequence is the timestamp"
+FILE_ORDER = "reviews of one user and day keep the order of the file"
+REVIEWS = "reviews_*.json.gz"
+
+ATTRIBUTES_OF_ITEM = TypeAdapter(dict[int, list[int]])
+
+
+def downloads(category: str) -> tuple[Download, ...]:
+    """S3-Rec's files of a category: Beauty, Sports_and_Outdoors or Toys_and_Games."""
+    folder = "/RUCAIBox/CIKM2020-S3Rec/master/data"
+    names = (f"{category}.txt", f"{category}_item2attributes.json")
+    return tuple(Download("raw.githubusercontent.com", f"{folder}/{name}") for name in names)
+
+
+def prepare_amazon(path: Path, folder: Path, report: Report) -> None:
+    """Write the prepared dataset `folder` from a sequence file or a review file.
+
+    `path` is the file, or a folder that holds one. Attributes come from `<name>_item2attributes.json` beside
+    a sequence file, where there is one.
+
+    Raises:
+        EventFormatError: a file is missing or malformed.
+        PreparedDatasetError: `folder` exists.
+    """
+    file = one_file(path, "*.txt", REVIEWS)
+    sequences = file.suffix == ".txt"
+    events, items = read_sequences(file) if sequences else read_reviews(file)
+    category = file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5")
+    info = DatasetInfo(
+        name=f"amazon-{category.lower()}",
+        actions=("purchase",),
+        tie_rule=PLACE_IS_TIME if sequences else FILE_ORDER,
+        sampled_impressions=True,
+        utility_weights=(1.0,),
+    )
+    write_prepared(folder, events.with_row_index("feedview_id"), items, info)
+    report(f"{len(events)} purchases written to {folder}")
+
+
+def read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Events and items of lines `user item item …`, oldest first; the place in a line is the timestamp.
+
+    Raises:
+        EventFormatError: a line is malformed, or a user has two.
+    """
+    with reading(file):
+        rows = list(_sequence_rows(file.read_text("utf-8")))
+    events = pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
+    attributes = file.with_name(f"{file.stem}_item2attributes.json")
+    return events.with_columns(actions=PURCHASE), _items(attributes) if attributes.is_file() else None
+
+
+def read_reviews(file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events and items of a file with one JSON review a line; items are numbered in the order of their asin.
+
+    Reviews of one user and day keep the order of the file.
+
+    Raises:
+        EventFormatError: a line is no review.
+    """
+    with reading(file):
+        rows = list(_review_rows(file))
+    reviews = pl.DataFrame(rows, ["user_id", "asin", "timestamp"], orient="row")
+    asin = reviews.select(title=pl.col("asin").unique().sort()).with_row_index("item_id", offset=1)
+    events = reviews.join(asin, left_on="asin", right_on="title", maintain_order="left")
+    events = events.sort("user_id", "timestamp", maintain_order=True)
+    events = events.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
+    return events.with_columns(actions=PURCHASE), asin
+
+
+def _sequence_rows(text: str) -> Iterator[tuple[str, int, int]]:
+    line_of_user: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if len(fields) < 2 or not all(field.isascii() and field.isdigit() for field in fields[1:]):
+            raise EventFormatError(f"line {number} is {line[:60]!r}; allowed: user item item …")
+        user, *items = fields
+        if user in line_of_user:
+            raise EventFormatError(
+                f"user is {user} in lines {line_of_user[user]} and {number}; allowed: one line per user"
+            )
+        line_of_user[user] = number
+        yield from ((user, int(item), place) for place, item in enumerate(items))
+
+
+def _review_rows(file: Path) -> Iterator[tuple[str, str, int]]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                review = json.loads(line)
+                yield str(review["reviewerID"]), str(review["asin"]), int(review["unixReviewTime"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise EventFormatError(
+                    f"line {number} is {line.strip()[:60]!r}; "
+                    "allowed: JSON with reviewerID, asin, unixReviewTime"
+                ) from error
+
+
+def _items(file: Path) -> pl.DataFrame:
+    with reading(file):
+        try:
+            of_item = ATTRIBUTES_OF_ITEM.validate_json(file.read_bytes())
+        except ValidationError as error:
+            allowed = '{"item": [attribute, …], …}, all of them numbers'
+            raise EventFormatError(f"content is of another form; allowed: {allowed}") from error
+    schema = {name: ITEM_SCHEMA[name] for name in ("item_id", "attributes")}
+    return pl.DataFrame(list(of_item.items()), schema, orient="row")
