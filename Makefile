@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo serve test lint format clean
+.PHONY: help install data demo eval tables serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,12 @@ data: install ## Fetch MovieLens 100K
 
 demo: install ## Data, training, export, serving, requests, evaluation: about five minutes the first time
 	$(BIN)/unipinrec demo
+
+eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand or simulator [DATA=files]
+	$(BIN)/unipinrec eval $(DATASET) $(if $(DATA),--path $(DATA))
+
+tables: install ## Turn the reports of make eval into docs/results.md
+	$(BIN)/unipinrec tables
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

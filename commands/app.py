@@ -5,6 +5,7 @@ import typer
 try:
     from commands import data
     from commands.demo import demo
+    from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
     from commands.serve import serve
     from commands.train import train_command
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command("train")(train_command)
+app.command("eval")(eval_command)
+app.command("tables")(tables_command)
 app.command("export")(export_command)
 app.command("serve")(serve)
 app.command("demo")(demo)

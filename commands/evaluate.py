@@ -1,0 +1,88 @@
+"""`unipinrec eval`: train and evaluate from scratch on one dataset, and make tables of it."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from commands import fetch
+from commands.errors import one_line_errors
+from experiments.recipes import RECIPES
+from experiments.report import EvaluationReport
+from experiments.runner import Runner
+from experiments.tables import write_tables
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.prepared import PreparedDatasetError
+from unipinrec.simulator.config import SimulatorConfig
+from unipinrec.simulator.simulation import prepare_simulation
+from unipinrec.training import CheckpointMismatchError
+
+COMMITTED = Path("benchmarks/results/eval")
+"""Reports worth keeping; tables are made of these where build/eval has none."""
+
+
+def eval_command(
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Prepared dataset, made when it is missing; default: build/data/DATASET."),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="Local files to prepare it from, without a download.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="Variants, with commas between; default: all.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, with commas between; default: the recipe's.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Models trained at once, one thread each.")
+    ] = os.cpu_count() or 1,
+    out: Annotated[Path, typer.Option(help="Folder of reports and checkpoints.")] = Path("build/eval"),
+) -> None:
+    """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json."""
+    console = Console(highlight=False, soft_wrap=True)
+    with one_line_errors(PreparedDatasetError, CheckpointMismatchError, ValueError):
+        if dataset not in RECIPES:
+            raise ValueError(f"dataset is {dataset}; allowed: {', '.join(RECIPES)}")
+        recipe = RECIPES[dataset].narrowed(
+            only.split(",") if only else None, [int(seed) for seed in seeds.split(",")] if seeds else None
+        )
+        folder = data or Path("build/data", dataset)
+        if not folder.exists():
+            _prepare(dataset, path, folder, console)
+        runner = Runner(recipe, InteractionDataset.load(folder), out / dataset, console.print)
+        report = runner.run(workers)
+        written = out / f"{dataset}.json"
+        report.write(written)
+        console.print(f"report written to {written} after {report.minutes} minutes")
+
+
+def tables_command(
+    reports: Annotated[Path, typer.Option(help="Folder of reports.")] = Path("build/eval"),
+    page: Annotated[Path, typer.Option(help="Page to write.")] = Path("docs/results.md"),
+) -> None:
+    """Turn the reports of `unipinrec eval` into a page with plots."""
+    found = []
+    for dataset in RECIPES:
+        path = next(
+            (p / f"{dataset}.json" for p in (reports, COMMITTED) if (p / f"{dataset}.json").exists()), None
+        )
+        if path is None:
+            typer.echo(f"{dataset}: no report; run `unipinrec eval {dataset}`")
+            continue
+        found.append(EvaluationReport.model_validate_json(path.read_text()))
+    write_tables(found, page, page.parent / "results")
+    typer.echo(f"{len(found)} datasets written to {page}")
+
+
+def _prepare(dataset: str, path: Path | None, folder: Path, console: Console) -> None:
+    if dataset == "simulator":
+        prepare_simulation(folder, SimulatorConfig(users=3_000, items=2_000), console.print)
+    elif dataset == "movielens":
+        fetch.movielens(folder)
+    elif dataset == "amazon":
+        fetch.amazon(path, folder)
+    else:
+        {"kuairand": fetch.kuairand, "ebnerd": fetch.ebnerd, "mind": fetch.mind}[dataset](path, folder)

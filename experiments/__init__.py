@@ -1,0 +1,1 @@
+"""Training and evaluation from scratch on one dataset, and the tables that come of it."""

@@ -1,0 +1,136 @@
+"""What is trained and compared on each dataset, within a stated budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from experiments.variants import (
+    INTERLEAVED,
+    RANKING_ONLY,
+    RETRIEVAL_ONLY,
+    SASREC,
+    UNIFIED,
+    Variant,
+    depth,
+    length,
+    masking,
+)
+from unipinrec.config import ModelConfig, TrainingConfig, preset
+from unipinrec.data.blended import BlendedConfig
+from unipinrec.data.interactions import InteractionDataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Sizes, training and comparisons of one dataset."""
+
+    dataset: str
+    protocol: Literal["leave_one_out", "future_feedviews"]
+    sizes: dict[str, Any]
+    """Changes to the `demo` preset."""
+    training: TrainingConfig
+    blended: dict[str, Any] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = (UNIFIED,)
+    seeds: tuple[int, ...] = (0,)
+    test_share: float = 0.2
+    """Share of the log's time that is held out; `future_feedviews` alone."""
+    feedviews_per_user: int = 3
+    synthetic: bool = False
+
+    def narrowed(self, names: Sequence[str] | None, seeds: Sequence[int] | None) -> "Recipe":
+        """Some of the variants, or other seeds.
+
+        Raises:
+            ValueError: a name is not a variant of this recipe.
+        """
+        known = [variant.name for variant in self.variants]
+        for name in names or ():
+            if name not in known:
+                raise ValueError(f"variant is {name}; allowed: {', '.join(known)}")
+        chosen = tuple(variant for variant in self.variants if names is None or variant.name in names)
+        return replace(self, variants=chosen, seeds=self.seeds if seeds is None else tuple(seeds))
+
+    def model_config(self, dataset: InteractionDataset, variant: Variant) -> ModelConfig:
+        """Sizes for a dataset, with what the dataset knows of its items."""
+        info = dataset.info
+        catalogue = preset(
+            "demo",
+            num_items=len(dataset.item_ids_V),
+            num_actions=len(info.actions),
+            num_surfaces=len(info.surfaces),
+        )
+        features = {
+            "num_attributes": dataset.num_attributes,
+            "max_attributes": dataset.attributes_VX.shape[1],
+            "content_dim": dataset.content_VF.shape[1],
+        }
+        fields = catalogue.model_dump() | features | self.sizes | variant.model
+        return ModelConfig.model_validate(fields)
+
+    def training_config(self, variant: Variant, seed: int) -> TrainingConfig:
+        """The budget, which every variant shares."""
+        return TrainingConfig.model_validate(self.training.model_dump() | variant.training | {"seed": seed})
+
+    def blended_config(self, model: ModelConfig, seed: int) -> BlendedConfig:
+        """How examples are drawn."""
+        fields = {"max_history": model.max_history, "seed": seed} | self.blended
+        return BlendedConfig.model_validate(fields)
+
+
+_AMAZON_SIZES = {
+    "layers": 2, "width": 64, "heads": 2, "max_history": 50, "window_block": 1, "max_candidates": 64,
+    "attribute_dim": 64, "dropout": 0.3,
+}  # fmt: skip
+
+_KUAIRAND_SIZES = {
+    "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 32, "id_dim": 32,
+    "dropout": 0.2,
+}  # fmt: skip
+
+_SIMULATOR_SIZES = {
+    "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "max_candidates": 64,
+    "item_dim": 32, "id_dim": 32, "head_hidden": 16, "dropout": 0.1,
+}  # fmt: skip
+
+RECIPES = {
+    "movielens": Recipe(
+        dataset="movielens",
+        protocol="leave_one_out",
+        sizes={"dropout": 0.2},
+        training=TrainingConfig(epochs=18, batch_size=32, learning_rate=2e-3),
+        variants=(UNIFIED, RETRIEVAL_ONLY, SASREC),
+    ),
+    "amazon": Recipe(
+        dataset="amazon",
+        protocol="leave_one_out",
+        sizes=_AMAZON_SIZES,
+        training=TrainingConfig(epochs=16, batch_size=256, learning_rate=1e-3, random_negatives=1024),
+        blended={"last_feedview_probability": 1.0, "sampled_impressions_per_feedview": 8},
+        variants=(UNIFIED, SASREC),
+    ),
+    "kuairand": Recipe(
+        dataset="kuairand",
+        protocol="future_feedviews",
+        sizes=_KUAIRAND_SIZES,
+        training=TrainingConfig(epochs=20, batch_size=64, learning_rate=1e-3, ranking_loss_weight=1.0),
+        variants=(UNIFIED, RANKING_ONLY, INTERLEAVED),
+        feedviews_per_user=1_000,
+    ),
+    "simulator": Recipe(
+        dataset="simulator",
+        protocol="future_feedviews",
+        sizes=_SIMULATOR_SIZES,
+        training=TrainingConfig(epochs=12, batch_size=64, learning_rate=2e-3),
+        variants=(
+            UNIFIED,
+            RANKING_ONLY,
+            RETRIEVAL_ONLY,
+            INTERLEAVED,
+            *(masking(probability) for probability in (0.0, 0.1, 0.3)),
+            *(depth(layers) for layers in (4, 8)),
+            *(length(events) for events in (16, 32)),
+        ),
+        seeds=(0, 1, 2),
+        synthetic=True,
+    ),
+}

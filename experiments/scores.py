@@ -1,0 +1,123 @@
+"""Values per user of every metric, for one trained model.
+
+Shapes: X users or feedviews, S shown items, A actions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unipinrec.baselines.rates import Rates, Shown
+from unipinrec.data.interactions import InteractionDataset, Split
+from unipinrec.evaluation.auc import auc_estimate, gauc
+from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
+from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
+from unipinrec.evaluation.feedviews import hit_at_k
+from unipinrec.evaluation.future_feedviews import FutureFeedviews
+from unipinrec.evaluation.leave_one_out import CHUNK_USERS
+from unipinrec.offline import OfflineRecommender
+
+K = 10
+HITS = 3
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """One metric's values and whose they are; users are resampled whole."""
+
+    value_X: NDArray[np.float64]
+    user_X: NDArray[np.int64]
+
+    def estimate(self) -> Estimate:
+        """Mean and interval."""
+        return estimate(self.value_X, cluster_X=self.user_X)
+
+    def minus(self, other: "Values") -> Estimate:
+        """Paired difference over the same users."""
+        return difference(self.value_X, other.value_X, cluster_X=self.user_X)
+
+
+def mean_values(runs: list[Values]) -> Values:
+    """Each user's mean over training runs."""
+    return Values(np.mean([run.value_X for run in runs], axis=0), runs[0].user_X)
+
+
+def leave_one_out_values(
+    scorer: Scorer, dataset: InteractionDataset, split: Split, *, validation: bool = False
+) -> dict[str, Values]:
+    """Recall@10 and NDCG@10 of every held-out user, over the full catalogue."""
+    user_X = np.flatnonzero(split.held_out_U)
+    length_X = split.train_end_U[user_X] + (0 if validation else 1)
+    rank_X = ranks_after(scorer, dataset, user_X, length_X, CHUNK_USERS)
+    return {
+        f"recall@{K}": Values(recall_at_k(rank_X, K), user_X),
+        f"ndcg@{K}": Values(ndcg_at_k(rank_X, K), user_X),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Held-out slates with their labels, prepared once for all models."""
+
+    views: FutureFeedviews
+    label_SA: NDArray[np.bool_]
+    offset_F1: NDArray[np.int64]
+    user_S: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, views: FutureFeedviews) -> "Labelled":
+        """Labels of these feedviews."""
+        offset_F1 = views.offsets()
+        return cls(views, views.labels(), offset_F1, np.repeat(views.user_F, np.diff(offset_F1)))
+
+    def hits(self, score_SA: NDArray[np.float32]) -> dict[str, Values]:
+        """Hit@3 of every action that occurs."""
+        hit_FA = hit_at_k(score_SA, self.label_SA, self.offset_F1, HITS)
+        found = {}
+        for action, name in enumerate(self.views.dataset.info.actions):
+            with_action_F = ~np.isnan(hit_FA[:, action])
+            if with_action_F.any():
+                users = self.views.user_F[with_action_F]
+                found[f"hit@{HITS} {name}"] = Values(hit_FA[with_action_F, action], users)
+        return found
+
+    def areas(self, score_SA: NDArray[np.float32]) -> dict[str, Estimate]:
+        """AUC and gAUC of every action that occurs and does not always occur."""
+        found = {}
+        for action, name in enumerate(self.views.dataset.info.actions):
+            label_S = self.label_SA[:, action]
+            if label_S.any() and not label_S.all():
+                found[f"auc {name}"] = auc_estimate(score_SA[:, action], label_S, self.user_S)
+                found[f"gauc {name}"] = gauc(score_SA[:, action], label_S, self.user_S)
+        return found
+
+    def recall(self, recommender: OfflineRecommender, progress: Progress) -> dict[str, Values]:
+        """Recall@10 of each feedview's first new positive item, over the full catalogue."""
+        rank_F = self.views.ranks(recommender, progress)
+        sought_F = rank_F > 0
+        return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), self.views.user_F[sought_F])}
+
+
+def rates_scores(labelled: Labelled, split: Split) -> NDArray[np.float32]:
+    """User rate times item rate for every action, fitted on everything shown before the test time, [S, A]."""
+    dataset = labelled.views.dataset
+    views = dataset.feedviews
+    size_F = np.diff(views.shown_offset_F1)
+    user_F = np.repeat(np.arange(len(dataset.user_ids_U)), np.diff(views.offset_U1))
+    train_S = np.repeat(views.timestamp_F < split.test_begin_U[user_F], size_F)
+    user_S = np.repeat(user_F, size_F)
+    tested = np.concatenate(labelled.views.items())
+    columns = []
+    for action in range(len(dataset.info.actions)):
+        acted_S = (views.actions_S[train_S] >> action) & 1 == 1
+        if not acted_S.any():
+            columns.append(np.zeros(len(tested)))
+            continue
+        shown = Shown(user_S[train_S], views.item_row_S[train_S], acted_S)
+        rates = Rates(shown, len(dataset.user_ids_U), len(dataset.item_ids_V))
+        columns.append(rates(labelled.user_S, tested))
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -1,0 +1,146 @@
+"""Results as a page that people read: a table for each dataset, paired differences, and plots."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from experiments.report import EvaluationReport, Row
+from unipinrec.evaluation.bootstrap import Estimate
+
+TITLES = {
+    "amazon": "Amazon Beauty",
+    "ebnerd": "EB-NeRD",
+    "kuairand": "KuaiRand",
+    "mind": "MIND",
+    "movielens": "MovieLens 100K",
+    "simulator": "Simulator",
+}
+PROTOCOLS = {
+    "leave_one_out": "Leave one out: each user's last event is sought in the full catalogue, without the "
+    "user's own history; the one before it was for validation.",
+    "future_feedviews": "Split in time, the same for everyone. Slates after the cut are ranked (hit@3, AUC, "
+    "gAUC); each one's first new item with a positive action is sought in the full catalogue (recall@10).",
+}
+SWEEPS = {
+    "p_mask": "chance that a history action is masked",
+    "layers": "layers",
+    "events": "events of history",
+}
+HEAD = """# Results
+
+Made by `make tables` from the reports of `make eval DATASET=…`. Brackets are 95 % bootstrap intervals over
+users, of values averaged over seeds first. They say what other users would change, not what other seeds
+would; each seed's own means are in the report.
+"""
+
+
+def write_tables(reports: Sequence[EvaluationReport], page: Path, pictures: Path) -> None:
+    """Write the page, and its plots beside it."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    parts = [HEAD]
+    for report in reports:
+        parts += _section(report)
+        parts += [f"![{alt}]({pictures.name}/{path.name})" for alt, path in _plots(report, pictures)]
+    page.write_text("\n".join(parts) + "\n")
+
+
+def _section(report: EvaluationReport) -> list[str]:
+    machine, synthetic = report.machine, " (synthetic data)" if report.synthetic else ""
+    seeds = max(len(row.seeds) for row in report.rows)
+    return [
+        f"\n## {TITLES[report.dataset]}{synthetic}\n",
+        f"{PROTOCOLS[report.protocol]} {report.users:,} users, {report.items:,} items, {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}. {report.minutes:.0f} minutes on {machine.cores} cores "
+        f"({machine.processor}, torch {machine.torch}).\n",
+        *_table(report.rows, _metrics(report.rows)),
+        *_differences(report),
+    ]
+
+
+def _metrics(rows: Sequence[Row]) -> list[str]:
+    """Every metric in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
+
+
+def _table(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
+    lines = [
+        f"| model | {' | '.join(metrics)} | parameters | GFLOPs a forward | seconds of training |",
+        f"|---|{'---|' * (len(metrics) + 3)}",
+    ]
+    for row in rows:
+        cells = [_shown(row.metrics[name]) if name in row.metrics else "" for name in metrics]
+        seconds = sum(row.training_seconds) / len(row.training_seconds) if row.training_seconds else None
+        cells += [
+            f"{row.parameters:,}" if row.parameters else "",
+            f"{row.flops / 1e9:.3f}" if row.flops else "",
+        ]
+        cells += [f"{seconds:.0f}" if seconds is not None else ""]
+        lines.append(f"| {row.model}: {row.what} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _differences(report: EvaluationReport) -> list[str]:
+    if not report.differences:
+        return []
+    lines = ["Paired differences over the same users; one whose interval leaves out 0 is marked.\n"]
+    lines += ["| | metric | difference |", "|---|---|---|"]
+    for one in report.differences:
+        certain = " *" if one.estimate.low > 0 or one.estimate.high < 0 else ""
+        lines.append(f"| {one.a} - {one.b} | {one.metric} | {_shown(one.estimate, sign=True)}{certain} |")
+    return [*lines, ""]
+
+
+def _shown(estimate: Estimate, sign: bool = False) -> str:
+    form = "{:+.4f}" if sign else "{:.4f}"
+    mean, low, high = (form.format(value) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} ({low} to {high})"
+
+
+def _plots(report: EvaluationReport, pictures: Path) -> list[tuple[str, Path]]:
+    made = []
+    curves = [row for row in report.rows if row.losses]
+    if curves:
+        path = pictures / f"{report.dataset}-training.png"
+        _plot_losses(curves, path)
+        made.append((f"Training loss on {TITLES[report.dataset]}", path))
+    for name, label in SWEEPS.items():
+        swept = [row for row in report.rows if row.model.startswith(f"{name}=")]
+        if swept:
+            points = sorted(
+                ((row.settings[name], row) for row in [*swept, report.rows[0]]), key=itemgetter(0)
+            )
+            path = pictures / f"{report.dataset}-{name}.png"
+            _plot_sweep(points, label, path)
+            made.append((f"{TITLES[report.dataset]} by {label}", path))
+    return made
+
+
+def _plot_losses(rows: Sequence[Row], path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for axis, name in zip(axes, ("retrieval", "candidate_actions"), strict=True):
+        for row in rows:
+            points = row.losses.get(name, ())
+            if any(value > 0 for _, value in points):
+                axis.plot(*zip(*points, strict=True), label=row.model)
+        axis.set(xlabel="epoch", ylabel=f"{name.replace('_', ' ')} loss")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=6)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _plot_sweep(points: Sequence[tuple[float, Row]], label: str, path: Path) -> None:
+    metrics = [name for name in _metrics([row for _, row in points]) if name.startswith(("hit@", "recall@"))]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(2.6 * len(metrics), 2.6), layout="constrained")
+    for axis, name in zip(axes.flat if len(metrics) > 1 else [axes], metrics, strict=True):
+        found = [(value, row.metrics[name]) for value, row in points if name in row.metrics]
+        value_X, means = [value for value, _ in found], [one.mean for _, one in found]
+        below = [one.mean - one.low for _, one in found]
+        above = [one.high - one.mean for _, one in found]
+        axis.errorbar(value_X, means, yerr=[below, above], marker="o", capsize=3)
+        axis.set(xlabel=label, title=name, xticks=value_X)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

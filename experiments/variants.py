@@ -1,0 +1,75 @@
+"""The models that are compared: same data, same budget, same trunk where they can."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from unipinrec.baselines.interleaved import InterleavedRecommender
+from unipinrec.baselines.sasrec import SASRec, sasrec_training
+from unipinrec.config import ModelConfig, TrainingConfig
+from unipinrec.model import UnifiedRecommender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One model of a comparison, as changes to a recipe."""
+
+    name: str
+    what: str
+    """One line for the table."""
+    make_model: Callable[[ModelConfig], UnifiedRecommender] = UnifiedRecommender
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    retrieves: bool = True
+    ranks: bool = True
+
+
+UNIFIED = Variant(name="unipinrec", what="one trunk, both losses, masked actions")
+RANKING_ONLY = Variant(
+    name="ranking_only",
+    what="the same without the retrieval loss",
+    training={"retrieval_loss_weight": 0.0},
+    retrieves=False,
+)
+RETRIEVAL_ONLY = Variant(
+    name="retrieval_only",
+    what="PinRec: the same without the ranking loss and without masking",
+    training={"ranking_loss_weight": 0.0, "action_mask_probability": 0.0},
+    ranks=False,
+)
+INTERLEAVED = Variant(
+    name="interleaved",
+    what="HSTU-style: item and action tokens in turn, both losses",
+    make_model=InterleavedRecommender,
+    training={"action_mask_probability": 0.0},
+)
+SASREC = Variant(
+    name="sasrec",
+    what="SASRec: item ids alone, full softmax",
+    make_model=SASRec,
+    training=sasrec_training(TrainingConfig(epochs=1)).model_dump(exclude_defaults=True, exclude={"epochs"}),
+    ranks=False,
+)
+
+
+def masking(probability: float) -> Variant:
+    """The unified model with another p_mask (UniPinRec, Table 4)."""
+    return Variant(
+        name=f"p_mask={probability}",
+        what="unified, another chance of masking",
+        training={"action_mask_probability": probability},
+    )
+
+
+def depth(layers: int) -> Variant:
+    """The unified model with another number of layers (UniPinRec, Fig 4)."""
+    return Variant(name=f"layers={layers}", what="unified, another depth", model={"layers": layers})
+
+
+def length(events: int) -> Variant:
+    """The unified model that reads another number of events (UniPinRec, Fig 4)."""
+    return Variant(
+        name=f"events={events}",
+        what="unified, another history length",
+        model={"max_history": events, "window_block": max(1, events // 4)},
+    )
