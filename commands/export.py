@@ -22,6 +22,12 @@ def export_command(
     skip_last: Annotated[
         int, typer.Option(min=0, help="Latest events of every user to leave out of the stored histories.")
     ] = 0,
+    retrieval_steps: Annotated[
+        int, typer.Option(min=1, max=16, help="Autoregressive steps; each makes its own query embeddings.")
+    ] = 1,
+    merge_cosine: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Merge query embeddings more similar than this; 1: none.")
+    ] = 0.98,
 ) -> None:
     """Export graphs (each compared with eager PyTorch), item index, vocabularies and stored histories."""
     with one_line_errors(PreparedDatasetError, ExportMismatchError, DatasetMismatchError):
@@ -31,5 +37,11 @@ def export_command(
                 f"--training is {training}, which holds no checkpoint; run `unipinrec train`"
             )
         write_bundle(
-            checkpoint, InteractionDataset.load(dataset), bundles, skip_last=skip_last, report=typer.echo
+            checkpoint,
+            InteractionDataset.load(dataset),
+            bundles,
+            skip_last=skip_last,
+            retrieval_steps=retrieval_steps,
+            merge_cosine=merge_cosine,
+            report=typer.echo,
         )

@@ -31,8 +31,10 @@ class Search:
     """One user's query embeddings, and what must not be found."""
 
     query_QE: Floats
+    budget_Q: Int64s
+    """Items that each query embedding may retrieve."""
+    origin_Q: NDArray[np.int32]
     left_out_X: Int64s
-    num_results: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Candidates:
 
     item_row_K: Int64s
     vector_KE: Floats
-    query_K: NDArray[np.int32]
-    """Which query embedding found the item first."""
+    origin_K: NDArray[np.int32]
+    """Which query embedding found the item first, as `QueryPlan.origins` numbers them."""
 
 
 class AnnNode:
@@ -52,15 +54,13 @@ class AnnNode:
         faiss.omp_set_num_threads(settings.threads)
         self._bundle = loaded
         self._exclude_seen = settings.exclude_seen
-        self._max_candidates = loaded.manifest.model.max_candidates
-        self._over_fetch = loaded.manifest.defaults.over_fetch
         self._index = faiss.read_index(str(loaded.folder / bundle.INDEX))
 
     def parse(self, arrays: Arrays) -> list[Search]:
         """Rows of one request.
 
         Raises:
-            InvalidInputError: more results than a request may ask for, or query embeddings of another width.
+            InvalidInputError: query embeddings of another width, or budgets that no plan has.
             BundleMismatchError: the request was assembled for another bundle.
         """
         check_bundle(arrays, self._bundle.id)
@@ -68,12 +68,18 @@ class AnnNode:
         left_out_BX = arrays["EXCLUDED_ITEMS"]
         if self._exclude_seen:
             left_out_BX = np.concatenate([left_out_BX, arrays["SEEN_ITEMS"]], axis=1)
-        return [
-            Search(query_QE, left_out_X[left_out_X != PADDING], int(num_results))
-            for query_QE, left_out_X, num_results in zip(
-                arrays["QUERY_EMBEDDINGS"], left_out_BX, arrays["NUM_RESULTS"][:, 0], strict=True
+        rows = []
+        for user, budget_Q in enumerate(arrays["QUERY_BUDGETS"]):
+            made, left_out_X = budget_Q > 0, left_out_BX[user]
+            rows.append(
+                Search(
+                    query_QE=arrays["QUERY_EMBEDDINGS"][user][made],
+                    budget_Q=budget_Q[made],
+                    origin_Q=arrays["QUERY_ORIGINS"][user][made],
+                    left_out_X=left_out_X[left_out_X != PADDING],
+                )
             )
-        ]
+        return rows
 
     def run(self, rows: Sequence[Search]) -> list[Candidates]:
         """Row by row: rows differ in how many items they must fetch."""
@@ -84,7 +90,7 @@ class AnnNode:
         return {
             "CANDIDATE_ITEMS": stack([row.item_row_K for row in rows], PADDING),
             "CANDIDATE_VECTORS": stack([row.vector_KE for row in rows], 0),
-            "CANDIDATE_QUERIES": stack([row.query_K for row in rows], 0),
+            "CANDIDATE_ORIGINS": stack([row.origin_K for row in rows], 0),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
@@ -96,19 +102,22 @@ class AnnNode:
         """Nothing to release."""
 
     def _search(self, row: Search) -> Candidates:
-        """Over-fetch, drop what is left out or was found before, and give every query an equal budget."""
-        wanted = min(self._over_fetch * row.num_results, self._max_candidates)
-        budget = -(-wanted // len(row.query_QE))
-        fetched = min(wanted + len(row.left_out_X), self._index.ntotal)
+        """In generation order, each query embedding takes its budget of what nothing before it took.
+
+        It fetches as many more as may have to be left out.
+        """
+        fetched = min(int(row.budget_Q.sum()) + len(row.left_out_X), self._index.ntotal)
         _, item_row_QX, vector_QXE = self._index.search_and_reconstruct(row.query_QE, fetched)
         taken = row.left_out_X
         kept = []
-        for item_row_X in item_row_QX:
+        for item_row_X, budget in zip(item_row_QX, row.budget_Q, strict=True):
             allowed_X = (item_row_X != PADDING) & ~np.isin(item_row_X, taken)
             kept.append(np.flatnonzero(allowed_X)[:budget])
             taken = np.concatenate([taken, item_row_X[kept[-1]]])
-        query_K = np.repeat(np.arange(len(kept), dtype=np.int32), [len(place) for place in kept])[:wanted]
-        place_K = np.concatenate(kept)[:wanted]
+        query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
+        place_K = np.concatenate(kept)
         return Candidates(
-            item_row_QX[query_K, place_K].astype(np.int64), vector_QXE[query_K, place_K], query_K
+            item_row_QX[query_K, place_K].astype(np.int64),
+            vector_QXE[query_K, place_K],
+            row.origin_Q[query_K],
         )

@@ -110,6 +110,22 @@ def check_sizes(arrays: Arrays, model: ModelConfig) -> None:
     for name in ("QUERY_EMBEDDINGS", "CANDIDATE_VECTORS"):
         if name in arrays and arrays[name].shape[2] != model.item_dim:
             raise InvalidInputError(f"{name} has width {arrays[name].shape[2]}; allowed: {model.item_dim}")
+    if "QUERY_BUDGETS" in arrays:
+        budget_BQ = arrays["QUERY_BUDGETS"]
+        for name in ("QUERY_EMBEDDINGS", "QUERY_ORIGINS"):
+            if arrays[name].shape[:2] != budget_BQ.shape:
+                raise InvalidInputError(f"{name} has another shape than QUERY_BUDGETS; allowed: the same")
+        for total in np.where(budget_BQ >= 0, budget_BQ, model.max_candidates + 1).sum(axis=1).tolist():
+            if not 1 <= total <= model.max_candidates:
+                raise InvalidInputError(
+                    f"QUERY_BUDGETS adds up to {total}; allowed: 1 to {model.max_candidates}, none negative"
+                )
+    if "OUTCOME_WEIGHTS" in arrays:
+        weight_BA = arrays["OUTCOME_WEIGHTS"]
+        if weight_BA.shape[1] != model.num_actions or not (np.isfinite(weight_BA) & (weight_BA >= 0)).all():
+            raise InvalidInputError(
+                f"OUTCOME_WEIGHTS is wrong; allowed: {model.num_actions} finite, 0 or more"
+            )
     if "NUM_RESULTS" in arrays:
         for asked in arrays["NUM_RESULTS"].ravel():
             if not 1 <= asked <= model.max_candidates:

@@ -41,7 +41,7 @@ class RankingRow:
 
     candidate_row_K: Int64s
     vector_KE: Floats
-    query_K: NDArray[np.int32]
+    origin_K: NDArray[np.int32]
     handle: Handle
     history: History
     request_time: int
@@ -57,7 +57,7 @@ class Ranked:
     item_id_K: Int64s
     score_K: Floats
     probability_KA: Floats
-    query_K: NDArray[np.int32]
+    origin_K: NDArray[np.int32]
     kv_source: str
     """`prefill` when the slot was used, `recomputed` when it was gone."""
 
@@ -88,7 +88,7 @@ class RankingNode:
                 RankingRow(
                     candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
                     vector_KE=arrays["CANDIDATE_VECTORS"][user][kept],
-                    query_K=arrays["CANDIDATE_QUERIES"][user][kept],
+                    origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
                     handle=Handle.from_array(arrays["KV_HANDLE"][user]),
                     history=history,
                     request_time=int(arrays["REQUEST_TIME"][user, 0]),
@@ -114,7 +114,7 @@ class RankingNode:
             "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
             "SCORES": stack([row.score_K for row in rows], -np.inf),
             "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
-            "RETRIEVED_BY": stack([row.query_K for row in rows], 0),
+            "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
             "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
@@ -183,6 +183,6 @@ class RankingNode:
             item_id_K=item_id_K[order],
             score_K=score_K[order],
             probability_KA=probability_KA[order],
-            query_K=row.query_K[order],
+            origin_K=row.origin_K[order],
             kv_source=kv_source,
         )

@@ -57,12 +57,15 @@ def write_bundle(
     bundles: Path,
     *,
     skip_last: int = 0,
+    retrieval_steps: int = 1,
+    merge_cosine: float = 0.98,
     report: Report = print,
 ) -> Path:
     """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
 
     `skip_last` leaves that many of each user's latest events out of the stored histories, so that a
-    held-out event can be asked for. `report` gets one line for every step.
+    held-out event can be asked for. `retrieval_steps` and `merge_cosine` are those of `ServingDefaults`.
+    `report` gets one line for every step.
 
     Raises:
         DatasetMismatchError: the checkpoint was trained on another dataset.
@@ -82,7 +85,9 @@ def write_bundle(
         _write_items(model, dataset, folder, report)
         _write_histories(dataset, folder, skip_last, report)
         _write_catalogue(dataset, folder)
-        manifest = _manifest(folder, model, dataset, state.metrics)
+        manifest = _manifest(
+            folder, model, dataset, state.metrics, _defaults(model, dataset, retrieval_steps, merge_cosine)
+        )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
         final = _publish(folder, bundles, manifest.bundle_id)
     report(f"bundle {manifest.bundle_id} written to {final}")
@@ -148,8 +153,24 @@ def _write_catalogue(dataset: InteractionDataset, folder: Path) -> None:
     (folder / bundle.CATALOGUE).write_text(json.dumps(fields, ensure_ascii=False))
 
 
+def _defaults(
+    model: UnifiedRecommender, dataset: InteractionDataset, retrieval_steps: int, merge_cosine: float
+) -> ServingDefaults:
+    return ServingDefaults(
+        num_results=min(50, model.config.max_candidates),
+        utility_weights=dataset.info.utility_weights,
+        outcome_weights=tuple(0.0 for _ in dataset.info.actions),
+        retrieval_steps=retrieval_steps,
+        merge_cosine=merge_cosine,
+    )
+
+
 def _manifest(
-    folder: Path, model: UnifiedRecommender, dataset: InteractionDataset, metrics: dict[str, float]
+    folder: Path,
+    model: UnifiedRecommender,
+    dataset: InteractionDataset,
+    metrics: dict[str, float],
+    defaults: ServingDefaults,
 ) -> Manifest:
     info = dataset.info
     manifest = Manifest(
@@ -160,11 +181,7 @@ def _manifest(
         actions=info.actions,
         surfaces=info.surfaces,
         model=model.config,
-        defaults=ServingDefaults(
-            num_results=min(50, model.config.max_candidates),
-            utility_weights=info.utility_weights,
-            outcome_weights=tuple(1.0 for _ in info.actions),
-        ),
+        defaults=defaults,
         files={name: describe_file(folder / name) for name in FILES},
         torch_version=torch.__version__,
         git_commit=_git_commit(),

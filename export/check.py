@@ -27,7 +27,7 @@ class Probe:
     """Random inputs of every graph, for one batch size, history lengths and candidate count."""
 
     encoder: tuple[Tensor, ...]
-    decoder: tuple[Tensor, ...]
+    decoder: tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]
     retrieval_head: tuple[Tensor, ...]
     ranking_head: tuple[Tensor, Tensor, Tensor, list[Tensor]]
 
@@ -47,6 +47,7 @@ def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: 
     timestamp_BN = 1_600_000_000 + integers(90_000, batch, events + 1).cumsum(1)
     cache_shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
     cache = torch.randn(batch, *cache_shape, generator=draw)
+    caches = [cache[row, :, :, :, : length + 1] for row, length in enumerate(lengths)]
     now_B = timestamp_BN[:, -1]
     surface_B = integers(config.num_surfaces, batch)
     return Probe(
@@ -58,20 +59,24 @@ def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: 
             length_B,
         ),
         decoder=(
-            vectors(1),
-            integers(2**config.num_actions, batch, 1),
-            now_B.unsqueeze(1),
-            surface_B.unsqueeze(1),
+            vectors(1)[:, 0],
+            now_B,
+            surface_B,
             now_B - 60,
-            cache,
-            (length_B + 1).clamp(max=config.max_history),
+            caches,
         ),
-        retrieval_head=(torch.randn(batch, config.width, generator=draw), now_B, surface_B),
+        retrieval_head=(
+            torch.randn(batch, config.width, generator=draw),
+            now_B,
+            surface_B,
+            integers(config.num_actions + 1, batch),
+            integers(len(config.time_offsets_s), batch),
+        ),
         ranking_head=(
             vectors(candidates),
             now_B,
             surface_B,
-            [cache[row, :, :, :, : length + 1] for row, length in enumerate(lengths)],
+            caches,
         ),
     )
 

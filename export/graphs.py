@@ -1,6 +1,6 @@
 """The four graphs of a bundle, as modules that TorchScript can compile.
 
-Shapes: B requests, N events, T = N + 1 positions (BOS first), M appended events, K candidates, A actions,
+Shapes: B requests, N events, T = N + 1 positions (BOS first), K candidates, A actions,
 L layers, H heads, D head width, E item width, C hidden width.
 """
 
@@ -32,7 +32,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """One more event per request behind cached keys and values."""
+    """A query embedding fed back behind cached keys and values."""
 
     def __init__(self, model: UnifiedRecommender) -> None:
         super().__init__()
@@ -40,37 +40,34 @@ class DecoderGraph(nn.Module):
 
     def forward(
         self,
-        vector_B1E: Tensor,
-        actions_B1: Tensor,
-        timestamp_B1: Tensor,
-        surface_B1: Tensor,
+        query_BE: Tensor,
+        timestamp_B: Tensor,
+        surface_B: Tensor,
         previous_timestamp_B: Tensor,
-        past_BL2HTD: Tensor,
-        past_length_B: Tensor,
+        past_L2HTD: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Returns hidden [B, C] after the event, and its keys and values [B, L, 2, H, 1, D]."""
-        hidden_B1C, new_L2BH1D = self.model.append(
-            vector_B1E,
-            actions_B1,
-            timestamp_B1,
-            surface_B1,
-            previous_timestamp_B,
-            past_BL2HTD.permute(1, 2, 0, 3, 4, 5),
-            past_length_B,
+        """Returns hidden [B, C] after it, and its keys and values [B, L, 2, H, 1, D].
+
+        Each request's cache [L, 2, H, T, D] is exact in length.
+        """
+        hidden_BC, new_L2BH1D = self.model.feed_back(
+            query_BE, timestamp_B, surface_B, previous_timestamp_B, past_L2HTD
         )
-        return hidden_B1C[:, -1], new_L2BH1D.permute(2, 0, 1, 3, 4, 5)
+        return hidden_BC, new_L2BH1D.permute(2, 0, 1, 3, 4, 5)
 
 
 class RetrievalHeadGraph(nn.Module):
-    """Last hidden states and request context to query embeddings."""
+    """Hidden states, request context, outcomes and time offsets to query embeddings."""
 
     def __init__(self, model: UnifiedRecommender) -> None:
         super().__init__()
         self.head = model.retrieval_head
 
-    def forward(self, hidden_BC: Tensor, timestamp_B: Tensor, surface_B: Tensor) -> Tensor:
+    def forward(
+        self, hidden_BC: Tensor, timestamp_B: Tensor, surface_B: Tensor, outcome_B: Tensor, offset_B: Tensor
+    ) -> Tensor:
         """Returns unit vectors [B, E]."""
-        return self.head(hidden_BC, timestamp_B, surface_B)
+        return self.head(hidden_BC, timestamp_B, surface_B, outcome_B, offset_B)
 
 
 class RankingHeadGraph(nn.Module):

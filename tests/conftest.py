@@ -70,9 +70,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     write_prepared(folder / "data", synthetic_events(), items, info)
     dataset = InteractionDataset.load(folder / "data")
     sizes = preset("demo", num_items=ITEMS, num_actions=len(ACTIONS), num_surfaces=len(SURFACES))
-    config = sizes.model_copy(update={"layers": 2, "width": 64, "heads": 2, "id_dim": 32, "item_dim": 32})
+    config = ModelConfig.model_validate(
+        sizes.model_dump()
+        | {"layers": 2, "width": 64, "heads": 2, "id_dim": 32, "item_dim": 32, "id_hashes": 2}
+        | {"time_offsets_s": (0, 60)}
+    )
     checkpoint = random_checkpoint(config, folder / "checkpoints", dataset)
-    bundle = write_bundle(checkpoint, dataset, folder / "bundles", report=lambda _: None)
+    bundle = write_bundle(
+        checkpoint, dataset, folder / "bundles", retrieval_steps=3, merge_cosine=0.9, report=lambda _: None
+    )
     return Exported(dataset, load_model(checkpoint), bundle)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from unipinrec.config import Config, ModelConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 ENCODER = "encoder.pt"
@@ -45,7 +45,11 @@ class ServingDefaults(Config):
     utility_weights: tuple[float, ...]
     """Weight of each action's probability in the score."""
     outcome_weights: tuple[float, ...]
-    """Share of the retrieval budget for each action."""
+    """Share of the retrieval budget for each action; all 0 asks for no action in particular."""
+    retrieval_steps: int = Field(default=1, ge=1, le=16)
+    """Autoregressive steps, each of which feeds the immediate query embedding back through the trunk."""
+    merge_cosine: float = Field(default=0.98, gt=0.0, le=1.0)
+    """Query embeddings more similar than this are merged; 1 keeps all. PinRec does not give its value."""
 
 
 class Manifest(Config):

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of safetensors and JSON, renamed into place when it is complete."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,11 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-def load_model(checkpoint: Path) -> UnifiedRecommender:
+def load_model(
+    checkpoint: Path, make_model: Callable[[ModelConfig], UnifiedRecommender] = UnifiedRecommender
+) -> UnifiedRecommender:
     """The trained model, in evaluation mode."""
-    model = UnifiedRecommender(load_state(checkpoint).model)
+    model = make_model(load_state(checkpoint).model)
     prefix = "model."
     weights = load_weights(checkpoint)
     model.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})

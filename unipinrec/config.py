@@ -1,5 +1,6 @@
 """What can be configured about the model and its training, and the named presets."""
 
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,7 +19,7 @@ class ModelConfig(Config):
     """Sizes of one unified model (UniPinRec §1; values the paper leaves open are marked so)."""
 
     num_items: Count
-    """Items in the catalogue. The id table costs `num_items x id_dim` floats."""
+    """Items in the catalogue."""
     num_actions: Annotated[int, Field(ge=1, le=32)]
     """Action types that a position carries and that ranking predicts, one logit each."""
     num_surfaces: Count = 1
@@ -39,7 +40,22 @@ class ModelConfig(Config):
     item_dim: Annotated[int, Field(ge=4)] = 64
     """Width of the L2-normalised item vectors and query embeddings (not stated in the paper)."""
     id_dim: Annotated[int, Field(ge=4)] = 64
-    """Width of the item id table that feeds the embedder (not stated in the paper)."""
+    """Width of the id embedding that feeds the embedder: all hash functions joined (our choice)."""
+    id_hashes: Annotated[int, Field(ge=1, le=8)] = 1
+    """Hash functions of the item id, each into its own table of width `id_dim / id_hashes` (PinRec §2.3).
+    More make it rarer that two items share everything."""
+    id_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of each table, which costs `id_rows x id_dim / id_hashes` floats. 0: a row for every item, and
+    then with one hash function no two items share one."""
+    num_attributes: Annotated[int, Field(ge=0)] = 0
+    """Distinct categories, brands or tags of items. 0: items have none."""
+    max_attributes: Annotated[int, Field(ge=0)] = 0
+    """Attributes of one item, at most."""
+    attribute_dim: Annotated[int, Field(ge=1)] = 32
+    """Width of an attribute's embedding; an item has the sum of its own, divided by the root of
+    their number."""
+    content_dim: Annotated[int, Field(ge=0)] = 0
+    """Width of the dense content vectors that come with the items. 0: items have none."""
     action_dim: Annotated[int, Field(ge=1)] = 16
     """Width of the dense action embedding that is joined to the item vector (not stated in the paper)."""
     feedforward_ratio: Annotated[int, Field(ge=1)] = 4
@@ -47,7 +63,10 @@ class ModelConfig(Config):
     head_hidden: Annotated[int, Field(ge=1)] = 32
     """Hidden width of each action's ranking MLP (not stated in the paper)."""
     dropout: Probability = 0.0
-    """Dropout on attention outputs and feed-forward outputs, in training only."""
+    """Dropout on tokens, attention outputs and feed-forward outputs, in training only."""
+    time_offsets_s: Annotated[tuple[int, ...], Field(min_length=1, max_length=16)] = (0,)
+    """Seconds after the request for which the retrieval head has an embedding each, from 0 on ascending
+    (temporal multi-token, PinRec §2.5; the paper names now, 30 s, 1 min and 3 min)."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
@@ -57,6 +76,11 @@ class ModelConfig(Config):
             raise ValueError(
                 f"window_block is {self.window_block}; allowed: 1 to max_history {self.max_history}"
             )
+        if self.id_dim % self.id_hashes:
+            raise ValueError(f"id_hashes is {self.id_hashes}; it must divide id_dim {self.id_dim}")
+        offsets = self.time_offsets_s
+        if offsets[0] != 0 or any(a >= b for a, b in pairwise(offsets)):
+            raise ValueError(f"time_offsets_s is {offsets}; allowed: 0, then larger and larger numbers")
         return self
 
     @property
@@ -89,6 +113,29 @@ class TrainingConfig(Config):
     """Most targets of the batch that every position is contrasted with; drawn anew each step."""
     random_negatives: Count = 512
     """Uniformly drawn items that join the in-batch negatives of every position."""
+    full_softmax: bool = False
+    """Contrast every position with the whole catalogue instead of with drawn negatives. Exact, without
+    log-frequency correction; its cost grows with the catalogue."""
+    sketch_depth: Annotated[int, Field(ge=1, le=8)] = 2
+    """Hash functions of the count-min sketch that estimates item frequencies."""
+    sketch_width: Annotated[int, Field(ge=16)] = 65_536
+    """Counters for each of them. An estimate exceeds the truth by more than 2.7 / width of all events with
+    a chance of at most exp(-depth)."""
+    outcome_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Chance that a position's query embedding is told an action of its target (PinRec §2.4); otherwise it
+    learns to serve any outcome."""
+    id_dropout: Probability = 0.0
+    """Chance that an item's id is hidden, so that content alone gives a usable vector to items that training
+    never saw."""
+    relaxation_targets: Annotated[int, Field(ge=1, le=32)] = 1
+    """Engaged items of the same session, from the next one on, of which a position may hit any: the least
+    loss counts (intra-feed relaxation, PinRec §2.6). 1: the next one alone."""
+    session_gap_s: Annotated[int, Field(ge=0)] = 1_800
+    """A session ends where no event follows within this many seconds."""
+    retrieval_loss_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the retrieval loss. 0 trains ranking alone."""
+    action_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Weight of each action in the ranking loss; empty: 1 each (UniPinRec Eq 4, tuned by hand)."""
     ranking_loss_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the ranking loss beside the retrieval loss."""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0

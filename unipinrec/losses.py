@@ -1,6 +1,7 @@
 """Both losses of the one training stage (UniPinRec §1.5).
 
-Shapes: P positions with a target, X negatives, B examples, N events, K candidates, A actions, E item width.
+Shapes: P positions with a target, R targets that a position may hit, X negatives, B examples, K candidates,
+A actions, E item width.
 """
 
 import torch
@@ -22,22 +23,24 @@ class SampledSoftmax(nn.Module):
     def forward(
         self,
         query_PE: Tensor,
-        positive_PE: Tensor,
-        positive_row_P: Tensor,
-        positive_log_q_P: Tensor,
+        target_PRE: Tensor,
+        target_log_q_PR: Tensor,
+        counted_PR: Tensor,
         negative_XE: Tensor,
-        negative_row_X: Tensor,
         negative_log_q_X: Tensor,
-        same_user_PX: Tensor,
+        left_out_PX: Tensor,
     ) -> Tensor:
-        """Mean loss over positions, without negatives that are the positive item or the same user's."""
+        """Mean over positions of the least loss over the counted targets, of which each has at least one.
+
+        With several targets this is PinRec's intra-feed relaxation (§2.6). `left_out_PX` marks what must not
+        be a negative of a position: its targets, and other items of the same user.
+        """
         scale = self.log_scale.exp().clamp(max=100.0)
-        positive_P = scale * (query_PE * positive_PE).sum(-1) - positive_log_q_P
+        target_PR = scale * torch.einsum("pe,pre->pr", query_PE, target_PRE) - target_log_q_PR
         negative_PX = scale * query_PE @ negative_XE.T - negative_log_q_X
-        left_out_PX = same_user_PX | (positive_row_P.unsqueeze(1) == negative_row_X)
-        negative_PX = negative_PX.masked_fill(left_out_PX, float("-inf"))
-        logit_PX = torch.cat([positive_P.unsqueeze(1), negative_PX], dim=1)
-        return (torch.logsumexp(logit_PX, dim=1) - positive_P).mean()
+        negative_P1 = negative_PX.masked_fill(left_out_PX, float("-inf")).logsumexp(1, keepdim=True)
+        loss_PR = torch.logaddexp(target_PR, negative_P1) - target_PR
+        return loss_PR.masked_fill(~counted_PR, float("inf")).amin(1).mean()
 
 
 def action_loss(logit: Tensor, multi_hot: Tensor, counted: Tensor, weight_A: Tensor) -> Tensor:

@@ -1,15 +1,9 @@
-"""One training stage for retrieval and ranking together (UniPinRec §1.3 and §1.5).
-
-Shapes: B examples, N events, T = N + 1 positions, K candidates, P positions with a target, X negatives,
-A actions.
-"""
+"""One training stage for retrieval and ranking together (UniPinRec §1.5)."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import (
     BarColumn,
@@ -19,7 +13,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from unipinrec.checkpoint import (
@@ -31,102 +25,14 @@ from unipinrec.checkpoint import (
     save_checkpoint,
 )
 from unipinrec.config import ModelConfig, TrainingConfig
-from unipinrec.data.blended import BlendedBatch, BlendedDataset, loader
-from unipinrec.losses import SampledSoftmax, action_loss
+from unipinrec.data.blended import BlendedDataset, loader
 from unipinrec.model import UnifiedRecommender
+from unipinrec.model.catalogue import Catalogue
+from unipinrec.objective import LOSS_NAMES, Losses, Objective
 
 
 class CheckpointMismatchError(Exception):
     """A training folder holds a checkpoint of another configuration."""
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """What one step minimises, and its parts."""
-
-    total: Tensor
-    retrieval: Tensor
-    history_actions: Tensor
-    candidate_actions: Tensor
-
-    def values(self) -> Tensor:
-        """All of them, in the order of `LOSS_NAMES`, without gradients."""
-        return torch.stack([getattr(self, name) for name in LOSS_NAMES]).detach()
-
-
-LOSS_NAMES = ("total", "retrieval", "history_actions", "candidate_actions")
-
-
-class Objective(nn.Module):
-    """The model with its losses: a batch of blended examples to `Losses`, in one forward pass."""
-
-    def __init__(self, model_config: ModelConfig, config: TrainingConfig, item_count_V: Tensor) -> None:
-        super().__init__()
-        self.config = config
-        self.model = UnifiedRecommender(model_config)
-        self.softmax = SampledSoftmax()
-        frequency_V = item_count_V.double() / item_count_V.sum()
-        drawn_V = config.in_batch_negatives * frequency_V + config.random_negatives / len(item_count_V)
-        log_q_V = (drawn_V / (config.in_batch_negatives + config.random_negatives)).log().float()
-        self.register_buffer("log_q_V", log_q_V, persistent=False)
-        self.log_q_V: Tensor
-
-    def forward(self, batch: BlendedBatch) -> Losses:
-        """Masks history actions, encodes once, and takes both losses from that one pass."""
-        model = self.model
-        real_BN = batch.event_item_BN >= 0
-        masked_BN = real_BN & (torch.rand(real_BN.shape) < self.config.action_mask_probability)
-        hidden_BTC, past_L2BHTD = model.encode(
-            model.embedder(batch.event_item_BN),
-            batch.event_actions_BN,
-            batch.event_timestamp_BN,
-            batch.event_surface_BN,
-            masked_BN,
-        )
-        candidate_logit_BKA = model.score_padded(
-            model.embedder(batch.candidate_item_BK),
-            batch.feedview_timestamp_B,
-            batch.feedview_surface_B,
-            past_L2BHTD,
-            batch.length_B,
-        )
-        retrieval = self._retrieval(hidden_BTC, batch)
-        history = self._actions(model.ranking_head(hidden_BTC[:, 1:]), batch.event_actions_BN, masked_BN)
-        shown_BK = batch.candidate_item_BK >= 0
-        candidates = self._actions(candidate_logit_BKA, batch.candidate_actions_BK, shown_BK)
-        total = retrieval + self.config.ranking_loss_weight * (history + candidates)
-        return Losses(total, retrieval, history, candidates)
-
-    def _retrieval(self, hidden_BTC: Tensor, batch: BlendedBatch) -> Tensor:
-        has_target_BT = batch.target_item_BT >= 0
-        if not bool(has_target_BT.any()):
-            return hidden_BTC.sum() * 0.0
-        target_P = batch.target_item_BT[has_target_BT]
-        user_P = batch.user_B.unsqueeze(1).expand_as(has_target_BT)[has_target_BT]
-        query_PE = self.model.retrieval_head(
-            hidden_BTC[has_target_BT],
-            batch.target_timestamp_BT[has_target_BT],
-            batch.target_surface_BT[has_target_BT],
-        )
-        drawn = torch.randperm(len(target_P))[: self.config.in_batch_negatives]
-        random_X = torch.randint(len(self.log_q_V), (self.config.random_negatives,))
-        negative_X = torch.cat([target_P[drawn], random_X])
-        negative_user_X = torch.cat([user_P[drawn], torch.full_like(random_X, -1)])
-        loss: Tensor = self.softmax(
-            query_PE,
-            self.model.embedder(target_P),
-            target_P,
-            self.log_q_V[target_P],
-            self.model.embedder(negative_X),
-            negative_X,
-            self.log_q_V[negative_X],
-            user_P.unsqueeze(1) == negative_user_X,
-        )
-        return loss
-
-    def _actions(self, logit: Tensor, actions: Tensor, counted: Tensor) -> Tensor:
-        bit = torch.arange(logit.size(-1))
-        return action_loss(logit, (actions.unsqueeze(-1) >> bit) & 1, counted, torch.ones(logit.size(-1)))
 
 
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
@@ -143,6 +49,7 @@ def train(
     config: TrainingConfig,
     folder: Path,
     resume: bool = True,
+    make_model: Callable[[ModelConfig], UnifiedRecommender] = UnifiedRecommender,
 ) -> Path:
     """Train to the last epoch and return the final checkpoint's path.
 
@@ -155,21 +62,24 @@ def train(
     """
     if len(dataset) == 0:
         raise ValueError("the dataset has 0 users with a feedview to train on; allowed: 1 or more")
-    torch.manual_seed(config.seed)
-    objective = Objective(
-        model_config, config, torch.from_numpy(dataset.item_counts().astype(np.float64) + 1.0)
+    wanted = CheckpointState(
+        epoch=0, step=0, model=model_config, training=config, dataset=dataset.interactions.info.sha256
     )
+    checkpoint = latest_checkpoint(folder) if resume else None
+    done = load_state(checkpoint) if checkpoint else wanted
+    if (done.model, done.training, done.dataset) != (wanted.model, wanted.training, wanted.dataset):
+        raise CheckpointMismatchError(
+            f"{checkpoint} is of another configuration or dataset; use another folder or remove it"
+        )
+    torch.manual_seed(config.seed)
+    model = make_model(model_config)
+    item_count_V = torch.from_numpy(dataset.item_counts())
+    model.embedder.describe(Catalogue.of_dataset(dataset.interactions, model.config, item_count_V))
+    objective = Objective(model, config, dataset.interactions.positive_mask)
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    done = CheckpointState(epoch=0, step=0, model=model_config, training=config, dataset=dataset.hashes)
-    checkpoint = latest_checkpoint(folder) if resume else None
     if checkpoint:
-        wanted, done = done, load_state(checkpoint)
-        if (done.model, done.training, done.dataset) != (wanted.model, wanted.training, wanted.dataset):
-            raise CheckpointMismatchError(
-                f"{checkpoint} is of another configuration or dataset; use another folder or remove it"
-            )
         objective.load_state_dict(load_weights(checkpoint))
         load_optimizer(checkpoint, optimizer)
     if checkpoint and done.epoch == config.epochs:

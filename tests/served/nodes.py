@@ -32,12 +32,10 @@ def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -
     resolved = {name.removeprefix("RESOLVED_"): array for name, array in assembled.items()}
     events = {name: array for name, array in assembled.items() if name.startswith("EVENT_")}
     context = {name: resolved[name] for name in ("REQUEST_TIME", "SURFACE", "BUNDLE_ID")}
-    retrieved = call(server, "retrieval", events | context)
+    wanted = {name: resolved[name] for name in ("NUM_RESULTS", "OUTCOME_WEIGHTS")}
+    retrieved = call(server, "retrieval", events | context | wanted)
     left_out = {name: assembled[name] for name in ("SEEN_ITEMS", "EXCLUDED_ITEMS")}
-    search = left_out | {
-        "QUERY_EMBEDDINGS": retrieved["QUERY_EMBEDDINGS"],
-        "BUNDLE_ID": retrieved["BUNDLE_ID"],
-    }
-    candidates = call(server, "ann", search | {"NUM_RESULTS": resolved["NUM_RESULTS"]})
+    made = ("QUERY_EMBEDDINGS", "QUERY_BUDGETS", "QUERY_ORIGINS", "BUNDLE_ID")
+    candidates = call(server, "ann", left_out | {name: retrieved[name] for name in made})
     ranking = {name: resolved[name] for name in ("NUM_RESULTS", "UTILITY_WEIGHTS")}
     return events | context | candidates | ranking | {"KV_HANDLE": retrieved["KV_HANDLE"]}

@@ -275,7 +275,9 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
             "EVENT_ITEMS has 129 values; allowed: 1 to 128",
         ),
         ("retrieval", "EVENT_ITEMS", int64(ITEMS), "EVENT_ITEMS has an unknown row; allowed: -1 to 399"),
-        ("ann", "NUM_RESULTS", int32(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
+        ("retrieval", "NUM_RESULTS", int32(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
+        ("retrieval", "OUTCOME_WEIGHTS", floats(1, -1, 0), "OUTCOME_WEIGHTS is wrong; allowed: 3 finite, 0"),
+        ("ann", "QUERY_BUDGETS", int64(129), "QUERY_BUDGETS adds up to 129; allowed: 1 to 128"),
         (
             "ann",
             "QUERY_EMBEDDINGS",
@@ -295,12 +297,15 @@ def test_inner_nodes_refuse_what_no_node_would_send(
             "EVENT_SURFACES": int64(0),
             "REQUEST_TIME": int64(NOW),
             "SURFACE": int32(0),
+            "NUM_RESULTS": int32(5),
+            "OUTCOME_WEIGHTS": floats(1, 0, 0),
         },
         "ann": {
             "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
+            "QUERY_BUDGETS": int64(5),
+            "QUERY_ORIGINS": int32(0),
             "SEEN_ITEMS": int64(-1),
             "EXCLUDED_ITEMS": int64(-1),
-            "NUM_RESULTS": int32(5),
         },
     }[node]
     bundle = {"BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_)}

@@ -1,6 +1,7 @@
 """Served answers equal offline PyTorch, whatever protocol, client or batch carries them."""
 
 import asyncio
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -15,7 +16,7 @@ from unipinrec_client import (
 )
 
 from ensemble.embedded_server import EmbeddedServer
-from tests.conftest import Exported
+from tests.conftest import ACTIONS, Exported
 from tests.served.requests import events_of, inline, offline, stored
 from unipinrec.bundle import read_manifest
 from unipinrec.offline import OfflineRecommender
@@ -39,10 +40,10 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
     expected = OfflineRecommender(exported.model).recommend(
         [offline(exported, user) for user in range(PARITY_USERS)],
         NUM_RESULTS,
-        defaults.over_fetch,
-        defaults.utility_weights,
+        defaults,
     )
     sources: Counter[str] = Counter()
+    queries: Counter[int] = Counter()
     largest = 0.0
     with GrpcClient(server.grpc_url) as client:
         for user, answer in enumerate(expected):
@@ -50,10 +51,40 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
             found = [item.item_id for item in response.recommendations]
             assert found == exported.dataset.item_ids_V[answer.item_row_K].tolist(), f"user {user}"
             served_KA = np.array([item.action_probabilities for item in response.recommendations])
+            origins = [item.retrieved_by for item in response.recommendations]
+            assert origins == answer.origin_K.tolist(), f"user {user}"
+            queries.update(origins)
             largest = max(largest, float(np.abs(served_KA - answer.probability_KA).max()))
             sources[response.kv_source] += 1
     assert largest < 1e-4
     assert sources == {"prefill": PARITY_USERS}
+    any_outcome = len(ACTIONS)
+    made = {(step * (any_outcome + 1) + any_outcome) * 2 + offset for step in range(3) for offset in (0, 1)}
+    # Some embeddings are merged into earlier ones; every step finds something.
+    assert set(queries) <= made
+    assert {origin // 2 // (any_outcome + 1) for origin in queries} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 0.0, 2.0), (3.0, 1.0, 0.5)])
+def test_outcome_weights_decide_what_is_retrieved(
+    server: EmbeddedServer, exported: Exported, weights: tuple[float, ...]
+) -> None:
+    defaults = read_manifest(exported.bundle).defaults
+    users = range(40)
+    recommender = OfflineRecommender(exported.model)
+    requests = [offline(exported, user) for user in users]
+    expected = recommender.recommend(requests, NUM_RESULTS, defaults, weights)
+    unasked = recommender.recommend(requests, NUM_RESULTS, defaults)
+    with GrpcClient(server.grpc_url) as client:
+        changed = 0
+        for user, answer, before in zip(users, expected, unasked, strict=True):
+            request = dataclasses.replace(stored(exported, user, NUM_RESULTS), outcome_weights=weights)
+            found = client.recommend(request).recommendations
+            assert [item.item_id for item in found] == exported.dataset.item_ids_V[answer.item_row_K].tolist()
+            outcomes = {item.retrieved_by // 2 % (len(ACTIONS) + 1) for item in found}
+            assert outcomes <= {action for action, weight in enumerate(weights) if weight > 0}
+            changed += answer.item_row_K.tolist() != before.item_row_K.tolist()
+    assert changed > 30
 
 
 def test_grpc_and_http_answer_identically(server: EmbeddedServer, exported: Exported) -> None:

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from ensemble.ann import AnnNode, Candidates
-from ensemble.contract import BundleMismatchError, stack
+from ensemble.contract import BundleMismatchError, InvalidInputError, stack
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from tests.conftest import ITEMS, Exported
 from unipinrec.bundle import INDEX
 from unipinrec.bundle import ITEMS as ITEMS_FILE
+from unipinrec.queries import split_budget
 
-OVER_FETCH, MAX_CANDIDATES = 2, 128
+MAX_CANDIDATES = 128
 
 Queries = NDArray[np.float32]
 
@@ -46,11 +47,15 @@ def queries(seed: int, count: int, dim: int) -> Queries:
 def request(
     loaded: LoadedBundle,
     query_BQE: Sequence[Queries],
-    num_results: Sequence[int],
+    budget: Sequence[int],
     seen: Sequence[Sequence[int]] | None = None,
     excluded: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, NDArray[Any]]:
+    """Users who may retrieve `budget` items each, split evenly over their query embeddings."""
     users = len(query_BQE)
+    share_BQ = [
+        split_budget(total, np.ones(len(query))) for total, query in zip(budget, query_BQE, strict=True)
+    ]
 
     def rows(lists: Sequence[Sequence[int]] | None) -> NDArray[Any]:
         return stack([np.array(row, np.int64) for row in lists or [[]] * users], -1)
@@ -59,7 +64,8 @@ def request(
         "QUERY_EMBEDDINGS": np.stack(query_BQE),
         "SEEN_ITEMS": rows(seen),
         "EXCLUDED_ITEMS": rows(excluded),
-        "NUM_RESULTS": np.array([[count] for count in num_results], np.int32),
+        "QUERY_BUDGETS": np.stack(share_BQ),
+        "QUERY_ORIGINS": np.tile(np.arange(len(query_BQE[0]), dtype=np.int32), (users, 1)),
         "BUNDLE_ID": np.full((users, 1), loaded.id.encode(), np.object_),
     }
 
@@ -81,22 +87,12 @@ def test_candidates_are_the_items_of_largest_inner_product(
     node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, num_results: int
 ) -> None:
     query_UE = queries(num_results, 5, item_vectors.shape[1])
-    found = search(node, request(loaded, query_UE[:, None], [num_results] * 5))
+    found = search(node, request(loaded, query_UE[:, None], [2 * num_results] * 5))
     for query_E, candidates in zip(query_UE, found, strict=True):
-        expected = best_rows(query_E, item_vectors, OVER_FETCH * num_results)
+        expected = best_rows(query_E, item_vectors, 2 * num_results)
         assert candidates.item_row_K.tolist() == expected
         assert np.array_equal(candidates.vector_KE, item_vectors[expected])
-        assert candidates.query_K.tolist() == [0] * len(expected)
-
-
-@pytest.mark.parametrize(
-    ("num_results", "fetched"), [(1, 2), (63, 126), (64, 128), (65, 128), (MAX_CANDIDATES, 128)]
-)
-def test_twice_the_results_are_fetched_up_to_the_most_candidates(
-    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, num_results: int, fetched: int
-) -> None:
-    (found,) = search(node, request(loaded, [queries(1, 1, item_vectors.shape[1])], [num_results]))
-    assert len(found.item_row_K) == fetched
+        assert candidates.origin_K.tolist() == [0] * len(expected)
 
 
 def test_excluded_and_seen_items_are_skipped_and_the_next_best_take_their_places(
@@ -105,7 +101,7 @@ def test_excluded_and_seen_items_are_skipped_and_the_next_best_take_their_places
     query_1E = queries(3, 1, item_vectors.shape[1])
     best = best_rows(query_1E[0], item_vectors, 30)
     seen, excluded = best[0:20:2], best[1:9:2]
-    (found,) = search(node, request(loaded, [query_1E], [10], [seen], [excluded]))
+    (found,) = search(node, request(loaded, [query_1E], [20], [seen], [excluded]))
     assert not set(found.item_row_K.tolist()) & {*seen, *excluded}
     assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 20, [*seen, *excluded])
 
@@ -115,7 +111,7 @@ def test_an_item_both_seen_and_excluded_is_skipped_once(
 ) -> None:
     query_1E = queries(4, 1, item_vectors.shape[1])
     both = best_rows(query_1E[0], item_vectors, 5)
-    (found,) = search(node, request(loaded, [query_1E], [3], [both], [both]))
+    (found,) = search(node, request(loaded, [query_1E], [6], [both], [both]))
     assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 6, both)
 
 
@@ -124,7 +120,7 @@ def test_seen_items_return_where_repeats_are_welcome(loaded: LoadedBundle, item_
     query_1E = queries(5, 1, item_vectors.shape[1])
     best = best_rows(query_1E[0], item_vectors, 8)
     seen, excluded = best[:4], best[4:6]
-    (found,) = search(repeating, request(loaded, [query_1E], [3], [seen], [excluded]))
+    (found,) = search(repeating, request(loaded, [query_1E], [6], [seen], [excluded]))
     assert found.item_row_K.tolist() == [*seen, *best[6:8]]
 
 
@@ -133,7 +129,7 @@ def test_users_of_one_request_are_answered_each_by_their_own_limits(
 ) -> None:
     query_UE = queries(6, 3, item_vectors.shape[1])
     excluded: list[list[int]] = [[], best_rows(query_UE[1], item_vectors, 9), [0, 1]]
-    arrays = request(loaded, query_UE[:, None], [1, 4, 20], excluded=excluded)
+    arrays = request(loaded, query_UE[:, None], [2, 8, 40], excluded=excluded)
     for row, (found, num_results) in enumerate(zip(search(node, arrays), [1, 4, 20], strict=True)):
         expected = best_rows(query_UE[row], item_vectors, 2 * num_results, excluded[row])
         assert found.item_row_K.tolist() == expected
@@ -146,13 +142,13 @@ def test_several_queries_share_the_budget_and_find_no_item_twice(
     near = base[0] + 0.3 * base
     query_QE = near / np.linalg.norm(near, axis=1, keepdims=True)
     expected: list[tuple[int, int]] = []
-    for query, budget in enumerate((14, 14, 12)):
+    for query, budget in enumerate((14, 13, 13)):
         found_before = [item for item, _ in expected]
         best = best_rows(query_QE[query], item_vectors, budget, found_before)
         assert best != best_rows(query_QE[query], item_vectors, budget) or query == 0
         expected += [(item, query) for item in best]
-    (found,) = search(node, request(loaded, [query_QE], [20]))
-    assert list(zip(found.item_row_K.tolist(), found.query_K.tolist(), strict=True)) == expected
+    (found,) = search(node, request(loaded, [query_QE], [40]))
+    assert list(zip(found.item_row_K.tolist(), found.origin_K.tolist(), strict=True)) == expected
     assert np.array_equal(found.vector_KE, item_vectors[found.item_row_K])
 
 
@@ -161,11 +157,11 @@ def test_three_equal_queries_find_what_one_does(
 ) -> None:
     query_1E = queries(8, 1, item_vectors.shape[1])
     excluded = [best_rows(query_1E[0], item_vectors, 3)]
-    (once,) = search(node, request(loaded, [query_1E], [10], excluded=excluded))
-    thrice = request(loaded, [np.repeat(query_1E, 3, axis=0)], [10], excluded=excluded)
+    (once,) = search(node, request(loaded, [query_1E], [20], excluded=excluded))
+    thrice = request(loaded, [np.repeat(query_1E, 3, axis=0)], [20], excluded=excluded)
     (found,) = search(node, thrice)
     assert found.item_row_K.tolist() == once.item_row_K.tolist()
-    assert found.query_K.tolist() == [0] * 7 + [1] * 7 + [2] * 6
+    assert found.origin_K.tolist() == [0] * 7 + [1] * 7 + [2] * 6
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -173,10 +169,10 @@ def test_everything_excluded_finds_nothing(
     node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, count: int
 ) -> None:
     query_QE = queries(9, count, item_vectors.shape[1])
-    (found,) = search(node, request(loaded, [query_QE], [10], excluded=[list(range(ITEMS))]))
+    (found,) = search(node, request(loaded, [query_QE], [20], excluded=[list(range(ITEMS))]))
     assert found.item_row_K.shape == (0,)
     assert found.vector_KE.shape == (0, item_vectors.shape[1])
-    assert found.query_K.shape == (0,)
+    assert found.origin_K.shape == (0,)
 
 
 def test_fewer_candidates_than_asked_for_are_all_that_is_left(
@@ -185,7 +181,7 @@ def test_fewer_candidates_than_asked_for_are_all_that_is_left(
     query_1E = queries(10, 1, item_vectors.shape[1])
     left = [5, 17, 230, 399]
     seen = [row for row in range(ITEMS) if row not in left]
-    (found,) = search(node, request(loaded, [query_1E], [10], [seen]))
+    (found,) = search(node, request(loaded, [query_1E], [20], [seen]))
     assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 20, seen)
     assert set(found.item_row_K.tolist()) == set(left)
 
@@ -194,12 +190,12 @@ def test_answers_of_different_lengths_are_padded_at_the_end(
     node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
 ) -> None:
     query_UE = queries(11, 2, item_vectors.shape[1])
-    arrays = request(loaded, query_UE[:, None], [3, 1], excluded=[[], list(range(1, ITEMS))])
+    arrays = request(loaded, query_UE[:, None], [6, 2], excluded=[[], list(range(1, ITEMS))])
     packed = node.pack(search(node, arrays))
     assert packed["CANDIDATE_ITEMS"].tolist() == [best_rows(query_UE[0], item_vectors, 6), [0] + [-1] * 5]
     assert np.array_equal(packed["CANDIDATE_VECTORS"][1, 0], item_vectors[0])
     assert not packed["CANDIDATE_VECTORS"][1, 1:].any()
-    assert packed["CANDIDATE_QUERIES"].tolist() == [[0] * 6, [0] * 6]
+    assert packed["CANDIDATE_ORIGINS"].tolist() == [[0] * 6, [0] * 6]
     assert packed["BUNDLE_ID"].tolist() == [[loaded.id.encode()]] * 2
 
 
@@ -238,3 +234,34 @@ def test_a_request_of_another_bundle_is_refused(
     message = f"^BUNDLE_ID is other-0123456789ab; this node serves {loaded.id}"
     with pytest.raises(BundleMismatchError, match=message):
         node.parse(arrays)
+
+
+@pytest.mark.parametrize(
+    ("budget_Q", "message"),
+    [
+        ([0, 0], "QUERY_BUDGETS adds up to 0; allowed: 1 to 128, none negative"),
+        ([100, 29], "QUERY_BUDGETS adds up to 129; allowed: 1 to 128, none negative"),
+        ([-1, 5], "QUERY_BUDGETS adds up to 134; allowed: 1 to 128, none negative"),
+    ],
+)
+def test_budgets_that_no_plan_has_are_refused(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, budget_Q: list[int], message: str
+) -> None:
+    arrays = request(loaded, [queries(13, 2, item_vectors.shape[1])], [4])
+    arrays["QUERY_BUDGETS"] = np.array([budget_Q])
+    with pytest.raises(InvalidInputError, match=f"^{message}$"):
+        node.parse(arrays)
+
+
+def test_each_query_takes_its_own_budget_and_padding_takes_nothing(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_QE = queries(14, 3, item_vectors.shape[1])
+    query_QE[2] = 0
+    arrays = request(loaded, [query_QE], [3])
+    arrays["QUERY_BUDGETS"] = np.array([[1, 5, 0]])
+    arrays["QUERY_ORIGINS"] = np.array([[8, 3, 0]], np.int32)
+    (found,) = search(node, arrays)
+    first = best_rows(query_QE[0], item_vectors, 1)
+    assert found.item_row_K.tolist() == first + best_rows(query_QE[1], item_vectors, 5, first)
+    assert found.origin_K.tolist() == [8] + [3] * 5

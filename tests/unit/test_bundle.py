@@ -103,7 +103,7 @@ def test_a_bundle_holds_exactly_the_files_that_its_manifest_describes(exported: 
 
 def test_the_manifest_says_what_was_exported(exported: Exported) -> None:
     manifest = verify_bundle(exported.bundle)
-    assert manifest.format_version == 1
+    assert manifest.format_version == 2
     assert manifest.bundle_id == exported.bundle.name
     assert manifest.bundle_id.startswith("synthetic-")
     assert (manifest.dataset, manifest.actions) == ("synthetic", ("click", "save", "hide"))
@@ -113,7 +113,7 @@ def test_the_manifest_says_what_was_exported(exported: Exported) -> None:
     defaults = manifest.defaults
     assert (defaults.num_results, defaults.over_fetch) == (50, 2)
     assert defaults.utility_weights == (1.0, 0.5, 0.0)
-    assert defaults.outcome_weights == (1.0, 1.0, 1.0)
+    assert defaults.outcome_weights == (0.0, 0.0, 0.0)
 
 
 def test_a_bundle_stores_every_users_history_with_external_ids(exported: Exported) -> None:
@@ -192,23 +192,23 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copy: Path, name:
     assert str(refused.value) == f"bundle {copy}: {name} is missing"
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "one"])
+@pytest.mark.parametrize("version", [0, 1, 3, None, "one"])
 def test_another_format_version_is_refused(copy: Path, version: object) -> None:
     edit_manifest(copy, lambda fields: fields.update(format_version=version))
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
-    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 1"
+    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 2"
 
 
 def test_a_manifest_of_another_version_need_not_be_understood_to_be_refused(copy: Path) -> None:
-    (copy / "manifest.json").write_text('{"format_version": 2, "unheard_of": []}')
-    with pytest.raises(BundleError, match=r"format_version is 2; allowed: 1$"):
+    (copy / "manifest.json").write_text('{"format_version": 3, "unheard_of": []}')
+    with pytest.raises(BundleError, match=r"format_version is 3; allowed: 2$"):
         read_manifest(copy)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 1}', b'{"format_version": 1, "files": "none"}'],
+    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 2}', b'{"format_version": 2, "files": "none"}'],
 )
 def test_an_unreadable_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / "manifest.json").write_bytes(content)

@@ -13,10 +13,11 @@ from export.graphs import DecoderGraph, EncoderGraph, RankingHeadGraph, Retrieva
 from tests.conftest import Exported
 from unipinrec.model import UnifiedRecommender
 
+HEAD_WEIGHT = "retrieval_head.project.straight.weight"
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], str]] = {
     "encoder.pt": (EncoderGraph, lambda one: one.encoder, "tokenizer.project.weight"),
     "decoder.pt": (DecoderGraph, lambda one: one.decoder, "trunk.blocks.0.qkv.weight"),
-    "retrieval_head.pt": (RetrievalHeadGraph, lambda one: one.retrieval_head, "retrieval_head.mlp.2.weight"),
+    "retrieval_head.pt": (RetrievalHeadGraph, lambda one: one.retrieval_head, HEAD_WEIGHT),
     "ranking_head.pt": (RankingHeadGraph, lambda one: one.ranking_head, "ranking_head.outer"),
 }
 """File to wrapper, inputs of a probe, and a weight that the graph reads."""
@@ -55,27 +56,24 @@ def test_the_encoder_answers_as_the_model_does(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_the_decoder_continues_a_history_as_encoding_it_whole(
+def test_the_decoder_continues_a_history_as_encoding_it_with_a_masked_event(
     loaded: LoadedBundle, exported: Exported, batch: int
 ) -> None:
     lengths = (40, 1, 128, 77, 2, 9, 64)[:batch]
     one = probe(exported.model.config, lengths=lengths, candidates=1, seed=31)
     vector, actions, timestamp, surface, _ = one.encoder
+    rows, last = torch.arange(batch), torch.tensor(lengths) - 1
+    masked = torch.zeros_like(actions, dtype=torch.bool)
+    masked[rows, last] = True
     with torch.inference_mode():
-        whole_BTC, whole_L2BHTD = exported.model.encode(vector, actions, timestamp, surface)
-        rows, last = torch.arange(batch), torch.tensor(lengths) - 1
+        whole_BTC, whole_L2BHTD = exported.model.encode(vector, actions, timestamp, surface, masked)
         previous = torch.where(last > 0, timestamp[rows, (last - 1).clamp(min=0)], 0)
-        past = whole_L2BHTD.permute(2, 0, 1, 3, 4, 5).clone()
-        for row, length in enumerate(lengths):
-            past[row, :, :, :, length:] = 1e3
         hidden_BC, new_BL2H1D = loaded.graph("decoder.pt")(
-            vector[rows, last].unsqueeze(1),
-            actions[rows, last].unsqueeze(1),
-            timestamp[rows, last].unsqueeze(1),
-            surface[rows, last].unsqueeze(1),
+            vector[rows, last],
+            timestamp[rows, last],
+            surface[rows, last],
             previous,
-            past,
-            last + 1,
+            [whole_L2BHTD[:, :, row, :, :length].clone() for row, length in enumerate(lengths)],
         )
     for row, length in enumerate(lengths):
         assert (hidden_BC[row] - whole_BTC[row, length]).abs().max() < TOLERANCE

@@ -18,7 +18,13 @@ LENGTHS = (0, 1, 7, 16)
 
 @pytest.fixture(scope="module")
 def config() -> ModelConfig:
-    return preset("tiny", num_items=50, num_actions=3, num_surfaces=2)
+    """Every option of the inputs is on."""
+    sizes = preset("tiny", num_items=50, num_actions=3, num_surfaces=2)
+    options = {
+        "id_hashes": 2, "id_rows": 20, "num_attributes": 6, "max_attributes": 3, "attribute_dim": 8,
+        "content_dim": 5, "time_offsets_s": (0, 60, 3600),
+    }  # fmt: skip
+    return ModelConfig.model_validate(sizes.model_dump() | options)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,9 @@ def model(config: ModelConfig) -> UnifiedRecommender:
     model = UnifiedRecommender(config).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    model.embedder.attribute_VX.copy_(torch.randint(7, (50, 3)))
+    model.embedder.content_VF.copy_(torch.randn(50, 5))
+    model.embedder.cold_V[::7] = True
     return model
 
 
@@ -186,3 +195,70 @@ def test_appending_events_changes_no_earlier_key_or_value(model: UnifiedRecommen
             case.masked_BN[:, :n],
         )
         assert (short - long[:, :, :, :, : n + 1]).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_feeding_back_equals_encoding_masked_events_and_leaves_ranking_alone(
+    model: UnifiedRecommender, steps: int
+) -> None:
+    case = Case(model, 5)
+    before = case.score(model)
+    _, past = case.encode(model, masked=False)
+    caches = [past[:, :, b, :, : n + 1].clone() for b, n in enumerate(LENGTHS)]
+    untouched = [cache.clone() for cache in caches]
+    previous_B = torch.stack(
+        [case.timestamp_BN[b, n - 1] if n else case.time_B[b] for b, n in enumerate(LENGTHS)]
+    )
+    grown = list(caches)
+    fed_BSE = case.candidate_BKE[:, :steps]
+    for step in range(steps):
+        hidden_BC, new = model.feed_back(fed_BSE[:, step], case.time_B, case.surface_B, previous_B, grown)
+        grown = [torch.cat([cache, new[:, :, b]], dim=3) for b, cache in enumerate(grown)]
+        previous_B = case.time_B
+    for b, n in enumerate(LENGTHS):
+        one = slice(b, b + 1)
+        whole_1TC, whole = model.encode(
+            torch.cat([case.vector_BNE[one, :n], fed_BSE[one]], dim=1),
+            torch.cat([case.actions_BN[one, :n], torch.full((1, steps), 5)], dim=1),
+            torch.cat([case.timestamp_BN[one, :n], case.time_B[one].expand(1, steps)], dim=1),
+            torch.cat([case.surface_BN[one, :n], case.surface_B[one].expand(1, steps)], dim=1),
+            torch.arange(n + steps).unsqueeze(0) >= n,
+        )
+        assert (hidden_BC[b] - whole_1TC[0, -1]).abs().max() < TOLERANCE
+        assert (grown[b] - whole[:, :, 0]).abs().max() < TOLERANCE
+        assert torch.equal(caches[b], untouched[b])
+    assert torch.equal(case.score(model), before)
+
+
+def test_a_masked_event_of_the_first_item_has_no_gap_before_it(model: UnifiedRecommender) -> None:
+    case = Case(model, 6)
+    begin = model.tokenizer.begin(1)
+    _, past = model.trunk.history(begin)
+    one = slice(0, 1)
+    hidden = [
+        model.feed_back(
+            case.candidate_BKE[one, 0], case.time_B[one], case.surface_B[one], previous, [past[:, :, 0]]
+        )
+        for previous in (torch.tensor([0]), torch.tensor([10**9]))
+    ]
+    assert torch.equal(hidden[0][0], hidden[1][0])
+
+
+def test_outcomes_and_offsets_change_query_embeddings_and_nothing_else(model: UnifiedRecommender) -> None:
+    case = Case(model, 7)
+    hidden_BTC, _ = case.encode(model)
+    last_BC = hidden_BTC[torch.arange(len(LENGTHS)), case.length_B]
+    made = {
+        (outcome, offset): model.retrieval_head(
+            last_BC,
+            case.time_B,
+            case.surface_B,
+            torch.full_like(case.time_B, outcome),
+            torch.full_like(case.time_B, offset),
+        )
+        for outcome in range(4)
+        for offset in range(3)
+    }
+    for one, query_BE in made.items():
+        assert (query_BE.norm(dim=1) - 1).abs().max() < TOLERANCE
+        assert all((query_BE - other).abs().max() > 1e-3 for key, other in made.items() if key != one)

@@ -29,13 +29,12 @@ class Draw:
     def loss(self, softmax: SampledSoftmax) -> Tensor:
         return softmax(
             self.query_PE,
-            self.positive_PE,
-            self.row_P,
-            self.log_q_P,
+            self.positive_PE.unsqueeze(1),
+            self.log_q_P.unsqueeze(1),
+            torch.ones(len(self.row_P), 1, dtype=torch.bool),
             self.negative_XE,
-            self.row_X,
             self.log_q_X,
-            self.same_user_PX,
+            self.same_user_PX | (self.row_P.unsqueeze(1) == self.row_X),
         )
 
     def value(self, softmax: SampledSoftmax | None = None) -> float:
@@ -119,6 +118,41 @@ def test_the_gradient_of_sampled_softmax_is_finite_where_negatives_are_left_out(
 
     assert draw.same_user_PX.any()
     assert torch.autograd.gradcheck(loss, draw.query_PE.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_several_targets_the_least_loss_of_those_that_count_is_taken(seed: int) -> None:
+    draw, softmax = Draw(seed), SampledSoftmax().double()
+    other_P = (draw.row_P + 1) % 6
+    counted_PR = torch.rand(len(other_P), 2, generator=torch.Generator().manual_seed(seed)) < 0.7
+    counted_PR[:, 0] |= ~counted_PR[:, 1]
+    # No negative may be one of the two targets, so each target alone has the same negatives.
+    left_out_PX = (draw.row_P.unsqueeze(1) == draw.row_X) | (other_P.unsqueeze(1) == draw.row_X)
+    item_VE = torch.zeros(6, 5, dtype=torch.float64)
+    item_VE[draw.row_P], item_VE[draw.row_X] = draw.positive_PE, draw.negative_XE
+
+    def loss(target_PR: Tensor, counted_PR: Tensor, rows: slice = slice(None)) -> Tensor:
+        zeros = torch.zeros(target_PR[rows].shape, dtype=torch.float64)
+        return softmax(
+            draw.query_PE[rows],
+            item_VE[target_PR[rows]],
+            zeros,
+            counted_PR[rows],
+            draw.negative_XE,
+            torch.zeros(len(draw.row_X), dtype=torch.float64),
+            left_out_PX[rows],
+        ).detach()
+
+    target_PR = torch.stack([draw.row_P, other_P], dim=1)
+    least = []
+    for p in range(len(other_P)):
+        alone = [
+            float(loss(target_PR[:, r : r + 1], torch.ones_like(counted_PR[:, :1]), slice(p, p + 1)))
+            for r in range(2)
+            if counted_PR[p, r]
+        ]
+        least.append(min(alone))
+    assert float(loss(target_PR, counted_PR)) == pytest.approx(sum(least) / len(least), rel=1e-12)
 
 
 def action_loss_by_hand(logit: Tensor, multi_hot: Tensor, counted: Tensor, weight_A: list[float]) -> float:

@@ -20,12 +20,12 @@ from ensemble.ranking import Ranked, RankingNode, RankingRow
 from ensemble.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
+from unipinrec.bundle import read_manifest
 from unipinrec.data.history import History
 from unipinrec.offline import OfflineAnswer, OfflineRecommender, OfflineRequest
 
 NOW = 1_750_000_000
 UTILITY = (1.0, 0.5, 0.0)
-OVER_FETCH = 2
 MAX_HISTORY, WINDOW_BLOCK = 128, 32
 
 Tensors = dict[str, NDArray[Any]]
@@ -143,7 +143,9 @@ def offline(
         OfflineRequest(history=history, request_time=NOW, surface=surface)
         for history, surface in zip(histories, surfaces, strict=True)
     ]
-    return OfflineRecommender(exported.model).recommend(requests, num_results, OVER_FETCH, UTILITY)
+    return OfflineRecommender(exported.model).recommend(
+        requests, num_results, read_manifest(exported.bundle).defaults
+    )
 
 
 def made_up(seed: int, length: int) -> History:
@@ -482,4 +484,4 @@ def test_metrics_count_where_keys_and_values_came_from(
     retrieved = chain.retrieval.run(chain.retrieval.parse(tensors))
     assert chain.retrieval.count(retrieved) == {"pool_full": 2}
     found = chain.ann.run(chain.ann.parse(tensors))
-    assert chain.ann.count(found) == {"candidates": 3 * OVER_FETCH * 20}
+    assert chain.ann.count(found) == {"candidates": 3 * 2 * 20}

@@ -1,6 +1,7 @@
 """Item rows to L2-normalised item vectors.
 
-Shapes: ... any leading axes, E item width.
+Shapes: ... any leading axes, V items, H hash functions, X attributes of an item, F content width,
+E item width.
 """
 
 import torch
@@ -8,35 +9,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
+from unipinrec.model.catalogue import Catalogue
+from unipinrec.model.projection import Projection
 
 
 class ItemEmbedder(nn.Module):
-    """The trainable embedder that history, index and candidates share (UniPinRec §1.2).
+    """The trainable embedder that history, index and candidates share (UniPinRec §1.2, PinRec §2.3).
 
-    Its outputs are stored in the item index, so that retrieval and ranking see identical vectors.
+    Hashed id embedding, attribute embeddings and dense content, joined, through an MLP. Its outputs are
+    stored in the item index, so that retrieval and ranking see identical vectors.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.id_table = nn.Embedding(config.num_items, config.id_dim)
+        items, hashes = config.num_items, config.id_hashes
+        self.id_table = nn.Embedding(hashes * (config.id_rows or items), config.id_dim // hashes)
         # Small enough that a few hundred optimiser steps move an item across the space.
         nn.init.normal_(self.id_table.weight, std=0.05)
-        # A straight path beside the MLP lets each item's own row learn from the first step on.
-        self.straight = nn.Linear(config.id_dim, config.item_dim, bias=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.id_dim, 2 * config.id_dim),
-            nn.GELU(),
-            nn.Linear(2 * config.id_dim, config.item_dim),
-        )
+        joined = config.id_dim + config.content_dim
+        self.attribute_table: nn.Embedding | None = None
+        if config.max_attributes:
+            joined += config.attribute_dim
+            self.attribute_table = nn.Embedding(config.num_attributes + 1, config.attribute_dim)
+            nn.init.normal_(self.attribute_table.weight, std=0.05)
+        self.project = Projection(joined, 2 * config.id_dim, config.item_dim)
+        for name, tensor in Catalogue.of_rows(config).tensors().items():
+            self.register_buffer(name, tensor)
+        self.id_slot_VH: Tensor
+        self.attribute_VX: Tensor
+        self.content_VF: Tensor
+        self.cold_V: Tensor
 
-    def forward(self, item_row: Tensor) -> Tensor:
-        """Item rows [...] (padding may be -1, its vector is meaningless) to unit vectors [..., E]."""
-        row = self.id_table(item_row.clamp(min=0))
-        return F.normalize(self.straight(row) + self.mlp(row), dim=-1)
+    @torch.no_grad()
+    def describe(self, catalogue: Catalogue) -> None:
+        """Take over what is known of the items.
+
+        Raises:
+            ValueError: a tensor has another shape than the configuration says.
+        """
+        for name, tensor in catalogue.tensors().items():
+            own = self.get_buffer(name)
+            if own.shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed: {tuple(own.shape)}")
+            own.copy_(tensor)
+
+    def forward(self, item_row: Tensor, id_dropout: float = 0.0) -> Tensor:
+        """Item rows [...] (padding may be -1, its vector is meaningless) to unit vectors [..., E].
+
+        Ids of cold items are hidden, and any other with chance `id_dropout`.
+        """
+        row = item_row.clamp(min=0)
+        known = ~self.cold_V[row]
+        if id_dropout > 0.0:
+            known = known & (torch.rand(row.shape, device=row.device) >= id_dropout)
+        identity = self.id_table(self.id_slot_VH[row]).flatten(-2)
+        parts = [identity * known.unsqueeze(-1).to(identity.dtype)]
+        if self.attribute_table is not None:
+            attribute = self.attribute_VX[row]
+            given = (attribute > 0).unsqueeze(-1)
+            # Over the root of the number: as long, on average, for many attributes as for one.
+            parts.append(
+                (self.attribute_table(attribute) * given).sum(-2) / given.sum(-2).clamp(min=1).sqrt()
+            )
+        if self.content_VF.size(1) > 0:
+            parts.append(self.content_VF[row].to(identity.dtype))
+        return F.normalize(self.project(torch.cat(parts, dim=-1)), dim=-1)
 
     @torch.no_grad()
     def all_vectors(self) -> Tensor:
-        """The vectors of the whole catalogue, [num_items, E]."""
-        rows = torch.arange(self.id_table.num_embeddings, device=self.id_table.weight.device)
-        vector: Tensor = self(rows)
+        """The vectors of the whole catalogue, [V, E]."""
+        vector: Tensor = self(torch.arange(len(self.cold_V), device=self.cold_V.device))
         return vector

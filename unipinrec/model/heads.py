@@ -9,26 +9,37 @@ from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
 from unipinrec.model.features import AbsoluteTime
+from unipinrec.model.projection import Projection
 
 
 class RetrievalHead(nn.Module):
-    """Hidden state and the next request's time and surface to a unit query embedding (PinRec §2.4)."""
+    """Hidden state, request context, wanted outcome and time offset to a unit query embedding.
+
+    The trunk knows neither outcome nor offset: both are learned embeddings that join here (PinRec §2.4 and
+    §2.5; that they are added to the hidden state is our choice).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.any_outcome = config.num_actions
         self.absolute_time = AbsoluteTime()
         self.surface = nn.Embedding(config.num_surfaces, config.width)
-        nn.init.normal_(self.surface.weight, std=0.02)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.width + AbsoluteTime.size, config.width),
-            nn.GELU(),
-            nn.Linear(config.width, config.item_dim),
-        )
+        self.outcome = nn.Embedding(config.num_actions + 1, config.width)
+        self.offset = nn.Embedding(len(config.time_offsets_s), config.width)
+        for table in (self.surface, self.outcome, self.offset):
+            nn.init.normal_(table.weight, std=0.02)
+        self.project = Projection(config.width + AbsoluteTime.size, config.width, config.item_dim)
 
-    def forward(self, hidden: Tensor, timestamp: Tensor, surface: Tensor) -> Tensor:
-        """Hidden states [..., C], request times and surfaces [...] to unit vectors [..., E]."""
+    def forward(
+        self, hidden: Tensor, timestamp: Tensor, surface: Tensor, outcome: Tensor, offset: Tensor
+    ) -> Tensor:
+        """Hidden states [..., C]; request times, surfaces, outcomes, offsets [...] to vectors [..., E].
+
+        Outcome A asks for no action in particular.
+        """
+        asked = hidden + self.surface(surface) + self.outcome(outcome) + self.offset(offset)
         time = self.absolute_time(timestamp, hidden.dtype)
-        return F.normalize(self.mlp(torch.cat([hidden + self.surface(surface), time], dim=-1)), dim=-1)
+        return F.normalize(self.project(torch.cat([asked, time], dim=-1)), dim=-1)
 
 
 class RankingHead(nn.Module):

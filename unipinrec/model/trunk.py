@@ -49,6 +49,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
         self._start_near_identity()
 
     @torch.no_grad()
@@ -61,6 +62,7 @@ class Trunk(nn.Module):
     def history(self, token_BNC: Tensor) -> tuple[Tensor, Tensor]:
         """Causal pass. Returns hidden states [B, N, C] and keys and values [L, 2, B, H, N, D]."""
         cached: list[Tensor] = []
+        token_BNC = self.dropout(token_BNC)
         for block in self.blocks:
             query, key, value = block.project(token_BNC)
             cached.append(torch.stack([key, value]))
@@ -99,17 +101,36 @@ class Trunk(nn.Module):
         """
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(token_BKC)
-            attended: list[Tensor] = []
-            for request, past in enumerate(past_L2HND):
-                attended.append(
-                    candidate_attention(
-                        query[request : request + 1],
-                        key[request : request + 1],
-                        value[request : request + 1],
-                        past[layer, 0].unsqueeze(0),
-                        past[layer, 1].unsqueeze(0),
-                        None,
-                    )
-                )
-            token_BKC = block.finish(token_BKC, torch.cat(attended))
+            token_BKC = block.finish(token_BKC, over_slots(layer, query, key, value, past_L2HND))
         return self.norm(token_BKC)
+
+    def next_over_slots(self, token_B1C: Tensor, past_L2HND: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """One appended token per request over exact-length caches.
+
+        Returns hidden states [B, 1, C] and the tokens' keys and values [L, 2, B, H, 1, D].
+        """
+        cached: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            query, key, value = block.project(token_B1C)
+            cached.append(torch.stack([key, value]))
+            token_B1C = block.finish(token_B1C, over_slots(layer, query, key, value, past_L2HND))
+        return self.norm(token_B1C), torch.stack(cached)
+
+
+def over_slots(
+    layer: int, query_BHKD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, past_L2HND: list[Tensor]
+) -> Tensor:
+    """One layer's attention over each request's cache and each token's own key and value: [B, H, K, D]."""
+    attended: list[Tensor] = []
+    for request, past in enumerate(past_L2HND):
+        attended.append(
+            candidate_attention(
+                query_BHKD[request : request + 1],
+                key_BHKD[request : request + 1],
+                value_BHKD[request : request + 1],
+                past[layer, 0].unsqueeze(0),
+                past[layer, 1].unsqueeze(0),
+                None,
+            )
+        )
+    return torch.cat(attended)

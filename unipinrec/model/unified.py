@@ -4,6 +4,8 @@ Shapes: B requests, N events, T = N + 1 positions (BOS first), M appended events
 L layers, H heads, D head width, E item width, C hidden width.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,19 @@ from unipinrec.model.embedder import ItemEmbedder
 from unipinrec.model.heads import RankingHead, RetrievalHead
 from unipinrec.model.tokens import Tokenizer
 from unipinrec.model.trunk import Trunk
+
+
+class Reading(NamedTuple):
+    """What training takes from one pass over padded histories."""
+
+    hidden_BTC: Tensor
+    """Hidden states after BOS and after each event, for retrieval."""
+    action_hidden_BNC: Tensor
+    """Hidden states that predict each event's actions."""
+    past_L2BHTD: Tensor
+    """Keys and values for candidates."""
+    action_known: bool
+    """Whether the action of an event that is not masked went into its own prediction."""
 
 
 class UnifiedRecommender(nn.Module):
@@ -51,6 +66,19 @@ class UnifiedRecommender(nn.Module):
         begin_B1C = self.tokenizer.begin(vector_BNE.size(0))
         return self.trunk.history(torch.cat([begin_B1C, token_BNC], dim=1))
 
+    @torch.jit.unused
+    def read(
+        self,
+        vector_BNE: Tensor,
+        actions_BN: Tensor,
+        timestamp_BN: Tensor,
+        surface_BN: Tensor,
+        masked_BN: Tensor,
+    ) -> Reading:
+        """`encode` as training uses it."""
+        hidden_BTC, past_L2BHTD = self.encode(vector_BNE, actions_BN, timestamp_BN, surface_BN, masked_BN)
+        return Reading(hidden_BTC, hidden_BTC[:, 1:], past_L2BHTD, True)
+
     def append(
         self,
         vector_BME: Tensor,
@@ -76,6 +104,32 @@ class UnifiedRecommender(nn.Module):
             previous_timestamp_B,
         )
         return self.trunk.appended(token_BMC, past_L2BHTD, past_length_B)
+
+    def feed_back(
+        self,
+        query_BE: Tensor,
+        timestamp_B: Tensor,
+        surface_B: Tensor,
+        previous_timestamp_B: Tensor,
+        past_L2HTD: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Continue each history with a query embedding, as if it were an item whose action is masked.
+
+        Returns hidden states [B, C], which the next query embeddings are read from, and the token's keys and
+        values [L, 2, B, H, 1, D] (PinRec §2.5). `past_L2HTD` has one cache per request, exact in length.
+        """
+        previous_B = torch.tensor([past.size(3) - 1 for past in past_L2HTD], device=query_BE.device)
+        token_B1C = self.tokenizer.events(
+            query_BE.unsqueeze(1),
+            torch.zeros_like(timestamp_B).unsqueeze(1),
+            torch.ones_like(timestamp_B, dtype=torch.bool).unsqueeze(1),
+            timestamp_B.unsqueeze(1),
+            surface_B.unsqueeze(1),
+            previous_B,
+            previous_timestamp_B,
+        )
+        hidden_B1C, new_L2BH1D = self.trunk.next_over_slots(token_B1C, past_L2HTD)
+        return hidden_B1C[:, 0], new_L2BH1D
 
     def score(
         self, candidate_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor, past_L2HTD: list[Tensor]
