@@ -233,8 +233,8 @@ def train_variant(
     with (folder / "training.log").open("a") as log, redirect_stdout(log):
         train(examples, config, training, folder, make_model=variant.make_model)
     seconds = round(time.perf_counter() - began, 1)
-    # A run that only found its finished checkpoint keeps the time that it once took.
-    if not (folder / SECONDS).exists() or seconds > float((folder / SECONDS).read_text()):
+    # A run that only found its finished checkpoint keeps the time that training once took.
+    if not (folder / SECONDS).exists():
         (folder / SECONDS).write_text(f"{seconds}\n")
     return seconds
 

@@ -76,6 +76,18 @@ def test_feedviews_know_their_place_in_the_history(dataset: InteractionDataset) 
     assert feedviews.through_S.tolist() == [1, 1, 2, 1, 3, 0, 1, 2]
 
 
+def test_impressions_may_be_events_without_action(tmp_path: Path) -> None:
+    info = INFO.model_copy(update={"history_impressions": True})
+    write_prepared(tmp_path / "shop", pl.DataFrame(LOG, COLUMNS, orient="row"), None, info)
+    dataset = InteractionDataset.load(tmp_path / "shop")
+    assert dataset.history(0).actions_N.tolist() == [1, 0, 0, 2, 3, 1]
+    assert dataset.history(1).actions_N.tolist() == [0]
+    views = dataset.feedviews
+    # Slate 8 begins at the first event, 9 at the third; b and c begin with their own.
+    assert views.start_F.tolist() == [0, 2, 0, 0]
+    assert views.through_S.tolist() == [1, 2, 4, 3, 5, 1, 1, 2]
+
+
 def test_the_last_event_is_test_and_the_one_before_validation(dataset: InteractionDataset) -> None:
     split = split_leave_one_out(dataset)
     assert split.train_end_U.tolist() == [2, 0, 2]

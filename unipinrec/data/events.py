@@ -60,6 +60,9 @@ class DatasetInfo(Config):
     """How events of a user with equal timestamps are ordered."""
     sampled_impressions: bool
     """True when the log has no impressions, so that training draws items the user did not engage with."""
+    history_impressions: bool = False
+    """Whether what was shown and not acted on is part of histories, as an event without action. It tells how
+    often someone acts, and fills the window faster."""
     positive_actions: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default_factory=_all_actions)
     """Actions that make an item worth retrieving; by default all of them."""
     utility_weights: tuple[float, ...]

@@ -35,7 +35,8 @@ class InteractionDataset:
     """Events of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
     item_row_E: NDArray[np.int64]
     actions_E: NDArray[np.int64]
-    """Bitmasks, none 0: an item that was shown and not acted on is in `feedviews` alone."""
+    """Bitmasks. None is 0 unless `info.history_impressions`: an item that was shown and not acted on is else
+    in `feedviews` alone."""
     surface_E: NDArray[np.int64]
     timestamp_E: NDArray[np.int64]
     feedviews: Feedviews
@@ -49,9 +50,9 @@ class InteractionDataset:
         """
         prepared = read_prepared(folder)
         item_ids_V = prepared.items["item_id"].to_numpy()
-        rows = _numbered(prepared.events, item_ids_V)
+        rows = _numbered(prepared.events, item_ids_V, prepared.info.history_impressions)
         user_ids_U = prepared.events["user_id"].unique(maintain_order=True).to_numpy().astype(np.str_)
-        engaged = rows.filter(pl.col("actions") != 0)
+        engaged = rows.filter("is_event")
         return cls(
             info=prepared.info,
             item_ids_V=item_ids_V,
@@ -144,9 +145,10 @@ def _content(lists: pl.Series) -> NDArray[np.float32]:
     return content_VF
 
 
-def _numbered(events: pl.DataFrame, item_ids_V: NDArray[np.int64]) -> pl.DataFrame:
-    """Events with `user` and `item_row` numbers, and `through`: engaged events of the user up to the row."""
-    through = (pl.col("actions") != 0).cum_sum().over("user_id").cast(pl.Int64)
+def _numbered(events: pl.DataFrame, item_ids_V: NDArray[np.int64], history_impressions: bool) -> pl.DataFrame:
+    """Events with `user` and `item_row` numbers, and `through`: the user's history events up to the row."""
+    events = events.with_columns(is_event=(pl.col("actions") != 0) | history_impressions)
+    through = pl.col("is_event").cum_sum().over("user_id").cast(pl.Int64)
     return events.with_columns(
         user=pl.col("user_id").rle_id().cast(pl.Int64),
         item_row=pl.Series(np.searchsorted(item_ids_V, events["item_id"].to_numpy())),
@@ -164,7 +166,7 @@ def _feedviews(rows: pl.DataFrame, users: int) -> Feedviews:
         offset_U1=offsets(_int64(first, "user"), users),
         timestamp_F=_int64(first, "timestamp"),
         surface_F=_int64(first, "surface"),
-        start_F=_int64(first, "through") - (_int64(first, "actions") != 0),
+        start_F=_int64(first, "through") - _int64(first, "is_event"),
         shown_offset_F1=offsets(feedview_S, len(first)),
         item_row_S=_int64(shown, "item_row"),
         actions_S=_int64(shown, "actions"),

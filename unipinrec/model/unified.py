@@ -43,6 +43,20 @@ class UnifiedRecommender(nn.Module):
         self.trunk = Trunk(config)
         self.retrieval_head = RetrievalHead(config)
         self.ranking_head = RankingHead(config)
+        self._start_at_the_last_item()
+
+    @torch.no_grad()
+    def _start_at_the_last_item(self) -> None:
+        """Let the first query embedding of a history be close to its last item's vector.
+
+        Items that follow one another are often alike, so this is a far better place to start from than a
+        random direction. An item's vector enters the hidden state as long as a normalised state is, and the
+        head reads it back.
+        """
+        item_dim, width = self.config.item_dim, self.config.width
+        turn_CE = nn.init.orthogonal_(torch.empty(width, item_dim))
+        self.tokenizer.project.weight[:, :item_dim] = turn_CE * width**0.5
+        self.retrieval_head.project.straight.weight[:, :width] = turn_CE.T
 
     def encode(
         self,

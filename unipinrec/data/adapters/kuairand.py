@@ -58,6 +58,7 @@ def prepare_kuairand(path: Path, folder: Path, report: Report) -> None:
         surfaces=tuple(f"tab-{tab}" for tab in range(TABS)) if "tab" in log.columns else ("default",),
         tie_rule="by millisecond, then as in the log",
         sampled_impressions=False,
+        history_impressions=True,
         positive_actions=positive,
         utility_weights=tuple(float(name in positive) for name in actions),
     )
