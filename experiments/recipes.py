@@ -83,8 +83,8 @@ _AMAZON_SIZES = {
 }  # fmt: skip
 
 _KUAIRAND_SIZES = {
-    "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 32, "id_dim": 32,
-    "dropout": 0.2,
+    "layers": 2, "width": 32, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 16, "id_dim": 8,
+    "dropout": 0.3,
 }  # fmt: skip
 
 _SIMULATOR_SIZES = {
@@ -104,7 +104,9 @@ RECIPES = {
         dataset="amazon",
         protocol="leave_one_out",
         sizes=_AMAZON_SIZES,
-        training=TrainingConfig(epochs=16, batch_size=256, learning_rate=1e-3, random_negatives=1024),
+        training=TrainingConfig(
+            epochs=16, batch_size=256, learning_rate=1e-3, random_negatives=1024, ranking_loss_weight=0.2
+        ),
         blended={"last_feedview_probability": 1.0, "sampled_impressions_per_feedview": 8},
         variants=(UNIFIED, SASREC),
     ),
@@ -112,7 +114,14 @@ RECIPES = {
         dataset="kuairand",
         protocol="future_feedviews",
         sizes=_KUAIRAND_SIZES,
-        training=TrainingConfig(epochs=20, batch_size=64, learning_rate=1e-3, ranking_loss_weight=1.0),
+        training=TrainingConfig(
+            epochs=40,
+            batch_size=16,
+            learning_rate=1e-3,
+            weight_decay=0.1,
+            retrieval_loss_weight=0.02,
+            action_mask_probability=0.4,
+        ),
         variants=(UNIFIED, RANKING_ONLY, INTERLEAVED),
         feedviews_per_user=1_000,
     ),
