@@ -17,6 +17,7 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
+from unipinrec.simulator.truth import Truth
 from unipinrec.training import CheckpointMismatchError
 
 COMMITTED = Path("benchmarks/results/eval")
@@ -52,7 +53,8 @@ def eval_command(
         folder = data or Path("build/data", dataset)
         if not folder.exists():
             _prepare(dataset, path, folder, console)
-        runner = Runner(recipe, InteractionDataset.load(folder), out / dataset, console.print)
+        truth = Truth.load(folder) if recipe.synthetic else None
+        runner = Runner(recipe, InteractionDataset.load(folder), out / dataset, console.print, truth)
         report = runner.run(workers)
         written = out / f"{dataset}.json"
         report.write(written)

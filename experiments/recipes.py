@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from experiments.variants import (
     INTERLEAVED,
+    MULTI_TOKEN,
     RANKING_ONLY,
     RETRIEVAL_ONLY,
     SASREC,
@@ -135,6 +136,7 @@ RECIPES = {
             RANKING_ONLY,
             RETRIEVAL_ONLY,
             INTERLEAVED,
+            MULTI_TOKEN,
             *(masking(probability) for probability in (0.0, 0.1, 0.3)),
             *(depth(layers) for layers in (4, 8)),
             *(length(events) for events in (16, 32)),

@@ -24,6 +24,8 @@ class Row(Config):
     flops: int = 0
     """Of one forward over one full history and slate, counted by PyTorch."""
     metrics: dict[str, Estimate]
+    totals: dict[str, float] = Field(default_factory=dict)
+    """Statistics of all users together, which have no interval over users; means over seeds."""
     by_seed: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Each seed's mean of every metric."""
     losses: dict[str, tuple[tuple[int, float], ...]] = Field(default_factory=dict)
@@ -37,6 +39,16 @@ class Difference(Config):
     b: str
     metric: str
     estimate: Estimate
+
+
+class Section(Config):
+    """A further question about models of the main comparison, answered by rows of its own."""
+
+    title: str
+    what: str
+    """What was asked and what the metrics are."""
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...] = ()
 
 
 class Machine(Config):
@@ -73,6 +85,7 @@ class EvaluationReport(Config):
     machine: Machine
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...] = ()
+    sections: tuple[Section, ...] = ()
 
     def write(self, path: Path) -> None:
         """Replace `path` in one step."""

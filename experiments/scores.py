@@ -3,13 +3,12 @@
 Shapes: X users or feedviews, S shown items, A actions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.baselines.rates import Rates, Shown
+from unipinrec.baselines.rates import Rates, Shown, choose_strength
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.auc import auc_estimate, gauc
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
@@ -21,8 +20,6 @@ from unipinrec.offline import OfflineRecommender
 
 K = 10
 HITS = 3
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +92,39 @@ class Labelled:
                 found[f"gauc {name}"] = gauc(score_SA[:, action], label_S, self.user_S)
         return found
 
-    def recall(self, recommender: OfflineRecommender, progress: Progress) -> dict[str, Values]:
+    def recall(self, recommender: OfflineRecommender) -> dict[str, Values]:
         """Recall@10 of each feedview's first new positive item, over the full catalogue."""
-        rank_F = self.views.ranks(recommender, progress)
+        rank_F = self.views.ranks(recommender)
         sought_F = rank_F > 0
         return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), self.views.user_F[sought_F])}
 
 
 def rates_scores(labelled: Labelled, split: Split) -> NDArray[np.float32]:
-    """User rate times item rate for every action, fitted on everything shown before the test time, [S, A]."""
+    """User rate times item rate for every action, fitted on everything shown before the test time, [S, A].
+
+    How strongly rates are smoothed is chosen on the last fifth of the training time.
+    """
     dataset = labelled.views.dataset
     views = dataset.feedviews
     size_F = np.diff(views.shown_offset_F1)
     user_F = np.repeat(np.arange(len(dataset.user_ids_U)), np.diff(views.offset_U1))
-    train_S = np.repeat(views.timestamp_F < split.test_begin_U[user_F], size_F)
+    train_F = views.timestamp_F < split.test_begin_U[user_F]
+    fitted_F = views.timestamp_F < np.quantile(views.timestamp_F[train_F], 0.8)
+    train_S, fitted_S = np.repeat(train_F, size_F), np.repeat(train_F & fitted_F, size_F)
     user_S = np.repeat(user_F, size_F)
     tested = np.concatenate(labelled.views.items())
+    users, items = len(dataset.user_ids_U), len(dataset.item_ids_V)
     columns = []
     for action in range(len(dataset.info.actions)):
-        acted_S = (views.actions_S[train_S] >> action) & 1 == 1
-        if not acted_S.any():
+        acted_S = (views.actions_S >> action) & 1 == 1
+
+        def part(chosen_S: NDArray[np.bool_], acted_S: NDArray[np.bool_] = acted_S) -> Shown:
+            return Shown(user_S[chosen_S], views.item_row_S[chosen_S], acted_S[chosen_S])
+
+        fitted, chosen = part(fitted_S), part(train_S & ~fitted_S)
+        if not (fitted.label_S.any() and chosen.label_S.any() and not chosen.label_S.all()):
             columns.append(np.zeros(len(tested)))
             continue
-        shown = Shown(user_S[train_S], views.item_row_S[train_S], acted_S)
-        rates = Rates(shown, len(dataset.user_ids_U), len(dataset.item_ids_V))
-        columns.append(rates(labelled.user_S, tested))
+        strength = choose_strength(fitted, chosen, users, items)
+        columns.append(Rates(part(train_S), users, items, strength)(labelled.user_S, tested))
     return np.stack(columns, axis=1).astype(np.float32)

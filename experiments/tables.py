@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from experiments.report import EvaluationReport, Row
+from experiments.report import Difference, EvaluationReport, Row, Section
 from unipinrec.evaluation.bootstrap import Estimate
 
 TITLES = {
@@ -54,8 +54,18 @@ def _section(report: EvaluationReport) -> list[str]:
         f"{PROTOCOLS[report.protocol]} {report.users:,} users, {report.items:,} items, {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}. {report.minutes:.0f} minutes on {machine.cores} cores "
         f"({machine.processor}, torch {machine.torch}).\n",
-        *_table(report.rows, _metrics(report.rows)),
-        *_differences(report),
+        *_table(report.rows),
+        *_differences(report.differences),
+        *(line for section in report.sections for line in _subsection(section)),
+    ]
+
+
+def _subsection(section: Section) -> list[str]:
+    return [
+        f"### {section.title}\n",
+        f"{section.what}\n",
+        *_table(section.rows),
+        *_differences(section.differences),
     ]
 
 
@@ -64,29 +74,35 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
-def _table(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
-    lines = [
-        f"| model | {' | '.join(metrics)} | parameters | GFLOPs a forward | seconds of training |",
-        f"|---|{'---|' * (len(metrics) + 3)}",
-    ]
-    for row in rows:
-        cells = [_shown(row.metrics[name]) if name in row.metrics else "" for name in metrics]
-        seconds = sum(row.training_seconds) / len(row.training_seconds) if row.training_seconds else None
-        cells += [
-            f"{row.parameters:,}" if row.parameters else "",
-            f"{row.flops / 1e9:.3f}" if row.flops else "",
-        ]
-        cells += [f"{seconds:.0f}" if seconds is not None else ""]
-        lines.append(f"| {row.model}: {row.what} | {' | '.join(cells)} |")
+def _table(rows: Sequence[Row]) -> list[str]:
+    """A row each; columns that no row fills are left out."""
+    made = [_cells(row) for row in rows]
+    names = list(dict.fromkeys(name for cells in made for name in cells))
+    lines = [f"| {' | '.join(['model', *names])} |", f"|---|{'---|' * len(names)}"]
+    for row, cells in zip(rows, made, strict=True):
+        shown = [cells.get(name, "") for name in names]
+        lines.append(f"| {row.model} ({row.what}) | {' | '.join(shown)} |")
     return [*lines, ""]
 
 
-def _differences(report: EvaluationReport) -> list[str]:
-    if not report.differences:
+def _cells(row: Row) -> dict[str, str]:
+    cells = {name: _shown(one) for name, one in row.metrics.items()}
+    cells |= {name: f"{value:.4f}" for name, value in row.totals.items()}
+    if row.parameters:
+        cells["parameters"] = f"{row.parameters:,}"
+    if row.flops:
+        cells["GFLOPs a forward"] = f"{row.flops / 1e9:.3f}"
+    if row.training_seconds:
+        cells["seconds of training"] = f"{sum(row.training_seconds) / len(row.training_seconds):.0f}"
+    return cells
+
+
+def _differences(differences: Sequence[Difference]) -> list[str]:
+    if not differences:
         return []
     lines = ["Paired differences over the same users; one whose interval leaves out 0 is marked.\n"]
     lines += ["| | metric | difference |", "|---|---|---|"]
-    for one in report.differences:
+    for one in differences:
         certain = " *" if one.estimate.low > 0 or one.estimate.high < 0 else ""
         lines.append(f"| {one.a} - {one.b} | {one.metric} | {_shown(one.estimate, sign=True)}{certain} |")
     return [*lines, ""]

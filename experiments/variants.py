@@ -50,6 +50,11 @@ SASREC = Variant(
     training=sasrec_training(TrainingConfig(epochs=1)).model_dump(exclude_defaults=True, exclude={"epochs"}),
     ranks=False,
 )
+MULTI_TOKEN = Variant(
+    name="multi_token",
+    what="unified, with query embeddings for now, an hour, a day and a week later",
+    model={"time_offsets_s": (0, 3_600, 86_400, 7 * 86_400)},
+)
 
 
 def masking(probability: float) -> Variant:

@@ -64,6 +64,14 @@ class ModelConfig(Config):
     """Hidden width of each action's ranking MLP (not stated in the paper)."""
     dropout: Probability = 0.0
     """Dropout on tokens, attention outputs and feed-forward outputs, in training only."""
+    time_periods_s: Annotated[tuple[Count, ...], Field(max_length=16)] = (
+        86_400,
+        7 * 86_400,
+        91 * 86_400,
+        365 * 86_400,
+    )
+    """Periods in seconds of the absolute-time sinusoids: day, week, season, year (PinRec §2.3). Leave out
+    what is longer than half the log: its test times would lie where training had none."""
     time_offsets_s: Annotated[tuple[int, ...], Field(min_length=1, max_length=16)] = (0,)
     """Seconds after the request for which the retrieval head has an embedding each, from 0 on ascending
     (temporal multi-token, PinRec §2.5; the paper names now, 30 s, 1 min and 3 min)."""

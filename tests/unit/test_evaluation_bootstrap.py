@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from unipinrec.evaluation import bootstrap
-from unipinrec.evaluation.bootstrap import Estimate, difference, estimate, mean_over_seeds
+from unipinrec.evaluation.bootstrap import difference, estimate
 
 VALUES = np.random.default_rng(0).exponential(size=60)
 
@@ -69,13 +69,6 @@ def test_a_difference_is_paired() -> None:
     assert difference(VALUES, VALUES[::-1].copy()).high > 0.1
 
 
-def test_the_mean_over_seeds_resamples_users_alone() -> None:
-    # Both users are 0.5 on average over two runs: users tell nothing, whatever the runs do.
-    assert mean_over_seeds(np.array([[0.0, 1.0], [1.0, 0.0]])) == Estimate(0.5, 0.5, 0.5)
-    # Both runs agree on each user: only users tell.
-    assert mean_over_seeds(np.array([[0.0, 1.0], [0.0, 1.0]])) == Estimate(0.5, 0.0, 1.0)
-
-
 @pytest.mark.parametrize(
     ("value", "weight", "message"),
     [
@@ -93,8 +86,3 @@ def test_what_has_no_mean_is_refused(value: list[float], weight: list[int] | Non
 def test_a_difference_of_other_users_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^shape of b is \(59,\); allowed: \(60,\)$"):
         difference(VALUES, VALUES[1:])
-
-
-def test_a_mean_over_no_runs_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^training runs is 0; allowed: 1 or more$"):
-        mean_over_seeds(np.empty((0, 5)))

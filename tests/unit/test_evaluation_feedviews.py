@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import top_k_accuracy_score
 
-from unipinrec.evaluation.bootstrap import estimate
-from unipinrec.evaluation.feedviews import hit_at_k, hit_rate
+from unipinrec.evaluation.feedviews import hit_at_k
 
 Slate = list[tuple[int, bool]]
 """Score and label of each item: few scores, so that many tie."""
@@ -77,14 +76,6 @@ def test_with_one_positive_and_no_ties_it_is_top_k_accuracy(k: int) -> None:
     assert hit_FA.mean() == pytest.approx(accuracy)
 
 
-def test_the_rate_leaves_out_feedviews_without_the_action_and_resamples_users() -> None:
-    hit_F = np.array([1.0, 1.0, np.nan, 0.0, np.nan, 0.5])
-    user_F = np.array([0, 0, 0, 1, 1, 2])
-    kept = estimate(np.array([1.0, 1.0, 0.0, 0.5]), cluster_X=np.array([0, 0, 1, 2]))
-    assert hit_rate(hit_F, user_F) == kept
-    assert kept.mean == 0.625
-
-
 @pytest.mark.parametrize(
     ("score", "label", "offset", "k", "message"),
     [
@@ -106,8 +97,3 @@ def test_what_is_no_feedview_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         hit_at_k(np.array(score), np.array(label, bool), np.array(offset), k)
-
-
-def test_the_rate_of_an_action_that_nobody_took_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^feedviews with the action is 0; allowed: 1 or more$"):
-        hit_rate(np.array([np.nan]), np.array([0]))

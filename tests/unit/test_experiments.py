@@ -8,7 +8,7 @@ import torch
 
 from experiments.recipes import RECIPES, Recipe
 from experiments.runner import Runner, forward_flops
-from experiments.variants import INTERLEAVED, RETRIEVAL_ONLY, SASREC, UNIFIED
+from experiments.variants import INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, UNIFIED
 from unipinrec.baselines.interleaved import InterleavedRecommender
 from unipinrec.baselines.sasrec import SASRec
 from unipinrec.config import ModelConfig, TrainingConfig, preset
@@ -17,6 +17,7 @@ from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.model import UnifiedRecommender
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
+from unipinrec.simulator.truth import Truth
 
 SIZES = {
     "layers": 1, "width": 16, "heads": 2, "max_history": 16, "window_block": 4, "max_candidates": 32,
@@ -25,9 +26,14 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> InteractionDataset:
-    folder = tmp_path_factory.mktemp("simulated") / "data"
-    prepare_simulation(folder, SimulatorConfig(users=60, items=300), lambda _: None)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("simulated") / "data"
+    prepare_simulation(path, SimulatorConfig(users=60, items=300), lambda _: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> InteractionDataset:
     return InteractionDataset.load(folder)
 
 
@@ -37,7 +43,9 @@ def recipe(protocol: str) -> Recipe:
         protocol="leave_one_out" if protocol == "leave_one_out" else "future_feedviews",
         sizes=SIZES,
         training=TrainingConfig(epochs=2, batch_size=16),
-        variants=(UNIFIED, RETRIEVAL_ONLY, INTERLEAVED) if protocol != "leave_one_out" else (UNIFIED, SASREC),
+        variants=(UNIFIED, SASREC)
+        if protocol == "leave_one_out"
+        else (UNIFIED, RETRIEVAL_ONLY, INTERLEAVED, MULTI_TOKEN),
         seeds=(0, 1),
         synthetic=True,
     )
@@ -46,11 +54,12 @@ def recipe(protocol: str) -> Recipe:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("protocol", ["leave_one_out", "future_feedviews"])
 def test_a_run_measures_every_model_and_a_second_one_trains_nothing(
-    dataset: InteractionDataset, tmp_path: Path, protocol: str
+    dataset: InteractionDataset, folder: Path, tmp_path: Path, protocol: str
 ) -> None:
-    report = Runner(recipe(protocol), dataset, tmp_path, lambda _: None).run(workers=2)
+    truth = Truth.load(folder)
+    report = Runner(recipe(protocol), dataset, tmp_path, lambda _: None, truth).run(workers=2)
     rows = {row.model: row for row in report.rows}
-    counting = {"markov", "popularity"} if protocol == "leave_one_out" else {"rates"}
+    counting = {"markov", "popularity"} if protocol == "leave_one_out" else {"rates", "truth"}
     assert rows.keys() == {variant.name for variant in recipe(protocol).variants} | counting
     for row in rows.values():
         for name, values in row.by_seed.items():
@@ -62,14 +71,22 @@ def test_a_run_measures_every_model_and_a_second_one_trains_nothing(
     if protocol == "future_feedviews":
         assert {"hit@3 click", "auc click", "gauc click", "recall@10"} <= rows["unipinrec"].metrics.keys()
         assert "hit@3 click" not in rows["retrieval_only"].metrics
+        for metric, estimate in rows["rates"].metrics.items():
+            assert rows["truth"].metrics[metric].mean >= estimate.mean or not metric.startswith("hit@3")
+        assert [section.title for section in report.sections] == [
+            "Outcome conditioning",
+            "Several query embeddings",
+        ]
+    else:
+        assert report.sections == ()
     for one in report.differences:
         gap = rows[one.a].metrics[one.metric].mean - rows[one.b].metrics[one.metric].mean
         assert one.estimate.mean == pytest.approx(gap, abs=1e-9)
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
     assert len(trained) == 2 * len(recipe(protocol).variants)
-    again = Runner(recipe(protocol), dataset, tmp_path, lambda _: None).run(workers=1)
+    again = Runner(recipe(protocol), dataset, tmp_path, lambda _: None, truth).run(workers=1)
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
-    assert again.rows == report.rows
+    assert (again.rows, again.sections) == (report.rows, report.sections)
 
 
 def test_future_feedviews_are_the_first_after_the_cut_with_all_that_came_before(

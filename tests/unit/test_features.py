@@ -9,6 +9,7 @@ from unipinrec.model.features import AbsoluteTime, EventGap, multi_hot_actions
 
 DAY = 24 * 60 * 60
 MONTH = 30 * DAY
+PERIODS = (DAY, 7 * DAY, 91 * DAY, 365 * DAY)
 
 
 def test_an_action_bitmask_becomes_one_class_per_bit_and_no_mask() -> None:
@@ -37,25 +38,25 @@ def test_all_32_action_bits_are_told_apart() -> None:
 def test_absolute_time_is_sine_and_cosine_of_day_week_season_and_year(
     timestamp: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    found = AbsoluteTime()(torch.tensor([timestamp]), dtype)
+    found = AbsoluteTime(PERIODS)(torch.tensor([timestamp]), dtype)
     turns = [timestamp % (days * DAY) / (days * DAY) for days in (1, 7, 91, 365)]
     expected = [math.sin(2 * math.pi * turn) for turn in turns]
     expected += [math.cos(2 * math.pi * turn) for turn in turns]
     assert found.dtype == dtype
-    assert found.shape == (1, AbsoluteTime.size)
+    assert found.shape == (1, AbsoluteTime(PERIODS).size)
     assert found[0].tolist() == pytest.approx(expected, abs=tolerance)
 
 
 def test_seconds_apart_are_told_apart_in_float32_at_todays_timestamps() -> None:
     now = 1_750_000_000
-    encoded = AbsoluteTime()(torch.tensor([now, now + 1]), torch.float32)
+    encoded = AbsoluteTime(PERIODS)(torch.tensor([now, now + 1]), torch.float32)
     step = 2 * math.pi / DAY
     moved = math.dist(encoded[0, [0, 4]].tolist(), encoded[1, [0, 4]].tolist())
     assert moved == pytest.approx(step, rel=0.02)
 
 
 def test_a_whole_period_later_its_features_are_the_same() -> None:
-    encoded = AbsoluteTime()(torch.tensor([1_700_000_000, 1_700_000_000 + 7 * DAY]), torch.float32)
+    encoded = AbsoluteTime(PERIODS)(torch.tensor([1_700_000_000, 1_700_000_000 + 7 * DAY]), torch.float32)
     day_and_week = [0, 1, 4, 5]
     assert torch.equal(encoded[0, day_and_week], encoded[1, day_and_week])
     season_and_year = [2, 3, 6, 7]

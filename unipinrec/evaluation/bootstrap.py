@@ -85,28 +85,6 @@ def difference(
     return estimate(a_X - b_X, weight_X=weight_X, cluster_X=cluster_X, seed=seed, resamples=resamples)
 
 
-def mean_over_seeds(
-    value_MX: Floats,
-    *,
-    weight_X: Floats | NDArray[np.int64] | None = None,
-    cluster_X: NDArray[np.int64] | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """The mean over training runs that differ in their seed, with an interval over users.
-
-    Each user's value is averaged over the runs first, then users are resampled. The interval says what
-    other users would change for these very runs. It holds nothing of what other seeds would change: for that,
-    report the spread of the runs' own means beside it.
-
-    Raises:
-        ValueError: as `estimate`, or there are no runs.
-    """
-    check_at_least("training runs", len(value_MX), 1)
-    mean_X: Floats = value_MX.mean(axis=0)
-    return estimate(mean_X, weight_X=weight_X, cluster_X=cluster_X, seed=seed, resamples=resamples)
-
-
 def resampled_counts(clusters: int, numbers: int, seed: int, resamples: int) -> Iterator[Floats]:
     """How often each cluster is in each resample, [B, C], until there were `resamples`.
 

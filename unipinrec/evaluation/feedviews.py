@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.evaluation.bootstrap import RESAMPLES, Estimate, estimate
 from unipinrec.evaluation.checks import (
     check_at_least,
     check_numbers,
@@ -47,26 +46,6 @@ def hit_at_k(
         label_S = label_SA[:, action].astype(np.bool_)
         hit_FA[:, action] = _expected_hit(score_SA[:, action], label_S, offset_F1, k)
     return hit_FA
-
-
-def hit_rate(
-    hit_F: NDArray[np.float64],
-    user_F: NDArray[np.int64],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """The mean of one action's `hit_at_k` over the feedviews with that action; users are resampled.
-
-    For the paired difference of two rankers, pass the difference of their hits.
-
-    Raises:
-        ValueError: no feedview has the action, or shapes differ.
-    """
-    check_shape("users", user_F, hit_F.shape)
-    with_action_F = ~np.isnan(hit_F)
-    check_at_least("feedviews with the action", int(with_action_F.sum()), 1)
-    return estimate(hit_F[with_action_F], cluster_X=user_F[with_action_F], seed=seed, resamples=resamples)
 
 
 def _expected_hit(

@@ -3,7 +3,6 @@
 Shapes: F feedviews, S shown items of all of them, K shown items of one, V items of the catalogue, A actions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,6 @@ from unipinrec.evaluation.catalogue import rank_of_target
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
 CHUNK_FEEDVIEWS = 128
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +60,46 @@ class FutureFeedviews:
         """Where each feedview's items begin among all, [F + 1]."""
         return np.concatenate([[0], np.cumsum([len(row_K) for row_K in self.items()])]).astype(np.int64)
 
-    def targets(self) -> NDArray[np.int64]:
-        """Each feedview's first item with a positive action that is not in the history, or -1, [F]."""
+    def targets(self, action_mask: int | None = None) -> NDArray[np.int64]:
+        """Each feedview's first item with one of the actions that is not in the history, or -1, [F].
+
+        `action_mask` is a bitmask; without it, any positive action counts.
+        """
+        wanted = self.dataset.positive_mask if action_mask is None else action_mask
         found = []
         for feedview, user in zip(self.feedview_F.tolist(), self.user_F.tolist(), strict=True):
             view = self.dataset.feedviews.view(feedview)
             before_N = self.dataset.history(user).item_row_N[: view.start]
-            positive_K = (view.actions_K & self.dataset.positive_mask) != 0
-            fresh_K = view.item_row_K[positive_K & ~np.isin(view.item_row_K, before_N)]
+            wanted_K = (view.actions_K & wanted) != 0
+            fresh_K = view.item_row_K[wanted_K & ~np.isin(view.item_row_K, before_N)]
             found.append(int(fresh_K[0]) if len(fresh_K) else -1)
         return np.array(found, np.int64)
 
-    def probabilities(self, recommender: OfflineRecommender, progress: Progress) -> NDArray[np.float32]:
+    def later_targets(self, horizon_s: int) -> list[NDArray[np.int64]]:
+        """Items of each user's positive events in the `horizon_s` seconds from the feedview on.
+
+        [F] of distinct rows that are not in the history.
+        """
+        found = []
+        for feedview, user in zip(self.feedview_F.tolist(), self.user_F.tolist(), strict=True):
+            view = self.dataset.feedviews.view(feedview)
+            whole = self.dataset.history(user)
+            before, later = whole[: view.start], whole[view.start :]
+            wanted_N = (later.actions_N & self.dataset.positive_mask) != 0
+            wanted_N &= later.timestamp_N <= view.timestamp + horizon_s
+            found.append(np.setdiff1d(later.item_row_N[wanted_N], before.item_row_N))
+        return found
+
+    def probabilities(self, recommender: OfflineRecommender) -> NDArray[np.float32]:
         """Predicted probabilities of what was shown, [S, A]."""
         requests, items = self.requests(), self.items()
         parts = []
         for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
             chunk = slice(begin, begin + CHUNK_FEEDVIEWS)
             parts += recommender.action_probabilities(requests[chunk], items[chunk])
-            progress(len(requests[chunk]))
         return np.concatenate([part.numpy() for part in parts])
 
-    def ranks(self, recommender: OfflineRecommender, progress: Progress) -> NDArray[np.int64]:
+    def ranks(self, recommender: OfflineRecommender) -> NDArray[np.int64]:
         """Rank of each target in the catalogue without the user's history; 0 without a target, [F]."""
         requests, target_F = self.requests(), self.targets()
         rank_F = np.zeros(len(requests), np.int64)
@@ -95,5 +110,4 @@ class FutureFeedviews:
             for index, scores_V in zip(chosen, scores_BV, strict=True):
                 seen_N = requests[index].history.item_row_N
                 rank_F[index] = rank_of_target(scores_V, int(target_F[index]), seen_N)
-            progress(len(chosen))
         return rank_F

@@ -8,11 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-DAY_S = 86_400
-PERIODS_S = (DAY_S, 7 * DAY_S, 91 * DAY_S, 365 * DAY_S)
-"""Periods of the absolute-time sinusoids: day, week, season, year (PinRec §2.3)."""
-
-LONGEST_GAP_S = 30 * DAY_S
+LONGEST_GAP_S = 30 * 86_400
 """Gaps between events are cut here: a month or a year apart makes no difference that data could teach."""
 
 GAP_FREQUENCIES = 8
@@ -32,11 +28,10 @@ def multi_hot_actions(actions: Tensor, masked: Tensor, num_actions: int) -> Tens
 class AbsoluteTime(nn.Module):
     """Sinusoids of unix seconds over several periods (PinRec §2.3). Output [..., F]."""
 
-    size = 2 * len(PERIODS_S)
-
-    def __init__(self) -> None:
+    def __init__(self, periods_s: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("period", torch.tensor(PERIODS_S), persistent=False)
+        self.size = 2 * len(periods_s)
+        self.register_buffer("period", torch.tensor(periods_s, dtype=torch.long), persistent=False)
         self.period: Tensor
 
     def forward(self, timestamp: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,13 +22,13 @@ class RetrievalHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.any_outcome = config.num_actions
-        self.absolute_time = AbsoluteTime()
+        self.absolute_time = AbsoluteTime(config.time_periods_s)
         self.surface = nn.Embedding(config.num_surfaces, config.width)
         self.outcome = nn.Embedding(config.num_actions + 1, config.width)
         self.offset = nn.Embedding(len(config.time_offsets_s), config.width)
         for table in (self.surface, self.outcome, self.offset):
             nn.init.normal_(table.weight, std=0.02)
-        self.project = Projection(config.width + AbsoluteTime.size, config.width, config.item_dim)
+        self.project = Projection(config.width + self.absolute_time.size, config.width, config.item_dim)
 
     def forward(
         self, hidden: Tensor, timestamp: Tensor, surface: Tensor, outcome: Tensor, offset: Tensor

@@ -21,9 +21,9 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.num_actions = config.num_actions
         self.action = nn.Linear(config.num_actions + 1, config.action_dim)
-        self.absolute_time = AbsoluteTime()
+        self.absolute_time = AbsoluteTime(config.time_periods_s)
         self.gap = EventGap()
-        joined = config.item_dim + config.action_dim + AbsoluteTime.size + EventGap.size
+        joined = config.item_dim + config.action_dim + self.absolute_time.size + EventGap.size
         self.project = nn.Linear(joined, config.width)
         self.surface = nn.Embedding(config.num_surfaces, config.width)
         self.position = nn.Embedding(config.max_positions, config.width)

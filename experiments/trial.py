@@ -1,0 +1,60 @@
+"""One trained model of a comparison: a variant with a seed."""
+
+import time
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.recipes import Recipe
+from experiments.variants import Variant
+from unipinrec.checkpoint import latest_checkpoint, load_model
+from unipinrec.data.blended import BlendedDataset
+from unipinrec.data.interactions import InteractionDataset, Split
+from unipinrec.model import UnifiedRecommender
+from unipinrec.training import train
+
+SECONDS = "seconds.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Its checkpoints are kept in `folder`; what is finished is not trained again."""
+
+    recipe: Recipe
+    variant: Variant
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For lines of progress."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def seconds(self) -> float:
+        """What training took."""
+        return float((self.folder / SECONDS).read_text())
+
+    def train(self, dataset: InteractionDataset, split: Split) -> None:
+        """Train in this process; what training prints goes to a log."""
+        config = self.recipe.model_config(dataset, self.variant)
+        examples = BlendedDataset(dataset, self.recipe.blended_config(config, self.seed), split)
+        training = self.recipe.training_config(self.variant, self.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        with (self.folder / "training.log").open("a") as log, redirect_stdout(log):
+            train(examples, config, training, self.folder, make_model=self.variant.make_model)
+        # A run that only found its finished checkpoint keeps the time that training once took.
+        if not (self.folder / SECONDS).exists():
+            (self.folder / SECONDS).write_text(f"{time.perf_counter() - began:.1f}\n")
+
+    def model(self) -> UnifiedRecommender:
+        """The trained model.
+
+        Raises:
+            FileNotFoundError: it was not trained yet.
+        """
+        checkpoint = latest_checkpoint(self.folder)
+        if checkpoint is None:
+            raise FileNotFoundError(f"{self.folder} holds no checkpoint")
+        return load_model(checkpoint, self.variant.make_model)
