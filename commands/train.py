@@ -35,11 +35,6 @@ def train_command(
 
 def train_on(interactions: InteractionDataset, size: str, config: TrainingConfig, out: Path) -> Path:
     """Train the preset `size` for the catalogue of a dataset. Returns the last checkpoint."""
-    model = preset(
-        size,
-        num_items=len(interactions.item_ids_V),
-        num_actions=len(interactions.info.actions),
-        num_surfaces=len(interactions.info.surfaces),
-    )
+    model = preset(size, **interactions.catalogue_fields)
     examples = BlendedDataset(interactions, BlendedConfig(max_history=model.max_history, seed=config.seed))
     return train(examples, model, config, out)

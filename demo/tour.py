@@ -63,7 +63,7 @@ def run_tour(build: Path, console: Console) -> Report:
 
 
 def _train(dataset: InteractionDataset, folder: Path) -> Path:
-    config = preset("demo", num_items=len(dataset.item_ids_V), num_actions=len(dataset.info.actions))
+    config = preset("demo", **dataset.catalogue_fields)
     examples = BlendedDataset(dataset, BlendedConfig(max_history=config.max_history))
     return train(examples, config, DEMO_TRAINING, folder)
 

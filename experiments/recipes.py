@@ -53,20 +53,7 @@ class Recipe:
 
     def model_config(self, dataset: InteractionDataset, variant: Variant) -> ModelConfig:
         """Sizes for a dataset, with what the dataset knows of its items."""
-        info = dataset.info
-        catalogue = preset(
-            "demo",
-            num_items=len(dataset.item_ids_V),
-            num_actions=len(info.actions),
-            num_surfaces=len(info.surfaces),
-        )
-        features = {
-            "num_attributes": dataset.num_attributes,
-            "max_attributes": dataset.attributes_VX.shape[1],
-            "content_dim": dataset.content_VF.shape[1],
-        }
-        fields = catalogue.model_dump() | features | self.sizes | variant.model
-        return ModelConfig.model_validate(fields)
+        return preset("demo", **(dataset.catalogue_fields | self.sizes | variant.model))
 
     def training_config(self, variant: Variant, seed: int) -> TrainingConfig:
         """The budget, which every variant shares."""

@@ -1,7 +1,7 @@
 """What can be configured about the model and its training, and the named presets."""
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -178,13 +178,13 @@ _PRESETS: dict[str, dict[str, int | float]] = {
 PRESETS = tuple(_PRESETS)
 
 
-def preset(name: str, *, num_items: int, num_actions: int, num_surfaces: int = 1) -> ModelConfig:
-    """The named sizes (`tiny`, `demo`, `bench-cpu`, `paper`) for a catalogue.
+def preset(name: str, **fields: Any) -> ModelConfig:
+    """The named sizes (`tiny`, `demo`, `bench-cpu`, `paper`) with other fields set, those of a catalogue at
+    least: `num_items` and `num_actions`, or all that `InteractionDataset.catalogue_fields` tells.
 
     Raises:
-        ValueError: `name` is not one of `PRESETS`.
+        ValueError: `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
     """
     if name not in _PRESETS:
         raise ValueError(f"preset is {name!r}; allowed: {', '.join(PRESETS)}")
-    catalogue = {"num_items": num_items, "num_actions": num_actions, "num_surfaces": num_surfaces}
-    return ModelConfig.model_validate({**_PRESETS[name], **catalogue})
+    return ModelConfig.model_validate({**_PRESETS[name], **fields})

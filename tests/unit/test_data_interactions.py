@@ -96,7 +96,7 @@ def test_the_last_event_is_test_and_the_one_before_validation(dataset: Interacti
 
 def test_attributes_are_renumbered_and_padded(dataset: InteractionDataset) -> None:
     # 4, 9, 700 and 1000 are 0 to 3.
-    assert dataset.num_attributes == 4
+    assert dataset.catalogue_fields["num_attributes"] == 4
     assert dataset.attributes_VX.dtype == np.int64
     assert dataset.attributes_VX.tolist() == [
         [1, -1, -1],
@@ -116,7 +116,7 @@ def test_a_catalogue_without_features_has_no_columns_for_them(tmp_path: Path) ->
     write_prepared(tmp_path / "shop", pl.DataFrame(LOG, COLUMNS, orient="row"), None, INFO)
     dataset = InteractionDataset.load(tmp_path / "shop")
     assert (dataset.attributes_VX.shape, dataset.content_VF.shape) == ((5, 0), (5, 0))
-    assert dataset.num_attributes == 0
+    assert dataset.catalogue_fields["num_attributes"] == 0
 
 
 def test_positive_actions_are_a_bitmask(dataset: InteractionDataset) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from unipinrec.data import movielens
 from unipinrec.data.download import DownloadError
+from unipinrec.data.events import validate_items
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.movielens import (
     SOURCES,
@@ -26,10 +27,11 @@ from unipinrec.data.movielens import (
 from unipinrec.data.prepared import PreparedDatasetError
 
 U_DATA = "10\t1\t5\t1000\n2\t267\t3\t500\n10\t543\t2\t1060\n2\t1412\t4\t500\n10\t267\t1\t1121\n"
-U_ITEM = """1|Toy Story (1995)|01-Jan-1995||http://example.org/?Toy%20Story|0|0|1
-267|unknown||||1|0|0
-543|Misérables, Les (1995)|01-Jan-1995||http://example.org|0|0|0
-1412|Land Before Time III: The Time of the Great Giving (1995) (V)|01-Jan-1995||http://example.org|0|0|1
+U_ITEM = """1|Toy Story (1995)|01-Jan-1995||http://example.org/?Toy%20Story|0|0|0|1|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0
+267|unknown||||1|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0|0
+543|Misérables, Les (1995)|01-Jan-1995||http://example.org|0|0|0|0|0|0|0|0|1|0|0|0|1|0|0|0|0|0|0
+1412|Land Before Time III: The Time of the Great Giving (1995) (V)|01-Jan-1995||http://example.org\
+|0|0|0|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0|0
 """
 INTER = """user_id:token\titem_id:token\trating:float\ttimestamp:float
 2\t1412\t4\t500
@@ -87,14 +89,15 @@ def small_content(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_content")
 @pytest.mark.parametrize("source", [grouplens(), recbole()], ids=lambda source: source.name)
-def test_either_source_gives_these_events_and_titles(source: Source) -> None:
+def test_either_source_gives_these_events_and_items(source: Source) -> None:
     ratings = read_archive(source, source.download())
     assert canonical_text(ratings.ratings) == CANONICAL
-    assert ratings.items.rows() == [
-        (1, "Toy Story (1995)"),
-        (267, "unknown"),
-        (543, "Misérables, Les (1995)"),
-        (1412, "Land Before Time III: The Time of the Great Giving (1995) (V)"),
+    # Animation, Children's, Comedy, Drama, Musical, unknown; the year 1995 is number 6.
+    assert validate_items(ratings.items).select("item_id", "title", "attributes").rows() == [
+        (1, "Toy Story (1995)", [0, 1, 2, 6]),
+        (267, "unknown", [5]),
+        (543, "Misérables, Les (1995)", [3, 4, 6]),
+        (1412, "Land Before Time III: The Time of the Great Giving (1995) (V)", [0, 1, 6]),
     ]
     # watch 1, like 2, love 4, dislike 8; user, item, actions, timestamp, feedview.
     # sha256 of "2 267" begins with 22f1067b and that of "2 1412" with 89cdb134.

@@ -74,9 +74,16 @@ class InteractionDataset:
         return sum(1 << self.info.actions.index(name) for name in self.info.positive_actions)
 
     @property
-    def num_attributes(self) -> int:
-        """Distinct attributes of all items."""
-        return int(self.attributes_VX.max(initial=-1)) + 1
+    def catalogue_fields(self) -> dict[str, int]:
+        """Fields of `ModelConfig` that follow from the dataset."""
+        return {
+            "num_items": len(self.item_ids_V),
+            "num_actions": len(self.info.actions),
+            "num_surfaces": len(self.info.surfaces),
+            "num_attributes": int(self.attributes_VX.max(initial=-1)) + 1,
+            "max_attributes": self.attributes_VX.shape[1],
+            "content_dim": self.content_VF.shape[1],
+        }
 
     def history(self, user: int) -> History:
         """The whole history of the user with that index; the arrays are views."""

