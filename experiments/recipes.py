@@ -20,6 +20,8 @@ from unipinrec.config import ModelConfig, TrainingConfig, preset
 from unipinrec.data.blended import BlendedConfig
 from unipinrec.data.interactions import InteractionDataset
 
+DAY_S = 86_400
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -71,8 +73,8 @@ _AMAZON_SIZES = {
 }  # fmt: skip
 
 _KUAIRAND_SIZES = {
-    "layers": 2, "width": 32, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 16, "id_dim": 8,
-    "dropout": 0.3,
+    "layers": 2, "width": 32, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 8, "id_dim": 4,
+    "dropout": 0.1, "time_periods_s": (DAY_S,),
 }  # fmt: skip
 
 _SIMULATOR_SIZES = {
@@ -80,20 +82,52 @@ _SIMULATOR_SIZES = {
     "item_dim": 32, "id_dim": 32, "head_hidden": 16, "dropout": 0.1,
 }  # fmt: skip
 
+_NEWS_SIZES = {
+    "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 32, "id_dim": 16,
+    "dropout": 0.2, "time_periods_s": (DAY_S, 7 * DAY_S),
+}  # fmt: skip
+
+
+def _news(dataset: str) -> Recipe:
+    """Slates of articles that are new every day: attributes must tell what ids cannot."""
+    return Recipe(
+        dataset=dataset,
+        protocol="future_feedviews",
+        sizes=_NEWS_SIZES,
+        training=TrainingConfig(epochs=10, batch_size=64, learning_rate=1e-3, id_dropout=0.5),
+        variants=(UNIFIED, RANKING_ONLY, RETRIEVAL_ONLY),
+    )
+
+
 RECIPES = {
     "movielens": Recipe(
         dataset="movielens",
         protocol="leave_one_out",
-        sizes={"dropout": 0.2},
-        training=TrainingConfig(epochs=18, batch_size=32, learning_rate=2e-3),
+        sizes={"layers": 2, "width": 64, "heads": 2, "dropout": 0.2},
+        training=TrainingConfig(
+            epochs=18,
+            batch_size=32,
+            learning_rate=2e-3,
+            ranking_loss_weight=0.3,
+            outcome_probability=0.0,
+            id_dropout=0.1,
+        ),
         variants=(UNIFIED, RETRIEVAL_ONLY, SASREC),
+        seeds=(0, 1, 2),
     ),
     "amazon": Recipe(
         dataset="amazon",
         protocol="leave_one_out",
         sizes=_AMAZON_SIZES,
         training=TrainingConfig(
-            epochs=16, batch_size=256, learning_rate=1e-3, random_negatives=1024, ranking_loss_weight=0.2
+            epochs=16,
+            batch_size=256,
+            learning_rate=1e-3,
+            in_batch_negatives=1024,
+            random_negatives=2048,
+            ranking_loss_weight=0.2,
+            outcome_probability=0.0,
+            id_dropout=0.1,
         ),
         blended={"last_feedview_probability": 1.0, "sampled_impressions_per_feedview": 8},
         variants=(UNIFIED, SASREC),
@@ -105,19 +139,24 @@ RECIPES = {
         training=TrainingConfig(
             epochs=40,
             batch_size=16,
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             weight_decay=0.1,
             retrieval_loss_weight=0.02,
             action_mask_probability=0.4,
+            action_weights=(1.0, 1.0, 1.0, 1.0, 1.0, 4.0),
+            id_dropout=0.5,
         ),
         variants=(UNIFIED, RANKING_ONLY, INTERLEAVED),
+        seeds=(0, 1, 2),
         feedviews_per_user=1_000,
     ),
+    "ebnerd": _news("ebnerd"),
+    "mind": _news("mind"),
     "simulator": Recipe(
         dataset="simulator",
         protocol="future_feedviews",
         sizes=_SIMULATOR_SIZES,
-        training=TrainingConfig(epochs=12, batch_size=64, learning_rate=2e-3),
+        training=TrainingConfig(epochs=12, batch_size=64, learning_rate=2e-3, ranking_loss_weight=0.7),
         variants=(
             UNIFIED,
             RANKING_ONLY,

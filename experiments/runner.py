@@ -131,6 +131,8 @@ class Runner:
         bar: Progress,
         describe: Callable[[str, Found], str],
     ) -> dict[str, Found]:
+        if not futures:
+            return {}
         done = bar.add_task(task, total=len(futures))
         names = {future: name for name, future in futures.items()}
         for future in as_completed(names):

@@ -47,7 +47,9 @@ SASREC = Variant(
     name="sasrec",
     what="SASRec: item ids alone, full softmax",
     make_model=SASRec,
-    training=sasrec_training(TrainingConfig(epochs=1)).model_dump(exclude_defaults=True, exclude={"epochs"}),
+    # Ids are all it has, so none is hidden from it.
+    training=sasrec_training(TrainingConfig(epochs=1)).model_dump(exclude_defaults=True, exclude={"epochs"})
+    | {"id_dropout": 0.0},
     ranks=False,
 )
 MULTI_TOKEN = Variant(

@@ -25,7 +25,7 @@ class InterleavedRecommender(UnifiedRecommender):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.action_token = nn.Linear(config.num_actions + 1, config.width)
-        # As long as an item's part of its token, as in the unified model.
+        # As long as an item is in its token: it stands alone here.
         nn.init.normal_(self.action_token.weight)
 
     @override

@@ -51,7 +51,7 @@ class UnifiedRecommender(nn.Module):
 
         Items that follow one another are often alike, so this is a far better place to start from than a
         random direction. An item's vector enters the hidden state as long as a normalised state is, and the
-        head reads it back. An action enters it as long as an item does: one that is far shorter is lost
+        head reads it back. An action enters it half as long as an item does: one that is far shorter is lost
         beside it, and with it how often a user does what.
         """
         item_dim, action_dim, width = self.config.item_dim, self.config.action_dim, self.config.width
@@ -59,7 +59,7 @@ class UnifiedRecommender(nn.Module):
         action_turn = nn.init.orthogonal_(torch.empty(width, action_dim))
         into_token = self.tokenizer.project.weight
         into_token[:, :item_dim] = item_turn * width**0.5
-        into_token[:, item_dim : item_dim + action_dim] = action_turn * width**0.5
+        into_token[:, item_dim : item_dim + action_dim] = 0.5 * action_turn * width**0.5
         nn.init.normal_(self.tokenizer.action.weight, std=action_dim**-0.5)
         nn.init.zeros_(self.tokenizer.action.bias)
         self.retrieval_head.project.straight.weight[:, :width] = item_turn.T
