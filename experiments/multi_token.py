@@ -16,18 +16,21 @@ from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedvie
 from unipinrec.evaluation.query_sets import retrieve_union, unordered_recall
 from unipinrec.model import UnifiedRecommender
 from unipinrec.offline import OfflineRecommender
+from unipinrec.queries import split_budget
 
 HORIZON_DAYS = 7
-STEPS = 3
+STEPS = (2, 3, 6)
+TOTAL = 6 * K
+"""Candidates of every way of asking: ten for each of six embeddings, or as many for fewer."""
 LATER = f"unordered recall, {HORIZON_DAYS} days"
 NEXT = "unordered recall, next item"
 DIVERSITY = "intra-list diversity"
 
 ONE = f"{UNIFIED.name}: one embedding"
-STEPWISE = f"{UNIFIED.name}: {STEPS} steps"
+STEPWISE = {steps: f"{UNIFIED.name}: {steps} steps" for steps in STEPS}
 OWN_ONE = f"{MULTI_TOKEN.name}: one embedding"
 OFFSETS = f"{MULTI_TOKEN.name}: every time offset"
-OFFSETS_STEPWISE = f"{MULTI_TOKEN.name}: every time offset, {STEPS} steps"
+OFFSETS_STEPWISE = f"{MULTI_TOKEN.name}: every time offset, 2 steps"
 
 
 class MultiToken:
@@ -37,19 +40,18 @@ class MultiToken:
         self._views = views
         self._later = views.later_targets(HORIZON_DAYS * 86_400)
         self._next_F = views.targets()
-        self._total = K * len(MULTI_TOKEN.model["time_offsets_s"])
 
     def question(self) -> Question:
         """How the answers are shown."""
         return Question(
             title="Several query embeddings",
-            what=f"{self._total} candidates for every request, split evenly over its query embeddings; an "
+            what=f"{TOTAL} candidates for every request, split evenly over its query embeddings; an "
             f"embedding passes over what earlier ones found. Sought are the new items with a positive action "
             f"of the {HORIZON_DAYS} days from the request on, or the first of them in the slate that "
             f"followed. Coverage is the share of the catalogue that is found for anyone.",
             ways={
                 ONE: "trained for the next item alone",
-                STEPWISE: "the same model, each embedding fed back for the next",
+                **dict.fromkeys(STEPWISE.values(), "the same model, each embedding fed back for the next"),
                 OWN_ONE: f"trained for {len(MULTI_TOKEN.model['time_offsets_s'])} time offsets; the "
                 "immediate one takes all candidates",
                 OFFSETS: "the same model",
@@ -57,7 +59,7 @@ class MultiToken:
             },
             compared=[
                 (way, ONE, metric)
-                for way in (STEPWISE, OWN_ONE, OFFSETS, OFFSETS_STEPWISE)
+                for way in (*STEPWISE.values(), OWN_ONE, OFFSETS, OFFSETS_STEPWISE)
                 for metric in (LATER, NEXT, DIVERSITY)
             ],
         )
@@ -65,11 +67,11 @@ class MultiToken:
     def answers(self, models: Mapping[str, UnifiedRecommender]) -> Run:
         """Every way with the models of one seed, by the names of their variants."""
         one, several = models[UNIFIED.name], models[MULTI_TOKEN.name]
-        one_FSOE = self._queries(one)
-        several_FSOE = self._queries(several)
+        one_FSOE = self._queries(one, max(STEPS))
+        several_FSOE = self._queries(several, 2)
         return {
             ONE: self._measure(one, one_FSOE[:, :1, 0]),
-            STEPWISE: self._measure(one, one_FSOE[:, :, 0]),
+            **{way: self._measure(one, one_FSOE[:, :steps, 0]) for steps, way in STEPWISE.items()},
             OWN_ONE: self._measure(several, several_FSOE[:, :1, 0]),
             OFFSETS: self._measure(several, several_FSOE[:, 0]),
             OFFSETS_STEPWISE: self._measure(
@@ -77,23 +79,21 @@ class MultiToken:
             ),
         }
 
-    def _queries(self, model: UnifiedRecommender) -> NDArray[np.float32]:
+    def _queries(self, model: UnifiedRecommender, steps: int) -> NDArray[np.float32]:
         """Query embeddings for any outcome, [F, S, O, E]."""
         recommender, requests = OfflineRecommender(model), self._views.requests()
         any_outcome = model.config.num_actions
         parts = []
         for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
             chunk = requests[begin : begin + CHUNK_FEEDVIEWS]
-            query_BSXOE = recommender.query_embeddings(chunk, [any_outcome], STEPS, any_outcome)
+            query_BSXOE = recommender.query_embeddings(chunk, [any_outcome], steps, any_outcome)
             parts.append(query_BSXOE[:, :, 0].numpy())
         return np.concatenate(parts)
 
     def _measure(self, model: UnifiedRecommender, query_FQE: NDArray[np.float32]) -> Answers:
         vector_VE = model.embedder.all_vectors().numpy()
         seen = [request.history.item_row_N for request in self._views.requests()]
-        queries = query_FQE.shape[1]
-        budget_Q = np.full(queries, self._total // queries)
-        budget_Q[: self._total % queries] += 1
+        budget_Q = split_budget(TOTAL, np.ones(query_FQE.shape[1]))
         found = retrieve_union(query_FQE, vector_VE, budget_Q, seen)
         user_F = self._views.user_F
         later = [index for index, rows in enumerate(self._later) if len(rows)]
@@ -108,5 +108,5 @@ class MultiToken:
             ),
             DIVERSITY: Values(intra_list_diversity(found, vector_VE), user_F),
         }
-        coverage = item_coverage(found, len(vector_VE), self._total)
+        coverage = item_coverage(found, len(vector_VE), TOTAL)
         return Answers(metrics, {"coverage": coverage.of_catalogue})

@@ -32,6 +32,8 @@ class Recipe:
     sizes: dict[str, Any]
     """Changes to the `demo` preset."""
     training: TrainingConfig
+    action_weights: dict[str, float] = field(default_factory=dict)
+    """Weights in the ranking loss by name of the action; 1 where it is left out."""
     blended: dict[str, Any] = field(default_factory=dict)
     variants: tuple[Variant, ...] = (UNIFIED,)
     seeds: tuple[int, ...] = (0,)
@@ -53,13 +55,19 @@ class Recipe:
         chosen = tuple(variant for variant in self.variants if names is None or variant.name in names)
         return replace(self, variants=chosen, seeds=self.seeds if seeds is None else tuple(seeds))
 
+    def seeds_of(self, variant: Variant) -> tuple[int, ...]:
+        """What a variant is trained with."""
+        return self.seeds[: variant.most_seeds]
+
     def model_config(self, dataset: InteractionDataset, variant: Variant) -> ModelConfig:
         """Sizes for a dataset, with what the dataset knows of its items."""
         return preset("demo", **(dataset.catalogue_fields | self.sizes | variant.model))
 
-    def training_config(self, variant: Variant, seed: int) -> TrainingConfig:
+    def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> TrainingConfig:
         """The budget, which every variant shares."""
-        return TrainingConfig.model_validate(self.training.model_dump() | variant.training | {"seed": seed})
+        weights = tuple(self.action_weights.get(action, 1.0) for action in dataset.info.actions)
+        fields = self.training.model_dump() | {"action_weights": weights, "seed": seed} | variant.training
+        return TrainingConfig.model_validate(fields)
 
     def blended_config(self, model: ModelConfig, seed: int) -> BlendedConfig:
         """How examples are drawn."""
@@ -143,10 +151,10 @@ RECIPES = {
             weight_decay=0.1,
             retrieval_loss_weight=0.02,
             action_mask_probability=0.4,
-            action_weights=(1.0, 1.0, 1.0, 1.0, 1.0, 4.0),
             id_dropout=0.5,
         ),
-        variants=(UNIFIED, RANKING_ONLY, INTERLEAVED),
+        action_weights={"profile_enter": 4.0},
+        variants=(UNIFIED, RANKING_ONLY),
         seeds=(0, 1, 2),
         feedviews_per_user=1_000,
     ),
@@ -156,7 +164,7 @@ RECIPES = {
         dataset="simulator",
         protocol="future_feedviews",
         sizes=_SIMULATOR_SIZES,
-        training=TrainingConfig(epochs=12, batch_size=64, learning_rate=2e-3, ranking_loss_weight=0.7),
+        training=TrainingConfig(epochs=12, batch_size=16, learning_rate=2e-3),
         variants=(
             UNIFIED,
             RANKING_ONLY,

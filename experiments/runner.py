@@ -55,7 +55,9 @@ class Runner:
         """
         began = time.perf_counter()
         trials = [
-            self._trial(variant, seed) for variant in self._recipe.variants for seed in self._recipe.seeds
+            self._trial(variant, seed)
+            for variant in self._recipe.variants
+            for seed in self._recipe.seeds_of(variant)
         ]
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
@@ -143,16 +145,18 @@ class Runner:
     def _trained_row(self, variant: Variant, measured: Mapping[str, Sequence[Measured]]) -> Row:
         """Every seed of one variant."""
         runs = measured[variant.name]
-        trials = [self._trial(variant, seed) for seed in self._recipe.seeds]
+        trials = [self._trial(variant, seed) for seed in self._recipe.seeds_of(variant)]
         model = trials[0].model()
         merged = {name: mean_values([run.metrics[name] for run in runs]) for name in runs[0].metrics}
         self._values[variant.name] = merged
         return Row(
             model=variant.name,
             what=variant.what,
-            seeds=self._recipe.seeds,
+            seeds=self._recipe.seeds_of(variant),
             settings={
-                "p_mask": self._recipe.training_config(variant, 0).action_mask_probability,
+                "p_mask": self._recipe.training_config(
+                    self._held_out.dataset, variant, 0
+                ).action_mask_probability,
                 "layers": model.config.layers,
                 "events": model.config.max_history,
             },

@@ -39,7 +39,7 @@ class Trial:
         """Train in this process; what training prints goes to a log."""
         config = self.recipe.model_config(dataset, self.variant)
         examples = BlendedDataset(dataset, self.recipe.blended_config(config, self.seed), split)
-        training = self.recipe.training_config(self.variant, self.seed)
+        training = self.recipe.training_config(dataset, self.variant, self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         with (self.folder / "training.log").open("a") as log, redirect_stdout(log):

@@ -22,6 +22,8 @@ class Variant:
     training: dict[str, Any] = field(default_factory=dict)
     retrieves: bool = True
     ranks: bool = True
+    most_seeds: int | None = None
+    """Seeds of the recipe that it is trained with; sweeps, which only describe, need fewer."""
 
 
 UNIFIED = Variant(name="unipinrec", what="one trunk, both losses, masked actions")
@@ -54,8 +56,8 @@ SASREC = Variant(
 )
 MULTI_TOKEN = Variant(
     name="multi_token",
-    what="unified, with query embeddings for now, an hour, a day and a week later",
-    model={"time_offsets_s": (0, 3_600, 86_400, 7 * 86_400)},
+    what="unified, with query embeddings for now, an hour and a day later",
+    model={"time_offsets_s": (0, 3_600, 86_400)},
 )
 
 
@@ -65,12 +67,15 @@ def masking(probability: float) -> Variant:
         name=f"p_mask={probability}",
         what="unified, another chance of masking",
         training={"action_mask_probability": probability},
+        most_seeds=1,
     )
 
 
 def depth(layers: int) -> Variant:
     """The unified model with another number of layers (UniPinRec, Fig 4)."""
-    return Variant(name=f"layers={layers}", what="unified, another depth", model={"layers": layers})
+    return Variant(
+        name=f"layers={layers}", what="unified, another depth", model={"layers": layers}, most_seeds=1
+    )
 
 
 def length(events: int) -> Variant:
@@ -79,4 +84,5 @@ def length(events: int) -> Variant:
         name=f"events={events}",
         what="unified, another history length",
         model={"max_history": events, "window_block": max(1, events // 4)},
+        most_seeds=1,
     )
