@@ -58,7 +58,7 @@ def eval_command(
         report = runner.run(workers)
         written = out / f"{dataset}.json"
         report.write(written)
-        console.print(f"report written to {written} after {report.minutes} minutes")
+        console.print(f"report written to {written}")
 
 
 def tables_command(

@@ -81,7 +81,8 @@ class EvaluationReport(Config):
     protocol: str
     users: int
     items: int
-    minutes: float
+    minutes: float | None
+    """From the first training step to the last measurement; none where an earlier run had trained some."""
     machine: Machine
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...] = ()

@@ -59,6 +59,7 @@ class Runner:
             for variant in self._recipe.variants
             for seed in self._recipe.seeds_of(variant)
         ]
+        resumed = any(trial.folder.exists() for trial in trials)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
             measured = self._measure_all(trials, pool, bar)
@@ -75,7 +76,7 @@ class Runner:
             protocol=self._recipe.protocol,
             users=len(dataset.user_ids_U),
             items=len(dataset.item_ids_V),
-            minutes=round((time.perf_counter() - began) / 60, 2),
+            minutes=None if resumed else round((time.perf_counter() - began) / 60, 2),
             machine=Machine.here(),
             rows=tuple(rows),
             differences=tuple(self._differences(rows[0].model, [row.model for row in rows[1:]])),

@@ -48,11 +48,11 @@ def write_tables(reports: Sequence[EvaluationReport], page: Path, pictures: Path
 
 def _section(report: EvaluationReport) -> list[str]:
     machine, synthetic = report.machine, " (synthetic data)" if report.synthetic else ""
-    seeds = max(len(row.seeds) for row in report.rows)
+    spent = f"{report.minutes:.0f} minutes" if report.minutes is not None else "Trained in several runs"
     return [
         f"\n## {TITLES[report.dataset]}{synthetic}\n",
-        f"{PROTOCOLS[report.protocol]} {report.users:,} users, {report.items:,} items, {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'}. {report.minutes:.0f} minutes on {machine.cores} cores "
+        f"{PROTOCOLS[report.protocol]} {report.users:,} users, {report.items:,} items. "
+        f"{spent} on {machine.cores} cores "
         f"({machine.processor}, torch {machine.torch}).\n",
         *_table(report.rows),
         *_differences(report.differences),
@@ -88,6 +88,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
 def _cells(row: Row) -> dict[str, str]:
     cells = {name: _shown(one) for name, one in row.metrics.items()}
     cells |= {name: f"{value:.4f}" for name, value in row.totals.items()}
+    if row.seeds:
+        cells["seeds"] = str(len(row.seeds))
     if row.parameters:
         cells["parameters"] = f"{row.parameters:,}"
     if row.flops:

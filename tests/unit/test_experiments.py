@@ -87,6 +87,8 @@ def test_a_run_measures_every_model_and_a_second_one_trains_nothing(
     again = Runner(recipe(protocol), dataset, tmp_path, lambda _: None, truth).run(workers=1)
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert (again.rows, again.sections) == (report.rows, report.sections)
+    assert report.minutes is not None
+    assert again.minutes is None
 
 
 def test_future_feedviews_are_the_first_after_the_cut_with_all_that_came_before(
