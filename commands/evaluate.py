@@ -48,7 +48,7 @@ def eval_command(
         if dataset not in RECIPES:
             raise ValueError(f"dataset is {dataset}; allowed: {', '.join(RECIPES)}")
         recipe = RECIPES[dataset].narrowed(
-            only.split(",") if only else None, [int(seed) for seed in seeds.split(",")] if seeds else None
+            only.split(",") if only else None, _numbers(seeds) if seeds else None
         )
         folder = data or Path("build/data", dataset)
         if not folder.exists():
@@ -77,6 +77,12 @@ def tables_command(
         found.append(EvaluationReport.model_validate_json(path.read_text()))
     write_tables(found, page, page.parent / "results")
     typer.echo(f"{len(found)} datasets written to {page}")
+
+
+def _numbers(seeds: str) -> list[int]:
+    if not all(seed.isdecimal() for seed in seeds.split(",")):
+        raise ValueError(f"seeds is {seeds}; allowed: whole numbers from 0 on, with commas between")
+    return [int(seed) for seed in seeds.split(",")]
 
 
 def _prepare(dataset: str, path: Path | None, folder: Path, console: Console) -> None:
