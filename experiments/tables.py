@@ -32,7 +32,8 @@ HEAD = """# Results
 
 Made by `make tables` from the reports of `make eval DATASET=…`. Brackets are 95 % bootstrap intervals over
 users, of values averaged over seeds first. They say what other users would change, not what other seeds
-would; each seed's own means are in the report.
+would; each seed's own means are in the report. Seconds of training are those of one thread beside other
+trainings, and compare only roughly.
 """
 
 
