@@ -8,6 +8,7 @@ import typer
 from commands.errors import one_line_errors
 from export.bundle_writer import DatasetMismatchError, write_bundle
 from export.check import ExportMismatchError
+from export.item_index import AUTO, CHOICES, UnknownIndexError
 from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
@@ -28,9 +29,12 @@ def export_command(
     merge_cosine: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="Merge query embeddings more similar than this; 1: none.")
     ] = 0.98,
+    index: Annotated[
+        str, typer.Option(help=f"Item index: {', '.join(CHOICES)}, which goes by the size of the catalogue.")
+    ] = AUTO,
 ) -> None:
     """Export graphs (each compared with eager PyTorch), item index, vocabularies and stored histories."""
-    with one_line_errors(PreparedDatasetError, ExportMismatchError, DatasetMismatchError):
+    with one_line_errors(PreparedDatasetError, ExportMismatchError, DatasetMismatchError, UnknownIndexError):
         checkpoint = latest_checkpoint(training)
         if checkpoint is None:
             raise FileNotFoundError(
@@ -43,5 +47,6 @@ def export_command(
             skip_last=skip_last,
             retrieval_steps=retrieval_steps,
             merge_cosine=merge_cosine,
+            index=index,
             report=typer.echo,
         )

@@ -27,9 +27,14 @@ def serve(
     profile: Annotated[
         str | None, typer.Option(help="Model configurations to load, by name; default: config.pbtxt.")
     ] = None,
-    pool_slots: Annotated[
-        int | None, typer.Option(help="Requests whose keys and values fit at once.")
+    pool_slots: Annotated[int | None, typer.Option(help="Users whose keys and values fit at once.")] = None,
+    kv_precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or int8: what keys and values are kept in.")
     ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(help="Serve recommend_separate too: ranking encodes the history again."),
+    ] = False,
     exclude_seen: Annotated[
         bool | None,
         typer.Option("--exclude-seen/--include-seen", help="Leave out items of the user's history."),
@@ -41,6 +46,7 @@ def serve(
         # A path on the command line starts where the user is, not at the repository.
         "bundle": bundle and bundle.absolute(),
         "pool_slots": pool_slots,
+        "kv_precision": kv_precision,
         "exclude_seen": exclude_seen,
     }
     try:
@@ -48,7 +54,14 @@ def serve(
         endpoints = Endpoints(
             address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
         )
-        run_server(settings, console=Console(), endpoints=endpoints, profile=profile, log_path=log)
+        run_server(
+            settings,
+            console=Console(),
+            endpoints=endpoints,
+            baseline=baseline,
+            profile=profile,
+            log_path=log,
+        )
     except ValidationError as error:
         _fail(
             "; ".join(

@@ -31,7 +31,7 @@ from unipinrec.evaluation.leave_one_out import K, Quality, evaluate_leave_one_ou
 from unipinrec.training import train
 
 EXAMPLE_USERS = ("42", "7", "314")
-TIMED_REQUESTS = 50
+TIMED_REQUESTS, TIMED_EVENTS = 50, 128
 USERS_PER_REQUEST = 16
 
 
@@ -93,17 +93,27 @@ def _ask_for_examples(
             length = int(split.train_end_U[user]) + 1
             request = _request(dataset, user, length)
             answers = (grpc.recommend(request), http.recommend(request))
-            if answers[0] != answers[1]:
+            if answers[0].recommendations != answers[1].recommendations:
                 raise RuntimeError(f"user {name}: gRPC and HTTP answered differently")
             show_answer(console, dataset, user, length, answers[0])
             _count(report, answers)
+        users = iter(_users_with_long_histories(dataset, 2 * TIMED_REQUESTS))
         for protocol, client in (("grpc", grpc), ("http", http)):
-            report.request_ms[protocol] = _median_ms(client, request)
+            new = [_request(dataset, next(users), TIMED_EVENTS + 1) for _ in range(TIMED_REQUESTS)]
+            report.request_ms[f"{protocol}, user not cached"] = _median_ms(client, new)
+            report.request_ms[f"{protocol}, user cached"] = _median_ms(client, [new[-1]] * TIMED_REQUESTS)
 
 
-def _median_ms(client: GrpcClient | HttpClient, request: RecommendRequest) -> float:
+def _users_with_long_histories(dataset: InteractionDataset, count: int) -> list[int]:
+    """Users whose stored window is full or nearly so."""
+    stored_U = split_leave_one_out(dataset).train_end_U + 1
+    users: list[int] = np.flatnonzero(stored_U > TIMED_EVENTS)[:count].tolist()
+    return users
+
+
+def _median_ms(client: GrpcClient | HttpClient, requests: Sequence[RecommendRequest]) -> float:
     taken = []
-    for _ in range(TIMED_REQUESTS):
+    for request in requests:
         began = time.perf_counter()
         client.recommend(request)
         taken.append(1e3 * (time.perf_counter() - began))

@@ -1,4 +1,4 @@
-"""The `ann` node: query embeddings to candidates with their index vectors.
+"""The `ann` node: query embeddings to candidates with their vectors.
 
 Shapes: B users of one request, Q query embeddings of one row, X item rows, K candidates, E item width.
 """
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from ensemble.contract import (
     stack,
     stamp_bundle,
 )
+from ensemble.item_search import ItemSearch
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
@@ -39,7 +39,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Items found, best first, with the vectors that the index holds for them."""
+    """Items found, best first, with the vectors that the embedder gave them."""
 
     item_row_K: Int64s
     vector_KE: Floats
@@ -48,13 +48,17 @@ class Candidates:
 
 
 class AnnNode:
-    """Exact inner-product search over the embedder's outputs."""
+    """Inner-product search over the embedder's outputs.
+
+    Ranking gets the vectors of `items.safetensors`: an index may hold them coarser, and both stages score
+    identical ones.
+    """
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
-        faiss.omp_set_num_threads(settings.threads)
         self._bundle = loaded
         self._exclude_seen = settings.exclude_seen
-        self._index = faiss.read_index(str(loaded.folder / bundle.INDEX))
+        self._index = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
+        self._vector_VE = loaded.vocabulary().vector_VE
 
     def parse(self, arrays: Arrays) -> list[Search]:
         """Rows of one request.
@@ -76,7 +80,7 @@ class AnnNode:
                     query_QE=arrays["QUERY_EMBEDDINGS"][user][made],
                     budget_Q=budget_Q[made],
                     origin_Q=arrays["QUERY_ORIGINS"][user][made],
-                    left_out_X=left_out_X[left_out_X != PADDING],
+                    left_out_X=left_out_X[(left_out_X >= 0) & (left_out_X < self._index.items)],
                 )
             )
         return rows
@@ -98,26 +102,28 @@ class AnnNode:
         """What the node's metrics grow by."""
         return {"candidates": sum(len(row.item_row_K) for row in rows)}
 
+    def totals(self) -> dict[str, int]:
+        """What the node has counted since its start: nothing."""
+        return {}
+
+    def levels(self) -> dict[str, float]:
+        """What the node's metrics stand at: nothing."""
+        return {}
+
     def close(self) -> None:
         """Nothing to release."""
 
     def _search(self, row: Search) -> Candidates:
         """In generation order, each query embedding takes its budget of what nothing before it took.
 
-        It fetches as many more as may have to be left out.
+        It looks for as many as all of them may take, since those before it may have found the same.
         """
-        fetched = min(int(row.budget_Q.sum()) + len(row.left_out_X), self._index.ntotal)
-        _, item_row_QX, vector_QXE = self._index.search_and_reconstruct(row.query_QE, fetched)
-        taken = row.left_out_X
+        item_row_QX = self._index.nearest(row.query_QE, int(row.budget_Q.sum()), row.left_out_X)
+        taken = np.empty(0, np.int64)
         kept = []
         for item_row_X, budget in zip(item_row_QX, row.budget_Q, strict=True):
             allowed_X = (item_row_X != PADDING) & ~np.isin(item_row_X, taken)
             kept.append(np.flatnonzero(allowed_X)[:budget])
             taken = np.concatenate([taken, item_row_X[kept[-1]]])
         query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
-        place_K = np.concatenate(kept)
-        return Candidates(
-            item_row_QX[query_K, place_K].astype(np.int64),
-            vector_QXE[query_K, place_K],
-            row.origin_Q[query_K],
-        )
+        return Candidates(taken, self._vector_VE[taken], row.origin_Q[query_K])

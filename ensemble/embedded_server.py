@@ -25,6 +25,8 @@ from ensemble.wheel import Host, Wheel, find_libpython
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 4 * 2**20
+# Two separately served models, to measure against.
+BASELINE = frozenset({"retrieval_separate", "recommend_separate"})
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
@@ -58,6 +60,7 @@ class EmbeddedServer:
         model_repository: Path,
         settings: ServingSettings,
         endpoints: Endpoints | None = None,
+        baseline: bool = False,
         profile: str | None = None,
         log_path: Path | None = None,
         exit_timeout_s: int = 5,
@@ -65,9 +68,10 @@ class EmbeddedServer:
         """Prepares nothing yet; see `start`.
 
         Args:
-            model_repository: folder of the models, all of which are loaded.
+            model_repository: folder of the models.
             settings: what the nodes read from their environment.
             endpoints: addresses and ports; by default Triton's own, on loopback.
+            baseline: loads `recommend_separate` and its retrieval too.
             profile: loads `configs/<profile>.pbtxt` of each model that has it.
             log_path: file for the output of the server and its nodes, overwritten.
             exit_timeout_s: seconds for requests in flight and for unloading at a stop. A stop takes all of
@@ -76,6 +80,8 @@ class EmbeddedServer:
         self.endpoints = endpoints or Endpoints()
         self.settings = settings
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
+        names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
+        self.models = sorted(names if baseline else names - BASELINE)
         self._model_repository = model_repository
         self._profile = profile
         self._exit_timeout_s = exit_timeout_s
@@ -223,7 +229,7 @@ class EmbeddedServer:
             f"--model-repository={self._model_repository}",
             # Only explicit control can unload and load a model, which alone revives a dead node.
             "--model-control-mode=explicit",
-            "--load-model=*",
+            *(f"--load-model={model}" for model in self.models),
             # The committed configurations are complete; guessing them costs each model another process.
             "--disable-auto-complete-config",
             *([f"--model-config-name={self._profile}"] if self._profile else []),

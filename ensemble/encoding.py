@@ -1,10 +1,11 @@
-"""Encodes several histories of different lengths in one padded forward; both model nodes use it.
+"""Encodes events of several requests in one forward, whatever their number; both model nodes use it.
 
-Shapes: B requests, N events, T positions (BOS first), L layers, H heads, D head width, E item width,
-C hidden width.
+Shapes: B requests, N events of one history, X positions of all requests one after another, K candidates,
+L layers, H heads, T positions (BOS first), D head width, E item width, C hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,40 +15,95 @@ from ensemble.contract import Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle, Vocabulary
 from unipinrec import bundle
 from unipinrec.data.history import History
+from unipinrec.model.trunk import ROW_STEP
 
-POSITION_STEP = 16
-"""Padded positions, BOS included, are multiples of this. Few shapes, and no lone last row that CPU kernels
-would round differently: on the machines measured, results are bit-equal whatever else is in the batch."""
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A history, the first positions of which are in a slot already."""
+
+    history: History
+    cached: int
+    """Positions that need not be computed, BOS included; at least one of the history is left."""
+    slot_L2HTD: Tensor
+    """Memory that gets the keys and values of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Events of one request as the encoder graph takes them."""
+
+    vector_XE: Tensor
+    field_6X: Int64s
+    """Actions, masked, timestamp, timestamp of the event before, surface, position."""
+    cached: int
+    slot_L2HTD: Tensor
 
 
 class HistoryEncoder:
-    """The encoder graph with the item vectors that it reads."""
+    """The encoder graph with the item vectors that it reads.
 
-    def __init__(self, loaded: LoadedBundle, vocabulary: Vocabulary) -> None:
-        self._graph = loaded.graph(bundle.ENCODER)
-        self._vector_VE = torch.from_numpy(vocabulary.vector_VE)
+    Positions stand one after another without padding between requests; only their sum is rounded up.
+    """
 
-    def __call__(self, histories: Sequence[History]) -> tuple[Tensor, list[Tensor]]:
-        """Hidden states [B, C] after the last event, and each request's cache [L, 2, H, length + 1, D]."""
-        lengths = [len(history) for history in histories]
-        padded = -(-(max(lengths) + 1) // POSITION_STEP) * POSITION_STEP - 1
-        row_BN = _pad([history.item_row_N for history in histories], padded)
-        hidden_BC, cache_BL2HTD = self._graph(
-            self._vector_VE[row_BN],
-            _pad([history.actions_N for history in histories], padded),
-            _pad([history.timestamp_N for history in histories], padded),
-            _pad([history.surface_N for history in histories], padded),
-            torch.tensor(lengths),
+    def __init__(self, graph: Callable[..., Tensor], vector_VE: Tensor) -> None:
+        """`graph` is called as `UnifiedRecommender.extend`; `vector_VE` has a row for each item."""
+        self._graph = graph
+        self._vector_VE = vector_VE
+        self.padding = 0
+        """Positions computed so far that belonged to nobody."""
+
+    @classmethod
+    def of(cls, loaded: LoadedBundle, vocabulary: Vocabulary) -> "HistoryEncoder":
+        """The encoder of a bundle."""
+        return cls(loaded.graph(bundle.ENCODER), torch.from_numpy(vocabulary.vector_VE))
+
+    def __call__(self, parts: Sequence[Continuation]) -> Tensor:
+        """Hidden states [B, C] after each history's last event; keys and values are in the slots."""
+        return self.extend([self._tokens(part) for part in parts])
+
+    def extend(self, rows: Sequence[Tokens]) -> Tensor:
+        """The same for tokens that need not be events of a history."""
+        count = [row.field_6X.shape[1] for row in rows]
+        first = [0, *np.cumsum(count).tolist()]
+        filling = -first[-1] % ROW_STEP
+        self.padding += filling
+        field_6X = np.pad(np.concatenate([row.field_6X for row in rows], axis=1), ((0, 0), (0, filling)))
+        # Any position but 0, which is BOS.
+        field_6X[5, first[-1] :] = 1
+        actions_X, masked_X, timestamp_X, previous_X, surface_X, position_X = torch.from_numpy(field_6X)
+        vectors = [row.vector_XE for row in rows]
+        hidden_BC = self._graph(
+            torch.cat([*vectors, vectors[0].new_zeros(filling, vectors[0].size(1))]),
+            actions_X,
+            masked_X.bool(),
+            timestamp_X,
+            previous_X,
+            surface_X,
+            position_X,
+            first[:-1],
+            [row.cached for row in rows],
+            count,
+            [row.slot_L2HTD for row in rows],
         )
-        caches = [cache_BL2HTD[row, :, :, :, : length + 1] for row, length in enumerate(lengths)]
-        return hidden_BC, caches
+        return hidden_BC[: len(rows)]
 
-
-def _pad(rows: Sequence[Int64s], width: int) -> Tensor:
-    padded = np.zeros((len(rows), width), np.int64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return torch.from_numpy(padded)
+    def _tokens(self, part: Continuation) -> Tokens:
+        history = part.history
+        field_6T = np.zeros((6, len(history) + 1), np.int64)
+        field_6T[0, 1:] = history.actions_N
+        field_6T[2, 1:] = history.timestamp_N
+        field_6T[3, 2:] = history.timestamp_N[:-1]
+        field_6T[4, 1:] = history.surface_N
+        field_6T[5] = np.arange(len(history) + 1)
+        # BOS has the vector of any item, which it does not read.
+        row_T = np.concatenate([[0], history.item_row_N])
+        return Tokens(
+            self._vector_VE[torch.from_numpy(row_T[part.cached :])],
+            field_6T[:, part.cached :],
+            part.cached,
+            part.slot_L2HTD,
+        )
 
 
 def pad_vectors(rows: Sequence[Floats], step: int) -> Tensor:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensemble.contract import Floats, Int64s
+from ensemble.encoding import HistoryEncoder, Tokens
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.prefix_cache import Encoded
 from unipinrec import bundle
 from unipinrec.queries import QueryPlan, merge_similar, plan_queries
 
 ROW_STEP = 16
-"""Graphs run on multiples of this many rows, so that their kernels and thus their rounding stay the same."""
+"""The head runs on multiples of this many rows, so that its kernels and thus their rounding stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +47,24 @@ class Queries:
 
 
 class QueryGenerator:
-    """The retrieval head and the decoder, with the bundle's defaults.
+    """The retrieval head over an encoder that continues histories, with the bundle's defaults.
 
     Keys and values of what is fed back stay in scratch memory of this call: the slot that ranking reads never
     holds them.
     """
 
-    def __init__(self, loaded: LoadedBundle) -> None:
+    def __init__(self, loaded: LoadedBundle, encoder: HistoryEncoder) -> None:
         self._head = loaded.graph(bundle.RETRIEVAL_HEAD)
-        self._decoder = loaded.graph(bundle.DECODER)
+        self._encoder = encoder
         self._model = loaded.manifest.model
         self._defaults = loaded.manifest.defaults
 
-    def __call__(self, asked: Sequence[Asked], hidden_BC: Tensor, caches: Sequence[Tensor]) -> list[Queries]:
-        """Query embeddings of every request; `caches` are [L, 2, H, length + 1, D] each."""
+    def __call__(self, asked: Sequence[Asked], encoded: Sequence[Encoded]) -> list[Queries]:
+        """Query embeddings of every request behind its encoded history."""
         plans = [self._plan(one) for one in asked]
         vectors = [np.empty((len(plan.budget_Q), self._model.item_dim), np.float32) for plan in plans]
-        scratch = [_Scratch(cache, plan.steps - 1) for cache, plan in zip(caches, plans, strict=True)]
+        hidden_BC = torch.stack([one.hidden_C for one in encoded])
+        scratch = [_Scratch(one, plan.steps - 1) for one, plan in zip(encoded, plans, strict=True)]
         previous = [one.last_event_time for one in asked]
         for step in range(max(plan.steps for plan in plans)):
             fed = [place for place, plan in enumerate(plans) if step + 1 < plan.steps]
@@ -128,18 +131,14 @@ class QueryGenerator:
         hidden_BC: Tensor,
     ) -> Tensor:
         """The next hidden states of the requests in `fed`; the others keep theirs."""
-        rows = [*fed, *[fed[0]] * (-len(fed) % ROW_STEP)]
-        after_BC, new_BL2H1D = self._decoder(
-            torch.cat([query_BE, query_BE[:1].expand(len(rows) - len(fed), -1)]),
-            torch.tensor([asked[row].request_time for row in rows]),
-            torch.tensor([asked[row].surface for row in rows]),
-            torch.tensor([previous[row] for row in rows]),
-            [scratch[row].filled() for row in rows],
+        after_BC = self._encoder.extend(
+            [
+                scratch[row].continue_with(query_E, asked[row], previous[row])
+                for row, query_E in zip(fed, query_BE, strict=True)
+            ]
         )
         hidden_BC = hidden_BC.clone()
-        for place, row in enumerate(fed):
-            scratch[row].append(new_BL2H1D[place])
-            hidden_BC[row] = after_BC[place]
+        hidden_BC[torch.tensor(fed)] = after_BC
         return hidden_BC
 
     def _finish(self, plan: QueryPlan, vector_QE: Floats) -> Queries:
@@ -149,21 +148,19 @@ class QueryGenerator:
 
 
 class _Scratch:
-    """One request's keys and values with room for what is fed back; no copy where nothing is."""
+    """One request's keys and values with room for what is fed back; nothing where nothing is."""
 
-    def __init__(self, cache: Tensor, room: int) -> None:
-        self._length = cache.size(3)
-        self._whole = (
-            cache if room == 0 else cache.new_empty(*cache.shape[:3], self._length + room, cache.size(4))
-        )
+    def __init__(self, encoded: Encoded, room: int) -> None:
+        self._length = encoded.handle.length
         if room:
-            self._whole[:, :, :, : self._length] = cache
+            past_L2HTD = encoded.read_past()
+            shape = (*past_L2HTD.shape[:3], self._length + room, past_L2HTD.size(4))
+            self._whole_L2HTD = past_L2HTD.new_empty(shape)
+            self._whole_L2HTD[:, :, :, : self._length] = past_L2HTD
 
-    def filled(self) -> Tensor:
-        """Keys and values so far, [L, 2, H, T, D]."""
-        return self._whole[:, :, :, : self._length]
-
-    def append(self, new_L2H1D: Tensor) -> None:
-        """Add one position."""
-        self._whole[:, :, :, self._length : self._length + 1] = new_L2H1D
+    def continue_with(self, query_E: Tensor, asked: Asked, previous_time: int) -> Tokens:
+        """A query embedding as the next event, its action masked (PinRec §2.5)."""
+        position = self._length
         self._length += 1
+        fields = (0, 1, asked.request_time, previous_time, asked.surface, position)
+        return Tokens(query_E[None], np.array(fields, np.int64)[:, None], position, self._whole_L2HTD)

@@ -90,6 +90,14 @@ class HistoryNode:
         """What the node's metrics grow by."""
         return {"unknown_items": sum(row.unknown_items for row in rows)}
 
+    def totals(self) -> dict[str, int]:
+        """What the node has counted since its start: nothing."""
+        return {}
+
+    def levels(self) -> dict[str, float]:
+        """What the node's metrics stand at: nothing."""
+        return {}
+
     def close(self) -> None:
         """Close the history store."""
         self._store.close()

@@ -23,7 +23,7 @@ from ensemble.settings import ROOT, ServingSettings
 from ensemble.watchdog import Watchdog
 
 MODEL_REPOSITORY = ROOT / "model_repository"
-ENSEMBLES = ("recommend",)
+ENSEMBLES = ("recommend", "recommend_separate")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 
@@ -79,13 +79,15 @@ def serve(
     console: Console,
     endpoints: Endpoints | None = None,
     model_repository: Path = MODEL_REPOSITORY,
+    baseline: bool = False,
     profile: str | None = None,
     log_path: Path | None = None,
     canaries: Sequence[Canary] | None = None,
 ) -> None:
     """Serves `settings.bundle` until Ctrl-C or SIGTERM; call it from the main thread.
 
-    The bundle's link is followed once, so that a node that is loaded again loads the bundle of the others.
+    `baseline` serves `recommend_separate` beside `recommend`. The bundle's link is followed once, so that a
+    node that is loaded again loads the bundle of the others.
 
     Raises:
         ServerError: the server cannot start, or it has stopped by itself. One line with a remedy.
@@ -97,6 +99,7 @@ def serve(
         model_repository=model_repository,
         settings=pinned,
         endpoints=endpoints,
+        baseline=baseline,
         profile=profile,
         log_path=log_path,
     )
@@ -104,7 +107,7 @@ def serve(
     _warn_when_open(server.endpoints, console)
     with StopSignals() as signals:
         with server:
-            _run(server, canaries or default_canaries(model_repository), signals, console)
+            _run(server, canaries or default_canaries(server.models), signals, console)
             _line(console, "Stopping …")
         _line(console, "Stopped.")
 
@@ -138,9 +141,9 @@ def print_requests(console: Console, server: EmbeddedServer, user: str) -> None:
         _line(console, line)
 
 
-def default_canaries(model_repository: Path) -> list[Canary]:
-    """One canary for each ensemble that the repository has."""
-    return [UserCanary(model=name) for name in ENSEMBLES if (model_repository / name).is_dir()]
+def default_canaries(models: Sequence[str]) -> list[Canary]:
+    """One canary for each ensemble that is loaded."""
+    return [UserCanary(model=name) for name in ENSEMBLES if name in models]
 
 
 def example_user(bundle: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from ensemble.contract import Floats, Int64s
 from unipinrec import bundle
@@ -42,9 +42,9 @@ class LoadedBundle:
         return load_graph(self.folder / name)
 
     def vocabulary(self) -> "Vocabulary":
-        """Item ids and item vectors."""
+        """Item ids and item vectors, mapped: the nodes share one copy, and load only what they read."""
         items = load_file(self.folder / bundle.ITEMS)
-        return Vocabulary(item_id_V=items["item_id_V"], vector_VE=items["vector_VE"])
+        return Vocabulary(item_id_V=items["item_id_V"].numpy(), vector_VE=items["vector_VE"].numpy())
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,12 @@ class Node(Protocol[Row, Result]):
     def count(self, rows: Sequence[Result]) -> dict[str, int]:
         """What the node's metrics grow by."""
 
+    def totals(self) -> dict[str, int]:
+        """Further counters, since the node's start."""
+
+    def levels(self) -> dict[str, float]:
+        """Gauges of this instance."""
+
     def close(self) -> None:
         """Release what the node holds."""
 
@@ -50,7 +56,8 @@ class TritonNode:
         torch.set_num_threads(settings.threads)
         self._backend = backend
         self._node = make(LoadedBundle.open(settings.bundle), settings)
-        self._metrics = _Counters(backend, args["model_name"])
+        self._metrics = _Metrics(backend, args["model_name"], args["model_instance_name"])
+        self._counted: dict[str, int] = {}
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
@@ -61,7 +68,9 @@ class TritonNode:
             results = [self._attempt(self._run_alone, rows) for rows in good]
         answers = iter(results)
         outcomes = [next(answers) if isinstance(rows, list) else rows for rows in parsed]
-        return [self._respond(outcome) for outcome in outcomes]
+        responses = [self._respond(outcome) for outcome in outcomes]
+        self._watch()
+        return responses
 
     def close(self) -> None:
         """Release the node."""
@@ -103,22 +112,41 @@ class TritonNode:
         self._metrics.add(self._node.count(results))
         return tensors
 
+    def _watch(self) -> None:
+        totals = self._node.totals()
+        self._metrics.add({name: total - self._counted.get(name, 0) for name, total in totals.items()})
+        self._counted = totals
+        self._metrics.set(self._node.levels())
 
-class _Counters:
-    """Counters on Triton's own metrics endpoint, made when first used."""
 
-    def __init__(self, backend: ModuleType, model: str) -> None:
+class _Metrics:
+    """Counters of a model and gauges of an instance on Triton's metrics endpoint, made when first used."""
+
+    def __init__(self, backend: ModuleType, model: str, instance: str) -> None:
         self._backend = backend
         self._model = model
+        self._instance = instance
+        # A metric lives as long as its family does.
         self._families: dict[str, tuple[Any, Any]] = {}
 
     def add(self, increments: Mapping[str, int]) -> None:
+        """Let counters grow."""
         for name, increment in increments.items():
-            if name not in self._families:
-                family = self._backend.MetricFamily(
-                    name=f"unipinrec_{name}_total",
-                    description=f"{name.replace('_', ' ')} counted by node {self._model}",
-                    kind=self._backend.MetricFamily.COUNTER,
-                )
-                self._families[name] = (family, family.Metric(labels={"node": self._model}))
-            self._families[name][1].increment(increment)
+            self._metric(f"unipinrec_{name}_total", "COUNTER", {"node": self._model}).increment(increment)
+
+    def set(self, levels: Mapping[str, float]) -> None:
+        """Set gauges."""
+        labels = {"node": self._model, "instance": self._instance}
+        for name, level in levels.items():
+            self._metric(f"unipinrec_{name}", "GAUGE", labels).set(level)
+
+    def _metric(self, name: str, kind: str, labels: dict[str, str]) -> Any:
+        if name not in self._families:
+            words = name.removeprefix("unipinrec_").removesuffix("_total").replace("_", " ")
+            family = self._backend.MetricFamily(
+                name=name,
+                description=f"{words} of node {self._model}",
+                kind=getattr(self._backend.MetricFamily, kind),
+            )
+            self._families[name] = (family, family.Metric(labels=labels))
+        return self._families[name][1]

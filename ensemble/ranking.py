@@ -25,11 +25,14 @@ from ensemble.contract import (
     unstack_histories,
 )
 from ensemble.encoding import HistoryEncoder, pad_vectors
-from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
+from ensemble.kv_pool import Handle, MappedPool, PoolDirectory, slot_layout
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.prefix_cache import ScratchHistories
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
 from unipinrec.data.history import History
+
+KV_SOURCES = ("prefill", "prefix", "recomputed")
 
 CANDIDATE_STEP = 16
 """Candidate counts are padded to multiples of this: few shapes, the same kernels for the same candidate."""
@@ -59,16 +62,18 @@ class Ranked:
     probability_KA: Floats
     origin_K: NDArray[np.int32]
     kv_source: str
-    """`prefill` when the slot was used, `recomputed` when it was gone."""
+    """`prefill` when the slot was used, `prefix` when some of it was an earlier request's, `recomputed` when
+    it was gone."""
 
 
 class RankingNode:
-    """Reads the retrieval node's slots in place."""
+    """Reads the retrieval node's slots in place, and encodes the history itself where there is none."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
-        self._encode = HistoryEncoder(loaded, self._vocabulary)
+        layout = slot_layout(loaded.manifest.model, settings.pool_slots, settings.kv_precision)
+        self._histories = ScratchHistories(HistoryEncoder.of(loaded, self._vocabulary), layout)
         self._graph = loaded.graph(bundle.RANKING_HEAD)
         self._pools = PoolDirectory(settings.runtime_dir)
 
@@ -121,7 +126,15 @@ class RankingNode:
 
     def count(self, rows: Sequence[Ranked]) -> dict[str, int]:
         """What the node's metrics grow by."""
-        return {source: sum(row.kv_source == source for row in rows) for source in ("prefill", "recomputed")}
+        return {source: sum(row.kv_source == source for row in rows) for source in KV_SOURCES}
+
+    def totals(self) -> dict[str, int]:
+        """What the node has counted since its start."""
+        return self._histories.totals()
+
+    def levels(self) -> dict[str, float]:
+        """What the node's metrics stand at: nothing."""
+        return {}
 
     def close(self) -> None:
         """Nothing to release: the mapping ends with the process."""
@@ -142,15 +155,15 @@ class RankingNode:
         answers = {}
         for place, row, pool, probability_KA in zip(places, cached, pools, scored, strict=True):
             if pool.holds(row.handle):
-                answers[place] = self._rank(row, probability_KA, "prefill")
+                answers[place] = self._rank(row, probability_KA, "prefix" if row.handle.reused else "prefill")
                 pool.release(row.handle)
         return answers
 
     def _recomputed(self, rows: Sequence[RankingRow], places: Sequence[int]) -> dict[int, Ranked]:
         """Answers by place in the batch, from histories that are encoded again."""
         chosen = [rows[place] for place in places]
-        _, caches = self._encode([row.history for row in chosen])
-        scored = self._score(chosen, caches)
+        encoded = self._histories.encode([row.history for row in chosen])
+        scored = self._score(chosen, [one.read_past() for one in encoded])
         return {
             place: self._rank(row, probability_KA, "recomputed")
             for place, row, probability_KA in zip(places, chosen, scored, strict=True)

@@ -1,7 +1,4 @@
-"""The `retrieval` node: encodes histories into pool slots and makes query embeddings.
-
-Shapes: B rows of a batch, C hidden width.
-"""
+"""The `retrieval` node: encodes histories, into slots of a KV pool, and makes query embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +17,11 @@ from ensemble.contract import (
     unstack_histories,
 )
 from ensemble.encoding import HistoryEncoder
+from ensemble.event_chain import EventChain
 from ensemble.generation import Asked, Queries, QueryGenerator
-from ensemble.kv_pool import Handle, KVPool, slot_shape
+from ensemble.kv_pool import Handle, KVPool, PoolDirectory, slot_layout
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.prefix_cache import HistoryCache, PrefixCache, ScratchHistories
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
 
@@ -41,17 +40,27 @@ class Retrieved:
 
     queries: Queries
     handle: Handle
+    computed: int
+    """Positions of the history that had to be computed."""
 
 
 class RetrievalNode:
-    """Owns this instance's KV pool."""
+    """Owns this instance's KV pool; without `instance` it keeps nothing, as a model served alone does."""
 
-    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, instance: str) -> None:
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, instance: str | None = None) -> None:
         self._bundle = loaded
-        self._encode = HistoryEncoder(loaded, loaded.vocabulary())
-        self._generate = QueryGenerator(loaded)
-        shape = slot_shape(loaded.manifest.model)
-        self._pool = KVPool(settings.runtime_dir, instance, shape, settings.pool_slots, settings.lease_ms)
+        encoder = HistoryEncoder.of(loaded, loaded.vocabulary())
+        self._generate = QueryGenerator(loaded, encoder)
+        model = loaded.manifest.model
+        layout = slot_layout(model, settings.pool_slots, settings.kv_precision)
+        self._histories: HistoryCache = ScratchHistories(encoder, layout)
+        if instance is not None:
+            self._histories = PrefixCache(
+                encoder,
+                KVPool(settings.runtime_dir, instance, layout, settings.lease_ms),
+                PoolDirectory(settings.runtime_dir),
+                lambda history: EventChain(history, loaded.id, model.window_block),
+            )
 
     def parse(self, arrays: Arrays) -> list[RetrievalRow]:
         """Rows of one request.
@@ -78,11 +87,11 @@ class RetrievalNode:
 
     @torch.inference_mode()
     def run(self, rows: Sequence[RetrievalRow]) -> list[Retrieved]:
-        """One forward for all rows; slots are complete before their handles are returned."""
-        hidden_BC, caches = self._encode([row.history for row in rows])
-        queries = self._generate([row.asked for row in rows], hidden_BC, caches)
-        handles = [self._keep(cache) for cache in caches]
-        return [Retrieved(made, handle) for made, handle in zip(queries, handles, strict=True)]
+        """One forward for what is not cached of all rows; slots are complete before their handles are
+        returned."""
+        encoded = self._histories.encode([row.history for row in rows])
+        queries = self._generate([row.asked for row in rows], encoded)
+        return [Retrieved(made, one.handle, one.computed) for made, one in zip(queries, encoded, strict=True)]
 
     def pack(self, rows: Sequence[Retrieved]) -> dict[str, NDArray[Any]]:
         """The node's output tensors for one request."""
@@ -96,16 +105,20 @@ class RetrievalNode:
 
     def count(self, rows: Sequence[Retrieved]) -> dict[str, int]:
         """What the node's metrics grow by."""
-        return {"pool_full": sum(row.handle.epoch == 0 for row in rows)}
+        return {
+            "pool_full": sum(row.handle.epoch == 0 for row in rows),
+            "computed_positions": sum(row.computed for row in rows),
+            "reused_positions": sum(row.handle.reused for row in rows),
+        }
+
+    def totals(self) -> dict[str, int]:
+        """What the node has counted since its start."""
+        return self._histories.totals()
+
+    def levels(self) -> dict[str, float]:
+        """What the node's metrics stand at."""
+        return self._histories.levels()
 
     def close(self) -> None:
         """Remove the pool."""
-        self._pool.close()
-
-    def _keep(self, cache: torch.Tensor) -> Handle:
-        length = cache.size(3)
-        slot = self._pool.acquire()
-        if slot is None:
-            return self._pool.no_slot(length)
-        self._pool.slot(slot)[:, :, :, :length] = cache
-        return self._pool.publish(slot, length)
+        self._histories.close()

@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ensemble.slot_storage import Precision
+
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, which relative paths in the environment start from."""
 
@@ -27,8 +29,11 @@ class ServingSettings(BaseSettings):
     """Folder of the KV pools on this machine. Shared memory keeps them mapped between processes and costs
     memory; the launcher appends its process id and a random part."""
     pool_slots: Count = 64
-    """Requests whose keys and values fit at once. More slots let more requests be under way
-    before ranking has to recompute, and cost memory each."""
+    """Users whose keys and values fit at once, in each retrieval instance. More slots keep more users warm
+    and let more requests be under way, and cost 2 x layers x width x (max_history + 1) x bytes each."""
+    kv_precision: Precision = "float32"
+    """What keys and values are kept in: `float32` exactly as computed, `bfloat16` or `int8` rounded, for
+    twice and nearly four times as many users in the same memory and a copy for each pass over them."""
     lease_ms: Count = 2000
     """Milliseconds for which ranking may read a slot after retrieval filled it. Longer leases survive longer
     queues and hold slots back from other requests."""

@@ -110,6 +110,6 @@ def dead_models(failures: Sequence[str], models: Iterable[str]) -> list[str]:
 
 
 def _models(client: triton.InferenceServerClient, server: EmbeddedServer) -> dict[str, bool]:
-    """Whether each model of the repository is ready."""
+    """Whether each model that should be loaded is ready."""
     index = client.get_model_repository_index(headers=server.admin_headers, client_timeout=INDEX_TIMEOUT_S)
-    return {model.name: model.state == "READY" for model in index.models}
+    return {model.name: model.state == "READY" for model in index.models if model.name in server.models}

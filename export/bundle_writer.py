@@ -18,13 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from export.check import Probe, probe, refuse_if_different
-from export.graphs import DecoderGraph, EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
+from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
+from export.item_index import AUTO, build_index, choose_kind
 from unipinrec import bundle
 from unipinrec.bundle import (
     FILES,
     FORMAT_VERSION,
     MANIFEST,
     BundleError,
+    IndexKind,
     Manifest,
     ServingDefaults,
     content_id,
@@ -39,7 +41,6 @@ from unipinrec.model import UnifiedRecommender
 
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]]]] = {
     bundle.ENCODER: (EncoderGraph, lambda p: p.encoder),
-    bundle.DECODER: (DecoderGraph, lambda p: p.decoder),
     bundle.RETRIEVAL_HEAD: (RetrievalHeadGraph, lambda p: p.retrieval_head),
     bundle.RANKING_HEAD: (RankingHeadGraph, lambda p: p.ranking_head),
 }
@@ -59,18 +60,21 @@ def write_bundle(
     skip_last: int = 0,
     retrieval_steps: int = 1,
     merge_cosine: float = 0.98,
+    index: str = AUTO,
     report: Report = print,
 ) -> Path:
     """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
 
     `skip_last` leaves that many of each user's latest events out of the stored histories, so that a
     held-out event can be asked for. `retrieval_steps` and `merge_cosine` are those of `ServingDefaults`.
-    `report` gets one line for every step.
+    `index` is one of `export.item_index.CHOICES`. `report` gets one line for every step.
 
     Raises:
+        UnknownIndexError: there is no such index.
         DatasetMismatchError: the checkpoint was trained on another dataset.
         ExportMismatchError: an exported graph differs from eager PyTorch.
     """
+    kind = choose_kind(index, len(dataset.item_ids_V))
     state = load_state(checkpoint)
     if state.dataset != dataset.info.sha256:
         raise DatasetMismatchError(
@@ -82,11 +86,16 @@ def write_bundle(
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=bundles) as temporary:
         folder = Path(temporary)
         _write_graphs(model, folder, report)
-        _write_items(model, dataset, folder, report)
+        _write_items(model, dataset, folder, kind, report)
         _write_histories(dataset, folder, skip_last, report)
         _write_catalogue(dataset, folder)
         manifest = _manifest(
-            folder, model, dataset, state.metrics, _defaults(model, dataset, retrieval_steps, merge_cosine)
+            folder,
+            model,
+            dataset,
+            state.metrics,
+            _defaults(model, dataset, retrieval_steps, merge_cosine),
+            kind,
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
         final = _publish(folder, bundles, manifest.bundle_id)
@@ -114,15 +123,14 @@ def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> No
 
 
 def _write_items(
-    model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, report: Report
+    model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, kind: IndexKind, report: Report
 ) -> None:
     vector_VE = model.embedder.all_vectors()
-    index = faiss.IndexFlatIP(model.config.item_dim)
-    index.add(vector_VE.numpy())
+    index = build_index(kind, vector_VE.numpy())
     faiss.write_index(index, str(folder / bundle.INDEX))
     item_id_V = torch.from_numpy(dataset.item_ids_V.astype(np.int64))
     save_file({"item_id_V": item_id_V, "vector_VE": vector_VE}, folder / bundle.ITEMS)
-    report(f"{bundle.INDEX}: {index.ntotal} items x {index.d}")
+    report(f"{bundle.INDEX}: {index.ntotal} items x {index.d}, {kind}")
 
 
 def _write_histories(dataset: InteractionDataset, folder: Path, skip_last: int, report: Report) -> None:
@@ -171,6 +179,7 @@ def _manifest(
     dataset: InteractionDataset,
     metrics: dict[str, float],
     defaults: ServingDefaults,
+    kind: IndexKind,
 ) -> Manifest:
     info = dataset.info
     manifest = Manifest(
@@ -182,6 +191,7 @@ def _manifest(
         surfaces=info.surfaces,
         model=model.config,
         defaults=defaults,
+        index=kind,
         files={name: describe_file(folder / name) for name in FILES},
         torch_version=torch.__version__,
         git_commit=_git_commit(),

@@ -3,6 +3,7 @@
 Shapes: B requests, N events, T = N + 1 positions, K candidates, E item width.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,8 +27,7 @@ class ExportMismatchError(Exception):
 class Probe:
     """Random inputs of every graph, for one batch size, history lengths and candidate count."""
 
-    encoder: tuple[Tensor, ...]
-    decoder: tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]
+    encoder: tuple[Tensor | list[int] | list[Tensor], ...]
     retrieval_head: tuple[Tensor, ...]
     ranking_head: tuple[Tensor, Tensor, Tensor, list[Tensor]]
 
@@ -35,7 +35,7 @@ class Probe:
 def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: int) -> Probe:
     """Make inputs in the ranges that serving sees."""
     draw = torch.Generator().manual_seed(seed)
-    batch, events = len(lengths), max(lengths)
+    batch = len(lengths)
 
     def vectors(count: int) -> Tensor:
         return nn.functional.normalize(torch.randn(batch, count, config.item_dim, generator=draw), dim=-1)
@@ -43,26 +43,29 @@ def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: 
     def integers(high: int, *shape: int) -> Tensor:
         return torch.randint(high, shape, generator=draw)
 
-    length_B = torch.tensor(lengths)
-    timestamp_BN = 1_600_000_000 + integers(90_000, batch, events + 1).cumsum(1)
     cache_shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
     cache = torch.randn(batch, *cache_shape, generator=draw)
     caches = [cache[row, :, :, :, : length + 1] for row, length in enumerate(lengths)]
-    now_B = timestamp_BN[:, -1]
+    now_B = 1_600_000_000 + integers(90_000, batch)
     surface_B = integers(config.num_surfaces, batch)
+    # A third of each history is cached already, and BOS with it where anything is.
+    cached = [length // 3 for length in lengths]
+    count = [length + 1 - old for length, old in zip(lengths, cached, strict=True)]
+    position_X = torch.cat([torch.arange(old, old + new) for old, new in zip(cached, count, strict=True)])
+    packed = len(position_X)
+    timestamp_X = 1_600_000_000 + integers(90_000, packed)
     return Probe(
         encoder=(
-            vectors(events),
-            integers(2**config.num_actions, batch, events),
-            timestamp_BN[:, :events],
-            integers(config.num_surfaces, batch, events),
-            length_B,
-        ),
-        decoder=(
-            vectors(1)[:, 0],
-            now_B,
-            surface_B,
-            now_B - 60,
+            vectors(packed)[0],
+            integers(2**config.num_actions, packed),
+            integers(10, packed) == 0,
+            timestamp_X,
+            timestamp_X - integers(90_000, packed),
+            integers(config.num_surfaces, packed),
+            position_X,
+            [0, *torch.tensor(count).cumsum(0).tolist()][:-1],
+            cached,
+            count,
             caches,
         ),
         retrieval_head=(
@@ -84,25 +87,23 @@ def probe(config: ModelConfig, lengths: tuple[int, ...], candidates: int, seed: 
 def refuse_if_different(
     name: str, exported: Callable[..., object], eager: nn.Module, inputs: tuple[object, ...]
 ) -> float:
-    """The largest absolute difference of all outputs.
+    """The largest absolute difference of all outputs, and of what was written into the inputs.
 
     Raises:
         ExportMismatchError: shapes differ, or a difference is above `TOLERANCE` or not a number.
     """
     with torch.inference_mode():
-        expected_outputs = _tensors(eager(*inputs))
+        expected = _tensors(_run(eager, inputs))
         pairs = [
-            pair
-            for _ in range(RUNS)
-            for pair in zip(_tensors(exported(*inputs)), expected_outputs, strict=True)
+            pair for _ in range(RUNS) for pair in zip(_tensors(_run(exported, inputs)), expected, strict=True)
         ]
     largest = 0.0
-    for found, expected in pairs:
-        if found.shape != expected.shape:
+    for found, right in pairs:
+        if found.shape != right.shape:
             raise ExportMismatchError(
-                f"{name} has shape {tuple(found.shape)}; allowed: {tuple(expected.shape)}, as eager has"
+                f"{name} has shape {tuple(found.shape)}; allowed: {tuple(right.shape)}, as eager has"
             )
-        difference = float((found - expected).abs().max())
+        difference = float((found - right).abs().max())
         if not difference <= TOLERANCE:
             raise ExportMismatchError(
                 f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}"
@@ -111,9 +112,14 @@ def refuse_if_different(
     return largest
 
 
-def _tensors(output: object) -> tuple[Tensor, ...]:
-    if isinstance(output, Tensor):
-        return (output,)
-    if isinstance(output, tuple):
-        return tuple(part for part in output if isinstance(part, Tensor))
-    raise TypeError(f"a graph returned {type(output).__name__}; expected tensors")
+def _run(graph: Callable[..., object], inputs: tuple[object, ...]) -> tuple[object, ...]:
+    """What a graph returns, and copies of the inputs as it leaves them."""
+    copies = copy.deepcopy(inputs)
+    return (graph(*copies), *copies)
+
+
+def _tensors(value: object) -> list[Tensor]:
+    """All floating tensors within nested tuples and lists."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, tuple | list) else []

@@ -1,7 +1,7 @@
-"""The four graphs of a bundle, as modules that TorchScript can compile.
+"""The three graphs of a bundle, as modules that TorchScript can compile.
 
-Shapes: B requests, N events, T = N + 1 positions (BOS first), K candidates, A actions,
-L layers, H heads, D head width, E item width, C hidden width.
+Shapes: B requests, X positions of several requests one after another, T cached positions, K candidates,
+A actions, L layers, H heads, D head width, E item width, C hidden width.
 """
 
 import torch
@@ -11,7 +11,7 @@ from unipinrec.model import UnifiedRecommender
 
 
 class EncoderGraph(nn.Module):
-    """Padded histories to the last real hidden state and the keys and values of every layer."""
+    """Events to the hidden states after them; their keys and values go into the slots that they continue."""
 
     def __init__(self, model: UnifiedRecommender) -> None:
         super().__init__()
@@ -19,41 +19,32 @@ class EncoderGraph(nn.Module):
 
     def forward(
         self,
-        vector_BNE: Tensor,
-        actions_BN: Tensor,
-        timestamp_BN: Tensor,
-        surface_BN: Tensor,
-        length_B: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Returns hidden [B, C] after `length_B` events, and the cache [B, L, 2, H, T, D]."""
-        hidden_BTC, past_L2BHTD = self.model.encode(vector_BNE, actions_BN, timestamp_BN, surface_BN)
-        last_B = torch.arange(length_B.size(0), device=length_B.device)
-        return hidden_BTC[last_B, length_B], past_L2BHTD.permute(2, 0, 1, 3, 4, 5)
-
-
-class DecoderGraph(nn.Module):
-    """A query embedding fed back behind cached keys and values."""
-
-    def __init__(self, model: UnifiedRecommender) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        query_BE: Tensor,
-        timestamp_B: Tensor,
-        surface_B: Tensor,
-        previous_timestamp_B: Tensor,
-        past_L2HTD: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Returns hidden [B, C] after it, and its keys and values [B, L, 2, H, 1, D].
-
-        Each request's cache [L, 2, H, T, D] is exact in length.
-        """
-        hidden_BC, new_L2BH1D = self.model.feed_back(
-            query_BE, timestamp_B, surface_B, previous_timestamp_B, past_L2HTD
+        vector_XE: Tensor,
+        actions_X: Tensor,
+        masked_X: Tensor,
+        timestamp_X: Tensor,
+        previous_timestamp_X: Tensor,
+        surface_X: Tensor,
+        position_X: Tensor,
+        first: list[int],
+        cached: list[int],
+        count: list[int],
+        slots: list[Tensor],
+    ) -> Tensor:
+        """As `UnifiedRecommender.extend`."""
+        return self.model.extend(
+            vector_XE,
+            actions_X,
+            masked_X,
+            timestamp_X,
+            previous_timestamp_X,
+            surface_X,
+            position_X,
+            first,
+            cached,
+            count,
+            slots,
         )
-        return hidden_BC, new_L2BH1D.permute(2, 0, 1, 3, 4, 5)
 
 
 class RetrievalHeadGraph(nn.Module):

@@ -12,7 +12,7 @@ import torch
 
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
-from ensemble.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.launcher import MODEL_REPOSITORY, default_canaries
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
 from unipinrec.checkpoint import CheckpointState, load_model, save_checkpoint
@@ -97,17 +97,19 @@ def random_checkpoint(config: ModelConfig, folder: Path, dataset: InteractionDat
 
 
 @contextmanager
-def serving(bundle: Path, log_path: Path) -> Iterator[EmbeddedServer]:
+def serving(bundle: Path, log_path: Path, *, baseline: bool = False) -> Iterator[EmbeddedServer]:
     """A real server on free ports, from its first answer on."""
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
         settings=ServingSettings(bundle=bundle),
         endpoints=Endpoints.free(),
+        baseline=baseline,
         log_path=log_path,
     )
     with server:
         server.start()
-        server.wait_until_serving(UserCanary())
+        for canary in default_canaries(server.models):
+            server.wait_until_serving(canary)
         yield server
 
 

@@ -5,24 +5,29 @@ import json
 import warnings
 from datetime import datetime
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field, ValidationError
 
 from unipinrec.config import Config, ModelConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 
 ENCODER = "encoder.pt"
-DECODER = "decoder.pt"
 RETRIEVAL_HEAD = "retrieval_head.pt"
 RANKING_HEAD = "ranking_head.pt"
 INDEX = "items.faiss"
 ITEMS = "items.safetensors"
 HISTORIES = "histories.mdb"
 CATALOGUE = "catalogue.json"
-FILES = (ENCODER, DECODER, RETRIEVAL_HEAD, RANKING_HEAD, INDEX, ITEMS, HISTORIES, CATALOGUE)
+FILES = (ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, INDEX, ITEMS, HISTORIES, CATALOGUE)
+
+IndexKind = Literal["flat", "hnsw", "ivf_hnsw", "sq8"]
+INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+INDEX_TUNED_FOR = 100
+"""Items for which the search parameters in the index file are meant; a search for more raises them."""
 
 
 class BundleError(Exception):
@@ -63,6 +68,8 @@ class Manifest(Config):
     surfaces: tuple[str, ...]
     model: ModelConfig
     defaults: ServingDefaults
+    index: IndexKind
+    """How the item index searches."""
     files: dict[str, BundleFile]
     torch_version: str
     git_commit: str

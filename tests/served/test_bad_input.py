@@ -262,7 +262,7 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
     assert all("Exceeds maximum queue size" in str(error) for error in refused)
     assert len(refused) < flood
     with GrpcClient(server.grpc_url) as client:
-        assert client.recommend(COLD).kv_source == "prefill"
+        assert client.recommend(COLD).kv_source == "prefix"
 
 
 @pytest.mark.parametrize(

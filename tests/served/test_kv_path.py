@@ -1,23 +1,26 @@
 """Ranking reads the slot that retrieval filled, and recomputes when it is not what the handle says."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from unipinrec_client import GrpcClient
+from unipinrec_client import Event, GrpcClient, RecommendRequest
 
 from ensemble.embedded_server import EmbeddedServer
-from ensemble.kv_pool import GENERATION, Handle
-from tests.conftest import USERS, Exported
+from ensemble.kv_pool import COLUMNS, GENERATION, Handle
+from tests.conftest import USERS, Exported, serving
+from tests.served.metrics import metric
 from tests.served.nodes import Tensors, call, until_ranking
-from tests.served.requests import NOW, stored
+from tests.served.requests import NOW, events_of, stored
 
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),
     "REQUEST_TIME": np.array([[NOW]], np.int64),
     "NUM_RESULTS": np.array([[20]], np.int32),
 }
+COUNTED = ("reused_positions", "computed_positions", "padding_positions")
 RESULTS = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")
 
 
@@ -27,7 +30,7 @@ def same(left: Tensors, right: Tensors) -> bool:
 
 def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer) -> None:
     ranked = call(server, "ranking", until_ranking(server, USER))
-    assert ranked["KV_SOURCE"].tolist() == [[b"prefill"]]
+    assert ranked["KV_SOURCE"][0, 0] in (b"prefill", b"prefix")
     assert same(ranked, call(server, "recommend", USER))
 
 
@@ -50,7 +53,7 @@ def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
     inputs = until_ranking(server, USER)
     handle = Handle.from_array(inputs["KV_HANDLE"][0])
     path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
-    np.memmap(path, np.int64, mode="r+").reshape(-1, 5)[handle.slot, GENERATION] += 1
+    np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
     ranked = call(server, "ranking", inputs)
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
     assert same(ranked, call(server, "recommend", USER))
@@ -66,7 +69,10 @@ def test_an_expired_lease_is_not_used(server: EmbeddedServer) -> None:
 
 def test_answers_survive_a_pool_with_no_free_slot(server: EmbeddedServer, exported: Exported) -> None:
     """Retrievals whose ranking never comes hold every slot under a lease."""
-    abandoned = [until_ranking(server, USER) for _ in range(server.settings.pool_slots)]
+    abandoned = [
+        until_ranking(server, USER | {"USER_ID": np.array([[f"user-{user}".encode()]], np.object_)})
+        for user in range(10, 10 + server.settings.pool_slots)
+    ]
     assert len({int(inputs["KV_HANDLE"][0, 1]) for inputs in abandoned}) == server.settings.pool_slots
     with GrpcClient(server.grpc_url) as client:
         crowded = client.recommend(stored(exported, 5))
@@ -83,8 +89,66 @@ def test_a_slot_is_used_again_for_other_users_without_mixing(
     with GrpcClient(server.grpc_url) as client:
         first = [client.recommend(stored(exported, user)) for user in range(0, USERS, 2)]
         again = [client.recommend(stored(exported, user)) for user in range(0, USERS, 2)]
-    assert first == again
-    assert {answer.kv_source for answer in first} == {"prefill"}
+    assert [one.recommendations for one in first] == [one.recommendations for one in again]
+    # More users than slots, in turn: each is gone when it comes again.
+    assert {answer.kv_source for answer in again} == {"prefill"}
+
+
+def test_a_growing_history_is_continued_and_answers_as_if_it_were_encoded_anew(
+    server: EmbeddedServer, exported: Exported
+) -> None:
+    user = int(np.argmax(np.diff(exported.dataset.offset_U1) >= 100))
+    events = events_of(exported, user)[:100]
+    with GrpcClient(server.grpc_url) as client:
+        grown = [client.recommend(sent(events[:length])) for length in (60, 61, 69, 69, 90, 100)]
+        assert [answer.kv_source for answer in grown] == ["prefill"] + ["prefix"] * 5
+        for other in range(100, 100 + server.settings.pool_slots + 1):
+            client.recommend(stored(exported, other))
+        anew = client.recommend(sent(events))
+    assert anew.kv_source == "prefill"
+    assert [one.item_id for one in anew.recommendations] == [one.item_id for one in grown[-1].recommendations]
+    for one, other in zip(anew.recommendations, grown[-1].recommendations, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def sent(events: list[Event]) -> RecommendRequest:
+    """A request of an anonymous user: a prefix is found by its events, not by a name."""
+    return RecommendRequest(user_id="", history=events, request_time=NOW, num_results=20)
+
+
+def test_the_baseline_answers_alike_without_any_slot(exported: Exported, tmp_path: Path) -> None:
+    with serving(exported.bundle, tmp_path / "server.log", baseline=True) as server:
+        with (
+            GrpcClient(server.grpc_url) as client,
+            GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
+        ):
+            for user in range(0, 40, 4):
+                unified, separate = (one.recommend(stored(exported, user)) for one in (client, baseline))
+                assert separate.kv_source == "recomputed"
+                assert [one.item_id for one in separate.recommendations] == [
+                    one.item_id for one in unified.recommendations
+                ]
+                for one, other in zip(separate.recommendations, unified.recommendations, strict=True):
+                    assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_metrics_tell_of_prefixes_and_padding(server: EmbeddedServer, exported: Exported) -> None:
+    lengths = np.diff(exported.dataset.offset_U1)
+    user = int(np.flatnonzero((lengths > 50) & (lengths < 100))[-1])
+    with GrpcClient(server.grpc_url) as client:
+        before = {name: metric(server, f"unipinrec_{name}_total", node="retrieval") for name in COUNTED}
+        client.recommend(stored(exported, user))
+        client.recommend(stored(exported, user))
+    grown = {
+        name: metric(server, f"unipinrec_{name}_total", node="retrieval") - old
+        for name, old in before.items()
+    }
+    positions = 1 + len(exported.dataset.history(user))
+    assert grown["reused_positions"] in (positions, 2 * positions)
+    assert grown["computed_positions"] + grown["reused_positions"] == 2 * positions
+    # One forward for the history, and two for what each request feeds back.
+    assert 0 <= grown["padding_positions"] <= 5 * 15
+    assert metric(server, "unipinrec_kv_slots_in_use", node="retrieval") <= server.settings.pool_slots
 
 
 def test_tensors_of_another_bundle_are_refused(server: EmbeddedServer) -> None:

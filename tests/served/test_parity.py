@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
             largest = max(largest, float(np.abs(served_KA - answer.probability_KA).max()))
             sources[response.kv_source] += 1
     assert largest < 1e-4
-    assert sources == {"prefill": PARITY_USERS}
+    assert sources.keys() <= {"prefill", "prefix"}
     any_outcome = len(ACTIONS)
     made = {(step * (any_outcome + 1) + any_outcome) * 2 + offset for step in range(3) for offset in (0, 1)}
     # Some embeddings are merged into earlier ones; every step finds something.
@@ -90,17 +91,22 @@ def test_outcome_weights_decide_what_is_retrieved(
 def test_grpc_and_http_answer_identically(server: EmbeddedServer, exported: Exported) -> None:
     with GrpcClient(server.grpc_url) as grpc, HttpClient(server.http_url) as http:
         for request in mixed_requests(exported, 60):
-            assert grpc.recommend(request) == http.recommend(request)
+            assert grpc.recommend(request).recommendations == http.recommend(request).recommendations
 
 
 def test_a_batch_of_16_equals_16_single_requests(server: EmbeddedServer, exported: Exported) -> None:
     with GrpcClient(server.grpc_url) as client:
         for first in range(0, 160, 16):
             users = [stored(exported, user, num_results=1 + user % 60) for user in range(first, first + 16)]
-            together = client.recommend_many(users)
-            assert together == tuple(client.recommend(request) for request in users)
+            assert_same(client.recommend_many(users), [client.recommend(request) for request in users])
         histories = [inline(seed, length=(53 * seed) % 201) for seed in range(16)]
-        assert client.recommend_many(histories) == tuple(client.recommend(request) for request in histories)
+        alone = [client.recommend(request) for request in histories]
+        assert_same(client.recommend_many(histories), alone)
+
+
+def assert_same(found: Sequence[RecommendResponse], expected: Sequence[RecommendResponse]) -> None:
+    """Equal bit for bit; where keys and values came from may differ."""
+    assert [one.recommendations for one in found] == [one.recommendations for one in expected]
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
@@ -115,7 +121,7 @@ def test_asyncio_clients_answer_as_the_blocking_one(
             return await asyncio.gather(*(client.recommend(request) for request in requests))
 
     with GrpcClient(server.grpc_url) as client:
-        assert asyncio.run(ask()) == [client.recommend(request) for request in requests]
+        assert_same(asyncio.run(ask()), [client.recommend(request) for request in requests])
 
 
 def test_a_sent_history_counts_as_the_stored_one_does(server: EmbeddedServer, exported: Exported) -> None:

@@ -1,5 +1,6 @@
 """The `ann` node against brute force in NumPy, on an exported bundle."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from ensemble.ann import AnnNode, Candidates
 from ensemble.contract import BundleMismatchError, InvalidInputError, stack
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
+from export.item_index import build_index
 from tests.conftest import ITEMS, Exported
-from unipinrec.bundle import INDEX
+from unipinrec.bundle import INDEX, INDEX_KINDS, IndexKind
 from unipinrec.bundle import ITEMS as ITEMS_FILE
 from unipinrec.queries import split_budget
 
@@ -37,6 +39,29 @@ def item_vectors(exported: Exported) -> Queries:
 @pytest.fixture(scope="module")
 def node(loaded: LoadedBundle) -> AnnNode:
     return AnnNode(loaded, ServingSettings())
+
+
+@pytest.fixture(scope="module", params=INDEX_KINDS)
+def kind(request: pytest.FixtureRequest) -> IndexKind:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def node_of_kind(
+    kind: IndexKind,
+    exported: Exported,
+    loaded: LoadedBundle,
+    item_vectors: Queries,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AnnNode:
+    """A node whose bundle has another index over the same vectors."""
+    return node_with(build_index(kind, item_vectors), exported, loaded, tmp_path_factory.mktemp("index"))
+
+
+def node_with(index: Any, exported: Exported, loaded: LoadedBundle, folder: Path) -> AnnNode:
+    faiss.write_index(index, str(folder / INDEX))
+    shutil.copyfile(exported.bundle / ITEMS_FILE, folder / ITEMS_FILE)
+    return AnnNode(LoadedBundle(folder, loaded.manifest), ServingSettings())
 
 
 def queries(seed: int, count: int, dim: int) -> Queries:
@@ -201,8 +226,9 @@ def test_answers_of_different_lengths_are_padded_at_the_end(
 
 @pytest.mark.parametrize("excluded_count", [0, 3])
 def test_rows_that_an_approximate_index_does_not_find_are_dropped(
-    loaded: LoadedBundle, item_vectors: Queries, tmp_path: Path, excluded_count: int
+    exported: Exported, loaded: LoadedBundle, item_vectors: Queries, tmp_path: Path, excluded_count: int
 ) -> None:
+    """Each item is in the list of its largest coordinate; a search for so many scans two lists."""
     dim = item_vectors.shape[1]
     axes = np.eye(dim, dtype=np.float32)
     quantizer = faiss.IndexFlatIP(dim)
@@ -211,19 +237,72 @@ def test_rows_that_an_approximate_index_does_not_find_are_dropped(
     index.is_trained = True
     index.add(item_vectors)
     index.nprobe = 1
-    faiss.write_index(index, str(tmp_path / INDEX))
     largest_V = item_vectors.argmax(axis=1)
-    axis = next(axis for axis in range(dim) if 5 <= (largest_V == axis).sum() < MAX_CANDIDATES)
-    probed = np.flatnonzero(largest_V == axis).tolist()
+    size_E = np.bincount(largest_V, minlength=dim)
+    first, second = next(
+        (one, other) for one in range(dim) for other in range(one) if 5 <= size_E[[one, other]].sum() < 100
+    )
+    query_1E = (0.8 * axes[first] + 0.6 * axes[second])[None]
+    probed = np.flatnonzero(np.isin(largest_V, [first, second])).tolist()
     excluded = probed[:excluded_count]
     left_out = [*excluded, *set(range(ITEMS)).difference(probed)]
-    expected = best_rows(axes[axis], item_vectors, MAX_CANDIDATES, left_out)
+    expected = best_rows(query_1E[0], item_vectors, MAX_CANDIDATES, left_out)
     assert sorted(expected) == probed[excluded_count:]
-    approximate = AnnNode(LoadedBundle(tmp_path, loaded.manifest), ServingSettings())
-    arrays = request(loaded, [axes[axis : axis + 1]], [MAX_CANDIDATES], excluded=[excluded])
+    approximate = node_with(index, exported, loaded, tmp_path)
+    arrays = request(loaded, [query_1E], [MAX_CANDIDATES], excluded=[excluded])
     (found,) = search(approximate, arrays)
     assert found.item_row_K.tolist() == expected
     assert np.array_equal(found.vector_KE, item_vectors[expected])
+
+
+def test_every_kind_of_index_passes_on_the_embedders_exact_vectors(
+    node_of_kind: AnnNode, kind: IndexKind, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_UE = queries(15, 20, item_vectors.shape[1])
+    found = search(node_of_kind, request(loaded, query_UE[:, None], [60] * 20))
+    shares = []
+    for query_E, candidates in zip(query_UE, found, strict=True):
+        row_K = candidates.item_row_K
+        assert row_K.dtype == np.int64
+        assert len(set(row_K.tolist())) == 60
+        assert np.array_equal(candidates.vector_KE, item_vectors[row_K])
+        shares.append(np.isin(best_rows(query_E, item_vectors, 60), row_K).mean())
+    assert np.mean(shares) >= (0.95 if kind == "sq8" else 1.0)
+
+
+def test_every_kind_of_index_leaves_out_seen_and_excluded_items_and_finds_none_twice(
+    node_of_kind: AnnNode, kind: IndexKind, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_QE = queries(16, 3, item_vectors.shape[1])
+    seen = best_rows(query_QE[0], item_vectors, 100)
+    excluded = best_rows(query_QE[1], item_vectors, 50)
+    (found,) = search(node_of_kind, request(loaded, [query_QE], [90], [seen], [excluded]))
+    found_rows = found.item_row_K.tolist()
+    assert len(set(found_rows)) == len(found_rows) == 90
+    assert not {*found_rows} & {*seen, *excluded}
+    assert np.array_equal(found.vector_KE, item_vectors[found_rows])
+    expected: list[int] = []
+    for query_E in query_QE:
+        expected += best_rows(query_E, item_vectors, 30, [*seen, *excluded, *expected])
+    assert np.isin(expected, found_rows).mean() >= (0.9 if kind == "sq8" else 1.0)
+
+
+def test_every_kind_of_index_finds_what_little_is_left(
+    node_of_kind: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_1E = queries(17, 1, item_vectors.shape[1])
+    left = [5, 17, 230, 399]
+    seen = [row for row in range(ITEMS) if row not in left]
+    (found,) = search(node_of_kind, request(loaded, [query_1E], [20], [seen]))
+    assert sorted(found.item_row_K.tolist()) == left
+
+
+def test_rows_beyond_the_catalogue_leave_nothing_out(
+    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
+) -> None:
+    query_1E = queries(18, 1, item_vectors.shape[1])
+    (found,) = search(node, request(loaded, [query_1E], [10], excluded=[[ITEMS, ITEMS + 7, 2**40]]))
+    assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 10)
 
 
 def test_a_request_of_another_bundle_is_refused(

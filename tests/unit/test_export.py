@@ -3,20 +3,22 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ensemble.encoding import Continuation, HistoryEncoder
 from ensemble.loaded_bundle import LoadedBundle
 from export.check import ExportMismatchError, Probe, probe, refuse_if_different
-from export.graphs import DecoderGraph, EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
-from tests.conftest import Exported
+from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
+from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
+from unipinrec.data.history import History
 from unipinrec.model import UnifiedRecommender
 
 HEAD_WEIGHT = "retrieval_head.project.straight.weight"
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], str]] = {
     "encoder.pt": (EncoderGraph, lambda one: one.encoder, "tokenizer.project.weight"),
-    "decoder.pt": (DecoderGraph, lambda one: one.decoder, "trunk.blocks.0.qkv.weight"),
     "retrieval_head.pt": (RetrievalHeadGraph, lambda one: one.retrieval_head, HEAD_WEIGHT),
     "ranking_head.pt": (RankingHeadGraph, lambda one: one.ranking_head, "ranking_head.outer"),
 }
@@ -24,6 +26,7 @@ GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], 
 
 LENGTHS = [(0,), (0, 5), (1, 2, 3, 0, 77, 128, 64, 9)]
 CANDIDATES = [2, 33]
+SLOT = (2, 2, 2, 129, 32)
 TOLERANCE = 1e-5
 
 
@@ -40,44 +43,46 @@ def changed(model: UnifiedRecommender, name: str, value: float) -> UnifiedRecomm
     return other
 
 
-@pytest.mark.parametrize("lengths", LENGTHS)
-def test_the_encoder_answers_as_the_model_does(
-    loaded: LoadedBundle, exported: Exported, lengths: Sequence[int]
+@pytest.mark.parametrize("seed", [30, 31])
+def test_the_encoder_continues_slots_as_encoding_whole_histories_does(
+    loaded: LoadedBundle, exported: Exported, seed: int
 ) -> None:
-    one = probe(exported.model.config, lengths=tuple(lengths), candidates=1, seed=30)
+    lengths = (1, 2, 3, 0, 77, 128, 64, 9)
+    draw = np.random.default_rng(seed)
+    encoder = HistoryEncoder.of(loaded, loaded.vocabulary())
+    histories = [drawn_history(draw, length) for length in lengths]
+    slots = list(torch.full((len(lengths), *SLOT), float("nan")))
     with torch.inference_mode():
-        hidden_BC, cache_BL2HTD = loaded.graph("encoder.pt")(*one.encoder)
-        for row, length in enumerate(lengths):
-            alone = [tensor[row : row + 1, :length] for tensor in one.encoder[:4]]
-            expected_1TC, expected_L21HTD = exported.model.encode(*alone)
-            assert (hidden_BC[row] - expected_1TC[0, -1]).abs().max() < TOLERANCE
-            difference = cache_BL2HTD[row, :, :, :, : length + 1] - expected_L21HTD[:, :, 0]
-            assert difference.abs().max() < TOLERANCE
+        # A first part of each history, then what is left of it.
+        early = [
+            Continuation(one[: len(one) // 2], 0, slot) for one, slot in zip(histories, slots, strict=True)
+        ]
+        encoder(early)
+        late = [
+            Continuation(one, len(one) // 2 + 1, slot)
+            for one, slot in zip(histories, slots, strict=True)
+            if len(one) > len(one) // 2
+        ]
+        hidden = iter(encoder(late))
+        for one, slot in zip(histories, slots, strict=True):
+            columns = (one.actions_N, one.timestamp_N, one.surface_N)
+            expected_1TC, expected_L21HTD = exported.model.encode(
+                exported.model.embedder(torch.from_numpy(one.item_row_N)[None]),
+                *(torch.from_numpy(column)[None] for column in columns),
+            )
+            written = slot[:, :, :, : len(one) + 1]
+            assert (written - expected_L21HTD[:, :, 0]).abs().max() < TOLERANCE
+            if len(one):
+                assert (next(hidden) - expected_1TC[0, -1]).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_the_decoder_continues_a_history_as_encoding_it_with_a_masked_event(
-    loaded: LoadedBundle, exported: Exported, batch: int
-) -> None:
-    lengths = (40, 1, 128, 77, 2, 9, 64)[:batch]
-    one = probe(exported.model.config, lengths=lengths, candidates=1, seed=31)
-    vector, actions, timestamp, surface, _ = one.encoder
-    rows, last = torch.arange(batch), torch.tensor(lengths) - 1
-    masked = torch.zeros_like(actions, dtype=torch.bool)
-    masked[rows, last] = True
-    with torch.inference_mode():
-        whole_BTC, whole_L2BHTD = exported.model.encode(vector, actions, timestamp, surface, masked)
-        previous = torch.where(last > 0, timestamp[rows, (last - 1).clamp(min=0)], 0)
-        hidden_BC, new_BL2H1D = loaded.graph("decoder.pt")(
-            vector[rows, last],
-            timestamp[rows, last],
-            surface[rows, last],
-            previous,
-            [whole_L2BHTD[:, :, row, :, :length].clone() for row, length in enumerate(lengths)],
-        )
-    for row, length in enumerate(lengths):
-        assert (hidden_BC[row] - whole_BTC[row, length]).abs().max() < TOLERANCE
-        assert (new_BL2H1D[row, :, :, :, 0] - whole_L2BHTD[:, :, row, :, length]).abs().max() < TOLERANCE
+def drawn_history(draw: np.random.Generator, length: int) -> History:
+    return History(
+        item_row_N=draw.integers(ITEMS, size=length),
+        actions_N=draw.integers(1, 2 ** len(ACTIONS), size=length),
+        timestamp_N=1_700_000_000 + draw.integers(9_000, size=length).cumsum(),
+        surface_N=draw.integers(len(SURFACES), size=length),
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 5, 16])

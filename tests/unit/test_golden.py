@@ -4,6 +4,8 @@ The reference is a dense forward written here: plain loops over layers, one expl
 and softmax by hand. It shares weights and token inputs with the model, and none of its attention code.
 """
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,15 +102,12 @@ def dense_logits(model: UnifiedRecommender, case: Case, request: int) -> Tensor:
     """Action logits [K, A] of one request by a dense forward over [BOS, history, candidates]."""
     n = LENGTHS[request]
     one = slice(request, request + 1)
-    zero = torch.zeros(1, dtype=torch.long)
     event_NC = model.tokenizer.events(
         case.vector_BNE[one, :n],
         case.actions_BN[one, :n],
         case.masked_BN[one, :n],
         case.timestamp_BN[one, :n],
         case.surface_BN[one, :n],
-        zero,
-        zero,
     )[0]
     candidate_KC = model.tokenizer.candidates(case.candidate_BKE[one], case.time_B[one], case.surface_B[one])[
         0
@@ -160,27 +159,86 @@ def test_changing_a_masked_action_changes_nothing(model: UnifiedRecommender) -> 
     assert (unmasked - case.encode(model, masked=False)[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("appended", [1, 3, 16])
-def test_prefix_reuse_equals_recomputation(model: UnifiedRecommender, appended: int) -> None:
+class Packed:
+    """Events of several requests one after another, as `extend` takes them; written here event by event."""
+
+    def __init__(self) -> None:
+        self.vectors: list[Tensor] = []
+        self.fields: list[tuple[int, ...]] = []
+        self.first: list[int] = []
+        self.cached: list[int] = []
+        self.slots: list[Tensor] = []
+
+    def begin(self, cached: int, slot: Tensor) -> None:
+        """The next request, behind `cached` positions of its slot."""
+        self.first.append(len(self.fields))
+        self.cached.append(cached)
+        self.slots.append(slot)
+
+    def add(self, vector_E: Tensor, *fields: Tensor | int) -> None:
+        """Actions, masked, timestamp, timestamp before, surface, position of one token."""
+        self.vectors.append(vector_E)
+        self.fields.append(tuple(int(field) for field in fields))
+
+    def extend(self, model: UnifiedRecommender) -> Tensor:
+        """Hidden states [B, C]; two rows of padding stand at the end."""
+        count = [end - begin for begin, end in pairwise([*self.first, len(self.fields)])]
+        columns = torch.tensor([*self.fields, (1, 1, 9, 9, 1, 3), (0, 0, 0, 0, 0, 1)]).T
+        actions_X, masked_X, timestamp_X, previous_X, surface_X, position_X = columns
+        hidden_BC: Tensor = model.extend(
+            torch.stack([*self.vectors, *torch.full((2, model.config.item_dim), 1e3).double()]),
+            actions_X,
+            masked_X.bool(),
+            timestamp_X,
+            previous_X,
+            surface_X,
+            position_X,
+            self.first,
+            self.cached,
+            count,
+            self.slots,
+        )
+        return hidden_BC[: len(count)]
+
+
+def add_history(packed: Packed, case: Case, request: int, cached: int, slot: Tensor) -> None:
+    """The positions of a request's history from `cached` on; nothing is masked."""
+    packed.begin(cached, slot)
+    vector_NE, timestamp_N = case.vector_BNE[request], case.timestamp_BN[request]
+    for position in range(cached, LENGTHS[request] + 1):
+        if position == 0:
+            packed.add(torch.full_like(vector_NE[0], 1e3), 3, 0, 77, 7, 1, 0)
+            continue
+        event = position - 1
+        previous = timestamp_N[event - 1] if event else -5
+        fields = (case.actions_BN[request, event], 0, timestamp_N[event], previous)
+        packed.add(vector_NE[event], *fields, case.surface_BN[request, event], position)
+
+
+def empty_slots(model: UnifiedRecommender, room: int = 0) -> list[Tensor]:
+    """Poisoned memory for each request."""
+    config = model.config
+    shape = (config.layers, 2, config.heads, config.max_positions + room, config.head_dim)
+    return [torch.full(shape, 1e3, dtype=torch.float64) for _ in LENGTHS]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])
+def test_prefix_reuse_equals_recomputation(model: UnifiedRecommender, share: float) -> None:
+    """Share 0 is the pass over whole histories; each request has at least one position left."""
     case = Case(model, 3)
-    n = model.config.max_history
-    case.vector_BNE = model.embedder(torch.arange(n).expand(len(LENGTHS), n)).detach()
-    hidden, past = case.encode(model, masked=False)
-    start = n - appended
-    zero_B = torch.zeros(len(LENGTHS), dtype=torch.long)
-    poisoned = torch.full_like(past, 1e3)
-    poisoned[:, :, :, :, : start + 1] = past[:, :, :, :, : start + 1]
-    new_hidden, new_past = model.append(
-        case.vector_BNE[:, start:],
-        case.actions_BN[:, start:],
-        case.timestamp_BN[:, start:],
-        case.surface_BN[:, start:],
-        case.timestamp_BN[:, start - 1] if start else zero_B,
-        poisoned,
-        zero_B + start + 1,
-    )
-    assert (new_hidden - hidden[:, start + 1 :]).abs().max() < TOLERANCE
-    assert (new_past - past[:, :, :, :, start + 1 :]).abs().max() < TOLERANCE
+    hidden_BTC, past = case.encode(model, masked=False)
+    slots = empty_slots(model)
+    packed = Packed()
+    for request, n in enumerate(LENGTHS):
+        cached = min(int(share * (n + 1)), n)
+        slots[request][:, :, :, :cached] = past[:, :, request, :, :cached]
+        add_history(packed, case, request, cached, slots[request])
+    hidden_BC = packed.extend(model)
+    for request, n in enumerate(LENGTHS):
+        assert (hidden_BC[request] - hidden_BTC[request, n]).abs().max() < TOLERANCE
+        written = slots[request][:, :, :, : n + 1]
+        assert (written - past[:, :, request, :, : n + 1]).abs().max() < TOLERANCE
+        assert (slots[request][:, :, :, n + 1 :] == 1e3).all()
 
 
 def test_appending_events_changes_no_earlier_key_or_value(model: UnifiedRecommender) -> None:
@@ -204,17 +262,18 @@ def test_feeding_back_equals_encoding_masked_events_and_leaves_ranking_alone(
     case = Case(model, 5)
     before = case.score(model)
     _, past = case.encode(model, masked=False)
-    caches = [past[:, :, b, :, : n + 1].clone() for b, n in enumerate(LENGTHS)]
-    untouched = [cache.clone() for cache in caches]
-    previous_B = torch.stack(
-        [case.timestamp_BN[b, n - 1] if n else case.time_B[b] for b, n in enumerate(LENGTHS)]
-    )
-    grown = list(caches)
+    slots = empty_slots(model, room=steps)
+    for b, n in enumerate(LENGTHS):
+        slots[b][:, :, :, : n + 1] = past[:, :, b, :, : n + 1]
     fed_BSE = case.candidate_BKE[:, :steps]
     for step in range(steps):
-        hidden_BC, new = model.feed_back(fed_BSE[:, step], case.time_B, case.surface_B, previous_B, grown)
-        grown = [torch.cat([cache, new[:, :, b]], dim=3) for b, cache in enumerate(grown)]
-        previous_B = case.time_B
+        packed = Packed()
+        for b, n in enumerate(LENGTHS):
+            last = case.timestamp_BN[b, n - 1] if n else 4
+            packed.begin(n + 1 + step, slots[b])
+            times = (case.time_B[b], case.time_B[b] if step else last)
+            packed.add(fed_BSE[b, step], 6, 1, *times, case.surface_B[b], n + 1 + step)
+        hidden_BC = packed.extend(model)
     for b, n in enumerate(LENGTHS):
         one = slice(b, b + 1)
         whole_1TC, whole = model.encode(
@@ -225,23 +284,20 @@ def test_feeding_back_equals_encoding_masked_events_and_leaves_ranking_alone(
             torch.arange(n + steps).unsqueeze(0) >= n,
         )
         assert (hidden_BC[b] - whole_1TC[0, -1]).abs().max() < TOLERANCE
-        assert (grown[b] - whole[:, :, 0]).abs().max() < TOLERANCE
-        assert torch.equal(caches[b], untouched[b])
+        assert (slots[b][:, :, :, : n + 1 + steps] - whole[:, :, 0]).abs().max() < TOLERANCE
     assert torch.equal(case.score(model), before)
 
 
-def test_a_masked_event_of_the_first_item_has_no_gap_before_it(model: UnifiedRecommender) -> None:
+def test_the_first_event_has_no_gap_before_it(model: UnifiedRecommender) -> None:
     case = Case(model, 6)
-    begin = model.tokenizer.begin(1)
-    _, past = model.trunk.history(begin)
-    one = slice(0, 1)
-    hidden = [
-        model.feed_back(
-            case.candidate_BKE[one, 0], case.time_B[one], case.surface_B[one], previous, [past[:, :, 0]]
-        )
-        for previous in (torch.tensor([0]), torch.tensor([10**9]))
-    ]
-    assert torch.equal(hidden[0][0], hidden[1][0])
+    hidden = []
+    for previous in (0, 10**9):
+        packed = Packed()
+        packed.begin(0, empty_slots(model)[0])
+        packed.add(case.candidate_BKE[0, 0], 0, 0, 0, 0, 0, 0)
+        packed.add(case.candidate_BKE[0, 1], 0, 1, case.time_B[0], previous, case.surface_B[0], 1)
+        hidden.append(packed.extend(model))
+    assert torch.equal(hidden[0], hidden[1])
 
 
 def test_outcomes_and_offsets_change_query_embeddings_and_nothing_else(model: UnifiedRecommender) -> None:

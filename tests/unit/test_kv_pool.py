@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
+from ensemble.event_chain import EventChain
 from ensemble.kv_pool import (
     DEADLINE_NS,
     GENERATION,
+    LEASE,
     LENGTH,
     RELEASED,
     STATE,
@@ -29,13 +31,33 @@ from ensemble.kv_pool import (
     KVPool,
     MappedPool,
     PoolDirectory,
-    slot_shape,
+    no_slot,
+    slot_layout,
 )
+from ensemble.slot_storage import SlotLayout
 from unipinrec.config import preset
+from unipinrec.data.history import History
 
 SHAPE = (2, 2, 1, 5, 3)
+BLOCK = 2
 POSITIONS = SHAPE[3]
 MINUTE_MS = 60_000
+
+
+def layout(slots: int, shape: tuple[int, int, int, int, int] = SHAPE) -> SlotLayout:
+    return SlotLayout(slots=slots, shape=shape, width=4)
+
+
+def chain_of(*events: float) -> EventChain:
+    """The identity of a history whose events are told apart by one number each."""
+    column = np.array(events, np.int64)
+    history = History(item_row_N=column, actions_N=column, timestamp_N=column, surface_N=column)
+    return EventChain(history, "bundle", BLOCK)
+
+
+def chain(value: float, length: int = POSITIONS) -> EventChain:
+    """That of a history of `length` positions, different for every `value`."""
+    return chain_of(*[10 * value] * (length - 1))
 
 
 @pytest.fixture
@@ -43,7 +65,7 @@ def make_pool(tmp_path: Path) -> Iterator[Callable[..., KVPool]]:
     made: list[KVPool] = []
 
     def make(slots: int = 2, lease_ms: int = MINUTE_MS, instance: str = "retrieval_0") -> KVPool:
-        made.append(KVPool(tmp_path, instance, SHAPE, slots, lease_ms))
+        made.append(KVPool(tmp_path, instance, layout(slots), lease_ms))
         return made[-1]
 
     yield make
@@ -60,8 +82,9 @@ def content(value: float, length: int) -> Tensor:
 def put(pool: KVPool, value: float, length: int = POSITIONS) -> Handle:
     slot = pool.acquire()
     assert slot is not None
-    pool.slot(slot)[:, :, :, :length] = content(value, length)
-    return pool.publish(slot, length)
+    with pool.write(slot, 0, length) as memory:
+        memory[:, :, :, :length] = content(value, length)
+    return pool.publish(slot, chain(value, length))
 
 
 def mapped(folder: Path, handle: Handle) -> MappedPool:
@@ -105,7 +128,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.open_pool()
 
     def open_pool(self) -> None:
-        self.pool = KVPool(self.folder, "retrieval_0", SHAPE, self.slots, MINUTE_MS)
+        self.pool = KVPool(self.folder, "retrieval_0", layout(self.slots), MINUTE_MS)
         self.pools.append(self.pool)
         self.model = [Slot() for _ in range(self.slots)]
         self.by_age = list(range(self.slots))
@@ -124,7 +147,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.model[expected] = Slot()
         self.model[expected].acquired = True
         self.writes += 1
-        self.pool.slot(expected)[:] = -self.writes
+        with self.pool.write(expected, 0, POSITIONS) as memory:
+            memory[:] = -self.writes
 
     @rule(length=st.integers(1, POSITIONS), data=st.data())
     def write_and_publish(self, length: int, data: st.DataObject) -> None:
@@ -132,9 +156,12 @@ class PoolMachine(RuleBasedStateMachine):
         if not writing:
             return
         slot = data.draw(st.sampled_from(writing))
-        written = content(len(self.issued) + 1, length)
-        self.pool.slot(slot)[:, :, :, :length] = written
-        self.model[slot].published = Issued(self.pool.publish(slot, length), written)
+        value = len(self.issued) + 1
+        written = content(value, length)
+        with self.pool.write(slot, 0, length) as memory:
+            memory[:, :, :, :length] = written
+        self.model[slot].published = Issued(self.pool.publish(slot, chain(value, length)), written)
+        self.model[slot].released = False
         self.model[slot].expired = False
         self.issued.append(self.model[slot].published)
 
@@ -280,8 +307,9 @@ def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], tmp
     assert slot == old.slot
     next_generation = replace(old, generation=old.generation + 1)
     assert not reader.holds(next_generation)
-    assert pool.publish(slot, POSITIONS) == next_generation
-    assert reader.holds(next_generation)
+    published = pool.publish(slot, chain(2))
+    assert replace(published, lease=old.lease) == next_generation
+    assert reader.holds(published)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +325,6 @@ def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], tmp
         lambda handle: replace(handle, generation=0),
         lambda handle: replace(handle, generation=handle.generation - 1),
         lambda handle: replace(handle, generation=handle.generation + 1),
-        lambda handle: replace(handle, length=2),
         lambda handle: replace(handle, length=4),
         lambda handle: replace(handle, length=0),
         lambda handle: replace(handle, length=-1),
@@ -327,15 +354,16 @@ def test_no_pool_is_found_for_a_foreign_epoch(
 
 
 def test_the_handle_of_a_full_pool_is_found_nowhere(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
-    handle = make_pool().no_slot(3)
-    assert handle == Handle(epoch=0, slot=-1, generation=0, length=3)
+    make_pool()
+    handle = no_slot(3)
+    assert handle == Handle(epoch=0, slot=-1, generation=0, length=3, lease=0, reused=0)
     assert PoolDirectory(tmp_path).find(handle) is None
 
 
-def test_a_handle_travels_as_four_integers() -> None:
-    handle = Handle(epoch=2**62, slot=3, generation=2**40, length=129)
+def test_a_handle_travels_as_six_integers() -> None:
+    handle = Handle(epoch=2**62, slot=3, generation=2**40, length=129, lease=2**41, reused=17)
     array = handle.to_array()
-    assert array.tolist() == [2**62, 3, 2**40, 129]
+    assert array.tolist() == [2**62, 3, 2**40, 129, 2**41, 17]
     assert array.dtype == np.int64
     assert Handle.from_array(array) == handle
 
@@ -390,10 +418,10 @@ def test_a_pool_that_lost_its_header_is_gone(make_pool: Callable[..., KVPool], t
 
 def test_memory_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: Path) -> None:
     shape = (2, 2, 1, 2**40, 3)
-    needed_mib = 4 * 12 * 2**40 * 4 // 2**20
+    needed_mib = 4 * (12 * 2**40 + 4) * 4 // 2**20
     message = rf"^the KV pool needs {needed_mib} MiB in {tmp_path}; \d+ MiB are free\. Use fewer pool slots, "
     with pytest.raises(MemoryError, match=message):
-        KVPool(tmp_path, "retrieval_0", shape, 4, MINUTE_MS)
+        KVPool(tmp_path, "retrieval_0", layout(4, shape), MINUTE_MS)
     assert not list(tmp_path.glob("*.slots"))
     assert not list(tmp_path.glob("*.json"))
 
@@ -408,7 +436,20 @@ def test_a_pool_on_another_device_is_refused(make_pool: Callable[..., KVPool], t
 
 def test_a_slot_has_room_for_bos_and_the_longest_history() -> None:
     config = preset("demo", num_items=10, num_actions=2)
-    assert slot_shape(config) == (4, 2, 4, 1 + 128, 128 // 4)
+    found = slot_layout(config, slots=3, precision="float32")
+    assert found.shape == (4, 2, 4, 1 + 128, 128 // 4)
+    assert found.bytes == 4 * 3 * (128 + 4 * 2 * 129 * 128)
+
+
+def test_rounded_slots_take_less_memory() -> None:
+    config = preset("bench-cpu", num_items=10, num_actions=2)
+    sizes = {
+        precision: slot_layout(config, slots=2, precision=precision).bytes
+        for precision in ("float32", "bfloat16", "int8")
+    }
+    assert sizes["float32"] == 2 * (256 * 4 + 6 * 2 * 513 * 256 * 4)
+    assert sizes["bfloat16"] == 2 * (256 * 4 + 6 * 2 * 513 * 256 * 2)
+    assert sizes["int8"] == 2 * (256 * 4 + 6 * 2 * 513 * (256 + 4 * 4))
 
 
 def test_the_generation_changes_before_the_slot_may_be_written(
@@ -419,7 +460,8 @@ def test_the_generation_changes_before_the_slot_may_be_written(
     mapped(tmp_path, handle).release(handle)
     pool.acquire()
     header = pool.header_SX[0]
-    assert header[[GENERATION, STATE, LENGTH, RELEASED]].tolist() == [2, WRITING, 3, 1]
+    assert header[[GENERATION, STATE, LENGTH, RELEASED]].tolist() == [2, WRITING, 3, handle.lease]
+    assert header[LEASE] > handle.lease
     assert header[DEADLINE_NS] > time.monotonic_ns()
 
 
@@ -462,21 +504,121 @@ def test_another_process_reads_in_place_and_its_release_frees_the_slots(
 
 
 def test_slots_that_vanish_before_they_are_mapped_are_not_found_as_zeros(tmp_path: Path) -> None:
-    pool = KVPool(tmp_path, "retrieval_0_0", (1, 2, 1, 4, 2), slots=2, lease_ms=60_000)
-    slot = pool.acquire()
-    assert slot is not None
-    handle = pool.publish(slot, 3)
+    pool = KVPool(tmp_path, "retrieval_0_0", layout(2), lease_ms=60_000)
+    handle = put(pool, 1, length=3)
     next(tmp_path.glob("*.slots")).unlink()
     assert PoolDirectory(tmp_path).find(handle) is None
     assert list(tmp_path.glob("*.slots")) == []
 
 
 def test_an_instance_name_with_dots_and_dashes_works_and_removes_only_its_own(tmp_path: Path) -> None:
-    other = KVPool(tmp_path, "retrieval-v1.0-b", (1, 2, 1, 4, 2), slots=1, lease_ms=60_000)
-    first = KVPool(tmp_path, "retrieval-v1.0", (1, 2, 1, 4, 2), slots=1, lease_ms=60_000)
-    second = KVPool(tmp_path, "retrieval-v1.0", (1, 2, 1, 4, 2), slots=1, lease_ms=60_000)
+    other = KVPool(tmp_path, "retrieval-v1.0-b", layout(1), lease_ms=60_000)
+    first = KVPool(tmp_path, "retrieval-v1.0", layout(1), lease_ms=60_000)
+    second = KVPool(tmp_path, "retrieval-v1.0", layout(1), lease_ms=60_000)
     epochs = {int(path.stem.rpartition("-")[2]) for path in tmp_path.glob("*.json")}
     assert epochs == {other.epoch, second.epoch}
     assert first.epoch not in epochs
     second.close()
     assert {path.stem.rpartition("-")[2] for path in tmp_path.iterdir()} == {str(other.epoch)}
+
+
+def follow(pool: KVPool, events: EventChain, value: float) -> Handle:
+    """Continue the slot that shares most with a history, filling the rest with `value`."""
+    match = pool.find(events)
+    assert match is not None
+    assert pool.resume(match)
+    with pool.write(match.slot, match.length, len(events)) as memory:
+        memory[:, :, :, match.length : len(events)] = value
+    return pool.publish(match.slot, events, match.length)
+
+
+def fill(pool: KVPool, events: EventChain, value: float) -> Handle:
+    slot = pool.acquire()
+    assert slot is not None
+    with pool.write(slot, 0, len(events)) as memory:
+        memory[:, :, :, : len(events)] = value
+    return pool.publish(slot, events)
+
+
+def test_an_appended_slot_still_serves_whoever_reads_the_shorter_prefix(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=1)
+    short = fill(pool, chain_of(7, 8), 1.0)
+    reader = mapped(tmp_path, short)
+    long = follow(pool, chain_of(7, 8, 9), 2.0)
+    assert (long.slot, long.generation, long.reused) == (short.slot, short.generation, 3)
+    assert reader.holds(short)
+    assert reader.holds(long)
+    assert (reader.view(short) == 1.0).all()
+    assert reader.view(long)[:, :, :, 3].eq(2.0).all()
+    reader.release(long)
+    assert pool.acquire() == 0
+    assert not reader.holds(short)
+
+
+def test_a_slot_is_kept_until_its_latest_lease_ends(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    pool = make_pool(slots=1)
+    first = fill(pool, chain_of(7), 1.0)
+    second = follow(pool, chain_of(7), 1.0)
+    reader = mapped(tmp_path, first)
+    reader.release(first)
+    assert pool.acquire() is None
+    reader.release(second)
+    assert pool.acquire() == 0
+
+
+def test_a_slot_whose_latest_events_changed_is_found_by_its_last_block(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    pool = make_pool(slots=2)
+    old = fill(pool, chain_of(1, 2, 3), 1.0)
+    changed = chain_of(1, 2, 4)
+    match = pool.find(changed)
+    assert match is not None
+    assert (match.slot, match.length, match.whole) == (old.slot, 3, False)
+    # Its positions are being read, so they may not be overwritten.
+    assert not pool.resume(match)
+    mapped(tmp_path, old).release(old)
+    new = follow(pool, changed, 2.0)
+    assert new.slot == old.slot
+    assert not mapped(tmp_path, old).holds(old)
+    view = mapped(tmp_path, new).view(new)
+    assert (view[:, :, :, :3] == 1.0).all()
+    assert (view[:, :, :, 3] == 2.0).all()
+
+
+def test_other_instances_find_a_prefix_until_it_is_overwritten(
+    make_pool: Callable[..., KVPool], tmp_path: Path
+) -> None:
+    owner, other = make_pool(slots=1), make_pool(slots=1, instance="retrieval_1")
+    handle = fill(owner, chain_of(1, 2, 3), 1.0)
+    (pool,) = PoolDirectory(tmp_path).others(other.epoch)
+    assert pool.epoch == owner.epoch
+    match = pool.find(chain_of(1, 2, 3, 4))
+    assert match is not None
+    assert (match.length, match.whole) == (4, True)
+    assert pool.find(chain_of(1, 9, 3, 4)) is None
+    assert pool.find(chain_of(9)) is None
+    pool.release(handle)
+    owner.acquire()
+    assert not pool.shows(match, chain_of(1, 2, 3, 4))
+    assert pool.find(chain_of(1, 2, 3, 4)) is None
+
+
+def test_an_evicted_user_is_not_found_and_counted(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+    pool = make_pool(slots=1)
+    handle = fill(pool, chain_of(1, 2), 1.0)
+    assert (pool.evictions, pool.slots_in_use) == (0, 1)
+    mapped(tmp_path, handle).release(handle)
+    fill(pool, chain_of(3, 4), 2.0)
+    assert pool.evictions == 1
+    assert pool.find(chain_of(1, 2)) is None
+
+
+def test_an_abandoned_slot_is_free_and_found_no_more(make_pool: Callable[..., KVPool]) -> None:
+    pool = make_pool(slots=1)
+    fill(pool, chain_of(1, 2), 1.0)
+    pool.abandon(0)
+    assert pool.find(chain_of(1, 2)) is None
+    assert pool.acquire() == 0

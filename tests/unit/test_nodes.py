@@ -424,7 +424,7 @@ def test_what_lies_in_a_slot_behind_the_history_is_never_read(
         whole = chain.pool_of(handle).view(replace(handle, length=MAX_HISTORY + 1))
         whole[:, :, :, handle.length :] = float("nan")
     answers = chain.rank(tensors)
-    assert sources(answers) == ["prefill"] * len(users)
+    assert sources(answers) == ["prefix"] * len(users)
     for name in ("ITEM_IDS", "SCORES", "ACTION_PROBS"):
         assert np.array_equal(answers[name], expected[name]), name
 
@@ -452,11 +452,75 @@ def test_answers_do_not_depend_on_the_slots_history_of_use(
 ) -> None:
     chain = make_chain(pool_slots=1)
     first: dict[int, Tensors] = {}
-    for user in [*range(6), *reversed(range(6))]:
+    for user in [*range(6), *reversed(range(5))]:
         answer = chain(stored(exported, [user]))
         assert sources(answer) == ["prefill"]
         for name, tensor in first.setdefault(user, answer).items():
             assert np.array_equal(tensor, answer[name]), name
+
+
+def test_an_equal_request_gets_an_equal_answer_from_its_prefix(
+    make_chain: Callable[..., Chain], exported: Exported
+) -> None:
+    chain = make_chain()
+    users = users_of_many_lengths(exported)
+    first = chain(stored(exported, users))
+    again = chain(stored(exported, users))
+    assert sources(first) == ["prefill"] * len(users)
+    assert sources(again) == ["prefix"] * len(users)
+    for name in first.keys() - {"KV_SOURCE"}:
+        assert np.array_equal(first[name], again[name]), name
+
+
+def test_a_longer_history_of_the_same_user_computes_its_last_events_only(
+    make_chain: Callable[..., Chain], exported: Exported
+) -> None:
+    chain, fresh = make_chain(), make_chain()
+    history = made_up(8, 120)
+    chain(inline(exported, history[:100], 0))
+    tensors = chain.before_ranking(inline(exported, history, 0))
+    (retrieved,) = chain.retrieval.run(chain.retrieval.parse(tensors))
+    assert Handle.from_array(tensors["KV_HANDLE"][0]).reused == 101
+    assert retrieved.computed == 0
+    answer = chain.rank(tensors)
+    assert sources(answer) == ["prefix"]
+    assert_same_answers(answer, fresh(inline(exported, history, 0)))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_rounded_keys_and_values_answer_nearly_alike(
+    make_chain: Callable[..., Chain], exported: Exported, precision: str
+) -> None:
+    exact, rounded = make_chain(), make_chain(kv_precision=precision)
+    users = users_of_many_lengths(exported)
+    for expected_source in ("prefill", "prefix"):
+        expected = exact(stored(exported, users, 128))
+        tensors = exact.before_ranking(stored(exported, users, 128))
+        handles = rounded.before_ranking(stored(exported, users, 128))["KV_HANDLE"]
+        answers = rounded.rank({**tensors, "KV_HANDLE": handles})
+        assert sources(answers) == [expected_source] * len(users)
+        for row in range(len(users)):
+            by_item = [
+                dict(zip(one["ITEM_IDS"][row].tolist(), one["ACTION_PROBS"][row], strict=True))
+                for one in (expected, answers)
+            ]
+            assert by_item[0].keys() == by_item[1].keys()
+            for item, probabilities in by_item[0].items():
+                assert np.abs(probabilities - by_item[1][item]).max() < 0.05
+
+
+def test_the_baseline_answers_alike_and_encodes_every_history_twice(
+    make_chain: Callable[..., Chain], loaded: LoadedBundle, exported: Exported
+) -> None:
+    chain, separate = make_chain(), make_chain()
+    separate.retrieval.close()
+    separate.retrieval = RetrievalNode(loaded, separate.settings)
+    users = users_of_many_lengths(exported)
+    for _ in range(2):
+        answers = separate(stored(exported, users))
+        assert sources(answers) == ["recomputed"] * len(users)
+        assert_same_answers(answers, chain(stored(exported, users)))
+    assert not list(separate.settings.runtime_dir.glob("*"))
 
 
 @pytest.mark.parametrize("node", ["retrieval", "ann", "ranking"])
@@ -480,8 +544,15 @@ def test_metrics_count_where_keys_and_values_came_from(
     handles = tensors["KV_HANDLE"]
     assert handles[:, 0].astype(bool).tolist() == [True, False, False]
     ranked: list[Ranked] = chain.ranking.run(chain.ranking.parse(tensors))
-    assert chain.ranking.count(ranked) == {"prefill": 1, "recomputed": 2}
+    assert chain.ranking.count(ranked) == {"prefill": 1, "prefix": 0, "recomputed": 2}
     retrieved = chain.retrieval.run(chain.retrieval.parse(tensors))
-    assert chain.retrieval.count(retrieved) == {"pool_full": 2}
+    counted = chain.retrieval.count(retrieved)
+    assert counted["pool_full"] == 2
+    assert counted["reused_positions"] == handles[0, 3]
+    assert chain.retrieval.levels()["kv_slots_in_use"] == 1
+    tight = make_chain(pool_slots=1)
+    for user, evicted in ((1, 0), (1, 0), (2, 1), (1, 2)):
+        tight(stored(exported, [user]))
+        assert tight.retrieval.totals()["kv_evictions"] == evicted
     found = chain.ann.run(chain.ann.parse(tensors))
     assert chain.ann.count(found) == {"candidates": 3 * 2 * 20}

@@ -69,11 +69,8 @@ class InterleavedRecommender(UnifiedRecommender):
     def _tokens(
         self, vector_BNE: Tensor, actions_BN: Tensor, timestamp_BN: Tensor, surface_BN: Tensor
     ) -> tuple[Tensor, Tensor]:
-        nothing_B = torch.zeros_like(timestamp_BN[:, :1]).sum(1)
         known_BN = torch.zeros_like(actions_BN, dtype=torch.bool)
-        item_BNC = self.tokenizer.events(
-            vector_BNE, actions_BN, ~known_BN, timestamp_BN, surface_BN, nothing_B, nothing_B
-        )
+        item_BNC = self.tokenizer.events(vector_BNE, actions_BN, ~known_BN, timestamp_BN, surface_BN)
         hot = multi_hot_actions(actions_BN, known_BN, self.config.num_actions).to(item_BNC.dtype)
         place_N = torch.arange(1, actions_BN.size(1) + 1, device=actions_BN.device)
         action_BNC = self.action_token(hot) + self.tokenizer.position(place_N)

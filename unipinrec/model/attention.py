@@ -1,6 +1,7 @@
 """The three ways a token attends; none builds an (n + k) x (n + k) matrix.
 
-Shapes: B requests, H heads, D head width, N history positions, M appended positions, K candidates.
+Shapes: B requests, H heads, D head width, N history positions, T positions of which the last M are new,
+K candidates.
 """
 
 import math
@@ -15,25 +16,13 @@ def causal_attention(query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor) -
     return F.scaled_dot_product_attention(query_BHND, key_BHND, value_BHND, is_causal=True)
 
 
-def appended_attention(
-    query_BHMD: Tensor,
-    key_BHMD: Tensor,
-    value_BHMD: Tensor,
-    past_key_BHND: Tensor,
-    past_value_BHND: Tensor,
-    past_length_B: Tensor,
-) -> Tensor:
-    """Appended events over the first `past_length_B` cached positions and causally over themselves."""
-    past, new = past_key_BHND.size(2), query_BHMD.size(2)
-    position = torch.arange(past + new, device=query_BHMD.device)
-    row = torch.arange(new, device=query_BHMD.device).unsqueeze(1)
-    seen_BMX = (position < past_length_B.view(-1, 1, 1)) | ((position >= past) & (position - past <= row))
-    return F.scaled_dot_product_attention(
-        query_BHMD,
-        torch.cat([past_key_BHND, key_BHMD], dim=2),
-        torch.cat([past_value_BHND, value_BHMD], dim=2),
-        attn_mask=seen_BMX.unsqueeze(1),
-    )
+def continued_attention(query_BHMD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor) -> Tensor:
+    """The last M of T positions over all of them, causally; no matrix is larger than M x T."""
+    new, total = query_BHMD.size(2), key_BHTD.size(2)
+    if new == total:
+        return causal_attention(query_BHMD, key_BHTD, value_BHTD)
+    seen_MT = torch.ones(new, total, dtype=torch.bool, device=query_BHMD.device).tril(total - new)
+    return F.scaled_dot_product_attention(query_BHMD, key_BHTD, value_BHTD, attn_mask=seen_MT)
 
 
 def candidate_attention(

@@ -1,6 +1,7 @@
 """Events and candidates to trunk inputs.
 
-Shapes: B requests, N events, K candidates, A actions, E item width, C hidden width.
+Shapes: B requests, N events, X positions of several requests one after another, K candidates, A actions,
+E item width, C hidden width.
 """
 
 import torch
@@ -43,19 +44,43 @@ class Tokenizer(nn.Module):
         masked_BN: Tensor,
         timestamp_BN: Tensor,
         surface_BN: Tensor,
-        start_B: Tensor,
-        previous_timestamp_B: Tensor,
     ) -> Tensor:
-        """Tokens [B, N, C] of consecutive events, which `start_B` events precede.
+        """Tokens [B, N, C] of whole histories; BOS, which stands before them, is not among them."""
+        previous_BN = torch.cat([timestamp_BN[:, :1], timestamp_BN[:, :-1]], dim=1)
+        position_BN = torch.arange(1, vector_BNE.size(1) + 1, device=vector_BNE.device).expand_as(actions_BN)
+        return self._events(
+            vector_BNE, actions_BN, masked_BN, timestamp_BN, previous_BN, surface_BN, position_BN
+        )
 
-        `previous_timestamp_B` is the time of the last event before them; without meaning where none does.
-        """
-        previous_BN = torch.cat([previous_timestamp_B.unsqueeze(1), timestamp_BN[:, :-1]], dim=1)
-        order_BN = start_B.unsqueeze(1) + torch.arange(vector_BNE.size(1), device=start_B.device)
-        gap_BNF = self.gap(timestamp_BN - previous_BN, order_BN > 0)
-        token_BNC = self._join(vector_BNE, actions_BN, masked_BN, timestamp_BN, gap_BNF, surface_BN)
-        position_BN = (order_BN + 1).clamp(max=self.position.num_embeddings - 1)
-        return token_BNC + self.position(position_BN)
+    def packed(
+        self,
+        vector_XE: Tensor,
+        actions_X: Tensor,
+        masked_X: Tensor,
+        timestamp_X: Tensor,
+        previous_timestamp_X: Tensor,
+        surface_X: Tensor,
+        position_X: Tensor,
+    ) -> Tensor:
+        """Tokens [X, C] of any positions of any histories. Position 0 is BOS, whatever else is said of it."""
+        token_XC = self._events(
+            vector_XE, actions_X, masked_X, timestamp_X, previous_timestamp_X, surface_X, position_X
+        )
+        return torch.where((position_X == 0).unsqueeze(1), self.begin(1)[0], token_XC)
+
+    def _events(
+        self,
+        vector: Tensor,
+        actions: Tensor,
+        masked: Tensor,
+        timestamp: Tensor,
+        previous_timestamp: Tensor,
+        surface: Tensor,
+        position: Tensor,
+    ) -> Tensor:
+        gap = self.gap(timestamp - previous_timestamp, position > 1)
+        token = self._join(vector, actions, masked, timestamp, gap, surface)
+        return token + self.position(position.clamp(max=self.position.num_embeddings - 1))
 
     def candidates(self, vector_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor) -> Tensor:
         """Tokens [B, K, C] of candidates: all with MASK, one position, time and surface (UniPinRec §1.2)."""

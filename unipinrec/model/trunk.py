@@ -1,18 +1,24 @@
 """The shared causal transformer.
 
-Shapes: B requests, N history positions, M appended positions, K candidates, L layers, H heads, D head width,
-C hidden width. Cached keys and values of one request are one tensor [L, 2, H, N, D].
+Shapes: B requests, N history positions, K candidates, X positions of several requests one after another,
+L layers, H heads, D head width, C hidden width. Cached keys and values of one request are one tensor
+[L, 2, H, N, D].
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.attention import appended_attention, candidate_attention, causal_attention
+from unipinrec.model.attention import candidate_attention, causal_attention, continued_attention
+
+ROW_STEP = 16
+"""Packed rows are padded to multiples of this. No lone last row then takes another kernel, which would round
+differently: on the machines measured, results are bit-equal whatever else is in the batch."""
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer, usable on histories, appended events and candidates alike."""
+    """One pre-norm transformer layer, usable on histories, their continuations and candidates alike."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,6 +41,20 @@ class Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
+    def keys_and_values(self, token_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """`project` without the queries: all that later positions need of a last layer."""
+        batch, length, width = token_BNC.shape
+        weight, bias = self.qkv.weight[width:], self.qkv.bias[width:]
+        both = F.linear(self.attention_norm(token_BNC), weight, bias).view(batch, length, 2, self.heads, -1)
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        return key, value
+
+    def queries(self, token_BNC: Tensor) -> Tensor:
+        """`project` without keys and values."""
+        batch, length, width = token_BNC.shape
+        query = F.linear(self.attention_norm(token_BNC), self.qkv.weight[:width], self.qkv.bias[:width])
+        return query.view(batch, length, self.heads, -1).transpose(1, 2)
+
     def finish(self, token_BNC: Tensor, attended_BHND: Tensor) -> Tensor:
         """Residual additions of the attention output and of the feed-forward network."""
         joined = attended_BHND.transpose(1, 2).flatten(2)
@@ -43,11 +63,12 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """All layers, and the three passes over them (UniPinRec §1.4)."""
+    """All layers, and the passes over them (UniPinRec §1.4)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.row_step = ROW_STEP
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self._start_near_identity()
@@ -69,19 +90,41 @@ class Trunk(nn.Module):
             token_BNC = block.finish(token_BNC, causal_attention(query, key, value))
         return self.norm(token_BNC), torch.stack(cached)
 
-    def appended(
-        self, token_BMC: Tensor, past_L2BHND: Tensor, past_length_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Causal pass over appended events only. Returns what `history` returns, for the M new positions."""
-        cached: list[Tensor] = []
+    def extended(
+        self, token_XC: Tensor, first: list[int], cached: list[int], count: list[int], slots: list[Tensor]
+    ) -> Tensor:
+        """Causal pass over events that continue cached ones; an empty cache makes it the pass over a history.
+
+        Request b has `count[b]` tokens from row `first[b]` on, behind the `cached[b]` positions that its slot
+        [L, 2, H, S, D] holds; their keys and values are written into the slot behind those. Rows that belong
+        to no request are padding. Linear layers run over all rows, attention over each request's exact
+        length, and of the last layer nothing but keys and values is computed for any but the last position.
+
+        Returns hidden states [B', C] after each request's last position; B' is B rounded up to `ROW_STEP`.
+        """
+        last_B = torch.tensor([first[request] + count[request] - 1 for request in range(len(first))])
+        last_B = F.pad(last_B, (0, -len(first) % self.row_step)).to(token_XC.device)
+        token_1XC = token_XC.unsqueeze(0)
         for layer, block in enumerate(self.blocks):
-            query, key, value = block.project(token_BMC)
-            cached.append(torch.stack([key, value]))
-            attended = appended_attention(
-                query, key, value, past_L2BHND[layer, 0], past_L2BHND[layer, 1], past_length_B
-            )
-            token_BMC = block.finish(token_BMC, attended)
-        return self.norm(token_BMC), torch.stack(cached)
+            ends = layer + 1 == len(self.blocks)
+            if ends:
+                key, value = block.keys_and_values(token_1XC)
+                token_1XC = token_1XC[:, last_B]
+                query = block.queries(token_1XC)
+            else:
+                query, key, value = block.project(token_1XC)
+            attended = torch.zeros_like(query)
+            for request, slot in enumerate(slots):
+                begin, new, past = first[request], count[request], cached[request]
+                slot[layer, 0, :, past : past + new] = key[0, :, begin : begin + new]
+                slot[layer, 1, :, past : past + new] = value[0, :, begin : begin + new]
+                seen = slot[layer : layer + 1, :, :, : past + new]
+                row, rows = (request, 1) if ends else (begin, new)
+                attended[:, :, row : row + rows] = continued_attention(
+                    query[:, :, row : row + rows], seen[:, 0], seen[:, 1]
+                )
+            token_1XC = block.finish(token_1XC, attended)
+        return self.norm(token_1XC[0])
 
     def candidates(self, token_BKC: Tensor, past_L2BHND: Tensor, hidden_BN: Tensor) -> Tensor:
         """Candidate pass over a padded batch of histories, as in training. Returns hidden [B, K, C]."""
@@ -103,18 +146,6 @@ class Trunk(nn.Module):
             query, key, value = block.project(token_BKC)
             token_BKC = block.finish(token_BKC, over_slots(layer, query, key, value, past_L2HND))
         return self.norm(token_BKC)
-
-    def next_over_slots(self, token_B1C: Tensor, past_L2HND: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """One appended token per request over exact-length caches.
-
-        Returns hidden states [B, 1, C] and the tokens' keys and values [L, 2, B, H, 1, D].
-        """
-        cached: list[Tensor] = []
-        for layer, block in enumerate(self.blocks):
-            query, key, value = block.project(token_B1C)
-            cached.append(torch.stack([key, value]))
-            token_B1C = block.finish(token_B1C, over_slots(layer, query, key, value, past_L2HND))
-        return self.norm(token_B1C), torch.stack(cached)
 
 
 def over_slots(

@@ -1,7 +1,7 @@
 """One transformer that retrieves and ranks (UniPinRec, arXiv 2606.00422).
 
-Shapes: B requests, N events, T = N + 1 positions (BOS first), M appended events, K candidates, A actions,
-L layers, H heads, D head width, E item width, C hidden width.
+Shapes: B requests, N events, T = N + 1 positions (BOS first), X positions of several requests one after
+another, K candidates, A actions, L layers, H heads, D head width, E item width, C hidden width.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,8 @@ class Reading(NamedTuple):
 class UnifiedRecommender(nn.Module):
     """Embedder, tokens, trunk and both heads.
 
-    `encode` runs once per history; `retrieval_head` and `score` reuse what it returns; `append` continues it.
+    `encode` runs over padded batches of whole histories, `extend` serves: it fills slots once per history and
+    continues them. `retrieval_head` and `score` reuse what either leaves.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -79,10 +80,7 @@ class UnifiedRecommender(nn.Module):
         """
         if masked_BN is None:
             masked_BN = torch.zeros_like(actions_BN, dtype=torch.bool)
-        nothing_B = torch.zeros_like(actions_BN[:, :1]).sum(1)
-        token_BNC = self.tokenizer.events(
-            vector_BNE, actions_BN, masked_BN, timestamp_BN, surface_BN, nothing_B, nothing_B
-        )
+        token_BNC = self.tokenizer.events(vector_BNE, actions_BN, masked_BN, timestamp_BN, surface_BN)
         begin_B1C = self.tokenizer.begin(vector_BNE.size(0))
         return self.trunk.history(torch.cat([begin_B1C, token_BNC], dim=1))
 
@@ -99,57 +97,33 @@ class UnifiedRecommender(nn.Module):
         hidden_BTC, past_L2BHTD = self.encode(vector_BNE, actions_BN, timestamp_BN, surface_BN, masked_BN)
         return Reading(hidden_BTC, hidden_BTC[:, 1:], past_L2BHTD, True)
 
-    def append(
+    def extend(
         self,
-        vector_BME: Tensor,
-        actions_BM: Tensor,
-        timestamp_BM: Tensor,
-        surface_BM: Tensor,
-        previous_timestamp_B: Tensor,
-        past_L2BHTD: Tensor,
-        past_length_B: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Continue histories of `past_length_B` cached positions (BOS counted) with M more events.
+        vector_XE: Tensor,
+        actions_X: Tensor,
+        masked_X: Tensor,
+        timestamp_X: Tensor,
+        previous_timestamp_X: Tensor,
+        surface_X: Tensor,
+        position_X: Tensor,
+        first: list[int],
+        cached: list[int],
+        count: list[int],
+        slots: list[Tensor],
+    ) -> Tensor:
+        """Continue the history in each slot [L, 2, H, S, D] by the request's events, in place.
 
-        Returns hidden states [B, M, C] and the new keys and values [L, 2, B, H, M, D]: the same as encoding
-        the longer history again.
+        The tokens of all requests stand one after another: request b has `count[b]` from row `first[b]` on,
+        behind the `cached[b]` positions that its slot holds. A whole history starts with position 0, BOS.
+        A query embedding that is fed back is an event whose action is masked (PinRec §2.5).
+
+        Returns hidden states [B', C] after each request's last position, B' being B rounded up to `ROW_STEP`;
+        the same as encoding each whole history.
         """
-        token_BMC = self.tokenizer.events(
-            vector_BME,
-            actions_BM,
-            torch.zeros_like(actions_BM, dtype=torch.bool),
-            timestamp_BM,
-            surface_BM,
-            past_length_B - 1,
-            previous_timestamp_B,
+        token_XC = self.tokenizer.packed(
+            vector_XE, actions_X, masked_X, timestamp_X, previous_timestamp_X, surface_X, position_X
         )
-        return self.trunk.appended(token_BMC, past_L2BHTD, past_length_B)
-
-    def feed_back(
-        self,
-        query_BE: Tensor,
-        timestamp_B: Tensor,
-        surface_B: Tensor,
-        previous_timestamp_B: Tensor,
-        past_L2HTD: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Continue each history with a query embedding, as if it were an item whose action is masked.
-
-        Returns hidden states [B, C], which the next query embeddings are read from, and the token's keys and
-        values [L, 2, B, H, 1, D] (PinRec §2.5). `past_L2HTD` has one cache per request, exact in length.
-        """
-        previous_B = torch.tensor([past.size(3) - 1 for past in past_L2HTD], device=query_BE.device)
-        token_B1C = self.tokenizer.events(
-            query_BE.unsqueeze(1),
-            torch.zeros_like(timestamp_B).unsqueeze(1),
-            torch.ones_like(timestamp_B, dtype=torch.bool).unsqueeze(1),
-            timestamp_B.unsqueeze(1),
-            surface_B.unsqueeze(1),
-            previous_B,
-            previous_timestamp_B,
-        )
-        hidden_B1C, new_L2BH1D = self.trunk.next_over_slots(token_B1C, past_L2HTD)
-        return hidden_B1C[:, 0], new_L2BH1D
+        return self.trunk.extended(token_XC, first, cached, count, slots)
 
     def score(
         self, candidate_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor, past_L2HTD: list[Tensor]

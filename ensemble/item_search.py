@@ -1,0 +1,66 @@
+"""Search of the item index, whatever its kind.
+
+Shapes: V items, Q query embeddings, E item width, X left-out items, K items wanted.
+"""
+
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from ensemble.contract import Floats, Int64s
+from unipinrec.bundle import INDEX_TUNED_FOR
+
+
+class ItemSearch:
+    """Rows of the nearest items."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+        self.items: int = index.ntotal
+        self._all_items = np.full(ceil(self.items / 8), 255, np.uint8)
+
+    @classmethod
+    def open(cls, path: Path, threads: int) -> "ItemSearch":
+        """Search an index file; the number of threads holds for the whole process."""
+        faiss.omp_set_num_threads(threads)
+        return cls(faiss.read_index(str(path)))
+
+    def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
+        """Item rows [Q, K] of largest inner product, best first, none of them left out.
+
+        `PADDING` stands where an approximate index finds fewer than `count`, or fewer are left. Left-out
+        items are skipped inside the search: fetching as many more and dropping them gives the same items and
+        takes longer (docs/performance.md).
+        """
+        found = min(count, self.items)
+        parameters = self._parameters(found + len(left_out_X), self._selector(left_out_X))
+        item_row_QK: Int64s = self._index.search(query_QE, found, params=parameters)[1]
+        return item_row_QK
+
+    def _selector(self, left_out_X: Int64s) -> Any:
+        if not len(left_out_X):
+            return None
+        allowed = self._all_items.copy()
+        np.bitwise_and.at(allowed, left_out_X >> 3, ~(1 << (left_out_X & 7)).astype(np.uint8))
+        return faiss.IDSelectorBitmap(allowed)
+
+    def _parameters(self, reach: int, selector: Any) -> Any:
+        """Effort in proportion to how far the search must reach, left-out items included.
+
+        A user's own items are often the nearest, and an approximate index that stopped at `count` would have
+        seen little else.
+        """
+        effort = max(1.0, reach / INDEX_TUNED_FOR)
+        if isinstance(self._index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=ceil(self._index.hnsw.efSearch * effort))
+        if isinstance(self._index, faiss.IndexIVF):
+            probes = min(self._index.nlist, ceil(self._index.nprobe * effort))
+            return faiss.SearchParametersIVF(
+                sel=selector,
+                nprobe=probes,
+                quantizer_params=faiss.SearchParametersHNSW(efSearch=2 * probes),
+            )
+        return faiss.SearchParameters(sel=selector)

@@ -1,0 +1,246 @@
+"""Slots for the histories of a batch: continued where a prefix is known, else filled from the start.
+
+Shapes: B rows of a batch, L layers, H heads, T positions (BOS first), D head width, C hidden width.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ensemble.encoding import Continuation, HistoryEncoder
+from ensemble.event_chain import EventChain
+from ensemble.kv_pool import Handle, KVPool, Match, PoolDirectory, no_slot
+from ensemble.slot_storage import SlotLayout
+from unipinrec.data.history import History
+
+LEAST_REUSED = 16
+"""Positions below which a prefix is not worth a slot that may be somebody else's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a history left: the hidden state after its last event, and keys and values."""
+
+    hidden_C: Tensor
+    read_past: Callable[[], Tensor]
+    """Makes keys and values [L, 2, H, T, D], exact in length; only until the next batch."""
+    handle: Handle
+    computed: int
+    """Positions that had to be computed."""
+
+
+class HistoryCache(Protocol):
+    """Where the histories of a batch get their keys and values from."""
+
+    def encode(self, histories: Sequence[History]) -> list[Encoded]:
+        """One result for each history, in order."""
+
+    def levels(self) -> dict[str, float]:
+        """Gauges for the metrics."""
+
+    def totals(self) -> dict[str, int]:
+        """Counters for the metrics, since the start."""
+
+    def close(self) -> None:
+        """Give memory back."""
+
+
+class ScratchHistories:
+    """Every history is encoded from the start, into memory of this process that the next batch overwrites.
+
+    What two separately served models do, and what ranking does when a slot is gone.
+    """
+
+    def __init__(self, encoder: HistoryEncoder, layout: SlotLayout) -> None:
+        self._encoder = encoder
+        self._shape = layout.shape
+        self._scratch: list[Tensor] = []
+
+    def encode(self, histories: Sequence[History]) -> list[Encoded]:
+        """See `HistoryCache`."""
+        while len(self._scratch) < len(histories):
+            self._scratch.append(torch.zeros(self._shape))
+        slots = self._scratch[: len(histories)]
+        parts = [Continuation(history, 0, slot) for history, slot in zip(histories, slots, strict=True)]
+        hidden_BC = self._encoder(parts)
+        return [
+            _scratched(part.slot_L2HTD[:, :, :, : len(part.history) + 1], hidden_C)
+            for part, hidden_C in zip(parts, hidden_BC, strict=True)
+        ]
+
+    def levels(self) -> dict[str, float]:
+        """See `HistoryCache`; there is nothing to watch."""
+        return {}
+
+    def totals(self) -> dict[str, int]:
+        """See `HistoryCache`."""
+        return {"padding_positions": self._encoder.padding}
+
+    def close(self) -> None:
+        """See `HistoryCache`."""
+
+
+def _scratched(past_L2HTD: Tensor, hidden_C: Tensor) -> Encoded:
+    length = past_L2HTD.size(3)
+    return Encoded(hidden_C, lambda: past_L2HTD, no_slot(length), length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A slot for one history of a batch; rows with equal histories share it."""
+
+    history: History
+    chain: EventChain
+    slot: int | None
+    """None where every slot was leased."""
+    cached: int
+    """Positions that the slot holds already."""
+
+    @property
+    def computed(self) -> int:
+        return len(self.chain) - self.cached
+
+
+class PrefixCache:
+    """The KV pool of this instance, and the prefixes that other instances hold."""
+
+    def __init__(
+        self,
+        encoder: HistoryEncoder,
+        pool: KVPool,
+        others: PoolDirectory,
+        make_chain: Callable[[History], EventChain],
+    ) -> None:
+        self._encoder = encoder
+        self._pool = pool
+        self._others = others
+        self._make_chain = make_chain
+
+    def encode(self, histories: Sequence[History]) -> list[Encoded]:
+        """See `HistoryCache`; slots are complete before this returns."""
+        chains = [self._make_chain(history) for history in histories]
+        claims: dict[bytes, _Claim] = {}
+        busy: set[int] = set()
+        try:
+            for history, chain in zip(histories, chains, strict=True):
+                if chain.whole not in claims:
+                    claims[chain.whole] = self._claim(history, chain, busy)
+            encoded = self._fill(claims)
+        except BaseException:
+            for slot in busy:
+                self._pool.abandon(slot)
+            raise
+        return [self._lend(claims[chain.whole], encoded[chain.whole]) for chain in chains]
+
+    def levels(self) -> dict[str, float]:
+        """See `HistoryCache`."""
+        return {"kv_slots_in_use": self._pool.slots_in_use, "kv_pool_bytes": self._pool.storage.layout.bytes}
+
+    def totals(self) -> dict[str, int]:
+        """See `HistoryCache`."""
+        return {"kv_evictions": self._pool.evictions, "padding_positions": self._encoder.padding}
+
+    def close(self) -> None:
+        """Remove the pool."""
+        self._pool.close()
+
+    def _claim(self, history: History, chain: EventChain, busy: set[int]) -> _Claim:
+        slot, cached = self._find(chain, busy)
+        if slot is None:
+            slot = self._pool.acquire()
+        if slot is not None:
+            busy.add(slot)
+        return _Claim(history, chain, slot, cached)
+
+    def _find(self, chain: EventChain, busy: set[int]) -> tuple[int | None, int]:
+        """A slot that holds a prefix, to be continued, and the length of that prefix."""
+        own = self._pool.find(chain)
+        if own is not None and (own.slot in busy or not _is_worth(own, chain)):
+            own = None
+        # A prefix that lacks more than the latest block is worth a look at the other pools.
+        if own is None or own.length < chain.last_block:
+            slot, cached = self._take_over(chain, own.length if own else 0)
+            if slot is not None:
+                return slot, cached
+        if own is None:
+            return None, 0
+        if self._pool.resume(own):
+            return own.slot, _reusable(own, chain)
+        slot = self._pool.acquire()
+        if slot is None:
+            return None, 0
+        # The lease that forbids overwriting it also keeps it from being given to somebody else.
+        self._pool.storage.copy(slot, self._pool.storage, own.slot, own.length)
+        return slot, _reusable(own, chain)
+
+    def _take_over(self, chain: EventChain, least: int) -> tuple[int | None, int]:
+        """Copy the prefix that another instance holds, if it is longer than `least`."""
+        for pool in self._others.others(self._pool.epoch):
+            match = pool.find(chain)
+            if match is None or match.length <= least or not _is_worth(match, chain):
+                continue
+            slot = self._pool.acquire()
+            if slot is None:
+                return None, 0
+            self._pool.storage.copy(slot, pool.storage, match.slot, match.length)
+            # Checked after the copy: the other instance may have gone on with its slot meanwhile.
+            if pool.shows(match, chain):
+                return slot, _reusable(match, chain)
+            self._pool.abandon(slot)
+        return None, 0
+
+    def _fill(self, claims: dict[bytes, _Claim]) -> dict[bytes, Encoded]:
+        """What each history left, by digest."""
+        encoded = {
+            digest: Encoded(self._pool.storage.hidden(claim.slot).clone(), self._reader(claim), _NONE, 0)
+            for digest, claim in claims.items()
+            if claim.computed == 0 and claim.slot is not None
+        }
+        fresh = [(digest, claim) for digest, claim in claims.items() if digest not in encoded]
+        if not fresh:
+            return encoded
+        with ExitStack() as stack:
+            parts = [
+                Continuation(claim.history, claim.cached, stack.enter_context(self._memory(claim)))
+                for _, claim in fresh
+            ]
+            hidden_BC = self._encoder(parts)
+        for (digest, claim), part, hidden_C in zip(fresh, parts, hidden_BC, strict=True):
+            if claim.slot is None:
+                encoded[digest] = _scratched(part.slot_L2HTD[:, :, :, : len(claim.chain)], hidden_C)
+            else:
+                self._pool.storage.hidden(claim.slot).copy_(hidden_C)
+                encoded[digest] = Encoded(hidden_C, self._reader(claim), _NONE, claim.computed)
+        return encoded
+
+    def _memory(self, claim: _Claim) -> AbstractContextManager[Tensor]:
+        if claim.slot is None:
+            layout = self._pool.storage.layout
+            return nullcontext(torch.zeros(layout.shape, dtype=layout.parts()["hidden"][0]))
+        return self._pool.write(claim.slot, claim.cached, len(claim.chain))
+
+    def _reader(self, claim: _Claim) -> Callable[[], Tensor]:
+        storage, slot, length = self._pool.storage, claim.slot, len(claim.chain)
+        return lambda: storage.read(slot or 0, length)
+
+    def _lend(self, claim: _Claim, encoded: Encoded) -> Encoded:
+        """The result of one row, under a lease of its own."""
+        if claim.slot is None:
+            return encoded
+        return replace(encoded, handle=self._pool.publish(claim.slot, claim.chain, claim.cached))
+
+
+_NONE = no_slot(0)
+
+
+def _is_worth(match: Match, chain: EventChain) -> bool:
+    return match.length >= min(LEAST_REUSED, len(chain))
+
+
+def _reusable(match: Match, chain: EventChain) -> int:
+    """Positions that need not be computed: in a longer slot, the hidden state after the last one is lost."""
+    return match.length if match.whole else min(match.length, len(chain) - 1)

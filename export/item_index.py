@@ -1,0 +1,123 @@
+"""The item index: a FAISS index over the embedder's unit vectors, for search by inner product.
+
+Shapes: V items, E item width.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isqrt
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from unipinrec.bundle import INDEX_KINDS, IndexKind
+
+Floats = NDArray[np.float32]
+
+AUTO = "auto"
+CHOICES = (*INDEX_KINDS, AUTO)
+"""What an export may ask for."""
+
+EXACT_UP_TO = 30_000
+"""Largest catalogue for which `auto` takes `flat`."""
+
+HNSW_NEIGHBOURS = 32
+"""M of HNSW: neighbours of a node, twice as many on the lowest layer. More find more; each costs 8 bytes."""
+
+HNSW_CONSTRUCTION = 200
+"""efConstruction of HNSW: nodes kept in sight to insert one. Half of it builds twice as fast, finds less."""
+
+HNSW_SEARCH = 200
+"""efSearch of HNSW: nodes kept in sight while `INDEX_TUNED_FOR` items are sought."""
+
+IVF_PROBES = 64
+"""nprobe of IVF: lists scanned while `INDEX_TUNED_FOR` items are sought."""
+
+IVF_SAMPLE = 64
+"""Items for each list that k-means is trained on. Four times as many find no more."""
+
+SMALLEST_LIST = 8
+"""Mean items of a list at least, which small catalogues would fall below."""
+
+
+class UnknownIndexError(ValueError):
+    """A kind of index that there is not."""
+
+
+def choose_kind(choice: str, items: int) -> IndexKind:
+    """The kind of index that a catalogue of `items` gets.
+
+    Raises:
+        UnknownIndexError: `choice` is none of `CHOICES`.
+    """
+    if choice == AUTO:
+        return "flat" if items <= EXACT_UP_TO else "hnsw"
+    for kind in INDEX_KINDS:
+        if choice == kind:
+            return kind
+    raise UnknownIndexError(f"index is {choice}; allowed: {', '.join(CHOICES)}")
+
+
+def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
+    """An index that finds rows of `vector_VE`, with its search parameters set for `INDEX_TUNED_FOR` items.
+
+    Built by one thread: HNSW links what several threads insert in the order of their race, and a bundle's id
+    is a hash of its files. Equal vectors make equal files on processors with the same vector instructions.
+
+    - `flat` compares every item and is exact.
+    - `hnsw` walks a graph of neighbours (Malkov and Yashunin, arXiv 1603.09320).
+    - `ivf_hnsw` scans the lists of the nearest of about 4 sqrt(V) centroids, which HNSW finds
+      (PinRec, arXiv 2504.10507, §2.8).
+    - `sq8` compares every item by 8 bits a coordinate, in a quarter of the memory.
+    """
+    with _one_thread():
+        index = _EMPTY[kind](*vector_VE.shape)
+        index.train(vector_VE)
+        index.add(vector_VE)
+    return index
+
+
+def _flat(_: int, width: int) -> Any:
+    return faiss.IndexFlatIP(width)
+
+
+def _hnsw(_: int, width: int) -> Any:
+    index = faiss.IndexHNSWFlat(width, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = HNSW_CONSTRUCTION
+    index.hnsw.efSearch = HNSW_SEARCH
+    return index
+
+
+def _ivf_hnsw(items: int, width: int) -> Any:
+    lists = max(1, min(4 * isqrt(items), items // SMALLEST_LIST))
+    index = faiss.IndexIVFFlat(_hnsw(lists, width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    # A graph cannot be a k-means quantiser while its centroids move: train with a flat one, then insert.
+    index.quantizer_trains_alone = 2
+    index.cp.min_points_per_centroid = 1
+    index.cp.max_points_per_centroid = IVF_SAMPLE
+    index.nprobe = IVF_PROBES
+    return index
+
+
+def _sq8(_: int, width: int) -> Any:
+    return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+
+
+_EMPTY: dict[IndexKind, Callable[[int, int], Any]] = {
+    "flat": _flat,
+    "hnsw": _hnsw,
+    "ivf_hnsw": _ivf_hnsw,
+    "sq8": _sq8,
+}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,255 @@
+"""Reusing prefixes equals recomputation, whatever happened to the slots (golden rule (d), float64 to 1e-9)."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ensemble.encoding import Continuation, HistoryEncoder
+from ensemble.event_chain import EventChain
+from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, PoolDirectory
+from ensemble.prefix_cache import Encoded, PrefixCache
+from ensemble.slot_storage import SlotLayout
+from export.graphs import EncoderGraph
+from unipinrec.config import preset
+from unipinrec.data.history import History
+from unipinrec.data.window import window_start
+from unipinrec.model import UnifiedRecommender
+
+TOLERANCE = 1e-9
+SEQUENCES = 10_000
+BLOCK, MAX_HISTORY = 8, 24
+USERS, EVENTS = 4, 48
+MINUTE_MS = 60_000
+
+
+def drawn(draw: np.random.Generator, length: int) -> History:
+    return History(
+        item_row_N=draw.integers(30, size=length),
+        actions_N=draw.integers(1, 4, size=length),
+        timestamp_N=1_700_000_000 + draw.integers(1, 9_000, size=length).cumsum(),
+        surface_N=np.zeros(length, np.int64),
+    )
+
+
+def altered(history: History, event: int) -> History:
+    """The same events but for the action of one."""
+    actions_N = history.actions_N.copy()
+    actions_N[event] = 4 - actions_N[event]
+    return History(
+        item_row_N=history.item_row_N,
+        actions_N=actions_N,
+        timestamp_N=history.timestamp_N,
+        surface_N=history.surface_N,
+    )
+
+
+class Truth:
+    """What whole forwards compute for every user's every window, made once and looked up."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(2)
+        sizes = {"layers": 2, "width": 8, "heads": 2, "item_dim": 4, "id_dim": 4, "action_dim": 2}
+        config = preset("tiny", num_items=30, num_actions=2, **sizes, **WINDOW)
+        self.model = UnifiedRecommender(config).double().eval()
+        for parameter in self.model.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        self.vector_VE = self.model.embedder.all_vectors()
+        self.graph = torch.jit.freeze(torch.jit.script(EncoderGraph(self.model).eval()))
+        draw = np.random.default_rng(4)
+        self.streams = [drawn(draw, EVENTS) for _ in range(USERS)]
+        # A stream whose middle differs: its windows share a prefix with the first user's.
+        self.streams.append(altered(self.streams[0], 20))
+        self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def window(self, stream: int, end: int) -> tuple[int, History]:
+        start = window_start(end, MAX_HISTORY, BLOCK)
+        return start, self.streams[stream][start:end]
+
+    @torch.inference_mode()
+    def encoded(self, stream: int, start: int) -> tuple[Tensor, Tensor]:
+        """Hidden states [T, C] and keys and values [L, 2, H, T, D] of the longest window from `start` on."""
+        if (stream, start) not in self._known:
+            longest = self.streams[stream][start : start + MAX_HISTORY]
+            columns = (longest.actions_N, longest.timestamp_N, longest.surface_N)
+            hidden_1TC, past_L21HTD = self.model.encode(
+                self.vector_VE[torch.from_numpy(longest.item_row_N)][None],
+                *(torch.from_numpy(column)[None] for column in columns),
+            )
+            self._known[stream, start] = (hidden_1TC[0], past_L21HTD[:, :, 0])
+        return self._known[stream, start]
+
+
+WINDOW = {"max_history": MAX_HISTORY, "window_block": BLOCK}
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return Truth()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """On a memory-backed file system, where pools are."""
+    path = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+class Instances:
+    """Two retrieval instances over one folder, and who reads their slots."""
+
+    def __init__(self, truth: Truth, folder: Path, slots: int) -> None:
+        self.truth, self.folder = truth, folder
+        config = truth.model.config
+        shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
+        self._layout = SlotLayout(slots=slots, shape=shape, width=config.width, precision="float64")
+        self.encoder = HistoryEncoder(truth.graph, truth.vector_VE)
+        self.reader = PoolDirectory(folder)
+        self.pools: dict[int, KVPool] = {}
+        self.caches: dict[int, PrefixCache] = {}
+        for instance in range(2):
+            self.restart(instance)
+
+    def restart(self, instance: int) -> None:
+        self.pools[instance] = KVPool(self.folder, f"retrieval_{instance}", self._layout, MINUTE_MS)
+        self.caches[instance] = PrefixCache(
+            self.encoder, self.pools[instance], PoolDirectory(self.folder), self.chain
+        )
+
+    def chain(self, history: History) -> EventChain:
+        return EventChain(history, "bundle", BLOCK)
+
+    @torch.inference_mode()
+    def ask(self, instance: int, wanted: list[tuple[int, int]]) -> list[Encoded]:
+        """Encode streams up to an event, and compare everything with the truth."""
+        windows = [self.truth.window(stream, end) for stream, end in wanted]
+        encoded = self.caches[instance].encode([history for _, history in windows])
+        for (stream, _), (start, history), one in zip(wanted, windows, encoded, strict=True):
+            hidden_TC, past_L2HTD = self.truth.encoded(stream, start)
+            length = len(history) + 1
+            assert (one.hidden_C - hidden_TC[length - 1]).abs().max() < TOLERANCE
+            right = past_L2HTD[:, :, :, :length]
+            assert (one.read_past() - right).abs().max() < TOLERANCE
+            pool = self.pool_of(one.handle)
+            if pool is not None:
+                assert pool.holds(one.handle)
+                assert (pool.view(one.handle) - right).abs().max() < TOLERANCE
+        return encoded
+
+    def pool_of(self, handle: Handle) -> MappedPool | None:
+        return self.reader.find(handle)
+
+    def close(self) -> None:
+        for pool in self.pools.values():
+            pool.close()
+
+
+@pytest.mark.timeout(900)
+def test_10_000_random_sequences_equal_recomputation(truth: Truth, folder: Path) -> None:
+    """Users append, go back, change an event and meet either instance; slots are evicted, leases end or do
+    not, instances restart."""
+    draw = np.random.default_rng(9)
+    reused = evicted = full = 0
+    instances = Instances(truth, folder, slots=3)
+    for _ in range(SEQUENCES):
+        ends = draw.integers(0, MAX_HISTORY, size=USERS + 1)
+        for _ in range(int(draw.integers(1, 3))):
+            action = draw.random()
+            if action < 0.02:
+                instances.restart(int(draw.integers(2)))
+            if action < 0.1:
+                for pool in instances.pools.values():
+                    pool.header_SX[:, DEADLINE_NS] = 0
+            users = draw.integers(USERS + 1, size=1 + int(draw.random() < 0.3) + int(draw.random() < 0.1))
+            ends[users] = np.clip(ends[users] + draw.integers(-2, 9, size=len(users)), 0, EVENTS)
+            wanted = [(int(user), int(ends[user])) for user in users]
+            for one in instances.ask(int(draw.integers(2)), wanted):
+                reused += one.handle.reused > 0
+                full += one.handle.epoch == 0
+                pool = instances.pool_of(one.handle)
+                if pool is not None and draw.random() < 0.9:
+                    pool.release(one.handle)
+        evicted = max(evicted, *(pool.evictions for pool in instances.pools.values()))
+    instances.close()
+    # Each of the cases that the sequences are meant to meet was met often.
+    assert reused > SEQUENCES
+    assert evicted > 10
+    assert full > 10
+
+
+def test_an_append_computes_its_new_events_alone(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=2)
+    (first,) = instances.ask(0, [(0, 18)])
+    (second,) = instances.ask(0, [(0, 21)])
+    (third,) = instances.ask(0, [(0, 21)])
+    assert [one.computed for one in (first, second, third)] == [19, 3, 0]
+    assert [one.handle.reused for one in (first, second, third)] == [0, 19, 22]
+    assert second.handle.slot == first.handle.slot
+    assert instances.encoder.padding == 13 + 13
+
+
+def test_another_instance_takes_the_prefix_over(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=2)
+    instances.ask(0, [(0, 20)])
+    (taken,) = instances.ask(1, [(0, 22)])
+    assert (taken.handle.epoch, taken.computed) == (instances.pools[1].epoch, 2)
+
+
+def test_a_window_that_moved_is_encoded_again_once(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=2)
+    instances.ask(0, [(0, MAX_HISTORY)])
+    (moved,) = instances.ask(0, [(0, MAX_HISTORY + 1)])
+    assert moved.handle.reused == 0
+    assert moved.computed == MAX_HISTORY - BLOCK + 2
+    (after,) = instances.ask(0, [(0, MAX_HISTORY + 3)])
+    assert after.computed == 2
+
+
+def test_equal_histories_of_a_batch_share_one_slot(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=2)
+    left, right, other = instances.ask(0, [(0, 20), (0, 20), (1, 20)])
+    assert left.handle.slot == right.handle.slot != other.handle.slot
+    assert instances.pools[0].slots_in_use == 2
+
+
+def test_two_lengths_of_one_user_in_a_batch_do_not_share_a_slot(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=3)
+    (first,) = instances.ask(0, [(0, 17)])
+    short, long = instances.ask(0, [(0, 18), (0, 20)])
+    assert short.handle.slot == first.handle.slot != long.handle.slot
+
+
+def test_users_without_events_share_a_slot_that_no_history_takes(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=3)
+    (empty,) = instances.ask(0, [(0, 0)])
+    (user,) = instances.ask(0, [(0, 1)])
+    (again,) = instances.ask(0, [(1, 0)])
+    assert user.handle.slot != empty.handle.slot == again.handle.slot
+    assert again.computed == 0
+
+
+def test_an_encoder_that_fails_leaves_no_slot_behind(truth: Truth, folder: Path) -> None:
+    instances = Instances(truth, folder, slots=1)
+    instances.ask(0, [(0, 18)])
+    graph, instances.encoder._graph = instances.encoder._graph, None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        instances.ask(0, [(0, 20)])
+    assert instances.pools[0].slots_in_use == 0
+    instances.encoder._graph = graph
+    (after,) = instances.ask(0, [(0, 20)])
+    assert after.computed == 21
+
+
+def test_positions_of_several_requests_stand_without_padding_between(truth: Truth) -> None:
+    encoder = HistoryEncoder(truth.graph, truth.vector_VE)
+    shape = (2, 2, 2, MAX_HISTORY + 1, 4)
+    histories = [truth.streams[user][:length] for user, length in enumerate((3, 9, 0))]
+    with torch.inference_mode():
+        encoder([Continuation(one, 0, torch.zeros(shape, dtype=torch.float64)) for one in histories])
+    assert encoder.padding == 1
