@@ -33,7 +33,8 @@ FREE, WRITING, READY = 0, 1, 2
 
 GENERATION, STATE, DEADLINE_NS, LENGTH, LEASE, RELEASED, DIGEST, _, BLOCK_LENGTH, BLOCK_DIGEST, _ = range(11)
 """Columns of a slot's header. Readers write RELEASED only; the owner writes the others. DIGEST names the
-events of all LENGTH positions and BLOCK_DIGEST those of the first BLOCK_LENGTH, in two columns each; 0: none."""
+events of all LENGTH positions and BLOCK_DIGEST those of the first BLOCK_LENGTH, in two columns each;
+0: none."""
 
 COLUMNS = 11
 

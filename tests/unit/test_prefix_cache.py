@@ -1,4 +1,4 @@
-"""Reusing prefixes equals recomputation, whatever happened to the slots (golden rule (d), float64 to 1e-9)."""
+"""Reusing prefixes equals recomputation, whatever happened to the slots: in float64, to 1e-9."""
 
 import shutil
 import tempfile
