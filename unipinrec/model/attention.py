@@ -31,17 +31,35 @@ def candidate_attention(
     own_value_BHKD: Tensor,
     key_BHND: Tensor,
     value_BHND: Tensor,
-    hidden_BN: Tensor | None,
+    hidden_BN: Tensor,
 ) -> Tensor:
     """Each candidate over the history and itself, never over another candidate (UniPinRec §1.4).
 
-    `hidden_BN` marks history positions that are padding; without it all N positions are real.
-    Costs N + 1 scores a candidate.
+    `hidden_BN` marks history positions that are padding. Costs N + 1 scores a candidate.
     """
     scale = 1.0 / math.sqrt(query_BHKD.size(-1))
     history_BHKN = torch.matmul(query_BHKD, key_BHND.transpose(-1, -2)) * scale
-    if hidden_BN is not None:
-        history_BHKN = history_BHKN.masked_fill(hidden_BN[:, None, None, :], float("-inf"))
+    history_BHKN = history_BHKN.masked_fill(hidden_BN[:, None, None, :], float("-inf"))
     own_BHK1 = (query_BHKD * own_key_BHKD).sum(-1, keepdim=True) * scale
     weight = torch.softmax(torch.cat([history_BHKN, own_BHK1], dim=-1), dim=-1)
     return torch.matmul(weight[..., :-1], value_BHND) + weight[..., -1:] * own_value_BHKD
+
+
+def cached_candidate_attention(
+    query_BHKD: Tensor,
+    own_key_BHKD: Tensor,
+    own_value_BHKD: Tensor,
+    key_BHND: Tensor,
+    value_BHND: Tensor,
+) -> Tensor:
+    """`candidate_attention` over a history without padding, for inference alone.
+
+    A fused kernel attends to the history and tells the log of its softmax's sum, so that a candidate's own
+    score joins afterwards and no K x N matrix is kept. The kernel's sum has no gradient.
+    """
+    scale = 1.0 / math.sqrt(query_BHKD.size(-1))
+    history_BHKD, log_sum_BHK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query_BHKD, key_BHND, value_BHND, 0.0, False, scale=scale
+    )
+    own_BHK = (query_BHKD * own_key_BHKD).sum(-1) * scale
+    return torch.lerp(history_BHKD, own_value_BHKD, torch.sigmoid(own_BHK - log_sum_BHK).unsqueeze(-1))

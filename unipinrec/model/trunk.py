@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.attention import candidate_attention, causal_attention, continued_attention
+from unipinrec.model.attention import (
+    cached_candidate_attention,
+    candidate_attention,
+    causal_attention,
+    continued_attention,
+)
 
 ROW_STEP = 16
 """Packed rows are padded to multiples of this. No lone last row then takes another kernel, which would round
@@ -144,24 +149,16 @@ class Trunk(nn.Module):
         """
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(token_BKC)
-            token_BKC = block.finish(token_BKC, over_slots(layer, query, key, value, past_L2HND))
+            attended: list[Tensor] = []
+            for request, past in enumerate(past_L2HND):
+                attended.append(
+                    cached_candidate_attention(
+                        query[request : request + 1],
+                        key[request : request + 1],
+                        value[request : request + 1],
+                        past[layer : layer + 1, 0],
+                        past[layer : layer + 1, 1],
+                    )
+                )
+            token_BKC = block.finish(token_BKC, torch.cat(attended))
         return self.norm(token_BKC)
-
-
-def over_slots(
-    layer: int, query_BHKD: Tensor, key_BHKD: Tensor, value_BHKD: Tensor, past_L2HND: list[Tensor]
-) -> Tensor:
-    """One layer's attention over each request's cache and each token's own key and value: [B, H, K, D]."""
-    attended: list[Tensor] = []
-    for request, past in enumerate(past_L2HND):
-        attended.append(
-            candidate_attention(
-                query_BHKD[request : request + 1],
-                key_BHKD[request : request + 1],
-                value_BHKD[request : request + 1],
-                past[layer, 0].unsqueeze(0),
-                past[layer, 1].unsqueeze(0),
-                None,
-            )
-        )
-    return torch.cat(attended)
