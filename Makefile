@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench-ann serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-growth serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,8 +30,14 @@ eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, a
 tables: install ## Turn the reports of make eval into docs/results.md
 	$(BIN)/unipinrec tables
 
-bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: about 20 minutes
+bench: install ## Unified against separate serving, cold, warm and Zipf: about 20 minutes; [QUICK=1] about four
+	$(BIN)/unipinrec bench $(if $(QUICK),--quick)
+
+bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour
 	$(BIN)/unipinrec bench-ann
+
+bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: about 10 minutes
+	$(BIN)/unipinrec bench-growth
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

@@ -4,7 +4,9 @@ import typer
 
 try:
     from commands import data
+    from commands.bench import bench
     from commands.bench_ann import bench_ann
+    from commands.bench_growth import bench_growth
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
@@ -26,6 +28,8 @@ app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("tables")(tables_command)
 app.command("export")(export_command)
+app.command("bench")(bench)
 app.command("bench-ann")(bench_ann)
+app.command("bench-growth")(bench_growth)
 app.command("serve")(serve)
 app.command("demo")(demo)

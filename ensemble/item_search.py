@@ -33,7 +33,7 @@ class ItemSearch:
 
         `PADDING` stands where an approximate index finds fewer than `count`, or fewer are left. Left-out
         items are skipped inside the search: fetching as many more and dropping them gives the same items and
-        takes longer (docs/performance.md).
+        takes up to twice as long in a small catalogue, as long in a large one (docs/performance.md).
         """
         found = min(count, self.items)
         parameters = self._parameters(found + len(left_out_X), self._selector(left_out_X))

@@ -1,0 +1,1 @@
+"""Measurements of the parts and of the whole, with the reports that are committed."""
