@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-growth serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ bench-ann: install ## Measure the kinds of item index on synthetic vectors, up t
 
 bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: about 10 minutes
 	$(BIN)/unipinrec bench-growth
+
+bench-options: install ## Other precisions, compilers and storage of keys and values, on the bundle of make demo
+	$(BIN)/unipinrec bench-options
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

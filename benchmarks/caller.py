@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unipinrec_client.wire import OUTPUT_RANKS, TRITON_TYPES
 
 from benchmarks.workload import Visit
+from ensemble.contract import PADDING, stack
 
 OK = "OK"
 
@@ -59,24 +60,25 @@ def answer_of(outputs: Tensors) -> Answer:
 
 
 class RequestMaker:
-    """A visit as the ensemble's input tensors."""
+    """Visits as the ensemble's input tensors."""
 
     def __init__(self, item_id_V: NDArray[np.int64], num_results: int) -> None:
         """`item_id_V`: external ids by item row."""
         self._item_id_V = item_id_V
         self._num_results = num_results
 
-    def __call__(self, visit: Visit) -> Tensors:
-        """One user with an inline history; NUM_RESULTS is said, all other defaults are the bundle's."""
-        history = visit.history
+    def __call__(self, *visits: Visit) -> Tensors:
+        """One request with inline histories; NUM_RESULTS is said, all other defaults are the bundle's."""
+        histories = [visit.history for visit in visits]
+        item_ids = [self._item_id_V[history.item_row_N] for history in histories]
         return {
-            "USER_ID": np.array([[visit.user_id.encode()]], np.object_),
-            "HISTORY_ITEM_IDS": self._item_id_V[history.item_row_N][None],
-            "HISTORY_ACTIONS": history.actions_N[None],
-            "HISTORY_TIMESTAMPS": history.timestamp_N[None],
-            "HISTORY_SURFACES": history.surface_N[None].astype(np.int32),
-            "REQUEST_TIME": np.array([[visit.request_time]], np.int64),
-            "NUM_RESULTS": np.array([[self._num_results]], np.int32),
+            "USER_ID": np.array([[visit.user_id.encode()] for visit in visits], np.object_),
+            "HISTORY_ITEM_IDS": stack(item_ids, PADDING),
+            "HISTORY_ACTIONS": stack([history.actions_N for history in histories], 0),
+            "HISTORY_TIMESTAMPS": stack([history.timestamp_N for history in histories], 0),
+            "HISTORY_SURFACES": stack([history.surface_N.astype(np.int32) for history in histories], 0),
+            "REQUEST_TIME": np.array([[visit.request_time] for visit in visits], np.int64),
+            "NUM_RESULTS": np.full((len(visits), 1), self._num_results, np.int32),
         }
 
 

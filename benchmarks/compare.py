@@ -23,9 +23,13 @@ class LoadPlan:
     concurrencies: tuple[int, ...]
     rounds: int
     seconds: float
-    """Length of a measured window."""
+    """Length of a measured window, at least."""
+    least_replies: int
+    """Replies in a window, at least, for a median that says something."""
     ramp_s: float
-    """Least time under load before a window."""
+    """From the first replies under load to the window."""
+    open_seconds: float
+    """For which requests arrive at each rate."""
     rate_shares: tuple[float, ...]
     """Rates of open-loop arrivals, as shares of the most that the unified stack answered."""
     timeout_s: float
@@ -90,7 +94,7 @@ class Comparison:
         for place, rate in enumerate(rates):
             for stack in rotated(stacks, place):
                 self._tell(f"{rate:.1f} arrivals a second, {stack}")
-                due_S = poisson_schedule(rate, self.plan.seconds, self.plan.seed + place)
+                due_S = poisson_schedule(rate, self.plan.open_seconds, self.plan.seed + place)
                 traffic = self._traffic(stack, max(self.plan.concurrencies))
                 recording = open_loop(self._target.caller(stack, self.plan.timeout_s), traffic, due_S)
                 self.results[stack].opened[rate].append(measure_open(recording))
@@ -116,6 +120,7 @@ class Comparison:
             concurrency=concurrency,
             ramp_s=self.plan.ramp_s,
             seconds=self.plan.seconds,
+            least_replies=self.plan.least_replies,
         )
         after = target.statistics.settled(nodes)
         measured = measure_closed(recording)
@@ -127,7 +132,7 @@ class Comparison:
 
     def _traffic(self, stack: str, in_flight: int) -> Traffic:
         """Traffic of the stack's kind, by users whom no earlier run has had: no stack finds keys and values
-        that another has left. Returning users have made their first pass, where there is something to fill."""
+        that another has left. Returning users have made their first pass, where that fills something."""
         self._seed += 1
         if stack.endswith("cold"):
             return ColdTraffic(self._target.space, self._seed)

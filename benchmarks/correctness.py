@@ -13,10 +13,14 @@ from benchmarks.load import Sample
 from benchmarks.random_bundle import RandomBundle
 from benchmarks.report import Correctness
 from unipinrec.data.history import rows_of
-from unipinrec.offline import OfflineAnswer, OfflineRecommender, OfflineRequest
+from unipinrec.offline import OfflineRecommender, OfflineRequest
 
 LEAST_CHECKED = 20
 """Answers of each stack that have to be compared."""
+
+
+MOST_SEARCHED = 8
+"""Answers of each stack whose items are sought by exact search too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,11 @@ class CorrectnessCheck:
                 wrong.append(
                     f"{stack}: only {len(chosen)} answers to compare; allowed: {LEAST_CHECKED} or more"
                 )
-            shares = []
             for sample in chosen:
-                expected, offline = self._expected(sample)
-                found = compare(sample, expected, self._tolerance)
+                found = compare(sample, self._expected(sample), self._tolerance)
                 wrong += [f"{stack}, user {sample.visit.user_id}: {what}" for what in found.wrong]
                 largest = max(largest, found.difference)
-                ids = self._made.item_ids[offline.item_row_K]
-                shares.append(float(np.isin(sample.answer.item_id_K, ids).mean()))
+            shares = [self._found_share(sample) for sample in evenly(chosen, MOST_SEARCHED)]
             same_items[stack] = float(np.mean(shares)) if shares else 0.0
         return Correctness(
             tolerance=self._tolerance,
@@ -79,20 +80,27 @@ class CorrectnessCheck:
             differences=tuple(wrong),
         )
 
-    def _expected(self, sample: Sample) -> tuple[Expected, OfflineAnswer]:
-        history, defaults = sample.visit.history, self._made.manifest.defaults
-        request = OfflineRequest(history=history, request_time=sample.visit.request_time)
-        row_K = rows_of(self._made.item_ids, sample.answer.item_id_K)
-        (probability_KA,) = self._offline.action_probabilities([request], [row_K])
-        (offline,) = self._offline.recommend([request], self._made.num_results, defaults)
-        expected = Expected(
+    def _expected(self, sample: Sample) -> Expected:
+        made = self._made
+        row_K = rows_of(made.item_ids, sample.answer.item_id_K)
+        (probability_KA,) = self._offline.action_probabilities([_request(sample)], [row_K])
+        return Expected(
             probability_KA.numpy(),
-            np.array(defaults.utility_weights, np.float32),
-            self._made.item_ids[history.item_row_N],
-            self._made.num_results,
-            self._made.manifest.bundle_id,
+            np.array(made.manifest.defaults.utility_weights, np.float32),
+            made.item_ids[sample.visit.history.item_row_N],
+            made.num_results,
+            made.manifest.bundle_id,
         )
-        return expected, offline
+
+    def _found_share(self, sample: Sample) -> float:
+        """Share of the results that exact search returns too."""
+        made = self._made
+        (offline,) = self._offline.recommend([_request(sample)], made.num_results, made.manifest.defaults)
+        return float(np.isin(sample.answer.item_id_K, made.item_ids[offline.item_row_K]).mean())
+
+
+def _request(sample: Sample) -> OfflineRequest:
+    return OfflineRequest(history=sample.visit.history, request_time=sample.visit.request_time)
 
 
 def compare(sample: Sample, expected: Expected, tolerance: float) -> Comparison:

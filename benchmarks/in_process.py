@@ -4,18 +4,17 @@ Processes are spawned for it, with as many threads as a node has, so that nothin
 """
 
 import multiprocessing
-import shutil
+import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.caller import RequestMaker, Tensors
@@ -26,10 +25,11 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import Node
 from ensemble.ranking import RankingNode
 from ensemble.retrieval import RetrievalNode
+from ensemble.runtime_folder import claim_folder, remove_folder
 from ensemble.settings import ServingSettings
 
 INSTANCE = "retrieval_0"
-WARM_UP = 5
+WARM_UP = 3
 """Calls before the first that counts: TorchScript optimises a graph while it runs for the first times."""
 
 START_TIMEOUT_S = 120.0
@@ -44,8 +44,10 @@ class InProcessPlan:
     num_results: int
     stacks: tuple[str, ...]
     """As in `report.STACKS`, one after another."""
+    batches: tuple[int, ...]
+    """Users in one request, one after another: the server computes queued requests together too."""
     seconds: float
-    """For each of them."""
+    """For each stack with each of the batches."""
     warm_users: int
     seed: int
 
@@ -65,8 +67,8 @@ class NodeChain:
         return tensors
 
 
-Latencies = dict[str, list[float]]
-"""Milliseconds of every request, by stack."""
+Latencies = dict[tuple[str, int], list[float]]
+"""Milliseconds of every call of one process, by stack and users in a request."""
 
 
 def run_in_process(plan: InProcessPlan, processes: int) -> list[Latencies]:
@@ -78,13 +80,19 @@ def run_in_process(plan: InProcessPlan, processes: int) -> list[Latencies]:
 
 
 def median_ms(latencies: Sequence[Latencies], stack: str) -> float:
-    """Of one request."""
-    return statistics.median(taken for one in latencies for taken in one[stack])
+    """Of a request of one user."""
+    return statistics.median(taken for one in latencies for taken in one[stack, 1])
 
 
-def total_qps(latencies: Sequence[Latencies], stack: str) -> float:
-    """Requests a second of all processes together."""
-    return sum(1e3 * len(one[stack]) / sum(one[stack]) for one in latencies)
+def best_qps(latencies: Sequence[Latencies], stack: str) -> tuple[float, int]:
+    """Users answered a second by all processes together, with the batch that makes it most."""
+    batches = [batch for name, batch in latencies[0] if name == stack]
+    return max((total_qps(latencies, stack, batch), batch) for batch in batches)
+
+
+def total_qps(latencies: Sequence[Latencies], stack: str, batch: int) -> float:
+    """Users answered a second by all processes together."""
+    return sum(1e3 * batch * len(one[stack, batch]) / sum(one[stack, batch]) for one in latencies)
 
 
 _barrier: Barrier | None = None
@@ -98,18 +106,17 @@ def _share(barrier: Barrier) -> None:
 def _run(plan: InProcessPlan, worker: int) -> Latencies:
     torch.set_num_threads(plan.settings.threads)
     with _chains(plan) as chains:
-        return {stack: _timed(plan, stack, worker, chains[_architecture(stack)]) for stack in plan.stacks}
-
-
-def _architecture(stack: str) -> str:
-    return stack.partition("_")[0]
+        return {
+            (stack, batch): _timed(plan, stack, batch, worker, chains[stack.partition("_")[0]])
+            for stack in plan.stacks
+            for batch in plan.batches
+        }
 
 
 @contextmanager
 def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, NodeChain]]:
     """Both stacks, with a pool of their own."""
-    base = plan.settings.runtime_dir
-    folder = Path(tempfile.mkdtemp(prefix=f"{base.name}-in-process-", dir=base.parent))
+    folder, lock = claim_folder(plan.settings.runtime_dir)
     settings = plan.settings.model_copy(update={"runtime_dir": folder})
     loaded = LoadedBundle.open(settings.bundle)
     unified = RetrievalNode(loaded, settings, INSTANCE)
@@ -123,41 +130,46 @@ def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, NodeChain]]:
     finally:
         for node in (history, unified, separate, ann, ranking):
             node.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
+        os.close(lock)
 
 
-def _timed(plan: InProcessPlan, stack: str, worker: int, chain: NodeChain) -> list[float]:
+def _timed(plan: InProcessPlan, stack: str, batch: int, worker: int, chain: NodeChain) -> list[float]:
     loaded = LoadedBundle.open(plan.settings.bundle)
     make = RequestMaker(loaded.vocabulary().item_id_V, plan.num_results)
-    traffic = _traffic(plan, stack, worker, EventSpace.of(loaded.manifest))
+    traffic = _traffic(plan, stack, (worker, batch), EventSpace.of(loaded.manifest))
     # The separate stack keeps nothing that a first pass could fill.
     if isinstance(traffic, WarmTraffic) and stack.startswith("unified"):
         for visit in traffic.first_pass():
             chain(make(visit))
     for _ in range(WARM_UP):
-        _call(chain, make, traffic)
+        _call(chain, make, traffic, batch)
     assert _barrier is not None  # noqa: S101
     _barrier.wait(START_TIMEOUT_S)
     taken: list[float] = []
     ends = time.perf_counter() + plan.seconds
     while not taken or time.perf_counter() < ends:
-        taken.append(_call(chain, make, traffic))
+        taken.append(_call(chain, make, traffic, batch))
     return taken
 
 
-def _call(chain: NodeChain, make: RequestMaker, traffic: Traffic) -> float:
-    """Milliseconds of the next visit."""
-    visit = traffic.take()
-    request = make(visit)
+def _call(chain: NodeChain, make: RequestMaker, traffic: Traffic, batch: int) -> float:
+    """Milliseconds of a request of the next visits."""
+    visits = [traffic.take() for _ in range(batch)]
+    request = make(*visits)
     began = time.perf_counter()
     chain(request)
     took = time.perf_counter() - began
-    traffic.give_back(visit)
+    for visit in visits:
+        traffic.give_back(visit)
     return 1e3 * took
 
 
-def _traffic(plan: InProcessPlan, stack: str, worker: int, space: EventSpace) -> ColdTraffic | WarmTraffic:
-    seed = 1_000 * plan.seed + worker
+def _traffic(
+    plan: InProcessPlan, stack: str, numbers: tuple[int, int], space: EventSpace
+) -> ColdTraffic | WarmTraffic:
+    """Other users in each process and for each batch."""
+    seed = int(np.random.SeedSequence([plan.seed, *numbers]).generate_state(1)[0])
     if stack.endswith("cold"):
         return ColdTraffic(space, seed)
     return WarmTraffic(space, seed, plan.warm_users)

@@ -19,7 +19,7 @@ POLL_S = 0.01
 ERROR_PAUSE_S = 0.05
 """A worker waits this long after an error, so that refusals do not become a storm."""
 
-REPLIES_PER_WORKER = 3
+REPLIES_PER_WORKER = 2
 """A window goes on until so many replies have come for each worker: they come in batches, of which a short
 window would hold a part."""
 
@@ -27,6 +27,10 @@ LONGEST_WINDOW_S = 30.0
 
 SAMPLED_FIRST, SAMPLED_EVERY = 10, 10
 """Answers that are kept for comparison: the first ones, and then every tenth."""
+
+
+class FillError(RuntimeError):
+    """A cache could not be filled."""
 
 
 class Caller(Protocol):
@@ -98,13 +102,19 @@ class Recording:
 
 
 def closed_loop(
-    caller: Caller, traffic: Traffic, *, concurrency: int, ramp_s: float, seconds: float
+    caller: Caller,
+    traffic: Traffic,
+    *,
+    concurrency: int,
+    ramp_s: float,
+    seconds: float,
+    least_replies: int = 1,
 ) -> Recording:
     """`concurrency` workers, each with one request in flight.
 
-    The window opens after `ramp_s`, and as many replies as there are workers. It takes `seconds`, or until
-    `REPLIES_PER_WORKER` have come. Requests under way at its end are awaited and not counted, so that the
-    load is the same throughout.
+    The window opens `ramp_s` after as many replies as there are workers. It takes `seconds`, or a multiple
+    of it until `least_replies` and `REPLIES_PER_WORKER` have come. Requests under way at its end are awaited
+    and not counted, so that the load is the same throughout.
     """
     recording, stopped = Recording(), threading.Event()
 
@@ -120,11 +130,13 @@ def closed_loop(
                 stopped.wait(ERROR_PAUSE_S)
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="load") as pool:
+        replies = max(least_replies, REPLIES_PER_WORKER * concurrency)
         try:
             workers = [pool.submit(work) for _ in range(concurrency)]
-            _wait(recording, ramp_s, concurrency, LONGEST_RAMP_S)
+            _wait(recording, POLL_S, concurrency, LONGEST_RAMP_S)
+            time.sleep(ramp_s)
             with recording.window():
-                _wait(recording, seconds, REPLIES_PER_WORKER * concurrency, LONGEST_WINDOW_S)
+                _wait(recording, seconds, replies, LONGEST_WINDOW_S)
         finally:
             stopped.set()
     for worker in workers:
@@ -133,11 +145,14 @@ def closed_loop(
 
 
 def _wait(recording: Recording, seconds: float, replies: int, longest_s: float) -> None:
-    """For so long, and for so many more replies; but not longer than `longest_s`."""
+    """For so long, again and again until so many more replies have come, or until `longest_s` are over.
+
+    A wait that ended with a reply would cut a burst of them in two, and count too many or too few.
+    """
     began, before = time.perf_counter(), len(recording.outcomes)
     time.sleep(seconds)
     while len(recording.outcomes) < before + replies and time.perf_counter() < began + longest_s:
-        time.sleep(POLL_S)
+        time.sleep(seconds)
 
 
 def open_loop(caller: Caller, traffic: Traffic, due_S: NDArray[np.float64]) -> Recording:
@@ -182,9 +197,9 @@ def fill(caller: Caller, traffic: ReturningTraffic, concurrency: int) -> None:
     """The traffic's first pass, which is not measured.
 
     Raises:
-        RuntimeError: a request failed, so that the cache does not hold what is measured next.
+        FillError: a request failed, so that the cache does not hold what is measured next.
     """
     with ThreadPoolExecutor(concurrency, thread_name_prefix="fill") as pool:
         for reply in pool.map(lambda visit: caller.call(caller.prepare(visit)), traffic.first_pass()):
             if reply.status != OK:
-                raise RuntimeError(f"a request that was to fill the cache was answered with {reply.status}")
+                raise FillError(f"a request that was to fill the cache was answered with {reply.status}")

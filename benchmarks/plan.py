@@ -34,7 +34,7 @@ class BenchPlan:
     zipf_seconds: float
     """Length of a measured window of the Zipf run."""
     in_process_seconds: float
-    """For each stack."""
+    """For each stack, and each batch tried."""
     in_process_after: bool
     """Whether the nodes are measured without a server once more at the end."""
     most_checked: int
@@ -79,16 +79,18 @@ class BenchPlan:
         """How often a run says what it does next."""
         count = len(self.stacks)
         closed = count * (1 + self.load.rounds * len(self.load.concurrencies))
-        compared = closed + count * len(self.load.rate_shares) + 3 + self.in_process_after if count else 0
+        compared = closed + count * len(self.load.rate_shares) + 2 + self.in_process_after if count else 0
         return 2 + compared + (2 + 4 * len(self.zipf_concurrencies) if self.has_zipf else 0)
 
 
 FULL_LOAD = LoadPlan(
     concurrencies=(1, 4, 16, 20, 32, 64),
     rounds=3,
-    seconds=6.0,
+    seconds=4.0,
+    least_replies=50,
     ramp_s=1.0,
-    rate_shares=(0.4, 0.7, 0.9),
+    open_seconds=8.0,
+    rate_shares=(0.5, 0.7, 0.9),
     timeout_s=30.0,
     warm_users=24,
     seed=1,
@@ -99,8 +101,8 @@ FULL = BenchPlan(
     load=FULL_LOAD,
     zipf_users=20_000,
     zipf_concurrencies=(4, 16),
-    zipf_seconds=12.0,
-    in_process_seconds=5.0,
+    zipf_seconds=8.0,
+    in_process_seconds=2.5,
     in_process_after=True,
     most_checked=60,
     tolerance=1e-4,
@@ -110,7 +112,16 @@ FULL = BenchPlan(
 QUICK = replace(
     FULL,
     items=20_000,
-    load=replace(FULL_LOAD, concurrencies=(1, 4, 16), rounds=1, seconds=2.0, ramp_s=0.5, rate_shares=(0.6,)),
+    load=replace(
+        FULL_LOAD,
+        concurrencies=(1, 4, 16),
+        rounds=1,
+        seconds=2.0,
+        least_replies=10,
+        ramp_s=0.5,
+        open_seconds=3.0,
+        rate_shares=(0.6,),
+    ),
     zipf_users=400,
     zipf_concurrencies=(4,),
     zipf_seconds=3.0,

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.ratios import ALONE
 from benchmarks.report import BenchReport, Row, Stages
 
 COLOURS = {
@@ -82,23 +83,32 @@ def _arrivals(figure: Figure, rows: Sequence[Row]) -> None:
 
 
 def _stages(figure: Figure, rows: Sequence[Stages]) -> None:
+    """One request at a time on the left, and under load on the right, on an axis of its own."""
+    alone = [one for one in rows if one.concurrency == ALONE]
+    loaded = [one for one in rows if one.concurrency != ALONE]
+    shown = [some for some in (alone, loaded) if some]
+    for axes, some in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
+        _bars(axes, some)
+    figure.axes[0].legend(fontsize=7)
+
+
+def _bars(axes: Axes, rows: Sequence[Stages]) -> None:
     """Lying bars, one for each stack and load, of parts that add up."""
-    axes = figure.subplots()
-    labels = [f"{one.stack}, {one.concurrency} in flight" for one in rows]
+    labels = [f"{one.stack}\n{one.concurrency} in flight" for one in rows]
     left = np.zeros(len(rows))
-    places = max(len(one.nodes) for one in rows)
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    for place in range(places):
-        # Both stacks have a node of the same role at the same place.
-        name = rows[0].nodes[place].node
+    # Nodes of the same place have the same role in every stack.
+    for place, node in enumerate(rows[0].nodes):
         for part, shade in (("queue", 1), ("compute", 0)):
             width = np.array([getattr(one.nodes[place], f"{part}_ms") for one in rows])
-            axes.barh(labels, width, left=left, color=colours[2 * place + shade], label=f"{name}: {part}")
+            axes.barh(
+                labels, width, left=left, color=colours[2 * place + shade], label=f"{node.node}: {part}"
+            )
             left += width
     axes.barh(labels, [max(one.rest_ms, 0.0) for one in rows], left=left, color="dimgray", label="rest")
     axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("ms of one request, mean")
-    axes.legend(fontsize=7)
 
 
 def _lines(axes: Axes, rows: Sequence[Row], name: str, at: Callable[[Row], float]) -> None:

@@ -93,9 +93,11 @@ class Overhead(Config):
 
 
 class Bound(Config):
-    """What compute alone allows: a process for each core, each running the nodes on request after request."""
+    """What compute alone allows: a process for each core, each calling the nodes on and on."""
 
     processes: int
+    batch: int
+    """Users in one call, of the sizes tried the one that gave most."""
     in_process_qps: float
     in_process_rounds: tuple[float, ...]
     best_served_qps: float

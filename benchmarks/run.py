@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks.compare import Comparison, StackResults
 from benchmarks.correctness import CorrectnessCheck
-from benchmarks.in_process import InProcessPlan, Latencies, median_ms, run_in_process, total_qps
+from benchmarks.in_process import InProcessPlan, Latencies, best_qps, median_ms, run_in_process
 from benchmarks.plan import BenchPlan
 from benchmarks.random_bundle import PRESET, RandomBundle, make_random_bundle
 from benchmarks.ratios import ALONE, best_concurrency, by_concurrency, headline
@@ -19,6 +19,9 @@ from benchmarks.zipf import fitting_size, run_zipf
 from ensemble.embedded_server import check_machine
 from ensemble.settings import ServingSettings
 from experiments.report import Machine
+
+BATCHES = (1, 8)
+"""Users in one call, tried for the bound of compute."""
 
 
 @dataclass(slots=True)
@@ -112,12 +115,14 @@ class Benchmark:
             settings=settings,
             num_results=made.num_results,
             stacks=plan.stacks,
+            batches=(1,),
             seconds=plan.in_process_seconds,
             warm_users=plan.load.warm_users,
             seed=plan.load.seed,
         )
         self._in_process.alone.append(run_in_process(chain, 1))
-        self._in_process.together.append(run_in_process(chain, self._machine.cores))
+        together = replace(chain, batches=BATCHES)
+        self._in_process.together.append(run_in_process(together, self._machine.cores))
 
     def _run_zipf(self, made: RandomBundle, settings: ServingSettings) -> None:
         plan = self._plan
@@ -169,7 +174,7 @@ class Benchmark:
     def _bound(self) -> dict[str, Bound]:
         return {
             stack: _bound_of(
-                [total_qps(latencies, stack) for latencies in self._in_process.together],
+                [best_qps(latencies, stack) for latencies in self._in_process.together],
                 len(self._in_process.together[0]),
                 _best_qps(self._results[stack]),
             )
@@ -204,12 +209,14 @@ def _overhead_of(in_process: list[float], served_p50_ms: float) -> Overhead:
     )
 
 
-def _bound_of(in_process: list[float], processes: int, best_served_qps: float) -> Bound:
-    together = sum(in_process) / len(in_process)
+def _bound_of(in_process: list[tuple[float, int]], processes: int, best_served_qps: float) -> Bound:
+    rates = [rate for rate, _ in in_process]
+    together = sum(rates) / len(rates)
     return Bound(
         processes=processes,
+        batch=max(in_process)[1],
         in_process_qps=together,
-        in_process_rounds=tuple(in_process),
+        in_process_rounds=tuple(rates),
         best_served_qps=best_served_qps,
         share_of_bound=best_served_qps / together,
     )
@@ -235,9 +242,11 @@ def _load(plan: BenchPlan) -> dict[str, Any]:
         "protocol": "gRPC over loopback, inline histories, one user a request",
         "rounds": load.rounds,
         "seconds": load.seconds,
+        "least_replies": load.least_replies,
         "ramp_s": load.ramp_s,
         "timeout_s": load.timeout_s,
         "warm_users": load.warm_users,
+        "open_seconds": load.open_seconds,
         "open_rate_shares": list(load.rate_shares),
         "zipf_seconds": plan.zipf_seconds,
     }

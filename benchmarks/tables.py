@@ -60,7 +60,7 @@ def _ratios(report: BenchReport) -> Table:
 def _overhead(report: BenchReport) -> Table:
     table = _table(
         "served, beside the nodes in one process without a server",
-        ("stack", "in process ms", "served ms", "overhead ms", "bound/s", "served/s", "of bound"),
+        ("stack", "in process ms", "served ms", "overhead ms", "bound/s", "batch", "served/s", "of bound"),
         ("stack",),
     )
     for stack, overhead in report.overhead.items():
@@ -71,6 +71,7 @@ def _overhead(report: BenchReport) -> Table:
             f"{overhead.served_p50_ms:.1f}",
             f"{overhead.overhead_ms:.1f}",
             f"{bound.in_process_qps:.1f}",
+            str(bound.batch),
             f"{bound.best_served_qps:.1f}",
             f"{bound.share_of_bound:.0%}",
         )

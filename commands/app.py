@@ -7,6 +7,7 @@ try:
     from commands.bench import bench
     from commands.bench_ann import bench_ann
     from commands.bench_growth import bench_growth
+    from commands.bench_options import bench_options
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
@@ -31,5 +32,6 @@ app.command("export")(export_command)
 app.command("bench")(bench)
 app.command("bench-ann")(bench_ann)
 app.command("bench-growth")(bench_growth)
+app.command("bench-options")(bench_options)
 app.command("serve")(serve)
 app.command("demo")(demo)

@@ -1,5 +1,6 @@
 """`unipinrec bench`: unified against separate serving, measured on a real server."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.load import FillError
 from benchmarks.measures import NoAnswerError
 from benchmarks.plan import FULL, QUICK, BenchPlan, Kind
 from benchmarks.plots import plot
@@ -81,10 +83,12 @@ def bench(
 
 
 def _run(plan: BenchPlan) -> None:
+    # A SIGTERM ends the run in order too, with the server stopped and its shared memory removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    with one_line_errors(ServerError, NoAnswerError, TooLittleMemoryError):
+    with one_line_errors(ServerError, FillError, NoAnswerError, TooLittleMemoryError):
         with _progress(console, plan.steps) as tell:
             report = Benchmark(plan, tell, console.print).run()
         report.write(plan.out / "report.json")

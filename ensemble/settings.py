@@ -34,9 +34,9 @@ class ServingSettings(BaseSettings):
     kv_precision: Precision = "float32"
     """What keys and values are kept in: `float32` exactly as computed, `bfloat16` or `int8` rounded, for
     twice and nearly four times as many users in the same memory and a copy for each pass over them."""
-    lease_ms: Count = 2000
-    """Milliseconds for which ranking may read a slot after retrieval filled it. Longer leases survive longer
-    queues and hold slots back from other requests."""
+    lease_ms: Count = 10_000
+    """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
+    Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""
     exclude_seen: bool = True
     """Leave the items of a user's history out of the results. Turn it off where repeats are welcome."""
     threads: Count = 1

@@ -24,6 +24,7 @@ from unipinrec.model import UnifiedRecommender
 
 USERS, ITEMS, CLUSTERS = 320, 400, 8
 ACTIONS = ("click", "save", "hide")
+LEASE_MS = 4_000
 SURFACES = ("home", "search")
 
 
@@ -101,7 +102,7 @@ def serving(bundle: Path, log_path: Path, *, baseline: bool = False) -> Iterator
     """A real server on free ports, from its first answer on."""
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=bundle),
+        settings=ServingSettings(bundle=bundle, lease_ms=LEASE_MS),
         endpoints=Endpoints.free(),
         baseline=baseline,
         log_path=log_path,

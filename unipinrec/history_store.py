@@ -1,6 +1,7 @@
 """Users' stored histories in one read-only LMDB file: user id to packed events, oldest first."""
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,6 +60,11 @@ class HistoryStore:
         with self._environment.begin(buffers=True) as transaction:
             stored = transaction.get(user_id)
             return np.empty(0, EVENT) if stored is None else np.frombuffer(bytes(stored), EVENT)
+
+    def first_users(self, count: int) -> list[str]:
+        """Ids of at most `count` users with a stored history, in the order of their bytes."""
+        with self._environment.begin() as transaction:
+            return [key.decode() for key, _ in islice(transaction.cursor(), count)]
 
     def close(self) -> None:
         """Unmap the file."""

@@ -62,4 +62,5 @@ def cached_candidate_attention(
         query_BHKD, key_BHND, value_BHND, 0.0, False, scale=scale
     )
     own_BHK = (query_BHKD * own_key_BHKD).sum(-1) * scale
-    return torch.lerp(history_BHKD, own_value_BHKD, torch.sigmoid(own_BHK - log_sum_BHK).unsqueeze(-1))
+    own_share_BHK1 = torch.sigmoid(own_BHK - log_sum_BHK).unsqueeze(-1).to(query_BHKD.dtype)
+    return torch.lerp(history_BHKD, own_value_BHKD, own_share_BHK1)
