@@ -26,8 +26,8 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import Node
 from ensemble.ranking import RankingNode
 from ensemble.retrieval import RetrievalNode
-from ensemble.settings import SHARED_MEMORY, ServingSettings
-from ensemble.slot_storage import Precision
+from ensemble.settings import ServingSettings
+from ensemble.slot_storage import SHARED_MEMORY, Precision
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import HISTORIES, read_manifest
@@ -94,7 +94,7 @@ def measure_options(bundle: Path, users: int, runs: int, tell: Callable[[str], N
     torch.set_num_threads(1)
     try:
         compute = tuple(_compute(runs, tell))
-        storage, asked = _storage(bundle, users, tell)
+        storage, asked = measure_storage(bundle, users, tell)
     finally:
         torch.set_num_threads(threads)
     return OptionsReport(
@@ -193,7 +193,7 @@ def _scripted(graph: nn.Module) -> Callable[..., Tensor]:
     return frozen
 
 
-def _storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tuple[tuple[Storage, ...], int]:
+def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tuple[tuple[Storage, ...], int]:
     """Every precision of the pool, on the same candidates of the same stored users."""
     loaded = LoadedBundle.open(bundle)
     settings = ServingSettings(bundle=bundle, pool_slots=4)

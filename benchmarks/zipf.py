@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigProto
+
 from benchmarks.compare import Comparison
 from benchmarks.target import UNIFIED
 from benchmarks.workload import ColdTraffic, EventSpace, ZipfTraffic
 from ensemble.kv_pool import slot_layout
+from ensemble.launcher import MODEL_REPOSITORY
 from ensemble.settings import ServingSettings
 from unipinrec.config import ModelConfig
 
@@ -32,6 +36,7 @@ class ZipfSize:
 
     users: int
     slots: int
+    """Of all pools together."""
 
 
 def fitting_size(
@@ -57,6 +62,13 @@ def fitting_size(
         )
         slots = fitting
     return ZipfSize(slots * USERS_PER_SLOT, slots)
+
+
+def pools() -> int:
+    """Retrieval instances of the model repository; each has a pool of its own."""
+    text = (MODEL_REPOSITORY / "retrieval" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, ModelConfigProto())
+    return sum(group.count for group in config.instance_group)
 
 
 def run_zipf(comparison: Comparison, space: EventSpace, size: ZipfSize, seed: int) -> None:

@@ -6,12 +6,10 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ensemble.slot_storage import Precision
+from ensemble.slot_storage import SHARED_MEMORY, Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, which relative paths in the environment start from."""
-
-SHARED_MEMORY = Path("/dev", "shm")
 
 ENV_PREFIX = "UNIPINREC_"
 

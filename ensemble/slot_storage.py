@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+SHARED_MEMORY = Path("/dev", "shm")
+
 Precision = Literal["float32", "bfloat16", "int8"]
 """What a server may keep keys and values in."""
 
@@ -77,6 +79,18 @@ class SlotStorage(Protocol):
         """Take the first `length` positions and the hidden state of a slot of equal layout."""
 
 
+def _available_bytes(folder: Path) -> int:
+    """Free room in a folder; of a memory-backed one no more than what the machine has left."""
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize
+    if folder.is_relative_to(SHARED_MEMORY):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = min(
+            free, next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+        )
+    return free
+
+
 class SharedMemoryStorage:
     """Slots in a file of a memory-backed file system, mapped by both processes."""
 
@@ -99,10 +113,10 @@ class SharedMemoryStorage:
         """Allocate zeroed memory.
 
         Raises:
-            MemoryError: the file system has not enough room; writing beyond it would kill the process.
+            MemoryError: the file system or the machine has not enough room; writing beyond it would kill
+                this process or others.
         """
-        room = os.statvfs(path.parent)
-        available = room.f_bavail * room.f_frsize
+        available = _available_bytes(path.parent)
         if layout.bytes > available:
             raise MemoryError(
                 f"the KV pool needs {layout.bytes >> 20} MiB in {path.parent}; "

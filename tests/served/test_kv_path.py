@@ -124,19 +124,19 @@ def sent(events: list[Event]) -> RecommendRequest:
 
 
 def test_the_baseline_answers_alike_without_any_slot(exported: Exported, tmp_path: Path) -> None:
-    with serving(exported.bundle, tmp_path / "server.log", baseline=True) as server:
-        with (
-            GrpcClient(server.grpc_url) as client,
-            GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
-        ):
-            for user in range(0, 40, 4):
-                unified, separate = (one.recommend(stored(exported, user)) for one in (client, baseline))
-                assert separate.kv_source == "recomputed"
-                assert [one.item_id for one in separate.recommendations] == [
-                    one.item_id for one in unified.recommendations
-                ]
-                for one, other in zip(separate.recommendations, unified.recommendations, strict=True):
-                    assert one.score == pytest.approx(other.score, abs=1e-5)
+    with (
+        serving(exported.bundle, tmp_path / "server.log", baseline=True) as server,
+        GrpcClient(server.grpc_url) as client,
+        GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
+    ):
+        for user in range(0, 40, 4):
+            unified, separate = (one.recommend(stored(exported, user)) for one in (client, baseline))
+            assert separate.kv_source == "recomputed"
+            assert [one.item_id for one in separate.recommendations] == [
+                one.item_id for one in unified.recommendations
+            ]
+            for one, other in zip(separate.recommendations, unified.recommendations, strict=True):
+                assert one.score == pytest.approx(other.score, abs=1e-5)
 
 
 def test_metrics_tell_of_prefixes_and_padding(server: EmbeddedServer, exported: Exported) -> None:
