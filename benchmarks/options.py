@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -169,15 +170,15 @@ def _compute(runs: int, tell: Callable[[str], None]) -> Sequence[Compute]:
         encoder, ranking = make()
         work = _Work(config, dtype)
         with torch.inference_mode():
-            prefill_ms = _median_ms(lambda: work.encode(encoder, 0), runs)  # noqa: B023
+            prefill_ms = _median_ms(partial(work.encode, encoder, 0), runs)
             probability_KA = work.rank(ranking)[0].float()
             expected = probability_KA if expected is None else expected
             found.append(
                 Compute(
                     name=name,
                     prefill_ms=prefill_ms,
-                    append_ms=_median_ms(lambda: work.encode(encoder, EVENTS + 1 - APPENDED), runs),  # noqa: B023
-                    ranking_ms=_median_ms(lambda: work.rank(ranking), runs),  # noqa: B023
+                    append_ms=_median_ms(partial(work.encode, encoder, EVENTS + 1 - APPENDED), runs),
+                    ranking_ms=_median_ms(partial(work.rank, ranking), runs),
                     largest_difference=float((probability_KA - expected).abs().max()),
                 )
             )
@@ -197,9 +198,10 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
     """Every precision of the pool, on the same candidates of the same stored users."""
     loaded = LoadedBundle.open(bundle)
     settings = ServingSettings(bundle=bundle, pool_slots=4)
-    history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
+    # One after the other: a process may open a store once.
     with HistoryStore(loaded.folder / HISTORIES) as store:
         names = store.first_users(users)
+    history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
     assembled = [_renamed(history.pack(history.run(history.parse(_request(name))))) for name in names]
     history.close()
     found: list[Storage] = []
@@ -213,7 +215,9 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
             for place, tensors in enumerate(assembled):
                 # Most of the history is cached, in this precision, before its last events are.
                 shorter = {
-                    name: array[:, :-APPENDED] if name.startswith("EVENT_") else array
+                    name: array[:, : max(1, array.shape[1] - APPENDED)]
+                    if name.startswith("EVENT_")
+                    else array
                     for name, array in tensors.items()
                 }
                 _run(retrieval, shorter)

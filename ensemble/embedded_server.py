@@ -175,6 +175,19 @@ class EmbeddedServer:
                 time.sleep(POLL_S)
         return False
 
+    def node_processes(self, model: str) -> list[int]:
+        """Process ids of a model's instances; those that have died are not among them."""
+        entry = f"/{model}/1/model.py".encode()
+        found = []
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            try:
+                command = Path(f"/proc/{child}/cmdline").read_bytes()
+            except FileNotFoundError:
+                continue
+            if entry in command:
+                found.append(int(child))
+        return found
+
     def check_running(self) -> None:
         """Raises `ServerError` with the last errors of the log when the process has ended."""
         ending = _ending(self._running().pid)

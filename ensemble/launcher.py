@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -30,7 +31,7 @@ POLL_S = 0.2
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class UserCanary:
-    """One real inference for a user who has no history. Triton's own health stays good when a node dies."""
+    """Real inferences for a user who has no history. Triton's own health stays good when a node dies."""
 
     model: str = "recommend"
     """Model to ask; an ensemble exercises all of its nodes."""
@@ -39,11 +40,24 @@ class UserCanary:
     timeout_s: float = 5.0
     """Seconds until it counts as failed. Short ones notice a stuck node sooner and fail under load."""
 
+    requests: int = 4
+    """Sent at once, so that each instance of a node has to take one: a lone request goes to the same one
+    every time."""
+
     def __call__(self, client: triton.InferenceServerClient) -> None:
-        """Sends it. Raises `InferenceServerException` unless it is answered in time."""
+        """Sends them. Raises `InferenceServerException` unless all are answered in time."""
         user = triton.InferInput(self.input_name, [1, 1], "BYTES")
         user.set_data_from_numpy(np.array([[b"canary"]], dtype=np.object_))
-        client.infer(self.model, [user], client_timeout=self.timeout_s)
+        errors: Queue[triton.InferenceServerException | None] = Queue()
+
+        def note(**outcome: triton.InferenceServerException | None) -> None:
+            errors.put(outcome["error"])
+
+        for _ in range(self.requests):
+            client.async_infer(self.model, [user], callback=note, client_timeout=self.timeout_s)
+        for error in [errors.get() for _ in range(self.requests)]:
+            if error is not None:
+                raise error
 
 
 class StopSignals:

@@ -1,9 +1,12 @@
 """Keeps every node alive: Triton 2.51 never revives one whose process has died."""
 
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -79,8 +82,13 @@ class Watchdog:
     def _revive(self, client: triton.InferenceServerClient, models: Sequence[str]) -> None:
         began = time.monotonic()
         for model in models:
+            before = self._server.node_processes(model)
             client.unload_model(model, headers=self._server.admin_headers)
             self._load(client, model)
+            # Triton waits in vain for the dead instance, and leaves the others running with their memory.
+            for pid in before:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._failures = 0
         self._tell(f"watchdog: {', '.join(models)} died; loaded again in {time.monotonic() - began:.1f} s")
 

@@ -231,14 +231,15 @@ def test_fewer_candidates_than_asked_give_fewer_results(server: EmbeddedServer) 
 def test_in_a_batch_only_the_bad_request_fails(server: EmbeddedServer, exported: Exported) -> None:
     bad = RecommendRequest(user_id="user-3", num_results=5000)
     with GrpcClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:
-        expected = {user: client.recommend(stored(exported, user)) for user in range(16)}
+        expected = [client.recommend(stored(exported, user)).recommendations for user in range(16)]
 
         def ask(index: int) -> bool:
             if index % 16 == 7:
                 with pytest.raises(InvalidRequestError):
                     client.recommend(bad)
                 return True
-            return client.recommend(stored(exported, index % 16)) == expected[index % 16]
+            answer = client.recommend(stored(exported, index % 16))
+            return answer.recommendations == expected[index % 16]
 
         assert all(pool.map(ask, range(320)))
 
