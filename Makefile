@@ -36,7 +36,7 @@ bench: install ## Unified against separate serving, cold, warm and Zipf: about 2
 bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour
 	$(BIN)/unipinrec bench-ann
 
-bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: about 10 minutes
+bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: two minutes
 	$(BIN)/unipinrec bench-growth
 
 bench-options: install ## Other precisions, compilers and storage of keys and values, on the bundle of make demo
