@@ -182,7 +182,7 @@ class EmbeddedServer:
         for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
             try:
                 command = Path(f"/proc/{child}/cmdline").read_bytes()
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
             if entry in command:
                 found.append(int(child))
