@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Histogram
 
 from ensemble.contract import (
     PADDING,
@@ -24,6 +25,9 @@ from ensemble.item_search import ItemSearch
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
+
+FOUND = (0, 1, 4, 16, 64, 256, 1024)
+"""Bounds of the histogram of candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class AnnNode:
         self._exclude_seen = settings.exclude_seen
         self._index = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
         self._vector_VE = loaded.vocabulary().vector_VE
+        self.metrics = CollectorRegistry()
+        self._candidates = Histogram(
+            "unipinrec_candidates", "Candidates found for a user", buckets=FOUND, registry=self.metrics
+        )
 
     def parse(self, arrays: Arrays) -> list[Search]:
         """Rows of one request.
@@ -87,7 +95,10 @@ class AnnNode:
 
     def run(self, rows: Sequence[Search]) -> list[Candidates]:
         """Row by row: rows differ in how many items they must fetch."""
-        return [self._search(row) for row in rows]
+        found = [self._search(row) for row in rows]
+        for one in found:
+            self._candidates.observe(len(one.item_row_K))
+        return found
 
     def pack(self, rows: Sequence[Candidates]) -> dict[str, NDArray[Any]]:
         """The node's output tensors for one request."""
@@ -97,18 +108,6 @@ class AnnNode:
             "CANDIDATE_ORIGINS": stack([row.origin_K for row in rows], 0),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
-
-    def count(self, rows: Sequence[Candidates]) -> dict[str, int]:
-        """What the node's metrics grow by."""
-        return {"candidates": sum(len(row.item_row_K) for row in rows)}
-
-    def totals(self) -> dict[str, int]:
-        """What the node has counted since its start: nothing."""
-        return {}
-
-    def levels(self) -> dict[str, float]:
-        """What the node's metrics stand at: nothing."""
-        return {}
 
     def close(self) -> None:
         """Nothing to release."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.contract import (
     PADDING,
@@ -57,6 +58,15 @@ class HistoryNode:
             max_events=settings.max_events,
             max_exclude=settings.max_exclude,
         )
+        self.metrics = CollectorRegistry()
+        self._unknown_items = Counter(
+            "unipinrec_unknown_items",
+            "Events that were ignored because the bundle does not know their item",
+            registry=self.metrics,
+        )
+        self._cold_starts = Counter(
+            "unipinrec_cold_starts", "Users without any known event", registry=self.metrics
+        )
 
     def parse(self, arrays: Arrays) -> list[Assembled]:
         """Rows of one request.
@@ -69,6 +79,8 @@ class HistoryNode:
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
         """Nothing is left to compute together."""
+        self._unknown_items.inc(sum(row.unknown_items for row in rows))
+        self._cold_starts.inc(sum(len(row.history) == 0 for row in rows))
         return rows
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
@@ -85,18 +97,6 @@ class HistoryNode:
             "RESOLVED_UTILITY_WEIGHTS": np.stack([context.utility_weight_A for context in contexts]),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
-
-    def count(self, rows: Sequence[Assembled]) -> dict[str, int]:
-        """What the node's metrics grow by."""
-        return {"unknown_items": sum(row.unknown_items for row in rows)}
-
-    def totals(self) -> dict[str, int]:
-        """What the node has counted since its start: nothing."""
-        return {}
-
-    def levels(self) -> dict[str, float]:
-        """What the node's metrics stand at: nothing."""
-        return {}
 
     def close(self) -> None:
         """Close the history store."""

@@ -3,12 +3,14 @@
 Shapes: B rows of a batch, L layers, H heads, T positions (BOS first), D head width, C hidden width.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from torch import Tensor
 
 from ensemble.encoding import Continuation, HistoryEncoder
@@ -39,11 +41,8 @@ class HistoryCache(Protocol):
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """One result for each history, in order."""
 
-    def levels(self) -> dict[str, float]:
-        """Gauges for the metrics."""
-
-    def totals(self) -> dict[str, int]:
-        """Counters for the metrics, since the start."""
+    def collect(self) -> Iterable[Metric]:
+        """What it has counted since its start, as a collector of Prometheus' library."""
 
     def close(self) -> None:
         """Give memory back."""
@@ -59,6 +58,7 @@ class ScratchHistories:
         self._encoder = encoder
         self._shape = layout.shape
         self._scratch: list[Tensor] = []
+        self._computed = 0
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """See `HistoryCache`."""
@@ -67,18 +67,15 @@ class ScratchHistories:
         slots = self._scratch[: len(histories)]
         parts = [Continuation(history, 0, slot) for history, slot in zip(histories, slots, strict=True)]
         hidden_BC = self._encoder(parts)
+        self._computed += sum(len(history) + 1 for history in histories)
         return [
             _scratched(part.slot_L2HTD[:, :, :, : len(part.history) + 1], hidden_C)
             for part, hidden_C in zip(parts, hidden_BC, strict=True)
         ]
 
-    def levels(self) -> dict[str, float]:
-        """See `HistoryCache`; there is nothing to watch."""
-        return {}
-
-    def totals(self) -> dict[str, int]:
+    def collect(self) -> Iterable[Metric]:
         """See `HistoryCache`."""
-        return {"padding_positions": self._encoder.padding}
+        yield _positions(computed=self._computed, reused=0, padding=self._encoder.padding)
 
     def close(self) -> None:
         """See `HistoryCache`."""
@@ -119,6 +116,7 @@ class PrefixCache:
         self._pool = pool
         self._others = others
         self._make_chain = make_chain
+        self._counted: Counter[str] = Counter()
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """See `HistoryCache`; slots are complete before this returns."""
@@ -134,15 +132,27 @@ class PrefixCache:
             for slot in busy:
                 self._pool.abandon(slot)
             raise
+        computed = sum(claim.computed for claim in claims.values())
+        self._counted["computed"] += computed
+        self._counted["reused"] += sum(len(chain) for chain in chains) - computed
+        self._counted["full"] += sum(claims[chain.whole].slot is None for chain in chains)
         return [self._lend(claims[chain.whole], encoded[chain.whole]) for chain in chains]
 
-    def levels(self) -> dict[str, float]:
+    def collect(self) -> Iterable[Metric]:
         """See `HistoryCache`."""
-        return {"kv_slots_in_use": self._pool.slots_in_use, "kv_pool_bytes": self._pool.storage.layout.bytes}
-
-    def totals(self) -> dict[str, int]:
-        """See `HistoryCache`."""
-        return {"kv_evictions": self._pool.evictions, "padding_positions": self._encoder.padding}
+        pool, layout = self._pool, self._pool.storage.layout
+        yield _positions(
+            computed=self._counted["computed"], reused=self._counted["reused"], padding=self._encoder.padding
+        )
+        yield CounterMetricFamily(
+            "unipinrec_kv_evictions", "Prefixes that gave their slot to somebody else", pool.evictions
+        )
+        yield CounterMetricFamily(
+            "unipinrec_kv_pool_full", "Users for whom no slot was free", self._counted["full"]
+        )
+        yield GaugeMetricFamily("unipinrec_kv_slots", "Slots of the pool", layout.slots)
+        yield GaugeMetricFamily("unipinrec_kv_slots_in_use", "Slots that hold a prefix", pool.slots_in_use)
+        yield GaugeMetricFamily("unipinrec_kv_pool_bytes", "Memory of the pool", layout.bytes)
 
     def close(self) -> None:
         """Remove the pool."""
@@ -244,3 +254,12 @@ def _is_worth(match: Match, chain: EventChain) -> bool:
 def _reusable(match: Match, chain: EventChain) -> int:
     """Positions that need not be computed: in a longer slot, the hidden state after the last one is lost."""
     return match.length if match.whole else min(match.length, len(chain) - 1)
+
+
+def _positions(**count: int) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "unipinrec_positions", "Positions of histories by what became of them", labels=["kind"]
+    )
+    for kind, value in count.items():
+        family.add_metric([kind], value)
+    return family

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
 from torch import Tensor
 
 from ensemble.contract import (
@@ -76,6 +77,16 @@ class RankingNode:
         self._histories = ScratchHistories(HistoryEncoder.of(loaded, self._vocabulary), layout)
         self._graph = loaded.graph(bundle.RANKING_HEAD)
         self._pools = PoolDirectory(settings.runtime_dir)
+        self.metrics = CollectorRegistry()
+        self.metrics.register(self._histories)
+        self._sources = Counter(
+            "unipinrec_kv_source",
+            "Users by where ranking had keys and values from",
+            ["source"],
+            registry=self.metrics,
+        )
+        for source in KV_SOURCES:
+            self._sources.labels(source)
 
     def parse(self, arrays: Arrays) -> list[RankingRow]:
         """Rows of one request.
@@ -111,6 +122,8 @@ class RankingNode:
         stale = [place for place in range(len(rows)) if place not in answers]
         if stale:
             answers |= self._recomputed(rows, stale)
+        for answer in answers.values():
+            self._sources.labels(answer.kv_source).inc()
         return [answers[place] for place in range(len(rows))]
 
     def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
@@ -123,18 +136,6 @@ class RankingNode:
             "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
-
-    def count(self, rows: Sequence[Ranked]) -> dict[str, int]:
-        """What the node's metrics grow by."""
-        return {source: sum(row.kv_source == source for row in rows) for source in KV_SOURCES}
-
-    def totals(self) -> dict[str, int]:
-        """What the node has counted since its start."""
-        return self._histories.totals()
-
-    def levels(self) -> dict[str, float]:
-        """What the node's metrics stand at: nothing."""
-        return {}
 
     def close(self) -> None:
         """Nothing to release: the mapping ends with the process."""

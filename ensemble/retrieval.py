@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from ensemble.contract import (
     Arrays,
@@ -40,8 +41,6 @@ class Retrieved:
 
     queries: Queries
     handle: Handle
-    computed: int
-    """Positions of the history that had to be computed."""
 
 
 class RetrievalNode:
@@ -61,6 +60,8 @@ class RetrievalNode:
                 PoolDirectory(settings.runtime_dir),
                 lambda history: EventChain(history, loaded.id, model.window_block),
             )
+        self.metrics = CollectorRegistry()
+        self.metrics.register(self._histories)
 
     def parse(self, arrays: Arrays) -> list[RetrievalRow]:
         """Rows of one request.
@@ -91,7 +92,7 @@ class RetrievalNode:
         returned."""
         encoded = self._histories.encode([row.history for row in rows])
         queries = self._generate([row.asked for row in rows], encoded)
-        return [Retrieved(made, one.handle, one.computed) for made, one in zip(queries, encoded, strict=True)]
+        return [Retrieved(made, one.handle) for made, one in zip(queries, encoded, strict=True)]
 
     def pack(self, rows: Sequence[Retrieved]) -> dict[str, NDArray[Any]]:
         """The node's output tensors for one request."""
@@ -102,22 +103,6 @@ class RetrievalNode:
             "KV_HANDLE": np.stack([row.handle.to_array() for row in rows]),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
-
-    def count(self, rows: Sequence[Retrieved]) -> dict[str, int]:
-        """What the node's metrics grow by."""
-        return {
-            "pool_full": sum(row.handle.epoch == 0 for row in rows),
-            "computed_positions": sum(row.computed for row in rows),
-            "reused_positions": sum(row.handle.reused for row in rows),
-        }
-
-    def totals(self) -> dict[str, int]:
-        """What the node has counted since its start."""
-        return self._histories.totals()
-
-    def levels(self) -> dict[str, float]:
-        """What the node's metrics stand at."""
-        return self._histories.levels()
 
     def close(self) -> None:
         """Remove the pool."""

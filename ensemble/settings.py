@@ -1,7 +1,7 @@
 """What a deployment may choose about serving, read from the environment by the launcher and by every node."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,6 +45,9 @@ class ServingSettings(BaseSettings):
     recent `max_history` in any case."""
     max_exclude: Annotated[int, Field(ge=0)] = 1024
     """Items that a request may exclude. Each makes the index search look further."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """What the nodes log, one JSON object a line: with `INFO` each request by its id, with `WARNING` only
+    what went wrong inside."""
 
     @field_validator("bundle", "runtime_dir")
     @classmethod

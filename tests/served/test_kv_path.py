@@ -22,7 +22,7 @@ USER = {
     "REQUEST_TIME": np.array([[NOW]], np.int64),
     "NUM_RESULTS": np.array([[20]], np.int32),
 }
-COUNTED = ("reused_positions", "computed_positions", "padding_positions")
+KINDS = ("computed", "reused", "padding")
 RESULTS = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")
 
 
@@ -143,19 +143,20 @@ def test_metrics_tell_of_prefixes_and_padding(server: EmbeddedServer, exported: 
     lengths = np.diff(exported.dataset.offset_U1)
     user = int(np.flatnonzero((lengths > 50) & (lengths < 100))[-1])
     with GrpcClient(server.grpc_url) as client:
-        before = {name: metric(server, f"unipinrec_{name}_total", node="retrieval") for name in COUNTED}
+        before = positions(server)
         client.recommend(stored(exported, user))
         client.recommend(stored(exported, user))
-    grown = {
-        name: metric(server, f"unipinrec_{name}_total", node="retrieval") - old
-        for name, old in before.items()
-    }
-    positions = 1 + len(exported.dataset.history(user))
-    assert grown["reused_positions"] in (positions, 2 * positions)
-    assert grown["computed_positions"] + grown["reused_positions"] == 2 * positions
+    grown = {kind: count - before[kind] for kind, count in positions(server).items()}
+    length = 1 + len(exported.dataset.history(user))
+    assert grown["reused"] in (length, 2 * length)
+    assert grown["computed"] + grown["reused"] == 2 * length
     # One forward for the history, and two for what each request feeds back.
-    assert 0 <= grown["padding_positions"] <= 5 * 15
+    assert 0 <= grown["padding"] <= 5 * 15
     assert metric(server, "unipinrec_kv_slots_in_use", node="retrieval") <= server.settings.pool_slots
+
+
+def positions(server: EmbeddedServer) -> dict[str, float]:
+    return {kind: metric(server, "unipinrec_positions_total", node="retrieval", kind=kind) for kind in KINDS}
 
 
 def test_tensors_of_another_bundle_are_refused(server: EmbeddedServer) -> None:

@@ -16,6 +16,7 @@ from ensemble.contract import BundleMismatchError
 from ensemble.history import HistoryNode
 from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.node import Node
 from ensemble.ranking import Ranked, RankingNode, RankingRow
 from ensemble.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
@@ -281,7 +282,9 @@ def test_events_of_unknown_items_are_left_out_of_a_history(long_lived: Chain, ex
     known = np.setdiff1d(np.arange(12), unknown)
     shorter = history[known]
     assert_same_answers(long_lived(request), long_lived(inline(exported, shorter, 0)))
-    assert long_lived.history.count(long_lived.history.parse(request)) == {"unknown_items": 3}
+    before = counted(long_lived.history, "unipinrec_unknown_items_total")
+    long_lived.history.run(long_lived.history.parse(request))
+    assert counted(long_lived.history, "unipinrec_unknown_items_total") == before + 3
 
 
 def test_everything_excluded_answers_with_no_item(long_lived: Chain, exported: Exported) -> None:
@@ -479,9 +482,10 @@ def test_a_longer_history_of_the_same_user_computes_its_last_events_only(
     history = made_up(8, 120)
     chain(inline(exported, history[:100], 0))
     tensors = chain.before_ranking(inline(exported, history, 0))
-    (retrieved,) = chain.retrieval.run(chain.retrieval.parse(tensors))
+    computed = counted(chain.retrieval, "unipinrec_positions_total", kind="computed")
+    chain.retrieval.run(chain.retrieval.parse(tensors))
+    assert counted(chain.retrieval, "unipinrec_positions_total", kind="computed") == computed
     assert Handle.from_array(tensors["KV_HANDLE"][0]).reused == 101
-    assert retrieved.computed == 0
     answer = chain.rank(tensors)
     assert sources(answer) == ["prefix"]
     assert_same_answers(answer, fresh(inline(exported, history, 0)))
@@ -544,15 +548,25 @@ def test_metrics_count_where_keys_and_values_came_from(
     handles = tensors["KV_HANDLE"]
     assert handles[:, 0].astype(bool).tolist() == [True, False, False]
     ranked: list[Ranked] = chain.ranking.run(chain.ranking.parse(tensors))
-    assert chain.ranking.count(ranked) == {"prefill": 1, "prefix": 0, "recomputed": 2}
-    retrieved = chain.retrieval.run(chain.retrieval.parse(tensors))
-    counted = chain.retrieval.count(retrieved)
-    assert counted["pool_full"] == 2
-    assert counted["reused_positions"] == handles[0, 3]
-    assert chain.retrieval.levels()["kv_slots_in_use"] == 1
+    assert counted(chain.ranking, "unipinrec_kv_source_total", source="prefill") == 1
+    assert counted(chain.ranking, "unipinrec_kv_source_total", source="recomputed") == 2
+    assert len(ranked) == 3
+    assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 2
+    chain.retrieval.run(chain.retrieval.parse(tensors))
+    assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 4
+    assert counted(chain.retrieval, "unipinrec_positions_total", kind="reused") == handles[0, 3]
+    assert counted(chain.retrieval, "unipinrec_kv_slots_in_use") == 1
     tight = make_chain(pool_slots=1)
     for user, evicted in ((1, 0), (1, 0), (2, 1), (1, 2)):
         tight(stored(exported, [user]))
-        assert tight.retrieval.totals()["kv_evictions"] == evicted
+        assert counted(tight.retrieval, "unipinrec_kv_evictions_total") == evicted
     found = chain.ann.run(chain.ann.parse(tensors))
-    assert chain.ann.count(found) == {"candidates": 3 * 2 * 20}
+    assert sum(len(one.item_row_K) for one in found) == 3 * 2 * 20
+    assert counted(chain.ann, "unipinrec_candidates_count") == 6
+    assert counted(chain.ann, "unipinrec_candidates_sum") == 2 * 3 * 2 * 20
+
+
+def counted(node: Node[Any, Any], name: str, **labels: str) -> float:
+    value = node.metrics.get_sample_value(name, labels)
+    assert value is not None
+    return value

@@ -1,0 +1,80 @@
+"""What a server tells about itself: metrics that no request waits for, and logs with the request's id."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from unipinrec_client import GrpcClient
+
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
+from ensemble.launcher import MODEL_REPOSITORY, default_canaries
+from ensemble.metrics import FAILURES, STAGES
+from ensemble.ranking import KV_SOURCES
+from ensemble.settings import ServingSettings
+from tests.conftest import Exported
+from tests.served.metrics import metric
+from tests.served.requests import stored
+
+NODES = ("history", "retrieval", "ann", "ranking")
+REQUESTS = 12
+
+
+@pytest.fixture(scope="module")
+def talkative(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(
+        model_repository=MODEL_REPOSITORY,
+        settings=ServingSettings(bundle=exported.bundle, log_level="INFO"),
+        endpoints=Endpoints.free(),
+        log_path=tmp_path_factory.mktemp("log") / "server.log",
+    )
+    with server:
+        server.start()
+        for canary in default_canaries(server.models):
+            server.wait_until_serving(canary)
+        yield server
+
+
+def test_every_node_counts_batches_stages_and_failures(talkative: EmbeddedServer, exported: Exported) -> None:
+    before = {node: metric(talkative, "unipinrec_batch_rows_sum", node=node) for node in NODES}
+    with GrpcClient(talkative.grpc_url) as client:
+        for user in range(REQUESTS):
+            client.recommend(stored(exported, user))
+    for node in NODES:
+        assert metric(talkative, "unipinrec_batch_rows_sum", node=node) == before[node] + REQUESTS
+        batches = metric(talkative, "unipinrec_batch_rows_count", node=node)
+        assert metric(talkative, "unipinrec_batch_rows_bucket", node=node, le="+Inf") == batches
+        for stage in STAGES:
+            assert metric(talkative, "unipinrec_stage_seconds_count", node=node, stage=stage) == batches
+            assert 0 < metric(talkative, "unipinrec_stage_seconds_sum", node=node, stage=stage) < 60
+        for reason in FAILURES:
+            assert metric(talkative, "unipinrec_failed_requests_total", node=node, reason=reason) == 0
+    users = sum(metric(talkative, "unipinrec_kv_source_total", source=source) for source in KV_SOURCES)
+    assert users == metric(talkative, "unipinrec_batch_rows_sum", node="ranking")
+    assert metric(talkative, "unipinrec_candidates_count", node="ann") == users
+    assert metric(talkative, "unipinrec_cold_starts_total", node="history") > 0
+
+
+def test_a_refused_request_is_counted_and_logged_with_its_id(talkative: EmbeddedServer) -> None:
+    user = triton.InferInput("USER_ID", [1, 1], "BYTES")
+    user.set_data_from_numpy(np.array([[b"42"]], np.object_))
+    results = triton.InferInput("NUM_RESULTS", [1, 1], "INT32")
+    results.set_data_from_numpy(np.array([[-3]], np.int32))
+    with talkative.client() as client:
+        client.infer("recommend", [user], request_id="good-1")
+        with pytest.raises(triton.InferenceServerException, match="NUM_RESULTS is -3"):
+            client.infer("recommend", [user, results], request_id="bad-1")
+    assert metric(talkative, "unipinrec_failed_requests_total", node="history", reason="invalid") == 1
+    assert {line["node"] for line in logged(talkative.log_path, "good-1")} == set(NODES)
+    (refused,) = logged(talkative.log_path, "bad-1")
+    assert (refused["node"], refused["reason"], refused["level"]) == ("history", "invalid", "INFO")
+    assert "NUM_RESULTS is -3" in refused["message"]
+
+
+def logged(path: Path, request_id: str) -> list[dict[str, Any]]:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.startswith("{")]
+    return [line for line in map(json.loads, lines) if line.get("request_id") == request_id]
