@@ -1,0 +1,68 @@
+"""Nodes and pools for one test or one module, closed at its end."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemble.history import HistoryNode
+from ensemble.kv_pool import KVPool
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.settings import ServingSettings
+from tests.conftest import Exported
+from tests.unit.node_chain import Chain
+from tests.unit.pool_content import MINUTE_MS, layout
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: Exported) -> LoadedBundle:
+    return LoadedBundle.open(exported.bundle)
+
+
+@pytest.fixture(scope="module")
+def history_node(loaded: LoadedBundle) -> Iterator[HistoryNode]:
+    """One for the module: a process may open a history store once."""
+    node = HistoryNode(loaded, ServingSettings())
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def make_chain(
+    loaded: LoadedBundle, history_node: HistoryNode, tmp_path: Path
+) -> Iterator[Callable[..., Chain]]:
+    made: list[Chain] = []
+
+    def make(**settings: Any) -> Chain:
+        folder = tmp_path / f"runtime-{len(made)}"
+        chosen = ServingSettings(runtime_dir=folder, lease_ms=60_000, **settings)
+        made.append(Chain(loaded, chosen, history_node))
+        return made[-1]
+
+    yield make
+    for chain in made:
+        chain.close()
+
+
+@pytest.fixture(scope="module")
+def long_lived(
+    loaded: LoadedBundle, history_node: HistoryNode, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chain]:
+    settings = ServingSettings(runtime_dir=tmp_path_factory.mktemp("runtime"), lease_ms=60_000)
+    chain = Chain(loaded, settings, history_node)
+    yield chain
+    chain.close()
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[Callable[..., KVPool]]:
+    made: list[KVPool] = []
+
+    def make(slots: int = 2, lease_ms: int = MINUTE_MS, instance: str = "retrieval_0") -> KVPool:
+        made.append(KVPool(tmp_path, instance, layout(slots), lease_ms))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()

@@ -1,0 +1,53 @@
+"""What tests of the KV pool write into slots, told apart by numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble.event_chain import EventChain
+from ensemble.kv_pool import Handle, KVPool, MappedPool, PoolDirectory
+from ensemble.slot_storage import SlotLayout
+from unipinrec.data.history import History
+
+SHAPE = (2, 2, 1, 5, 3)
+BLOCK = 2
+POSITIONS = SHAPE[3]
+MINUTE_MS = 60_000
+
+
+def layout(slots: int, shape: tuple[int, int, int, int, int] = SHAPE) -> SlotLayout:
+    return SlotLayout(slots=slots, shape=shape, width=4)
+
+
+def chain_of(*events: float) -> EventChain:
+    """The identity of a history whose events are told apart by one number each."""
+    column = np.array(events, np.int64)
+    history = History(item_row_N=column, actions_N=column, timestamp_N=column, surface_N=column)
+    return EventChain(history, "bundle", BLOCK)
+
+
+def chain(value: float, length: int = POSITIONS) -> EventChain:
+    """That of a history of `length` positions, different for every `value`."""
+    return chain_of(*[10 * value] * (length - 1))
+
+
+def content(value: float, length: int) -> Tensor:
+    """A slot's filled positions, each number different and all told apart by `value`."""
+    shape = (*SHAPE[:3], length, SHAPE[4])
+    return 1000 * value + torch.arange(float(np.prod(shape))).view(shape)
+
+
+def put(pool: KVPool, value: float, length: int = POSITIONS) -> Handle:
+    slot = pool.acquire()
+    assert slot is not None
+    with pool.write(slot, 0, length) as memory:
+        memory[:, :, :, :length] = content(value, length)
+    return pool.publish(slot, chain(value, length))
+
+
+def mapped(folder: Path, handle: Handle) -> MappedPool:
+    pool = PoolDirectory(folder).find(handle)
+    assert pool is not None
+    return pool
