@@ -11,12 +11,16 @@ from types import TracebackType
 from typing import Self
 
 import tritonclient.grpc as triton
+from google.protobuf.json_format import MessageToJson
 
 from ensemble.embedded_server import Canary, EmbeddedServer, failure_of
 
 DEAD_NODE = re.compile(r"Stub process '(?P<instance>[^']+)' is not healthy")
 LOAD_TIMEOUT_S = 300.0
 INDEX_TIMEOUT_S = 10.0
+DRAIN_S = 2.0
+"""For the requests that the old instances still compute."""
+
 # A model that cannot be loaded is tried again, and not in every round: each attempt starts a process.
 ROUNDS_BETWEEN_LOADS = 15
 
@@ -24,9 +28,10 @@ ROUNDS_BETWEEN_LOADS = 15
 class Watchdog:
     """A thread that runs canaries and loads a node again when its process has died.
 
-    Triton 2.51 never revives a dead node by itself: the model must be unloaded and loaded. Other models keep
-    their processes. Canaries that fail while every model is loaded and alive, as under overload, are
-    reported but reload nothing: that would only fail the requests in flight.
+    Triton 2.51 never revives a dead node by itself, and takes loading a loaded model for done. Given a
+    configuration that differs, it starts all instances of the model anew, and only then turns to them: those
+    that live answer until then. Other models keep their processes. Canaries that fail while every model is
+    loaded and alive, as under overload, are reported but reload nothing.
     """
 
     def __init__(
@@ -83,14 +88,31 @@ class Watchdog:
         began = time.monotonic()
         for model in models:
             before = self._server.node_processes(model)
-            client.unload_model(model, headers=self._server.admin_headers)
-            self._load(client, model)
+            self._replace(client, model)
             # Triton waits in vain for the dead instance, and leaves the others running with their memory.
+            self._stopped.wait(DRAIN_S)
             for pid in before:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._failures = 0
         self._tell(f"watchdog: {', '.join(models)} died; loaded again in {time.monotonic() - began:.1f} s")
+
+    def _replace(self, client: triton.InferenceServerClient, model: str) -> None:
+        """Start the model's instances anew, beside the old ones if they fit."""
+        headers = self._server.admin_headers
+        config = client.get_model_config(model, headers=headers, client_timeout=INDEX_TIMEOUT_S).config
+        config.parameters["started"].string_value = str(time.time_ns())
+        try:
+            client.load_model(
+                model,
+                headers=headers,
+                config=MessageToJson(config, preserving_proto_field_name=True),
+                client_timeout=LOAD_TIMEOUT_S,
+            )
+        except triton.InferenceServerException as error:
+            self._tell(f"watchdog: {model} does not start beside its old processes ({error}); in their place")
+            client.unload_model(model, headers=headers)
+            self._load(client, model)
 
     def _load_missing(self, client: triton.InferenceServerClient, failure: str) -> None:
         missing = [model for model, ready in _models(client, self._server).items() if not ready]
