@@ -39,6 +39,10 @@ def serve(
         bool | None,
         typer.Option("--exclude-seen/--include-seen", help="Leave out items of the user's history."),
     ] = None,
+    trace_url: Annotated[
+        str | None, typer.Option(help="Send OpenTelemetry spans here, as http://127.0.0.1:4318/v1/traces.")
+    ] = None,
+    trace_rate: Annotated[int | None, typer.Option(help="Trace one request in so many.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for the output of the server and its nodes.")] = None,
 ) -> None:
     """Serve a bundle over gRPC and HTTP until Ctrl-C. UNIPINREC_* variables set what has no default here."""
@@ -48,6 +52,8 @@ def serve(
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "exclude_seen": exclude_seen,
+        "trace_url": trace_url,
+        "trace_rate": trace_rate,
     }
     try:
         settings = ServingSettings.model_validate(_given(chosen))

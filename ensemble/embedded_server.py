@@ -247,6 +247,9 @@ class EmbeddedServer:
             "--disable-auto-complete-config",
             *([f"--model-config-name={self._profile}"] if self._profile else []),
             *self.endpoints.flags(),
+            # Triton 2.51 has no histogram of latencies, only quantiles of the last minute.
+            "--metrics-config=summary_latencies=true",
+            *_trace_flags(self.settings),
             *(f"--backend-config=python,{key}={value}" for key, value in backend.items()),
             f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
             f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
@@ -296,6 +299,19 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     except triton.InferenceServerException as error:
         return str(error)
     return None
+
+
+def _trace_flags(settings: ServingSettings) -> list[str]:
+    if settings.trace_url is None:
+        return []
+    choices = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={settings.trace_rate}",
+        f"opentelemetry,url={settings.trace_url}",
+        "opentelemetry,resource=service.name=unipinrec",
+    )
+    return [f"--trace-config={choice}" for choice in choices]
 
 
 def _end_with_parent(parent: int) -> Callable[[], None]:

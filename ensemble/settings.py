@@ -2,8 +2,10 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ensemble.slot_storage import SHARED_MEMORY, Precision
@@ -19,7 +21,10 @@ Count = Annotated[int, Field(ge=1)]
 class ServingSettings(BaseSettings):
     """Serving choices; each field is the environment variable `UNIPINREC_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, use_attribute_docstrings=True)
+    # An empty variable, as compose files pass one that nobody has set, is none.
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
     bundle: Path = Path("build/bundles/current")
     """Bundle folder that the nodes load; a relative path starts at the repository's root."""
@@ -48,12 +53,35 @@ class ServingSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """What the nodes log, one JSON object a line: with `INFO` each request by its id, with `WARNING` only
     what went wrong inside."""
+    trace_url: str | None = None
+    """Receiver of OpenTelemetry spans over HTTP, as `http://127.0.0.1:4318/v1/traces`; without it nothing is
+    traced."""
+    trace_rate: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """One request in so many is traced, canaries among them; one that comes over HTTP with a `traceparent`
+    header always is. Each trace is ten spans to send and store."""
 
     @field_validator("bundle", "runtime_dir")
     @classmethod
     def _from_root(cls, path: Path) -> Path:
         return ROOT / path.expanduser()
 
+    @field_validator("trace_url")
+    @classmethod
+    def _names_a_receiver(cls, url: str | None) -> str | None:
+        if url is not None and not _is_receiver(url):
+            raise PydanticCustomError("trace_url", "allowed: http://host:port/path or https://host:port/path")
+        return url
+
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process reads equal settings."""
-        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in self.model_dump().items()}
+        values = {name: "" if value is None else str(value) for name, value in self.model_dump().items()}
+        return {f"{ENV_PREFIX}{name.upper()}": value for name, value in values.items()}
+
+
+def _is_receiver(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and parts.scheme in {"http", "https"} and len(parts.path) > 1 and " " not in url

@@ -1,0 +1,124 @@
+"""A real Prometheus on loopback that scrapes the server under test with the committed configuration."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+import yaml
+
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.settings import ROOT
+
+FOLDER = ROOT / "docker" / "prometheus"
+REQUIRE_TOOLS = "UNIPINREC_REQUIRE_TOOLS"
+START_S = 20.0
+
+
+def tool(name: str) -> str:
+    """The path of a program; the test is skipped without it, or fails where all tools must be there."""
+    path = shutil.which(name)
+    if path is None:
+        missing = f"{name} is not installed; Debian and Ubuntu have it in the package prometheus"
+        if os.environ.get(REQUIRE_TOOLS) == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
+
+
+class Prometheus:
+    """Asks a running Prometheus."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Series of an instant query, each with `metric` and `value`."""
+        return list(self._get("query", query=expression)["result"])
+
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Rules by name."""
+        return {rule["name"]: rule for group in self._get("rules")["groups"] for rule in group["rules"]}
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        with closing(HTTPConnection("127.0.0.1", self._port, timeout=5)) as connection:
+            connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
+            return json.load(connection.getresponse())["data"]
+
+
+@contextmanager
+def scraping(server: EmbeddedServer, folder: Path) -> Iterator[Prometheus]:
+    """Prometheus with `server` as the one replica, looking every half second; its data go to `folder`."""
+    binary = tool("prometheus")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(_config(server, port)))
+    (folder / "alerts.yml").write_text((FOLDER / "alerts.yml").read_text())
+    (folder / "hasty.yml").write_text(yaml.safe_dump(_hasty_alerts()))
+    command = [
+        binary,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        prometheus = Prometheus(port)
+        _wait_for(prometheus, process)
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _config(server: EmbeddedServer, port: int) -> dict[str, Any]:
+    """The committed configuration with addresses of this machine in place of the compose file's."""
+    config: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "500ms"}
+    config["rule_files"] = [*config["rule_files"], "hasty.yml"]
+    targets = {"unipinrec": urlsplit(server.metrics_url).netloc}
+    for job in config["scrape_configs"]:
+        job.pop("dns_sd_configs", None)
+        job["static_configs"] = [{"targets": [targets.get(job["job_name"], f"127.0.0.1:{port}")]}]
+    return config
+
+
+def _hasty_alerts() -> dict[str, Any]:
+    """The alerts about dead nodes again, as `Hasty…`, that look back on 5 seconds and fire at once."""
+    groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    hasty = [
+        {
+            "alert": rule["alert"].replace("Unipinrec", "Hasty"),
+            "expr": re.sub(r"\[\d+m\]", "[5s]", rule["expr"]),
+            "for": "0s",
+        }
+        for rule in rules
+        if rule.get("alert") in {"UnipinrecNodeDead", "UnipinrecNotAnswering"}
+    ]
+    return {"groups": [{"name": "hasty", "rules": hasty}]}
+
+
+def _wait_for(prometheus: Prometheus, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            prometheus.rules()
+        except (OSError, ValueError):
+            # Not listening, or not ready and says so in words.
+            assert process.poll() is None, "prometheus has ended; see its log"
+            assert time.monotonic() < deadline, f"prometheus does not answer after {START_S} s"
+            time.sleep(0.1)
+        else:
+            return
