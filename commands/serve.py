@@ -39,6 +39,13 @@ def serve(
         bool | None,
         typer.Option("--exclude-seen/--include-seen", help="Leave out items of the user's history."),
     ] = None,
+    triton_home: Annotated[
+        Path | None,
+        typer.Option(help="Triton installation to run, as /opt/tritonserver; default: the embedded one."),
+    ] = None,
+    exit_timeout: Annotated[
+        int | None, typer.Option(help="Seconds that a stop leaves to requests in flight.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the output of the server and its nodes.")] = None,
 ) -> None:
     """Serve a bundle over gRPC and HTTP until Ctrl-C. UNIPINREC_* variables set what has no default here."""
@@ -48,6 +55,8 @@ def serve(
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "exclude_seen": exclude_seen,
+        "triton_home": triton_home and triton_home.absolute(),
+        "exit_timeout_s": exit_timeout,
     }
     try:
         settings = ServingSettings.model_validate(_given(chosen))
@@ -79,3 +88,8 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 def _fail(message: str) -> None:
     typer.secho(message, fg="red", err=True)
     raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    # Without the other commands, and so without what only training needs.
+    typer.run(serve)

@@ -19,7 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 class ServingSettings(BaseSettings):
     """Serving choices; each field is the environment variable `UNIPINREC_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
     bundle: Path = Path("build/bundles/current")
     """Bundle folder that the nodes load; a relative path starts at the repository's root."""
@@ -46,11 +48,19 @@ class ServingSettings(BaseSettings):
     max_exclude: Annotated[int, Field(ge=0)] = 1024
     """Items that a request may exclude. Each makes the index search look further."""
 
-    @field_validator("bundle", "runtime_dir")
+    exit_timeout_s: Count = 5
+    """Seconds that a stop leaves to requests in flight and to unloading. More let slower requests finish; a
+    stop takes all of them once a node has died, because Triton waits in vain for the dead one."""
+    triton_home: Path | None = None
+    """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
+    NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""
+
+    @field_validator("bundle", "runtime_dir", "triton_home")
     @classmethod
-    def _from_root(cls, path: Path) -> Path:
-        return ROOT / path.expanduser()
+    def _from_root(cls, path: Path | None) -> Path | None:
+        return path and ROOT / path.expanduser()
 
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process reads equal settings."""
-        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in self.model_dump().items()}
+        given = self.model_dump(exclude_none=True)
+        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in given.items()}
