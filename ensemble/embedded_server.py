@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import tritonclient.grpc as triton
 
+from ensemble.draining import drain
 from ensemble.endpoints import LOOPBACK, Endpoints
 from ensemble.installation import Installation
 from ensemble.runtime_folder import claim_folder, remove_abandoned, remove_folder
@@ -25,11 +26,14 @@ from ensemble.settings import ROOT, ServingSettings
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 4 * 2**20
+ENSEMBLES = ("recommend", "recommend_separate")
 # Two separately served models, to measure against.
 BASELINE = frozenset({"retrieval_separate", "recommend_separate"})
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
+# Triton takes all of it for HTTP connections that callers keep open, and once a node has died.
+UNLOAD_TIMEOUT_S = 3
 PR_SET_PDEATHSIG = 1
 # Said on every machine without a GPU.
 HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
@@ -192,8 +196,12 @@ class EmbeddedServer:
             )
 
     def stop(self) -> None:
-        """Ends the server within the settings' `exit_timeout_s` + 2 s and removes what it left in shared memory."""
+        """Ends the server once requests in flight are answered, and removes what it left in shared memory.
+
+        Takes at most the settings' `exit_timeout_s` for the requests and 5 s more.
+        """
         if self._process is not None:
+            self._drain(self._process)
             self._end_process(self._process)
             self._process = None
         if self._lock is not None:
@@ -217,10 +225,21 @@ class EmbeddedServer:
             raise ServerError("server is not started; call start() first")
         return self._process
 
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        if _ending(process.pid):
+            return
+        ensembles = [name for name in ENSEMBLES if name in self.models]
+        # A server that does not answer, as one that still loads, has nothing in flight or is beyond help.
+        with suppress(triton.InferenceServerException), self.client() as client:
+            drain(
+                client, ensembles, headers=self.admin_headers, timeout_s=float(self.settings.exit_timeout_s)
+            )
+
     def _end_process(self, process: subprocess.Popen[bytes]) -> None:
-        os.kill(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
         # Triton counts its own timeout from when it has noticed the signal.
-        deadline = time.monotonic() + self.settings.exit_timeout_s + 2.0
+        deadline = time.monotonic() + UNLOAD_TIMEOUT_S + 2.0
         while not _ending(process.pid) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         # Until it is waited for, the server's id names its own process group and no other.
@@ -247,7 +266,7 @@ class EmbeddedServer:
             f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
             "--exit-on-error=true",
             "--strict-readiness=true",
-            f"--exit-timeout-secs={self.settings.exit_timeout_s}",
+            f"--exit-timeout-secs={UNLOAD_TIMEOUT_S}",
             "--log-verbose=0",
         ]
 

@@ -49,8 +49,8 @@ class ServingSettings(BaseSettings):
     """Items that a request may exclude. Each makes the index search look further."""
 
     exit_timeout_s: Count = 5
-    """Seconds that a stop leaves to requests in flight and to unloading. More let slower requests finish; a
-    stop takes all of them once a node has died, because Triton waits in vain for the dead one."""
+    """Seconds that a stop leaves to requests in flight; 5 more may go by until the server has ended. More let
+    slower requests finish, and a node that hangs delays a stop by all of them."""
     triton_home: Path | None = None
     """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
     NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from unipinrec_client import GrpcClient, RecommendRequest, RetryPolicy
+from unipinrec_client import GrpcClient, RecommendRequest, RecommendResponse, RetryPolicy
 
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
@@ -22,7 +22,7 @@ from tests.conftest import Exported, serving
 from tests.served.requests import stored
 
 DOCKER = ROOT / "docker"
-IN_FLIGHT = 8
+IN_FLIGHT = 32
 
 
 def environment(endpoints: Endpoints, **variables: str) -> dict[str, str]:
@@ -112,23 +112,18 @@ def test_sigterm_lets_requests_in_flight_finish(container: Container, exported: 
     assert checked.stdout.startswith("healthy · bundle ")
     assert len(checked.stdout.splitlines()) == 1
 
-    def ask(user: int) -> int:
-        with GrpcClient(container.grpc_url, timeout_s=30.0, retry=RetryPolicy(attempts=1)) as client:
-            return len(client.recommend(stored(exported, user)).recommendations)
+    with GrpcClient(container.grpc_url, timeout_s=60.0, retry=RetryPolicy(attempts=1)) as client:
 
-    alone = [ask(user) for user in range(IN_FLIGHT)]
-    ranking = container.nodes("ranking")
-    for node in ranking:
-        node.suspend()
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        answers = [pool.submit(ask, user) for user in range(IN_FLIGHT)]
-        time.sleep(1.0)
-        container.process.send_signal(signal.SIGTERM)
-        time.sleep(1.0)
-        assert not any(answer.done() for answer in answers)
-        for node in ranking:
-            node.resume()
-        assert [answer.result() for answer in answers] == alone
+        def ask(first: int) -> tuple[RecommendResponse, ...]:
+            return client.recommend_many([stored(exported, (first + user) % 320) for user in range(16)])
+
+        ask(0)
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            answers = [pool.submit(ask, 16 * number) for number in range(IN_FLIGHT)]
+            time.sleep(0.1)
+            container.process.send_signal(signal.SIGTERM)
+            assert sum(not answer.done() for answer in answers) > IN_FLIGHT // 2
+            assert [len(answer.result()) for answer in answers] == [16] * IN_FLIGHT
     assert container.process.wait(timeout=30) == 0
     assert container.output.endswith("Stopped.\n")
 
@@ -136,17 +131,6 @@ def test_sigterm_lets_requests_in_flight_finish(container: Container, exported: 
 def test_health_fails_when_nothing_listens() -> None:
     checked = health(Endpoints.free())
     assert (checked.returncode, checked.stdout) == (1, "")
-    assert len(checked.stderr.splitlines()) == 1
-
-
-def test_health_fails_when_a_node_hangs(unwatched: EmbeddedServer) -> None:
-    nodes = [psutil.Process(pid) for pid in unwatched.node_processes("ann")]
-    for node in nodes:
-        node.suspend()
-    checked = health(unwatched.endpoints, timeout_s=1.0)
-    for node in nodes:
-        node.resume()
-    assert checked.returncode == 1
     assert len(checked.stderr.splitlines()) == 1
 
 
