@@ -16,7 +16,7 @@ from benchmarks.report import BenchReport, Bound, Overhead, Ratio, Stages
 from benchmarks.target import UNIFIED, serving
 from benchmarks.zipf import MODELS as ZIPF_MODELS
 from benchmarks.zipf import fitting_size, pools, run_zipf
-from ensemble.embedded_server import check_machine
+from ensemble.installation import Installation
 from ensemble.settings import ServingSettings
 from experiments.report import Machine
 
@@ -58,7 +58,7 @@ class Benchmark:
         """
         began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         plan = self._plan
-        check_machine()
+        Installation.find(ServingSettings().triton_home)
         self._tell(f"bundle of {plan.items:,} items with random weights (minutes, unless it is there)")
         made = make_random_bundle(plan.items, plan.out / "bundles", lambda _: None)
         settings = plan.settings(made.folder)

@@ -43,6 +43,13 @@ def serve(
         str | None, typer.Option(help="Send OpenTelemetry spans here, as http://127.0.0.1:4318/v1/traces.")
     ] = None,
     trace_rate: Annotated[int | None, typer.Option(help="Trace one request in so many.")] = None,
+    triton_home: Annotated[
+        Path | None,
+        typer.Option(help="Triton installation to run, as /opt/tritonserver; default: the embedded one."),
+    ] = None,
+    exit_timeout: Annotated[
+        int | None, typer.Option(help="Seconds that a stop leaves to requests in flight.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the output of the server and its nodes.")] = None,
 ) -> None:
     """Serve a bundle over gRPC and HTTP until Ctrl-C. UNIPINREC_* variables set what has no default here."""
@@ -54,6 +61,8 @@ def serve(
         "exclude_seen": exclude_seen,
         "trace_url": trace_url,
         "trace_rate": trace_rate,
+        "triton_home": triton_home and triton_home.absolute(),
+        "exit_timeout_s": exit_timeout,
     }
     try:
         settings = ServingSettings.model_validate(_given(chosen))
@@ -85,3 +94,8 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
 def _fail(message: str) -> None:
     typer.secho(message, fg="red", err=True)
     raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    # Without the other commands, and so without what only training needs.
+    typer.run(serve)

@@ -14,8 +14,9 @@ from unipinrec_client import GrpcClient, HttpClient, RecommendRequest, Recommend
 
 from demo.pictures import show_answer, show_quality
 from demo.report import Report
-from ensemble.embedded_server import EmbeddedServer, check_machine
+from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
+from ensemble.installation import Installation
 from ensemble.launcher import MODEL_REPOSITORY, UserCanary, check_bundle
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
@@ -37,7 +38,7 @@ USERS_PER_REQUEST = 16
 
 def run_tour(build: Path, console: Console) -> Report:
     """Run all stages and write `build/demo/report.json`; what an earlier run left is used again."""
-    check_machine()
+    Installation.find(ServingSettings().triton_home)
     report = Report()
     with report.stage("data"):
         fetch_movielens(build / "data" / "movielens", console.print)

@@ -1,4 +1,4 @@
-"""The `tritonserver` inside the nvidia-pytriton wheel, run as a child process without Docker."""
+"""A `tritonserver` run as a child process, without Docker or inside a container."""
 
 import ctypes
 import ipaddress
@@ -10,26 +10,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import tritonclient.grpc as triton
 
+from ensemble.draining import drain
 from ensemble.endpoints import LOOPBACK, Endpoints
+from ensemble.installation import Installation
 from ensemble.runtime_folder import claim_folder, remove_abandoned, remove_folder
 from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
-from ensemble.wheel import Host, Wheel, find_libpython
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 4 * 2**20
+ENSEMBLES = ("recommend", "recommend_separate")
 # Two separately served models, to measure against.
 BASELINE = frozenset({"retrieval_separate", "recommend_separate"})
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
+# Triton takes all of it for HTTP connections that callers keep open, and once a node has died.
+UNLOAD_TIMEOUT_S = 3
 PR_SET_PDEATHSIG = 1
 # Said on every machine without a GPU.
 HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
@@ -63,7 +67,6 @@ class EmbeddedServer:
         baseline: bool = False,
         profile: str | None = None,
         log_path: Path | None = None,
-        exit_timeout_s: int = 5,
     ) -> None:
         """Prepares nothing yet; see `start`.
 
@@ -74,8 +77,6 @@ class EmbeddedServer:
             baseline: loads `recommend_separate` and its retrieval too.
             profile: loads `configs/<profile>.pbtxt` of each model that has it.
             log_path: file for the output of the server and its nodes, overwritten.
-            exit_timeout_s: seconds for requests in flight and for unloading at a stop. A stop takes all of
-                them once a node has died: Triton waits in vain for the dead one.
         """
         self.endpoints = endpoints or Endpoints()
         self.settings = settings
@@ -84,7 +85,6 @@ class EmbeddedServer:
         self.models = sorted(names if baseline else names - BASELINE)
         self._model_repository = model_repository
         self._profile = profile
-        self._exit_timeout_s = exit_timeout_s
         self._secret = secrets.token_hex(16)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
@@ -134,9 +134,8 @@ class EmbeddedServer:
         Raises:
             ServerError: this machine misses a requirement.
         """
-        host, wheel, libpython = check_machine()
-        command = [str(wheel.binary), f"--backend-directory={wheel.backends(host.python)}"]
-        library_path = [libpython.parent, wheel.libraries]
+        triton_server = Installation.find(self.settings.triton_home)
+        command = [str(triton_server.binary), f"--backend-directory={triton_server.backends}"]
         remove_abandoned(self.settings.runtime_dir)
         runtime_dir, self._lock = claim_folder(self.settings.runtime_dir)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -144,7 +143,7 @@ class EmbeddedServer:
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command + self._flags(),
-                env=self._environment(library_path),
+                env=self._environment(triton_server.library_path),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -197,8 +196,12 @@ class EmbeddedServer:
             )
 
     def stop(self) -> None:
-        """Ends the server within `exit_timeout_s` + 2 s and removes what it left in shared memory."""
+        """Ends the server once requests in flight are answered, and removes what it left in shared memory.
+
+        Takes at most the settings' `exit_timeout_s` for the requests and 5 s more.
+        """
         if self._process is not None:
+            self._drain(self._process)
             self._end_process(self._process)
             self._process = None
         if self._lock is not None:
@@ -222,10 +225,21 @@ class EmbeddedServer:
             raise ServerError("server is not started; call start() first")
         return self._process
 
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        if _ending(process.pid):
+            return
+        ensembles = [name for name in ENSEMBLES if name in self.models]
+        # A server that does not answer, as one that still loads, has nothing in flight or is beyond help.
+        with suppress(triton.InferenceServerException), self.client() as client:
+            drain(
+                client, ensembles, headers=self.admin_headers, timeout_s=float(self.settings.exit_timeout_s)
+            )
+
     def _end_process(self, process: subprocess.Popen[bytes]) -> None:
-        os.kill(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
         # Triton counts its own timeout from when it has noticed the signal.
-        deadline = time.monotonic() + self._exit_timeout_s + 2.0
+        deadline = time.monotonic() + UNLOAD_TIMEOUT_S + 2.0
         while not _ending(process.pid) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         # Until it is waited for, the server's id names its own process group and no other.
@@ -255,7 +269,7 @@ class EmbeddedServer:
             f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
             "--exit-on-error=true",
             "--strict-readiness=true",
-            f"--exit-timeout-secs={self._exit_timeout_s}",
+            f"--exit-timeout-secs={UNLOAD_TIMEOUT_S}",
             "--log-verbose=0",
         ]
 
@@ -279,17 +293,6 @@ class EmbeddedServer:
         errors = [match["message"] for line in lines if (match := LOGGED_ERROR.match(line))]
         # What fails before Triton logs anything, as a missing library, is said in a bare line.
         return (errors or [line for line in lines if not LOGGED_OTHER.match(line)])[-most:]
-
-
-def check_machine() -> tuple[Host, Wheel, Path]:
-    """This machine, the server's wheel and libpython.
-
-    Raises:
-        ServerError: one of them is missing or unsuitable.
-    """
-    host = Host()
-    host.check()
-    return host, Wheel.find(), find_libpython(host.python)
 
 
 def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | None:

@@ -17,14 +17,13 @@ import numpy as np
 import tritonclient.grpc as triton
 from rich.console import Console
 
-from ensemble.embedded_server import Canary, EmbeddedServer
+from ensemble.embedded_server import ENSEMBLES, Canary, EmbeddedServer
 from ensemble.endpoints import Endpoints, check_endpoints
 from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.watchdog import Watchdog
 
 MODEL_REPOSITORY = ROOT / "model_repository"
-ENSEMBLES = ("recommend", "recommend_separate")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 

@@ -60,10 +60,17 @@ class ServingSettings(BaseSettings):
     """One request in so many is traced, canaries among them; one that comes over HTTP with a `traceparent`
     header always is. Each trace is ten spans to send and store."""
 
-    @field_validator("bundle", "runtime_dir")
+    exit_timeout_s: Count = 5
+    """Seconds that a stop leaves to requests in flight; 5 more may go by until the server has ended. More let
+    slower requests finish, and a node that hangs delays a stop by all of them."""
+    triton_home: Path | None = None
+    """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
+    NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""
+
+    @field_validator("bundle", "runtime_dir", "triton_home")
     @classmethod
-    def _from_root(cls, path: Path) -> Path:
-        return ROOT / path.expanduser()
+    def _from_root(cls, path: Path | None) -> Path | None:
+        return path and ROOT / path.expanduser()
 
     @field_validator("trace_url")
     @classmethod

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -112,14 +113,22 @@ def health(
     protocol: ProtocolOption = Protocol.GRPC,
     model: ModelOption = "recommend",
     timeout: TimeoutOption = 10.0,
+    requests: Annotated[
+        int, typer.Option(min=1, help="Sent at once, so that each instance of a node has to take one.")
+    ] = 1,
 ) -> None:
-    """Make one recommendation for an unknown user: a server with a dead node still calls itself ready."""
-    with _errors_on_one_line(), _client(protocol, url, model, timeout) as client:
+    """Make a recommendation for an unknown user: a server with a dead node still calls itself ready."""
+    canary = RecommendRequest(user_id=_CANARY_USER, num_results=1)
+    with (
+        _errors_on_one_line(),
+        _client(protocol, url, model, timeout) as client,
+        ThreadPoolExecutor(requests) as pool,
+    ):
         started = time.perf_counter()
-        response = client.recommend(RecommendRequest(user_id=_CANARY_USER, num_results=1))
+        responses = list(pool.map(client.recommend, [canary] * requests))
         latency_ms = (time.perf_counter() - started) * 1000
     Console().print(
-        f"healthy · bundle {response.bundle_id} · {latency_ms:.1f} ms", highlight=False, markup=False
+        f"healthy · bundle {responses[0].bundle_id} · {latency_ms:.1f} ms", highlight=False, markup=False
     )
 
 

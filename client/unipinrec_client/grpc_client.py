@@ -1,5 +1,6 @@
 """Clients over gRPC."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import tritonclient.grpc
@@ -8,6 +9,7 @@ from tritonclient.utils import InferenceServerException
 
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
 from unipinrec_client.errors import translate
+from unipinrec_client.routing import with_routing
 from unipinrec_client.wire import OUTPUT_RANKS, Arrays
 
 # gRPC waits a second and more before it connects again, and fails every call until then: retries within
@@ -41,7 +43,7 @@ class GrpcClient(Client):
 
     def _model_ready(self, timeout_s: float) -> bool:
         try:
-            return bool(self._triton.is_model_ready(self.model, "", _metadata(self), timeout_s))
+            return bool(self._triton.is_model_ready(self.model, "", _metadata(self.headers), timeout_s))
         except InferenceServerException as error:
             raise translate(error) from error
 
@@ -66,7 +68,9 @@ class AsyncGrpcClient(AsyncClient):
 
     async def _model_ready(self, timeout_s: float) -> bool:
         try:
-            return bool(await self._connected().is_model_ready(self.model, "", _metadata(self), timeout_s))
+            return bool(
+                await self._connected().is_model_ready(self.model, "", _metadata(self.headers), timeout_s)
+            )
         except InferenceServerException as error:
             raise translate(error) from error
 
@@ -90,10 +94,10 @@ def _infer_arguments(connection: Connection, arrays: Arrays) -> dict[str, Any]:
         "model_name": connection.model,
         "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
         "outputs": [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS],
-        "headers": _metadata(connection),
+        "headers": _metadata(with_routing(connection.headers, arrays["USER_ID"])),
     }
 
 
-def _metadata(connection: Connection) -> dict[str, str]:
+def _metadata(headers: Mapping[str, str]) -> dict[str, str]:
     # gRPC refuses upper-case keys, which are usual in HTTP.
-    return {key.lower(): value for key, value in connection.headers.items()}
+    return {key.lower(): value for key, value in headers.items()}

@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
 from unipinrec_client.errors import DeadlineExceededError, RecommendError, UnavailableError, translate
+from unipinrec_client.routing import with_routing
 from unipinrec_client.thread_connections import connections_of_this_thread
 from unipinrec_client.wire import OUTPUT_RANKS, Arrays
 
@@ -129,7 +130,7 @@ def _infer_arguments(connection: Connection, arrays: Arrays) -> dict[str, Any]:
         # Binary, because JSON has no -inf, which pads scores.
         "outputs": [tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_RANKS],
         # A copy, because the library writes the size of this request's header into it.
-        "headers": dict(connection.headers),
+        "headers": with_routing(connection.headers, arrays["USER_ID"]),
     }
 
 

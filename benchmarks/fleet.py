@@ -1,0 +1,67 @@
+"""Three servers that are started, killed and started again."""
+
+import os
+import signal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
+from ensemble.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.settings import ServingSettings
+
+REPLICAS = 3
+
+
+class Fleet:
+    """Replicas of one bundle. Used as a context manager it stops them all."""
+
+    def __init__(self, settings: ServingSettings, folder: Path) -> None:
+        """Starts nothing yet; logs go to `folder`."""
+        self.endpoints: list[Endpoints] = []
+        while len(self.endpoints) < REPLICAS:
+            free = Endpoints.free()
+            taken = {port for endpoints in self.endpoints for port in endpoints.ports.values()}
+            if taken.isdisjoint(free.ports.values()):
+                self.endpoints.append(free)
+        self.servers = [
+            EmbeddedServer(
+                model_repository=MODEL_REPOSITORY,
+                settings=settings,
+                endpoints=endpoints,
+                log_path=folder / f"replica-{number}.log",
+            )
+            for number, endpoints in enumerate(self.endpoints, start=1)
+        ]
+
+    def __enter__(self) -> Self:
+        try:
+            for server in self.servers:
+                server.start()
+            for server in self.servers:
+                server.wait_until_serving(UserCanary())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def kill(self, replica: int) -> None:
+        """Kills a server and its nodes at once, as a machine that loses power; the first replica is 1."""
+        os.killpg(self.servers[replica - 1].pid, signal.SIGKILL)
+
+    def restart(self, replica: int) -> None:
+        """Starts a killed server again at the same addresses."""
+        server = self.servers[replica - 1]
+        server.stop()
+        server.start()
+        server.wait_until_serving(UserCanary())
+
+    def _stop(self) -> None:
+        for server in self.servers:
+            server.stop()

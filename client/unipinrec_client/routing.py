@@ -1,0 +1,29 @@
+"""What tells a proxy which user a request is for, so that it can keep a user on one server."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+ROUTING_HEADER = "unipinrec-user"
+"""HTTP header and gRPC metadata key."""
+
+DIGEST_CHARACTERS = 16
+
+
+def routing_key(user_id: str | bytes) -> str:
+    """Return the first 16 hex characters of the SHA-256 of a user id; text is hashed as UTF-8.
+
+    Proxies log headers: the digest keeps the id itself out of their logs. It hides nothing from somebody who
+    can list all ids and hash them.
+    """
+    raw = user_id.encode() if isinstance(user_id, str) else user_id
+    return hashlib.sha256(raw).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def with_routing(headers: Mapping[str, str], user_ids_B1: npt.NDArray[Any]) -> dict[str, str]:
+    """Return the headers and the first user's routing key, unless the headers set one themselves."""
+    if any(name.lower() == ROUTING_HEADER for name in headers):
+        return dict(headers)
+    return {**headers, ROUTING_HEADER: routing_key(user_ids_B1[0, 0])}
