@@ -1,7 +1,9 @@
 """What every client offers, whatever the transport."""
 
+import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,22 +67,26 @@ class Connection:
 class Client(Connection, ABC):
     """A blocking client. All methods may be called from several threads at once."""
 
-    def recommend(self, request: RecommendRequest) -> RecommendResponse:
+    def recommend(self, request: RecommendRequest, *, request_id: str | None = None) -> RecommendResponse:
         """Return the recommendations for one user; raises as `recommend_many` does."""
-        return self.recommend_many([request])[0]
+        return self.recommend_many([request], request_id=request_id)[0]
 
-    def recommend_many(self, requests: Sequence[RecommendRequest]) -> tuple[RecommendResponse, ...]:
+    def recommend_many(
+        self, requests: Sequence[RecommendRequest], *, request_id: str | None = None
+    ) -> tuple[RecommendResponse, ...]:
         """Return the recommendations for several users, in their order, from one Triton request.
 
-        The server takes at most 16 users at a time. Raises `ValueError` for values without an encoding,
+        The server takes at most 16 users at a time. `request_id` names the call in the server's logs and
+        traces; None makes one up, which the responses and errors carry. Raises `ValueError` for values without an encoding,
         `InvalidRequestError` for values the server refuses, `UnavailableError` if it cannot be reached or is
         overloaded after all attempts, `DeadlineExceededError` after `timeout_s`, and `RecommendError` for
         everything else.
         """
         self._check_open()
         arrays = encode(requests)
-        outputs = self.retry.call(lambda seconds: self._infer(arrays, seconds), self.timeout_s)
-        return decode(outputs, requests)
+        with _named(request_id) as name:
+            outputs = self.retry.call(lambda seconds: self._infer(arrays, name, seconds), self.timeout_s)
+            return decode(outputs, requests, name)
 
     def ready(self) -> bool:
         """Return whether the server can be reached and reports the model as ready.
@@ -99,7 +105,7 @@ class Client(Connection, ABC):
         """Close the connection; later calls raise `RuntimeError`."""
 
     @abstractmethod
-    def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays: ...
+    def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
 
     @abstractmethod
     def _model_ready(self, timeout_s: float) -> bool: ...
@@ -116,16 +122,23 @@ class Client(Connection, ABC):
 class AsyncClient(Connection, ABC):
     """A client for asyncio. It connects on first use and belongs to the event loop of that moment."""
 
-    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
+    async def recommend(
+        self, request: RecommendRequest, *, request_id: str | None = None
+    ) -> RecommendResponse:
         """Return the recommendations for one user; raises as `Client.recommend_many` does."""
-        return (await self.recommend_many([request]))[0]
+        return (await self.recommend_many([request], request_id=request_id))[0]
 
-    async def recommend_many(self, requests: Sequence[RecommendRequest]) -> tuple[RecommendResponse, ...]:
+    async def recommend_many(
+        self, requests: Sequence[RecommendRequest], *, request_id: str | None = None
+    ) -> tuple[RecommendResponse, ...]:
         """Return the recommendations for several users; see `Client.recommend_many`."""
         self._check_open()
         arrays = encode(requests)
-        outputs = await self.retry.call_async(lambda seconds: self._infer(arrays, seconds), self.timeout_s)
-        return decode(outputs, requests)
+        with _named(request_id) as name:
+            outputs = await self.retry.call_async(
+                lambda seconds: self._infer(arrays, name, seconds), self.timeout_s
+            )
+            return decode(outputs, requests, name)
 
     async def ready(self) -> bool:
         """Return whether the server reports the model as ready; see `Client.ready`."""
@@ -140,7 +153,7 @@ class AsyncClient(Connection, ABC):
         """Close the connection; later calls raise `RuntimeError`."""
 
     @abstractmethod
-    async def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays: ...
+    async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
 
     @abstractmethod
     async def _model_ready(self, timeout_s: float) -> bool: ...
@@ -152,6 +165,17 @@ class AsyncClient(Connection, ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+@contextmanager
+def _named(request_id: str | None) -> Iterator[str]:
+    """The id of one call, which errors inside get too."""
+    name = request_id or secrets.token_hex(8)
+    try:
+        yield name
+    except RecommendError as error:
+        error.request_id = name
+        raise
 
 
 def to_inputs(arrays: Arrays, input_type: Any) -> list[Any]:

@@ -7,8 +7,11 @@ class RecommendError(Exception):
     """A request that failed; the base of all errors a client raises for a server or a connection.
 
     `status` is the gRPC status name (`INVALID_ARGUMENT`) or the HTTP code (`400`) as text, and None if
-    the failure came from this side of the connection.
+    the failure came from this side of the connection. `request_id` is what the server's logs call the
+    request.
     """
+
+    request_id = ""
 
     def __init__(self, message: str, status: str | None = None) -> None:
         super().__init__(message)

@@ -34,9 +34,11 @@ class GrpcClient(Client):
         self._closed = True
         self._triton.close()
 
-    def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays:
+    def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         try:
-            result = self._triton.infer(**_infer_arguments(self, arrays), client_timeout=timeout_s)
+            result = self._triton.infer(
+                **_infer_arguments(self, arrays, request_id), client_timeout=timeout_s
+            )
             return to_arrays(result)
         except (InferenceServerException, ValueError) as error:
             raise translate(error) from error
@@ -59,9 +61,11 @@ class AsyncGrpcClient(AsyncClient):
         if self._triton is not None:
             await self._triton.close()
 
-    async def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays:
+    async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         try:
-            result = await self._connected().infer(**_infer_arguments(self, arrays), client_timeout=timeout_s)
+            result = await self._connected().infer(
+                **_infer_arguments(self, arrays, request_id), client_timeout=timeout_s
+            )
             return to_arrays(result)
         except (InferenceServerException, ValueError) as error:
             raise translate(error) from error
@@ -89,9 +93,10 @@ def _triton_options(connection: Connection) -> dict[str, Any]:
     }
 
 
-def _infer_arguments(connection: Connection, arrays: Arrays) -> dict[str, Any]:
+def _infer_arguments(connection: Connection, arrays: Arrays, request_id: str) -> dict[str, Any]:
     return {
         "model_name": connection.model,
+        "request_id": request_id,
         "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
         "outputs": [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS],
         "headers": _metadata(with_routing(connection.headers, arrays["USER_ID"])),

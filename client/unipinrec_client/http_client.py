@@ -32,9 +32,9 @@ class HttpClient(Client):
         self._closed = True
         connections_of_this_thread().drop(self)
 
-    def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays:
+    def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         with _Deadline(self, timeout_s) as triton:
-            return to_arrays(triton.infer(**_infer_arguments(self, arrays)))
+            return to_arrays(triton.infer(**_infer_arguments(self, arrays, request_id)))
 
     def _model_ready(self, timeout_s: float) -> bool:
         with _Deadline(self, timeout_s) as triton:
@@ -84,10 +84,10 @@ class AsyncHttpClient(AsyncClient):
         if self._triton is not None:
             await self._triton.close()
 
-    async def _infer(self, arrays: Arrays, timeout_s: float) -> Arrays:
+    async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         try:
             async with asyncio.timeout(timeout_s):
-                return to_arrays(await self._connected().infer(**_infer_arguments(self, arrays)))
+                return to_arrays(await self._connected().infer(**_infer_arguments(self, arrays, request_id)))
         except _FAILURES as error:
             raise _failure(error) from error
 
@@ -123,9 +123,10 @@ def _connect(connection: Connection) -> Any:
     )
 
 
-def _infer_arguments(connection: Connection, arrays: Arrays) -> dict[str, Any]:
+def _infer_arguments(connection: Connection, arrays: Arrays, request_id: str) -> dict[str, Any]:
     return {
         "model_name": connection.model,
+        "request_id": request_id,
         "inputs": to_inputs(arrays, tritonclient.http.InferInput),
         # Binary, because JSON has no -inf, which pads scores.
         "outputs": [tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_RANKS],

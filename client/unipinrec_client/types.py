@@ -1,7 +1,7 @@
 """What a caller asks for and gets back, in the caller's own terms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,3 +67,5 @@ class RecommendResponse:
     """Where the history's keys and values came from: `prefill`, `prefix` or `recomputed`."""
     bundle_id: str
     """The bundle that made the whole answer."""
+    request_id: str = field(default="", compare=False)
+    """What the server's logs and traces call the request."""

@@ -77,7 +77,7 @@ def encode(requests: Sequence[RecommendRequest]) -> Arrays:
 
 
 def decode(
-    arrays: Mapping[str, npt.NDArray[Any] | None], requests: Sequence[RecommendRequest]
+    arrays: Mapping[str, npt.NDArray[Any] | None], requests: Sequence[RecommendRequest], request_id: str = ""
 ) -> tuple[RecommendResponse, ...]:
     """Return one response per request, in their order, without padding.
 
@@ -95,6 +95,7 @@ def decode(
             recommendations=_recommendations(outputs, row),
             kv_source=_text(outputs["KV_SOURCE"], row),
             bundle_id=_text(outputs["BUNDLE_ID"], row),
+            request_id=request_id,
         )
         for row, request in enumerate(requests)
     )

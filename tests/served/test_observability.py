@@ -5,10 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import tritonclient.grpc as triton
-from unipinrec_client import GrpcClient
+from unipinrec_client import Client, GrpcClient, HttpClient, InvalidRequestError, RecommendRequest
 
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
@@ -59,20 +57,26 @@ def test_every_node_counts_batches_stages_and_failures(talkative: EmbeddedServer
     assert metric(talkative, "unipinrec_cold_starts_total", node="history") > 0
 
 
-def test_a_refused_request_is_counted_and_logged_with_its_id(talkative: EmbeddedServer) -> None:
-    user = triton.InferInput("USER_ID", [1, 1], "BYTES")
-    user.set_data_from_numpy(np.array([[b"42"]], np.object_))
-    results = triton.InferInput("NUM_RESULTS", [1, 1], "INT32")
-    results.set_data_from_numpy(np.array([[-3]], np.int32))
-    with talkative.client() as client:
-        client.infer("recommend", [user], request_id="good-1")
-        with pytest.raises(triton.InferenceServerException, match="NUM_RESULTS is -3"):
-            client.infer("recommend", [user, results], request_id="bad-1")
-    assert metric(talkative, "unipinrec_failed_requests_total", node="history", reason="invalid") == 1
-    assert {line["node"] for line in logged(talkative.log_path, "good-1")} == set(NODES)
-    (refused,) = logged(talkative.log_path, "bad-1")
+@pytest.mark.parametrize("transport", [GrpcClient, HttpClient])
+def test_a_request_is_found_in_the_logs_by_its_id(
+    talkative: EmbeddedServer, exported: Exported, transport: type[Client]
+) -> None:
+    refused_before = metric(talkative, "unipinrec_failed_requests_total", node="history", reason="invalid")
+    url = talkative.grpc_url if transport is GrpcClient else talkative.http_url
+    with transport(url) as client:
+        answered = client.recommend(stored(exported, 3))
+        named = client.recommend(stored(exported, 3), request_id=f"chosen-{transport.__name__}")
+        with pytest.raises(InvalidRequestError, match="NUM_RESULTS is -3") as refusal:
+            client.recommend(RecommendRequest(user_id="42", num_results=-3))
+    assert named.request_id == f"chosen-{transport.__name__}"
+    for response in (answered, named):
+        lines = logged(talkative.log_path, response.request_id)
+        assert sorted(line["node"] for line in lines) == sorted(NODES)
+    (refused,) = logged(talkative.log_path, refusal.value.request_id)
     assert (refused["node"], refused["reason"], refused["level"]) == ("history", "invalid", "INFO")
     assert "NUM_RESULTS is -3" in refused["message"]
+    refused_after = metric(talkative, "unipinrec_failed_requests_total", node="history", reason="invalid")
+    assert refused_after == refused_before + 1
 
 
 def logged(path: Path, request_id: str) -> list[dict[str, Any]]:
