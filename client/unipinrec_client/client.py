@@ -77,10 +77,11 @@ class Client(Connection, ABC):
         """Return the recommendations for several users, in their order, from one Triton request.
 
         The server takes at most 16 users at a time. `request_id` names the call in the server's logs and
-        traces; None makes one up, which the responses and errors carry. Raises `ValueError` for values without an encoding,
-        `InvalidRequestError` for values the server refuses, `UnavailableError` if it cannot be reached or is
-        overloaded after all attempts, `DeadlineExceededError` after `timeout_s`, and `RecommendError` for
-        everything else.
+        traces; None makes one up, which the responses and errors carry.
+
+        Raises `ValueError` for values without an encoding, `InvalidRequestError` for values the server
+        refuses, `UnavailableError` if it cannot be reached or is overloaded after all attempts,
+        `DeadlineExceededError` after `timeout_s`, and `RecommendError` for everything else.
         """
         self._check_open()
         arrays = encode(requests)
