@@ -68,7 +68,9 @@ class AsyncGrpcClient(AsyncClient):
 
     async def _model_ready(self, timeout_s: float) -> bool:
         try:
-            return bool(await self._connected().is_model_ready(self.model, "", _metadata(self.headers), timeout_s))
+            return bool(
+                await self._connected().is_model_ready(self.model, "", _metadata(self.headers), timeout_s)
+            )
         except InferenceServerException as error:
             raise translate(error) from error
 
