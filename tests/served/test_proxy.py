@@ -1,4 +1,4 @@
-"""The proxy in front of three real servers, through TLS: users stay, a dead replica is left and returned to."""
+"""The proxy in front of three real servers, through TLS: users stay, a dead replica is left."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""What docker/ holds keeps to the specifications of its formats, and to what it promises about confinement."""
+"""What docker/ holds keeps to its formats' specifications, and to what it promises about confinement."""
 
 import os
 import subprocess
