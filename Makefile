@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options scale-check serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench-growth: install ## Latency and memory against history, candidates, batch, 
 
 bench-options: install ## Other precisions, compilers and storage of keys and values, on the bundle of make demo
 	$(BIN)/unipinrec bench-options
+
+scale-check: install ## Kill one of three replicas behind HAProxy: one minute, benchmarks/results/scale.json
+	$(BIN)/python -m benchmarks.scale
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

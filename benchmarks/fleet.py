@@ -25,15 +25,8 @@ class Fleet:
             taken = {port for endpoints in self.endpoints for port in endpoints.ports.values()}
             if taken.isdisjoint(free.ports.values()):
                 self.endpoints.append(free)
-        self.servers = [
-            EmbeddedServer(
-                model_repository=MODEL_REPOSITORY,
-                settings=settings,
-                endpoints=endpoints,
-                log_path=folder / f"replica-{number}.log",
-            )
-            for number, endpoints in enumerate(self.endpoints, start=1)
-        ]
+        self._settings, self._folder = settings, folder
+        self.servers = [self._make(number) for number in range(1, REPLICAS + 1)]
 
     def __enter__(self) -> Self:
         try:
@@ -57,10 +50,18 @@ class Fleet:
 
     def restart(self, replica: int) -> None:
         """Starts a killed server again at the same addresses."""
-        server = self.servers[replica - 1]
-        server.stop()
+        self.servers[replica - 1].stop()
+        server = self.servers[replica - 1] = self._make(replica)
         server.start()
         server.wait_until_serving(UserCanary())
+
+    def _make(self, replica: int) -> EmbeddedServer:
+        return EmbeddedServer(
+            model_repository=MODEL_REPOSITORY,
+            settings=self._settings,
+            endpoints=self.endpoints[replica - 1],
+            log_path=self._folder / f"replica-{replica}.log",
+        )
 
     def _stop(self) -> None:
         for server in self.servers:

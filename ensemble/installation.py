@@ -1,4 +1,4 @@
-"""The `tritonserver` that is run: that of the nvidia-pytriton wheel, or an installation's, as in NVIDIA's container."""
+"""The `tritonserver` that is run: the nvidia-pytriton wheel's, or that of NVIDIA's container."""
 
 import mmap
 from dataclasses import dataclass

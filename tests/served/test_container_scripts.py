@@ -83,9 +83,10 @@ class Container:
 
 
 def can_confine() -> bool:
-    if not (shutil.which("unshare") and shutil.which("setpriv")):
+    unshare = shutil.which("unshare")
+    if not (unshare and shutil.which("setpriv")):
         return False
-    return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    return subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture

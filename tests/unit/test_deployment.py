@@ -1,0 +1,103 @@
+"""What docker/ holds keeps to its formats' specifications, and to what it promises about confinement."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.proxy import CONFIGURATION, find_tool
+from ensemble.settings import ROOT
+
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
+SCRIPTS = [*sorted(DOCKER.glob("*.sh")), ROOT / "tests/served/confined.sh", ROOT / ".ci/run"]
+COMPOSE = DOCKER / "compose.yaml"
+
+
+def checked(*command: str | Path) -> None:
+    """Runs a checker of this environment; its complaints are the failure."""
+    program = Path(sys.executable).parent / command[0]
+    result = subprocess.run([program, *command[1:]], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load(COMPOSE.read_text())["services"])
+
+
+def test_dockerfiles_pass_hadolint() -> None:
+    assert [path.name for path in DOCKERFILES] == ["Dockerfile.cpu", "Dockerfile.gpu"]
+    checked("hadolint", *DOCKERFILES)
+
+
+def test_scripts_pass_shellcheck() -> None:
+    checked("shellcheck", *SCRIPTS)
+    assert all(os.access(script, os.X_OK) for script in SCRIPTS[:-1])
+
+
+def test_the_compose_file_passes_yamllint_and_its_specification() -> None:
+    checked("yamllint", "--strict", COMPOSE)
+    checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+
+
+def test_haproxy_accepts_the_proxys_configuration(tmp_path: Path) -> None:
+    haproxy, openssl = find_tool("haproxy"), find_tool("openssl")
+    if haproxy is None or openssl is None:
+        if os.environ.get("UNIPINREC_REQUIRE_TOOLS") == "1":
+            pytest.fail("haproxy or openssl is not installed")
+        pytest.skip("haproxy or openssl is not installed")
+    pem = tmp_path / "server.pem"
+    made = ["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"]
+    subprocess.run(
+        [openssl, *made, "-keyout", pem, "-out", tmp_path / "c.pem"], check=True, capture_output=True
+    )
+    pem.write_text(pem.read_text() + (tmp_path / "c.pem").read_text())
+    result = subprocess.run(
+        [haproxy, "-c", "-f", CONFIGURATION],
+        env={"UNIPINREC_PROXY_CERTIFICATE": str(pem)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_service_is_confined_and_bounded(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}, name
+        assert service["profiles"], name
+
+
+def test_every_published_port_is_on_loopback_unless_told_otherwise(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith(("127.0.0.1:", "${UNIPINREC_PUBLISH:-127.0.0.1}:")) for port in ports)
+
+
+def test_every_image_is_pinned(services: dict[str, Any]) -> None:
+    foreign = [service["image"] for service in services.values() if "build" not in service]
+    assert all(image.rpartition(":")[2][-1].isdigit() for image in foreign)
+
+
+def test_servers_read_bundles_that_they_cannot_write(services: dict[str, Any]) -> None:
+    for name in ("server", "server-gpu", "replica-1", "replica-2", "replica-3"):
+        (bundles,) = services[name]["volumes"]
+        assert bundles["read_only"] is True
+        assert bundles["target"] == "/bundles"
+        assert services[name]["shm_size"]
+
+
+def test_the_example_lists_the_variables_of_the_compose_file() -> None:
+    lines = (DOCKER / "example.env").read_text().splitlines()
+    listed = {line.split("=")[0] for line in lines if not line.startswith("#")}
+    text = COMPOSE.read_text()
+    used = {part.split(":")[0].split("}")[0] for part in text.split("${")[1:]}
+    assert listed == used
