@@ -1,8 +1,8 @@
 """One process of load without Locust: `python -m gevent.monkey --module loadtest.generator plan index`.
 
-Once ready it says so, reads a window as a line of JSON, writes the outcomes to the file it
-names, and answers with a line. Its traffic goes on from window to window, so that the server's cache stays as it is
-under steady load.
+Once ready it says so, reads a window as a line of JSON, writes the outcomes to the file that this names, and
+answers with a line. Its traffic goes on from window to window, so that the server's cache stays as it is in
+steady load.
 """
 
 import json
