@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options scale-check serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options loadtest capacity soak scale-check serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,7 +12,7 @@ help: ## List the targets
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,dev]'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,load,dev]'
 	$(BIN)/python -m pip install --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
@@ -41,6 +41,15 @@ bench-growth: install ## Latency and memory against history, candidates, batch, 
 
 bench-options: install ## Other precisions, compilers and storage of keys and values, on the bundle of make demo
 	$(BIN)/unipinrec bench-options
+
+loadtest: install ## Replay traffic on a server by Locust: make loadtest [ARGS='--rate 50 --shape spike'] [ARGS=--web]
+	$(BIN)/unipinrec loadtest $(ARGS)
+
+capacity: install ## Search the highest rate that keeps p99: three minutes; [ARGS='--repeats 3']
+	$(BIN)/unipinrec capacity $(ARGS)
+
+soak: install ## Constant load at 0.7 of the capacity for ten minutes: [ARGS='--minutes 60 --rate 80']
+	$(BIN)/unipinrec soak $(ARGS)
 
 scale-check: install ## Kill one of three replicas behind HAProxy: one minute, benchmarks/results/scale.json
 	$(BIN)/python -m benchmarks.scale

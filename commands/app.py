@@ -8,15 +8,18 @@ try:
     from commands.bench_ann import bench_ann
     from commands.bench_growth import bench_growth
     from commands.bench_options import bench_options
+    from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
+    from commands.loadtest import loadtest
     from commands.serve import serve
+    from commands.soak import soak
     from commands.train import train_command
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"{error.name} is not installed. The `unipinrec` command needs more than the client: "
-        "run `make install` in a checkout, or pip install -e '.[train,serve]' there"
+        "run `make install` in a checkout, or pip install -e '.[train,serve,load]' there"
     ) from error
 
 app = typer.Typer(
@@ -33,5 +36,8 @@ app.command("bench")(bench)
 app.command("bench-ann")(bench_ann)
 app.command("bench-growth")(bench_growth)
 app.command("bench-options")(bench_options)
+app.command("loadtest")(loadtest)
+app.command("capacity")(capacity)
+app.command("soak")(soak)
 app.command("serve")(serve)
 app.command("demo")(demo)

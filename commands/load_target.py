@@ -1,0 +1,177 @@
+"""The server that load goes to, and the traffic file that is replayed on it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from safetensors.numpy import load_file
+from tritonclient.utils import InferenceServerException
+
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
+from ensemble.launcher import MODEL_REPOSITORY, check_bundle, default_canaries
+from ensemble.server_error import ServerError
+from ensemble.settings import ServingSettings
+from ensemble.slot_storage import SHARED_MEMORY
+from loadtest.histories import UserHistory, write_histories
+from loadtest.plan import Protocol
+from loadtest.traffic import HistoryLimit
+from loadtest.watch import ServerWatch
+from unipinrec.bundle import HISTORIES, ITEMS, Manifest, read_manifest
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.history_store import HistoryStore
+
+MOST_USERS = 20_000
+"""Users that a traffic file takes from a dataset or bundle."""
+
+DRAWN_USERS = 1_000
+FIRST_TIME = 1_700_000_000
+LONGEST_GAP_S = 5_000
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadTarget:
+    """A server that answers."""
+
+    url: str
+    """`host:port` of the protocol."""
+    server: Mapping[str, Any]
+    """For the report."""
+    metrics_url: str | None = None
+    processes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Ids by name, of a server on this machine."""
+    memory: tuple[str, ...] = ()
+    """Patterns of its files in shared memory."""
+
+    def watch(self) -> ServerWatch:
+        """Watches it."""
+        return ServerWatch(self.processes, self.metrics_url, self.memory)
+
+
+@contextmanager
+def target_of(
+    settings: ServingSettings, protocol: Protocol, *, url: str | None, metrics_url: str | None, log_path: Path
+) -> Iterator[LoadTarget]:
+    """The server at `url`, or an embedded one that lives as long as the block.
+
+    Raises:
+        ServerError: it does not answer or start.
+    """
+    if url is not None:
+        address = url.rpartition("://")[2].rstrip("/")
+        yield LoadTarget(url=address, server=_metadata(address, protocol), metrics_url=metrics_url)
+        return
+    check_bundle(settings.bundle)
+    pinned = settings.model_copy(update={"bundle": settings.bundle.resolve()})
+    server = EmbeddedServer(
+        model_repository=MODEL_REPOSITORY, settings=pinned, endpoints=Endpoints.free(), log_path=log_path
+    )
+    with server:
+        server.start()
+        for canary in default_canaries(server.models):
+            server.wait_until_serving(canary)
+        yield _embedded(server, protocol)
+
+
+def _embedded(server: EmbeddedServer, protocol: Protocol) -> LoadTarget:
+    nodes = {model: server.node_processes(model) for model in server.models}
+    folder = server.settings.runtime_dir
+    url = server.grpc_url if protocol is Protocol.GRPC else server.http_url.rpartition("://")[2]
+    manifest = read_manifest(server.settings.bundle)
+    return LoadTarget(
+        url=url,
+        server={
+            **_metadata(url, protocol),
+            "embedded": True,
+            "bundle": manifest.bundle_id,
+            "model": manifest.model.model_dump(mode="json"),
+            "precision": server.settings.kv_precision,
+            "threads": server.settings.threads,
+            "pool_slots": server.settings.pool_slots,
+            "instances": {model: len(pids) for model, pids in nodes.items() if pids},
+        },
+        metrics_url=server.metrics_url,
+        processes={"tritonserver": [server.pid]} | {model: pids for model, pids in nodes.items() if pids},
+        memory=(str(folder), str(SHARED_MEMORY / f"{folder.name}-*")),
+    )
+
+
+def _metadata(url: str, protocol: Protocol) -> dict[str, Any]:
+    try:
+        if protocol is Protocol.GRPC:
+            with tritonclient.grpc.InferenceServerClient(url) as client:
+                found = client.get_server_metadata(as_json=True, client_timeout=CONNECT_TIMEOUT_S)
+        else:
+            with tritonclient.http.InferenceServerClient(
+                url, connection_timeout=CONNECT_TIMEOUT_S, network_timeout=CONNECT_TIMEOUT_S
+            ) as client:
+                found = client.get_server_metadata()
+    except (InferenceServerException, OSError, ValueError) as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ServerError(
+            f"--url is {url}, where no server answers over {protocol.value}: {message}; allowed: host:port"
+        ) from None
+    return {"triton": str(found["version"]), "url": url}
+
+
+def limit_of(bundle: Path) -> HistoryLimit:
+    """What a caller keeps of a history for a bundle's model: its window, and a block that it moves by."""
+    model = read_manifest(bundle).model
+    return HistoryLimit(keep=model.max_history + model.window_block, drop=model.window_block)
+
+
+def write_traffic(path: Path, *, dataset: Path | None, bundle: Path) -> tuple[int, str]:
+    """Write a traffic file from a prepared dataset, else from a bundle: its stored histories, or events drawn
+    from its items where it has none. Returns the users in it, and where they come from.
+
+    Raises:
+        PreparedDatasetError: `dataset` is not a prepared dataset.
+        ServerError: there is no bundle.
+    """
+    if dataset is not None:
+        return write_histories(path, _of_dataset(InteractionDataset.load(dataset))), f"dataset {dataset}"
+    check_bundle(bundle)
+    with HistoryStore(bundle / HISTORIES) as store:
+        users = write_histories(path, _of_store(store))
+    if users:
+        return users, "histories stored in the bundle"
+    return write_histories(path, _drawn(bundle, read_manifest(bundle))), "drawn from the bundle's items"
+
+
+def _of_dataset(dataset: InteractionDataset) -> Iterator[UserHistory]:
+    for user, user_id in enumerate(dataset.user_ids_U[:MOST_USERS]):
+        history = dataset.history(user)
+        yield UserHistory(
+            str(user_id),
+            dataset.item_ids_V[history.item_row_N],
+            history.actions_N,
+            history.timestamp_N,
+            history.surface_N,
+        )
+
+
+def _of_store(store: HistoryStore) -> Iterator[UserHistory]:
+    for user_id in store.first_users(MOST_USERS):
+        events = store.read(user_id.encode())
+        columns = (events[name].astype(np.int64) for name in ("item_id", "actions", "timestamp", "surface"))
+        yield UserHistory(user_id, *columns)
+
+
+def _drawn(bundle: Path, manifest: Manifest) -> Iterator[UserHistory]:
+    model, draw = manifest.model, np.random.default_rng(0)
+    item_id_V = load_file(bundle / ITEMS)["item_id_V"]
+    for user in range(DRAWN_USERS):
+        length = int(draw.integers(2, 2 * model.max_history))
+        yield UserHistory(
+            f"drawn-{user}",
+            draw.choice(item_id_V, length),
+            draw.integers(1, 2**model.num_actions, size=length),
+            FIRST_TIME + draw.integers(1, LONGEST_GAP_S, size=length).cumsum(),
+            draw.integers(model.num_surfaces, size=length),
+        )

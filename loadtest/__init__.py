@@ -1,0 +1,1 @@
+"""Load on a running server: replayed traffic, schedules of arrivals, Locust, and what was measured."""

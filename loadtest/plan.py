@@ -1,0 +1,71 @@
+"""What a load generator is told, as a file that its processes and hosts share."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from loadtest.histories import read_histories
+from loadtest.schedule import Arrivals, Stage
+from loadtest.traffic import HistoryLimit, Traffic, TrafficMix
+
+
+class Protocol(StrEnum):
+    """How requests travel."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """One run of load."""
+
+    url: str
+    """`host:port` of the server."""
+    protocol: Protocol = Protocol.GRPC
+    model: str = "recommend"
+    """Triton model to ask."""
+    arrivals: Arrivals = Arrivals.POISSON
+    stages: tuple[Stage, ...] = ()
+    """Warm-up included."""
+    warm_up_s: float = 0.0
+    """Seconds at the start whose requests are not counted."""
+    workers: int = 1
+    """Processes that generate load. One Python process can send a few hundred requests a second."""
+    traffic: str = ""
+    """Path of the traffic file, on every host."""
+    mix: TrafficMix = field(default_factory=TrafficMix)
+    limit: HistoryLimit = field(default_factory=HistoryLimit)
+    seed: int = 0
+    num_results: int = 20
+    timeout_s: float = 10.0
+    """Seconds until a request counts as failed."""
+    outcomes: str = "outcomes.csv"
+    """Path of the file for every single outcome."""
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `write` wrote."""
+        fields = json.loads(text)
+        return cls(
+            **fields
+            | {
+                "protocol": Protocol(fields["protocol"]),
+                "arrivals": Arrivals(fields["arrivals"]),
+                "stages": tuple(Stage(**stage) for stage in fields["stages"]),
+                "mix": TrafficMix(**fields["mix"]),
+                "limit": HistoryLimit(**fields["limit"]),
+            }
+        )
+
+    def open_traffic(self, stream: int) -> Traffic:
+        """The visits of one of the `workers`."""
+        users = read_histories(Path(self.traffic))
+        return Traffic(users, self.mix, seed=self.seed, limit=self.limit, stream=stream, streams=self.workers)

@@ -1,0 +1,81 @@
+"""Constant load for a long time: does anything grow, fail or slow down.
+
+Shapes: T samples over time.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+from loadtest.measures import Measured
+from loadtest.verdict import Check
+from loadtest.watch import ServerWatch
+
+WARM_UP_SHARE = 0.2
+"""Of the run; memory may grow in it, as caches fill."""
+
+COMPARED_SHARE = 0.2
+"""Of the samples behind the warm-up: medians of the first and of the last ones are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySample:
+    """Memory at one moment."""
+
+    at_s: float
+    """Seconds from the begin of the load."""
+    rss_bytes: int
+    """All server processes together."""
+    shared_bytes: int
+    """In the server's files in shared memory."""
+
+
+def growth(bytes_T: Sequence[int]) -> float:
+    """Change from the first to the last samples behind the warm-up, as a share.
+
+    Raises `ValueError` for fewer than two samples behind the warm-up.
+    """
+    behind = bytes_T[int(len(bytes_T) * WARM_UP_SHARE) :]
+    if len(behind) < 2:
+        raise ValueError(f"samples behind the warm-up are {len(behind)}; allowed: 2 and more")
+    compared = max(1, int(len(behind) * COMPARED_SHARE))
+    first, last = median(behind[:compared]), median(behind[-compared:])
+    return last / first - 1 if first else 0.0
+
+
+def soak_checks(
+    measured: Measured,
+    samples: Sequence[MemorySample],
+    *,
+    max_growth: float = 0.02,
+    max_p99_over_p50: float = 3.0,
+) -> list[Check]:
+    """Everything that a soak has to keep."""
+    return [
+        Check("errors", measured.errors, 0),
+        Check("p99 over p50", measured.p99_ms / measured.p50_ms, max_p99_over_p50),
+        Check("growth of resident memory", growth([one.rss_bytes for one in samples]), max_growth),
+        Check("growth of shared memory", growth([one.shared_bytes for one in samples]), max_growth),
+    ]
+
+
+@contextmanager
+def sampling(watch: ServerWatch, every_s: float) -> Iterator[list[MemorySample]]:
+    """A list that a thread appends to while the block runs."""
+    samples: list[MemorySample] = []
+    stopped, began = threading.Event(), time.monotonic()
+
+    def sample() -> None:
+        while not stopped.wait(every_s):
+            samples.append(MemorySample(time.monotonic() - began, watch.rss_bytes(), watch.shared_bytes()))
+
+    thread = threading.Thread(target=sample, name="soak")
+    thread.start()
+    try:
+        yield samples
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,175 @@
+"""Load tests against a real server: what they write, what they refuse, and what they must not leave out."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from commands.app import app
+from commands.load_target import limit_of, write_traffic
+from ensemble.embedded_server import EmbeddedServer
+from loadtest.generators import Generators
+from loadtest.measures import Measured
+from loadtest.outcomes import read_outcomes
+from loadtest.plan import LoadPlan
+from loadtest.schedule import Arrivals
+from loadtest.watch import ServerWatch
+from loadtest.windows import Windows
+from tests.conftest import Exported, serving
+
+PAUSE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server of this file's own, which may be paused."""
+    with serving(exported.bundle, tmp_path_factory.mktemp("log") / "server.log") as server:
+        yield server
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(app, [str(one) for one in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_loadtest_writes_its_reports_and_exact_outcomes(
+    loaded: EmbeddedServer, exported: Exported, tmp_path: Path, protocol: str
+) -> None:
+    url = loaded.grpc_url if protocol == "grpc" else loaded.http_url
+    workers = 2 if protocol == "grpc" else 1
+    fixed = ("--bundle", exported.bundle, "--seconds", 3, "--warm-up", 1, "--out", tmp_path)
+    code, output = command(
+        "loadtest", "--url", url, "--protocol", protocol, "--rate", 20, "--workers", workers, *fixed
+    )
+    assert code == 0, output
+    report = json.loads((tmp_path / "report.json").read_text())
+    outcomes = read_outcomes(tmp_path / "outcomes.csv")
+    assert report["errors"] == 0
+    assert report["verdict"] == "pass"
+    assert report["protocol"] == protocol
+    assert 0 < report["p50_ms"] <= report["p90_ms"] <= report["p99_ms"] <= report["max_ms"]
+    assert report["rps_asked"] == pytest.approx(20, rel=0.5)
+    assert report["answered"] == report["requests"] < len(outcomes)
+    assert set(report["kinds"]) == {"new", "anonymous", "returning"}
+    assert report["kv_source"]["prefix"] > 0
+    for name in ("locust.html", "locust_stats.csv", "load.png"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_a_spike_comes_and_a_broken_threshold_fails_the_run(
+    loaded: EmbeddedServer, exported: Exported, tmp_path: Path
+) -> None:
+    code, output = command(
+        "loadtest",
+        *("--url", loaded.grpc_url, "--bundle", exported.bundle, "--out", tmp_path),
+        *("--rate", 10, "--shape", "spike", "--spike", 4, "--arrivals", "even"),
+        *("--seconds", 5, "--warm-up", 0, "--max-p99-ms", 0.5),
+    )
+    assert code == 1
+    assert "allowed: at most 0.5 ms" in output
+    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "fail"
+    outcomes = read_outcomes(tmp_path / "outcomes.csv")
+    at = [one.due_s - outcomes[0].due_s for one in outcomes]
+    counts = [sum(low <= one < low + 1 for one in at) for low in range(5)]
+    assert counts == pytest.approx([10, 10, 40, 10, 10], abs=2)
+
+
+def test_what_cannot_be_asked_is_refused_in_one_line(tmp_path: Path) -> None:
+    code, output = command("loadtest", "--mix", "new=0.5", "--out", tmp_path)
+    assert code == 2
+    assert "shares add up to 0.5; allowed: 1" in " ".join(output.replace("│", " ").split())
+    code, output = command("loadtest", "--rate", 5, "--users", 5, "--out", tmp_path)
+    assert code == 2
+
+
+def test_an_open_loop_shows_a_pause_of_the_server_and_a_closed_loop_hides_it(
+    loaded: EmbeddedServer, exported: Exported, tmp_path: Path
+) -> None:
+    opened = _while_paused(loaded, exported, tmp_path, Arrivals.EVEN, 30)
+    closed = _while_paused(loaded, exported, tmp_path, Arrivals.CLOSED, 1)
+    # Two of six seconds of arrivals met the pause; the first of them waited for all of it.
+    assert opened.p99_ms > 0.9e3 * PAUSE_S
+    assert opened.p90_ms > 0.5e3 * PAUSE_S
+    assert closed.max_ms > 0.9e3 * PAUSE_S
+    assert closed.p99_ms < 0.1e3 * PAUSE_S
+    assert opened.errors == closed.errors == 0
+
+
+def _while_paused(
+    server: EmbeddedServer, exported: Exported, folder: Path, arrivals: Arrivals, level: float
+) -> Measured:
+    traffic = folder / "traffic.jsonl"
+    write_traffic(traffic, dataset=None, bundle=exported.bundle)
+    plan = LoadPlan(url=server.grpc_url, traffic=str(traffic), limit=limit_of(exported.bundle))
+    with Generators(plan, folder) as generators:
+        windows = Windows(plan, generators, ServerWatch({}), folder)
+        windows.run(Arrivals.CLOSED, 1, seconds=0.5, warm_up_s=0)
+        with _paused_after(server, 2.0):
+            return windows.run(arrivals, level, seconds=6, warm_up_s=0).measured
+
+
+@contextmanager
+def _paused_after(server: EmbeddedServer, wait_s: float) -> Iterator[None]:
+    pids = [server.pid, *(pid for model in server.models for pid in server.node_processes(model))]
+
+    def pause() -> None:
+        time.sleep(wait_s)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(PAUSE_S)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_capacity_is_found_below_the_closed_loop(
+    loaded: EmbeddedServer, exported: Exported, tmp_path: Path
+) -> None:
+    code, output = command(
+        "capacity",
+        *("--url", loaded.grpc_url, "--metrics-url", loaded.metrics_url, "--bundle", exported.bundle),
+        *("--seconds", 1, "--warm-up", 0.3, "--trials", 6, "--p99-ms", 300, "--users", 8, "--out", tmp_path),
+    )
+    assert code == 0, output
+    report = json.loads((tmp_path / "capacity.json").read_text())
+    (run,) = report["runs"]
+    kept = [one for one in run["trials"] if one["p99_ms"] is not None and one["p99_ms"] <= 300]
+    assert run["rate"] in [one["rate"] for one in kept]
+    assert 0.2 < run["share"] < 2
+    assert run["rate"] == pytest.approx(run["share"] * run["closed_rps"])
+    assert "longest queue" in run["saturated"]
+    assert (tmp_path / "capacity.png").stat().st_size > 1000
+
+
+def test_a_soak_watches_memory_and_judges(exported: Exported, tmp_path: Path) -> None:
+    code, output = command(
+        "soak",
+        *("--bundle", exported.bundle, "--rate", 20, "--minutes", 0.1, "--every", 0.4, "--out", tmp_path),
+        *("--max-growth", 0.5, "--max-p99-over-p50", 100),
+    )
+    assert code == 0, output
+    report = json.loads((tmp_path / "soak.json").read_text())
+    assert report["verdict"] == "pass"
+    assert report["rate"] == pytest.approx(14)
+    assert len(report["memory"]) >= 10
+    assert all(one["rss_bytes"] > 50e6 and one["shared_bytes"] > 1e6 for one in report["memory"])
+    # A node of several instances has a process, and a number, for each.
+    assert {name.split()[0] for name in report["usage"]["cores"]} >= {"tritonserver", "retrieval", "ranking"}
