@@ -14,8 +14,6 @@ from loadtest.outcomes import Outcome, read_outcomes
 from loadtest.plan import LoadPlan
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 GENERATOR = (sys.executable, "-m", "gevent.monkey", "--module", "loadtest.generator")
 
 
@@ -44,15 +42,7 @@ class Generators:
             with (self._folder / f"generator-{index}.log").open("wb") as log:
                 self._processes.append(
                     subprocess.Popen(
-                        [
-                            sys.executable,
-                            "-m",
-                            "gevent.monkey",
-                            "--module",
-                            "loadtest.generator",
-                            str(path),
-                            str(index),
-                        ],
+                        [*GENERATOR, str(path), str(index)],
                         env=generator_environment(),
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,

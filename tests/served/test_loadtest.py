@@ -1,12 +1,8 @@
 """Load tests against a real server: what they write, what they refuse, and what they must not leave out."""
 
 import json
-import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from loadtest.schedule import Arrivals
 from loadtest.watch import ServerWatch
 from loadtest.windows import Windows
 from tests.conftest import Exported, serving
+from tests.served.relay import Relay
 
 PAUSE_S = 2.0
 
@@ -94,11 +91,18 @@ def test_what_cannot_be_asked_is_refused_in_one_line(tmp_path: Path) -> None:
     assert code == 2
 
 
+@pytest.fixture
+def relay(loaded: EmbeddedServer) -> Iterator[Relay]:
+    relay = Relay(loaded.endpoints.grpc_port)
+    yield relay
+    relay.close()
+
+
 def test_an_open_loop_shows_a_pause_of_the_server_and_a_closed_loop_hides_it(
-    loaded: EmbeddedServer, exported: Exported, tmp_path: Path
+    relay: Relay, exported: Exported, tmp_path: Path
 ) -> None:
-    opened = _while_paused(loaded, exported, tmp_path, Arrivals.EVEN, 30)
-    closed = _while_paused(loaded, exported, tmp_path, Arrivals.CLOSED, 1)
+    opened = _while_paused(relay, exported, tmp_path, Arrivals.EVEN, 30)
+    closed = _while_paused(relay, exported, tmp_path, Arrivals.CLOSED, 1)
     # Two of six seconds of arrivals met the pause; the first of them waited for all of it.
     assert opened.p99_ms > 0.9e3 * PAUSE_S
     assert opened.p90_ms > 0.5e3 * PAUSE_S
@@ -108,36 +112,16 @@ def test_an_open_loop_shows_a_pause_of_the_server_and_a_closed_loop_hides_it(
 
 
 def _while_paused(
-    server: EmbeddedServer, exported: Exported, folder: Path, arrivals: Arrivals, level: float
+    relay: Relay, exported: Exported, folder: Path, arrivals: Arrivals, level: float
 ) -> Measured:
     traffic = folder / "traffic.jsonl"
     write_traffic(traffic, dataset=None, bundle=exported.bundle)
-    plan = LoadPlan(url=server.grpc_url, traffic=str(traffic), limit=limit_of(exported.bundle))
+    plan = LoadPlan(url=relay.url, traffic=str(traffic), limit=limit_of(exported.bundle))
     with Generators(plan, folder) as generators:
         windows = Windows(plan, generators, ServerWatch({}), folder)
         windows.run(Arrivals.CLOSED, 1, seconds=0.5, warm_up_s=0)
-        with _paused_after(server, 2.0):
+        with relay.stalled(after_s=2.0, for_s=PAUSE_S):
             return windows.run(arrivals, level, seconds=6, warm_up_s=0).measured
-
-
-@contextmanager
-def _paused_after(server: EmbeddedServer, wait_s: float) -> Iterator[None]:
-    pids = [server.pid, *(pid for model in server.models for pid in server.node_processes(model))]
-
-    def pause() -> None:
-        time.sleep(wait_s)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(PAUSE_S)
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=pause)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def test_capacity_is_found_below_the_closed_loop(
