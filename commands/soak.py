@@ -21,7 +21,7 @@ from loadtest.plan import LoadPlan, Protocol
 from loadtest.plots import plot_soak
 from loadtest.report import describe, judged, write_report
 from loadtest.schedule import Arrivals
-from loadtest.soak import WARM_UP_SHARE, sampling, soak_checks
+from loadtest.soak import SoakPlan, sampling, soak_checks
 from loadtest.verdict import violations
 from loadtest.windows import Windows
 from unipinrec.data.prepared import PreparedDatasetError
@@ -42,6 +42,9 @@ def soak(
         float, typer.Option(min=0, help="Growth of memory that is allowed, as a share.")
     ] = 0.02,
     max_p99_over_p50: Annotated[float, typer.Option(min=1, help="p99 over p50 that is allowed.")] = 3.0,
+    arrivals: Annotated[
+        Arrivals, typer.Option(help="Gaps between arrivals: even or poisson.")
+    ] = Arrivals.EVEN,
     protocol: options.ProtocolOption = Protocol.GRPC,
     workers: options.Workers = 1,
     mix: options.Mix = options.DEFAULT_MIX,
@@ -60,6 +63,8 @@ def soak(
         raise typer.BadParameter(
             f"--every is {every:g}; allowed: at most {minutes * 60 / LEAST_SAMPLES:g} for such a run"
         )
+    if arrivals is Arrivals.CLOSED:
+        raise typer.BadParameter("--arrivals is closed; allowed: even, poisson")
     chosen = LoadOptions(
         url=None,
         metrics_url=None,
@@ -82,40 +87,42 @@ def soak(
         chosen.running(console) as (target, plan),
     ):
         found = rate or capacity_runs(target, plan, CapacityPlan(), folder, console.print)[0].rate
-        broken = _soak(
-            plan, target, console, folder, share * found, minutes * 60, every, max_growth, max_p99_over_p50
+        wanted = SoakPlan(
+            rate=share * found,
+            arrivals=arrivals,
+            seconds=minutes * 60,
+            every_s=every,
+            max_growth=max_growth,
+            max_p99_over_p50=max_p99_over_p50,
         )
+        broken = _soak(plan, wanted, target, console, folder)
     if broken:
         typer.secho("\n".join(broken), fg="red", err=True)
         raise typer.Exit(1)
 
 
-def _soak(
-    plan: LoadPlan,
-    target: LoadTarget,
-    console: Console,
-    out: Path,
-    rate: float,
-    seconds: float,
-    every_s: float,
-    max_growth: float,
-    max_p99_over_p50: float,
-) -> list[str]:
-    console.print(f"{rate:.4g} requests a second for {seconds:g} s", soft_wrap=True)
-    warm_up_s = WARM_UP_SHARE * seconds
+def _soak(plan: LoadPlan, wanted: SoakPlan, target: LoadTarget, console: Console, out: Path) -> list[str]:
+    console.print(
+        f"{wanted.rate:.4g} requests a second for {wanted.seconds:g} s, {wanted.arrivals.value} arrivals",
+        soft_wrap=True,
+    )
     watch = target.watch()
-    with Generators(plan, out) as generators, sampling(watch, every_s) as samples:
-        windows = Windows(plan, generators, watch, out)
-        window = windows.run(Arrivals.POISSON, rate, seconds=seconds - warm_up_s, warm_up_s=warm_up_s)
+    with Generators(plan, out) as generators, sampling(watch, wanted.every_s) as samples:
+        window = Windows(plan, generators, watch, out).run(
+            wanted.arrivals,
+            wanted.rate,
+            seconds=wanted.seconds - wanted.warm_up_s,
+            warm_up_s=wanted.warm_up_s,
+        )
     measured = window.measured
-    checks = soak_checks(measured, samples, max_growth=max_growth, max_p99_over_p50=max_p99_over_p50)
+    checks = soak_checks(wanted, measured, samples)
     write_report(
         out / "soak.json",
         {
             **describe(plan, target.server),
-            "rate": rate,
-            "seconds_of_load": seconds,
-            "warm_up_s": warm_up_s,
+            "soak": asdict(wanted),
+            "arrivals": wanted.arrivals.value,
+            "warm_up_s": wanted.warm_up_s,
             **asdict(measured),
             "usage": asdict(window.usage),
             "generator_cores": window.generator_cores,
@@ -128,7 +135,7 @@ def _soak(
         window.outcomes,
         samples,
         began_s=window.began_s,
-        title=f"{rate:.4g} requests a second, {plan.protocol.value}",
+        title=f"{wanted.rate:.4g} requests a second, {plan.protocol.value}",
     )
     for check in checks:
         console.print(f"{'kept' if check.kept else 'BROKEN'}: {check}", soft_wrap=True)

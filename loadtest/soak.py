@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadtest.measures import Measured
+from loadtest.schedule import Arrivals
 from loadtest.verdict import Check
 from loadtest.watch import ServerWatch
 
@@ -19,6 +20,27 @@ WARM_UP_SHARE = 0.2
 
 COMPARED_SHARE = 0.2
 """Of the samples behind the warm-up: medians of the first and of the last ones are compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoakPlan:
+    """The load, and what it must not do to the server."""
+
+    rate: float
+    """Requests a second."""
+    arrivals: Arrivals
+    seconds: float
+    """Warm-up included."""
+    every_s: float
+    """Between two looks at memory."""
+    max_growth: float
+    """Of memory, as a share."""
+    max_p99_over_p50: float
+
+    @property
+    def warm_up_s(self) -> float:
+        """Seconds that are not measured."""
+        return WARM_UP_SHARE * self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +68,13 @@ def growth(bytes_T: Sequence[int]) -> float:
     return last / first - 1 if first else 0.0
 
 
-def soak_checks(
-    measured: Measured,
-    samples: Sequence[MemorySample],
-    *,
-    max_growth: float = 0.02,
-    max_p99_over_p50: float = 3.0,
-) -> list[Check]:
+def soak_checks(plan: SoakPlan, measured: Measured, samples: Sequence[MemorySample]) -> list[Check]:
     """Everything that a soak has to keep."""
     return [
         Check("errors", measured.errors, 0),
-        Check("p99 over p50", measured.p99_ms / measured.p50_ms, max_p99_over_p50),
-        Check("growth of resident memory", growth([one.rss_bytes for one in samples]), max_growth),
-        Check("growth of shared memory", growth([one.shared_bytes for one in samples]), max_growth),
+        Check("p99 over p50", measured.p99_ms / measured.p50_ms, plan.max_p99_over_p50),
+        Check("growth of resident memory", growth([one.rss_bytes for one in samples]), plan.max_growth),
+        Check("growth of shared memory", growth([one.shared_bytes for one in samples]), plan.max_growth),
     ]
 
 

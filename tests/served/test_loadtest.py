@@ -152,7 +152,7 @@ def test_a_soak_watches_memory_and_judges(exported: Exported, tmp_path: Path) ->
     assert code == 0, output
     report = json.loads((tmp_path / "soak.json").read_text())
     assert report["verdict"] == "pass"
-    assert report["rate"] == pytest.approx(14)
+    assert report["soak"]["rate"] == pytest.approx(14)
     assert len(report["memory"]) >= 10
     assert all(one["rss_bytes"] > 50e6 and one["shared_bytes"] > 1e6 for one in report["memory"])
     # A node of several instances has a process, and a number, for each.

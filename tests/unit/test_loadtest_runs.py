@@ -9,7 +9,7 @@ from loadtest.capacity import CapacityError, Limits, Search, Trial
 from loadtest.measures import NothingMeasuredError, measure
 from loadtest.outcomes import OK, Outcome
 from loadtest.schedule import Arrivals, Shape, Stage, arrivals, duration_s, level_at, stages_of
-from loadtest.soak import MemorySample, growth, soak_checks
+from loadtest.soak import MemorySample, SoakPlan, growth, soak_checks
 from loadtest.verdict import load_checks, violations
 
 
@@ -80,11 +80,20 @@ def test_growth_is_of_what_comes_after_the_first_fifth() -> None:
 
 
 def test_a_soak_fails_for_a_leak_an_error_or_a_tail() -> None:
+    plan = SoakPlan(
+        rate=10,
+        arrivals=Arrivals.EVEN,
+        seconds=10,
+        every_s=1,
+        max_growth=0.02,
+        max_p99_over_p50=3.0,
+    )
+
     def broken(outcomes: list[Outcome], rss: list[int], shared: list[int] | None = None) -> list[str]:
         measured = measure(outcomes, warm_up_s=0, seconds=10, began_s=0)
         pairs = zip(rss, shared or [5] * len(rss), strict=True)
         samples = [MemorySample(float(at), *pair) for at, pair in enumerate(pairs)]
-        return [check.name for check in soak_checks(measured, samples) if not check.kept]
+        return [check.name for check in soak_checks(plan, measured, samples) if not check.kept]
 
     steady = [outcome(n / 10, 10) for n in range(100)]
     assert broken(steady, [1000] * 20) == []
