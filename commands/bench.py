@@ -59,7 +59,7 @@ def bench(
 ) -> None:
     """Compare unified with separate serving under cold, warm and Zipf traffic, on a server of its own.
 
-    Takes about 20 minutes, and two more for a catalogue the first time. UNIPINREC_* variables set the server,
+    Takes about 25 minutes, and two more for a catalogue the first time. UNIPINREC_* variables set the server,
     as UNIPINREC_THREADS. Ends with code 1 if a sampled answer differs from offline PyTorch.
     """
     standard = QUICK if quick else FULL
