@@ -31,9 +31,8 @@ def capacity(
     metrics_url: options.MetricsUrl = None,
     protocol: options.ProtocolOption = Protocol.GRPC,
     p99_ms: Annotated[
-        float | None, typer.Option(min=0.1, help="p99 to keep; default: a multiple of a lone request's p50.")
+        float | None, typer.Option(min=0.1, help="p99 to keep; default: that of the closed loop.")
     ] = None,
-    lone_factor: Annotated[float, typer.Option(min=1, max=1000, help="That multiple.")] = 4.0,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of a measured window.")] = 10.0,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds before each that are discarded.")] = 2.0,
     users: Annotated[int, typer.Option(min=1, help="Users of the closed loop beside it.")] = 16,
@@ -73,7 +72,6 @@ def capacity(
     )
     searched = CapacityPlan(
         p99_ms=p99_ms,
-        lone_factor=lone_factor,
         seconds=seconds,
         warm_up_s=warm_up,
         users=users,
@@ -106,6 +104,8 @@ def capacity_runs(
     """
     with Generators(plan, out) as generators:
         windows = Windows(plan, generators, target.watch(), out)
+        tell("settling")
+        windows.run(Arrivals.CLOSED, searched.users, seconds=searched.seconds, warm_up_s=0)
         return [measure_capacity(windows, searched, tell) for _ in range(repeats)]
 
 

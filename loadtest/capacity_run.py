@@ -17,8 +17,7 @@ class CapacityPlan:
     """How long and how closely to look."""
 
     p99_ms: float | None = None
-    """Limit; None takes `lone_factor` times the median of a lone request."""
-    lone_factor: float = 4.0
+    """Limit; None takes that of the closed loop."""
     seconds: float = 10.0
     """Length of a measured window. In a short one, p99 is of a few requests."""
     warm_up_s: float = 2.0
@@ -62,7 +61,7 @@ def measure_capacity(windows: Windows, plan: CapacityPlan, tell: Callable[[str],
     lone = windows.run(Arrivals.CLOSED, 1, **length)
     tell(f"closed loop of {plan.users} users")
     closed = windows.run(Arrivals.CLOSED, plan.users, **length)
-    limit_ms = plan.p99_ms or plan.lone_factor * lone.measured.p50_ms
+    limit_ms = plan.p99_ms or closed.measured.p99_ms
     opened: dict[float, Window] = {}
 
     def trial(rate: float) -> Trial:
