@@ -30,7 +30,7 @@ eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, a
 tables: install ## Turn the reports of make eval into docs/results.md
 	$(BIN)/unipinrec tables
 
-bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minutes; [QUICK=1] a few
+bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minutes; [QUICK=1] four
 	$(BIN)/unipinrec bench $(if $(QUICK),--quick)
 
 bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour
