@@ -54,7 +54,7 @@ def test_differences_up_to_the_tolerance_pass_and_are_told() -> None:
     ],
 )
 def test_a_wrong_answer_is_told(changed: dict[str, object], message: str) -> None:
-    told = wrong(replace(ANSWER, **changed))  # type: ignore[arg-type]
+    told = wrong(replace(ANSWER, **changed))
     assert len(told) == 1
     assert message in told[0]
 

@@ -24,7 +24,7 @@ class Answered(Reply):
     def kv_source(self) -> str:
         return "prefill"
 
-    def answer(self) -> None:  # type: ignore[override]
+    def answer(self) -> None:
         return None
 
 

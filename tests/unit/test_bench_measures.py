@@ -21,7 +21,7 @@ def measured(qps: float, p50_ms: float = 1.0, **fields: object) -> Measured:
         "kv_source": {"prefill": 10},
         "client_cpu_share": 0.01,
     }
-    return Measured(qps=qps, p50_ms=p50_ms, **(defaults | fields))  # type: ignore[arg-type]
+    return Measured(qps=qps, p50_ms=p50_ms, **(defaults | fields))
 
 
 def test_percentiles_are_values_that_were_seen() -> None:

@@ -23,7 +23,7 @@ USERS = [user(number, 20 + number) for number in range(60)]
 
 
 def visits(count: int, mix: TrafficMix, **more: object) -> list[Visit]:
-    traffic = Traffic(USERS, mix, **({"seed": 1} | more))  # type: ignore[arg-type]
+    traffic = Traffic(USERS, mix, **({"seed": 1} | more))
     return [traffic.next() for _ in range(count)]
 
 
