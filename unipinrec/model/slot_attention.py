@@ -1,0 +1,139 @@
+"""Attention of a batch over slots of one memory, read in place by FlexAttention.
+
+All positions of all slots stand one after another. A row sees the beginning of its slot, found by where the
+slot begins and how far the row reaches; nothing is gathered, and lengths are data, so that one compiled kernel
+and one captured graph serve histories of any length.
+
+Shapes: B rows, H heads, D head width, Q queries of a row, K candidates, P positions of the memory,
+I blocks of queries, J blocks of positions.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+
+BLOCK = 128
+"""Queries and positions of one tile of the kernel. Slots begin and end at multiples of it."""
+
+Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Whether query q of row b and head h sees position p: `visible(b, h, q, p)`."""
+
+
+def prefix_mask(begin_B: Tensor, reach_B: Tensor, queries: int, slot: int, positions: int) -> BlockMask:
+    """Every query sees its slot's first `reach_B` positions: candidates, or one query behind a history.
+
+    `slot` is the room of a slot, `positions` that of the whole memory.
+    """
+
+    def visible(b: Tensor, _h: Tensor, _q: Tensor, p: Tensor) -> Tensor:
+        place = p - begin_B[b]
+        return (place >= 0) & (place < reach_B[b])
+
+    reach_BI = reach_B[:, None].expand(-1, _blocks(queries))
+    return _block_mask(begin_B, reach_BI, reach_BI, visible, (queries, positions), slot)
+
+
+def causal_mask(begin_B: Tensor, cached_B: Tensor, queries: int, slot: int, positions: int) -> BlockMask:
+    """Query q stands behind `cached_B + q` positions of its slot, and sees them and itself."""
+
+    def visible(b: Tensor, _h: Tensor, q: Tensor, p: Tensor) -> Tensor:
+        place = p - begin_B[b]
+        return (place >= 0) & (place <= cached_B[b] + q)
+
+    first_I = BLOCK * torch.arange(_blocks(queries), device=begin_B.device)
+    least_BI = cached_B[:, None] + first_I + 1
+    most_BI = cached_B[:, None] + (first_I + BLOCK).clamp(max=queries)
+    return _block_mask(begin_B, least_BI, most_BI, visible, (queries, positions), slot)
+
+
+def generation_mask(
+    begin_B: Tensor, length_B: Tensor, scratch_B: Tensor, step_B: Tensor, slot: int, positions: int
+) -> BlockMask:
+    """The only query sees `length_B` positions of its slot, and `step_B + 1` of a block of scratch memory."""
+
+    def visible(b: Tensor, _h: Tensor, _q: Tensor, p: Tensor) -> Tensor:
+        place, own = p - begin_B[b], p - scratch_B[b]
+        return ((place >= 0) & (place < length_B[b])) | ((own >= 0) & (own <= step_B[b]))
+
+    whole_B1, scratch_B1 = length_B[:, None] // BLOCK, scratch_B[:, None] // BLOCK
+    ragged_B1 = length_B[:, None] % BLOCK > 0
+    last_B1 = torch.where(ragged_B1, begin_B[:, None] // BLOCK + whole_B1, scratch_B1)
+    partial_B12 = torch.stack([last_B1, scratch_B1], dim=-1)
+    full_B1J = _from_begin(begin_B, torch.zeros_like(whole_B1), slot, positions)
+    return _of_blocks((ragged_B1 + 1, partial_B12), (whole_B1, full_B1J), visible, (1, positions))
+
+
+def attend(query_BHQD: Tensor, memory_2HPD: Tensor, mask: BlockMask) -> Tensor:
+    """What the queries see of one layer's keys and values, [B, H, Q, D]."""
+    attended: Tensor = flex_attention(query_BHQD, memory_2HPD[:1], memory_2HPD[1:], block_mask=mask)
+    return attended
+
+
+def attend_with_own(
+    query_BHKD: Tensor, own_key_BHKD: Tensor, own_value_BHKD: Tensor, memory_2HPD: Tensor, mask: BlockMask
+) -> Tensor:
+    """Each candidate over what its slot shows and itself, never another candidate (UniPinRec §1.4).
+
+    The kernel tells the log of its softmax's sum, so that a candidate's own score joins afterwards: its key
+    and value never enter the memory, which may be another process's.
+    """
+    history_BHKD, aux = flex_attention(
+        query_BHKD,
+        memory_2HPD[:1],
+        memory_2HPD[1:],
+        block_mask=mask,
+        return_aux=AuxRequest(lse=True),
+    )
+    scale = 1.0 / math.sqrt(query_BHKD.size(-1))
+    own_BHK = (query_BHKD * own_key_BHKD).sum(-1, dtype=aux.lse.dtype) * scale
+    share_BHK1 = torch.sigmoid(own_BHK - aux.lse).unsqueeze(-1).to(query_BHKD.dtype)
+    return torch.lerp(history_BHKD, own_value_BHKD, share_BHK1)
+
+
+def _block_mask(
+    begin_B: Tensor,
+    least_BI: Tensor,
+    most_BI: Tensor,
+    visible: Visible,
+    sizes: tuple[int, int],
+    slot: int,
+) -> BlockMask:
+    """Blocks before `least_BI` are seen whole by all queries of a block, those up to `most_BI` in part."""
+    whole_BI = least_BI // BLOCK
+    partial_BI = (most_BI + BLOCK - 1) // BLOCK - whole_BI
+    partial_BIJ = _from_begin(begin_B, whole_BI, slot, sizes[1])
+    full_BIJ = _from_begin(begin_B, torch.zeros_like(whole_BI), slot, sizes[1])
+    return _of_blocks((partial_BI, partial_BIJ), (whole_BI, full_BIJ), visible, sizes)
+
+
+def _from_begin(begin_B: Tensor, first_BI: Tensor, slot: int, positions: int) -> Tensor:
+    """Blocks [B, I, J] of a slot from its block `first_BI` on; what lies behind the memory is never read."""
+    block_J = torch.arange(slot // BLOCK, device=begin_B.device)
+    block_BIJ = begin_B[:, None, None] // BLOCK + first_BI[:, :, None] + block_J
+    return block_BIJ.clamp(max=positions // BLOCK - 1)
+
+
+def _of_blocks(
+    partial: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], visible: Visible, sizes: tuple[int, int]
+) -> BlockMask:
+    """The mask of counts [B, I] and indices [B, I, J]; all heads share it."""
+    lists: list[Tensor] = []
+    for count_BI, index_BIJ in (partial, full):
+        # The kernel asks for room for every block of the memory, and reads as many as are counted.
+        unread = sizes[1] // BLOCK - index_BIJ.size(2)
+        lists += (tensor.to(torch.int32)[:, None] for tensor in (count_BI, F.pad(index_BIJ, (0, unread))))
+    return BlockMask.from_kv_blocks(
+        *(tensor.contiguous() for tensor in lists),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible,
+        seq_lengths=sizes,
+        compute_q_blocks=False,
+    )
+
+
+def _blocks(count: int) -> int:
+    return -(-count // BLOCK)
