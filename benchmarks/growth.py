@@ -118,12 +118,21 @@ class _Model:
         torch.manual_seed(1)
         model = UnifiedRecommender(self.config).eval()
         self.vector_VE = model.embedder.all_vectors()
-        self.encoder = HistoryEncoder(_exported(EncoderGraph(model)), self.vector_VE)
+        self.encoder = HistoryEncoder(_exported(EncoderGraph(model)), self.vector_VE.numpy())
+        self.storage = SharedMemoryStorage(None, SlotLayout.of_model(self.config, 0, "float32"))
         self.ranking = _exported(RankingHeadGraph(model))
         self._draw = np.random.default_rng(3)
 
-    def slot(self) -> torch.Tensor:
-        return torch.zeros(slot_layout(self.config, 1, "float32").shape)
+    def encode(self, histories: Sequence[History], cached: int) -> None:
+        """Continue the slots of as many requests behind `cached` positions."""
+        self.encoder(
+            self.storage, [Continuation(history, cached, slot) for slot, history in enumerate(histories)]
+        )
+
+    @property
+    def slot_mib(self) -> float:
+        """Keys and values of one slot."""
+        return self.storage.read(0, self.config.max_positions).nbytes / 2**20
 
     def history(self, length: int) -> History:
         return History(
@@ -133,11 +142,12 @@ class _Model:
             surface_N=np.zeros(length, np.int64),
         )
 
-    def rank(self, slots: Sequence[torch.Tensor], length: int, candidates: int) -> None:
-        batch = len(slots)
+    def rank(self, batch: int, length: int, candidates: int) -> None:
+        """Candidates of as many requests over their slots."""
         vector_BKE = self.vector_VE[:candidates].expand(batch, -1, -1)
         time_B = torch.full((batch,), 1_800_000_000)
-        self.ranking(vector_BKE, time_B, torch.zeros_like(time_B), [s[:, :, :, : length + 1] for s in slots])
+        slots = [self.storage.read(slot, length + 1) for slot in range(batch)]
+        self.ranking(vector_BKE, time_B, torch.zeros_like(time_B), slots)
 
 
 def _exported(graph: nn.Module) -> nn.Module:
@@ -150,41 +160,33 @@ def _exported(graph: nn.Module) -> nn.Module:
 
 def _history(events: int, runs: int) -> Cost:
     model = _Model(events)
-    slot, history = model.slot(), model.history(events)
+    histories = [model.history(events)]
     cached = events + 1 - APPENDED
     with _peak_mib() as peak:
         ms = {
-            "whole history": _median_ms(lambda: model.encoder([Continuation(history, 0, slot)]), runs),
-            f"last {APPENDED} events": _median_ms(
-                lambda: model.encoder([Continuation(history, cached, slot)]), runs
-            ),
-            "128 candidates": _median_ms(lambda: model.rank([slot], events, 128), runs),
+            "whole history": _median_ms(lambda: model.encode(histories, 0), runs),
+            f"last {APPENDED} events": _median_ms(lambda: model.encode(histories, cached), runs),
+            "128 candidates": _median_ms(lambda: model.rank(1, events, 128), runs),
         }
-    return Cost(size=events, ms=ms, mib={"slot": slot.nbytes / 2**20, "while computing": peak[0]})
+    return Cost(size=events, ms=ms, mib={"slot": model.slot_mib, "while computing": peak[0]})
 
 
 def _candidates(candidates: int, runs: int) -> Cost:
     model = _Model(512)
-    slot, history = model.slot(), model.history(512)
-    model.encoder([Continuation(history, 0, slot)])
+    model.encode([model.history(512)], 0)
     with _peak_mib() as peak:
-        ms = {"candidates": _median_ms(lambda: model.rank([slot], 512, candidates), runs)}
+        ms = {"candidates": _median_ms(lambda: model.rank(1, 512, candidates), runs)}
     return Cost(size=candidates, ms=ms, mib={"while computing": peak[0]})
 
 
 def _batch(requests: int, runs: int) -> Cost:
     """Milliseconds of one request within a batch."""
     model = _Model(512)
-    slots = [model.slot() for _ in range(requests)]
-    histories = [model.history(512) for _ in slots]
-
-    def run(cached: int) -> None:
-        model.encoder([Continuation(one, cached, slot) for one, slot in zip(histories, slots, strict=True)])
-
+    histories = [model.history(512) for _ in range(requests)]
     ms = {
-        "whole history": _median_ms(lambda: run(0), runs),
-        f"last {APPENDED} events": _median_ms(lambda: run(513 - APPENDED), runs),
-        "128 candidates": _median_ms(lambda: model.rank(slots, 512, 128), runs),
+        "whole history": _median_ms(lambda: model.encode(histories, 0), runs),
+        f"last {APPENDED} events": _median_ms(lambda: model.encode(histories, 513 - APPENDED), runs),
+        "128 candidates": _median_ms(lambda: model.rank(requests, 512, 128), runs),
     }
     return Cost(size=requests, ms={what: value / requests for what, value in ms.items()})
 
@@ -192,7 +194,7 @@ def _batch(requests: int, runs: int) -> Cost:
 def _users(users: int, runs: int) -> Cost:
     """Requests of cached users, whatever the number of them; histories are short so that filling is quick."""
     model = _Model(64)
-    layout = slot_layout(model.config, users, "float32")
+    layout = SlotLayout.of_model(model.config, users, "float32")
     folder = Path(tempfile.mkdtemp(prefix="unipinrec-growth-", dir=SHARED_MEMORY))
     pool = KVPool(folder, "bench", layout, LEASE_MS)
     try:
@@ -210,7 +212,7 @@ def _users(users: int, runs: int) -> Cost:
         pool.close()
         shutil.rmtree(folder)
     ms = {f"{APPENDED} more events": appended, "the same history": again}
-    return Cost(size=users, ms=ms, mib={"pool": layout.bytes / 2**20})
+    return Cost(size=users, ms=ms, mib={"pool": bytes_of(layout) / 2**20})
 
 
 def _catalogue(items: int) -> Cost:

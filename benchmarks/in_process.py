@@ -119,9 +119,10 @@ def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, NodeChain]]:
     folder, lock = claim_folder(plan.settings.runtime_dir)
     settings = plan.settings.model_copy(update={"runtime_dir": folder})
     loaded = LoadedBundle.open(settings.bundle)
-    unified = RetrievalNode(loaded, settings, INSTANCE)
+    engine = CpuEngine(loaded, settings.kv_precision)
+    unified = RetrievalNode(loaded, settings, engine, INSTANCE)
     history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
-    ranking, separate = RankingNode(loaded, settings), RetrievalNode(loaded, settings)
+    ranking, separate = RankingNode(loaded, settings, engine), RetrievalNode(loaded, settings, engine)
     try:
         yield {
             "unified": NodeChain([history, unified, ann, ranking]),

@@ -210,7 +210,11 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
     for precision in get_args(Precision):
         with tempfile.TemporaryDirectory(prefix="unipinrec-options-", dir=SHARED_MEMORY) as folder:
             chosen = settings.model_copy(update={"runtime_dir": Path(folder), "kv_precision": precision})
-            retrieval, ranking = RetrievalNode(loaded, chosen, "retrieval_0"), RankingNode(loaded, chosen)
+            engine = CpuEngine(loaded, precision)
+            retrieval, ranking = (
+                RetrievalNode(loaded, chosen, engine, "retrieval_0"),
+                RankingNode(loaded, chosen, engine),
+            )
             answers, again_ms = [], []
             for place, tensors in enumerate(assembled):
                 # Most of the history is cached, in this precision, before its last events are.
@@ -230,8 +234,8 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
                 again_ms.append(1e3 * (time.perf_counter() - began))
             retrieval.close()
         expected = expected or answers
-        layout = slot_layout(loaded.manifest.model, 1, precision)
-        found.append(_compared(precision, layout.bytes, expected, answers, statistics.median(again_ms)))
+        slot_bytes = bytes_of(SlotLayout.of_model(loaded.manifest.model, 1, precision))
+        found.append(_compared(precision, slot_bytes, expected, answers, statistics.median(again_ms)))
         tell(str(found[-1]))
     return tuple(found), len(names)
 

@@ -47,7 +47,7 @@ def fitting_size(
     Raises:
         TooLittleMemoryError: fewer than `LEAST_SLOTS` slots fit.
     """
-    slot_bytes = slot_layout(model, 1, settings.kv_precision).bytes
+    slot_bytes = bytes_of(SlotLayout.of_model(model, 1, settings.kv_precision))
     room = int(USABLE * _free_bytes(settings.runtime_dir.parent))
     slots = max(users // USERS_PER_SLOT, LEAST_SLOTS)
     fitting = room // slot_bytes

@@ -13,21 +13,20 @@ Shapes: S slots, L layers, H heads, T positions (BOS first), D head width, C hid
 import json
 import re
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from ensemble.cpu.shared_memory import SharedMemory
 from ensemble.event_chain import EventChain
-from ensemble.slot_storage import Precision, SharedMemoryStorage, SlotLayout, SlotStorage
-from unipinrec.config import ModelConfig
+from ensemble.slot_storage import PoolMemory, SlotLayout, SlotStorage
 
 FREE, WRITING, READY = 0, 1, 2
 
@@ -37,6 +36,11 @@ events of all LENGTH positions and BLOCK_DIGEST those of the first BLOCK_LENGTH,
 0: none."""
 
 COLUMNS = 11
+
+WATCH_S = 0.25
+"""Seconds between two looks at which pools are gone."""
+
+SHARED = SharedMemory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +85,17 @@ class Match:
     """Whether the slot holds nothing more, so that the hidden state beside it belongs to these positions."""
 
 
-def slot_layout(config: ModelConfig, slots: int, precision: Precision) -> SlotLayout:
-    """The layout of a model's pool."""
-    shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
-    return SlotLayout(slots=slots, shape=shape, width=config.width, precision=precision)
-
-
 class KVPool:
     """The owner's side: one per retrieval instance."""
 
-    def __init__(self, folder: Path, instance: str, layout: SlotLayout, lease_ms: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        instance: str,
+        layout: SlotLayout,
+        lease_ms: int,
+        memory: PoolMemory = SHARED,
+    ) -> None:
         """Allocate the pool and announce it in `folder/kv-<instance>-<epoch>.json`.
 
         A predecessor's files of the same instance are removed: its readers keep their mapping until they
@@ -108,7 +113,7 @@ class KVPool:
         self._generation = 0
         self._lease = 0
         self._base = folder / f"kv-{instance}-{self.epoch}"
-        self.storage: SlotStorage = SharedMemoryStorage.create(self._base.with_suffix(".slots"), layout)
+        self.storage: SlotStorage = memory.create(self._base, layout)
         self.header_SX = _map_header(self._base.with_suffix(".header"), layout.slots, "w+")
         self._by_age: OrderedDict[int, None] = OrderedDict.fromkeys(range(layout.slots))
         self._slot_of: dict[bytes, int] = {}
@@ -162,13 +167,9 @@ class KVPool:
         lent = header[STATE] != FREE and header[RELEASED] != header[LEASE]
         return bool(lent and header[DEADLINE_NS] > time.monotonic_ns())
 
-    def write(self, slot: int, cached: int, length: int) -> AbstractContextManager[Tensor]:
-        """A context with keys and values [L, 2, H, T, D] to fill from position `cached` up to `length`."""
-        written: AbstractContextManager[Tensor] = self.storage.write(slot, cached, length)
-        return written
-
     def publish(self, slot: int, chain: EventChain, reused: int = 0) -> Handle:
-        """Let readers see a slot, after its content is complete, under a lease of its own."""
+        """Let readers see a slot, once its content is complete on its device, under a lease of its own."""
+        self.storage.settle()
         header = self.header_SX[slot]
         self._remember(slot, chain)
         self._lend(slot)
@@ -224,19 +225,11 @@ class KVPool:
 class MappedPool:
     """A reader's side of one pool."""
 
-    def __init__(self, descriptor: Path) -> None:
+    def __init__(self, descriptor: Path, memory: PoolMemory = SHARED) -> None:
         fields = json.loads(descriptor.read_text())
-        if fields["device"] != "cpu":
-            raise ValueError(f"the KV pool's device is {fields['device']!r}; allowed: 'cpu'")
-        layout = SlotLayout(
-            slots=fields["slots"],
-            shape=tuple(fields["shape"]),
-            width=fields["width"],
-            precision=fields["precision"],
-        )
         self.epoch = int(fields["epoch"])
-        self.storage: SlotStorage = SharedMemoryStorage(descriptor.parent / fields["file"], layout)
-        self._header_SX = _map_header(descriptor.with_suffix(".header"), layout.slots, "r+")
+        self.storage: SlotStorage = memory.open(descriptor.parent, fields)
+        self._header_SX = _map_header(descriptor.with_suffix(".header"), fields["slots"], "r+")
 
     def holds(self, handle: Handle) -> bool:
         """Whether the slot still begins with what the handle says, under a lease that has not expired."""
@@ -249,10 +242,6 @@ class MappedPool:
             and 1 <= handle.length <= header[LENGTH]
             and header[DEADLINE_NS] > time.monotonic_ns()
         )
-
-    def view(self, handle: Handle) -> Tensor:
-        """The handle's positions [L, 2, H, length, D]; in place for float32."""
-        return self.storage.read(handle.slot, handle.length)
 
     def release(self, handle: Handle) -> None:
         """End a lease early: the slot may be reused once its latest lease has ended. A slot that was
@@ -286,33 +275,66 @@ class MappedPool:
 
 
 class PoolDirectory:
-    """Finds the pool that a handle names, and maps it once."""
+    """Finds the pool that a handle names, and maps it once.
 
-    def __init__(self, folder: Path) -> None:
+    A dead pool's memory lives on while it is mapped here, and its owner's successor may need the room: whoever
+    keeps a directory for long calls `forget_gone` now and then, as `watch` does.
+    """
+
+    def __init__(self, folder: Path, memory: PoolMemory = SHARED) -> None:
         self._folder = folder
+        self._memory = memory
         self._mapped: dict[int, MappedPool] = {}
+        self._stopped = threading.Event()
 
     def find(self, handle: Handle) -> MappedPool | None:
         """The handle's pool, or None when it is gone."""
         return self._map(handle.epoch) if handle.epoch > 0 else None
 
+    def wait(self, seconds: float) -> list[MappedPool]:
+        """All pools, as soon as there is one, and at the latest after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not self._announced() and time.monotonic() < deadline:
+            time.sleep(WATCH_S)
+        return self.others(0)
+
     def others(self, epoch: int) -> list[MappedPool]:
-        """The pools of all other instances."""
+        """The pools of all instances but one."""
         epochs = [found for found in self._announced() if found != epoch]
         return [pool for found in epochs if (pool := self._map(found)) is not None]
 
+    def forget_gone(self) -> None:
+        """Let go of pools whose owner has a successor."""
+        announced = self._announced()
+        for epoch in self._mapped.keys() - announced:
+            pool = self._mapped.pop(epoch, None)
+            if pool is not None:
+                self._memory.close(pool.storage)
+
+    def watch(self) -> None:
+        """Let go of pools as soon as they are gone, in a thread, until `close`."""
+        threading.Thread(target=self._watch, name="pools", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread of `watch`."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(WATCH_S):
+            self.forget_gone()
+
     def _map(self, epoch: int) -> MappedPool | None:
-        if epoch not in self._mapped:
+        pool = self._mapped.get(epoch)
+        if pool is None:
             descriptor = next(self._folder.glob(f"kv-*-{epoch}.json"), None)
             if descriptor is None:
                 return None
-            announced = self._announced()
-            self._mapped = {known: pool for known, pool in self._mapped.items() if known in announced}
+            self.forget_gone()
             try:
-                self._mapped[epoch] = MappedPool(descriptor)
+                pool = self._mapped[epoch] = MappedPool(descriptor, self._memory)
             except FileNotFoundError:
                 return None
-        return self._mapped[epoch]
+        return pool
 
     def _announced(self) -> set[int]:
         return {int(path.stem.rpartition("-")[2]) for path in self._folder.glob("kv-*.json")}

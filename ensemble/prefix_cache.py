@@ -1,22 +1,16 @@
-"""Slots for the histories of a batch: continued where a prefix is known, else filled from the start.
-
-Shapes: B rows of a batch, L layers, H heads, T positions (BOS first), D head width, C hidden width.
-"""
+"""Slots for the histories of a batch: continued where a prefix is known, else filled from the start."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from torch import Tensor
 
-from ensemble.encoding import Continuation, HistoryEncoder
+from ensemble.engine import Continuation, Filler, Place
 from ensemble.event_chain import EventChain
 from ensemble.kv_pool import Handle, KVPool, Match, PoolDirectory, no_slot
-from ensemble.slot_storage import SlotLayout
+from ensemble.slot_storage import SlotStorage
 from unipinrec.data.history import History
 
 LEAST_REUSED = 16
@@ -25,11 +19,9 @@ LEAST_REUSED = 16
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What a history left: the hidden state after its last event, and keys and values."""
+    """Where the keys, the values and the last hidden state of a history are, until the next batch."""
 
-    hidden_C: Tensor
-    read_past: Callable[[], Tensor]
-    """Makes keys and values [L, 2, H, T, D], exact in length; only until the next batch."""
+    place: Place
     handle: Handle
     computed: int
     """Positions that had to be computed."""
@@ -37,6 +29,10 @@ class Encoded:
 
 class HistoryCache(Protocol):
     """Where the histories of a batch get their keys and values from."""
+
+    @property
+    def storage(self) -> SlotStorage:
+        """What the places of encoded histories are places in."""
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """One result for each history, in order."""
@@ -54,36 +50,31 @@ class ScratchHistories:
     What two separately served models do, and what ranking does when a slot is gone.
     """
 
-    def __init__(self, encoder: HistoryEncoder, layout: SlotLayout) -> None:
-        self._encoder = encoder
-        self._shape = layout.shape
-        self._scratch: list[Tensor] = []
+    def __init__(self, encode: Filler, storage: SlotStorage) -> None:
+        """`storage` has spare slots."""
+        self.storage = storage
+        self._encode = encode
         self._computed = 0
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """See `HistoryCache`."""
-        while len(self._scratch) < len(histories):
-            self._scratch.append(torch.zeros(self._shape))
-        slots = self._scratch[: len(histories)]
-        parts = [Continuation(history, 0, slot) for history, slot in zip(histories, slots, strict=True)]
-        hidden_BC = self._encoder(parts)
-        self._computed += sum(len(history) + 1 for history in histories)
+        spare = range(self.storage.layout.slots, self.storage.layout.slots + len(histories))
+        self._encode(
+            self.storage, [Continuation(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
+        )
+        lengths = [len(history) + 1 for history in histories]
+        self._computed += sum(lengths)
         return [
-            _scratched(part.slot_L2HTD[:, :, :, : len(part.history) + 1], hidden_C)
-            for part, hidden_C in zip(parts, hidden_BC, strict=True)
+            Encoded(Place(slot, length), no_slot(length), length)
+            for slot, length in zip(spare, lengths, strict=True)
         ]
 
     def collect(self) -> Iterable[Metric]:
         """See `HistoryCache`."""
-        yield _positions(computed=self._computed, reused=0, padding=self._encoder.padding)
+        yield _positions(computed=self._computed, reused=0, padding=self._encode.padding)
 
     def close(self) -> None:
         """See `HistoryCache`."""
-
-
-def _scratched(past_L2HTD: Tensor, hidden_C: Tensor) -> Encoded:
-    length = past_L2HTD.size(3)
-    return Encoded(hidden_C, lambda: past_L2HTD, no_slot(length), length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +98,21 @@ class PrefixCache:
 
     def __init__(
         self,
-        encoder: HistoryEncoder,
+        encode: Filler,
         pool: KVPool,
         others: PoolDirectory,
         make_chain: Callable[[History], EventChain],
     ) -> None:
-        self._encoder = encoder
+        self._encode = encode
         self._pool = pool
         self._others = others
         self._make_chain = make_chain
         self._counted: Counter[str] = Counter()
+
+    @property
+    def storage(self) -> SlotStorage:
+        """See `HistoryCache`."""
+        return self._pool.storage
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """See `HistoryCache`; slots are complete before this returns."""
@@ -127,7 +123,7 @@ class PrefixCache:
             for history, chain in zip(histories, chains, strict=True):
                 if chain.whole not in claims:
                     claims[chain.whole] = self._claim(history, chain, busy)
-            encoded = self._fill(claims)
+            places = self._fill(claims)
         except BaseException:
             for slot in busy:
                 self._pool.abandon(slot)
@@ -136,13 +132,13 @@ class PrefixCache:
         self._counted["computed"] += computed
         self._counted["reused"] += sum(len(chain) for chain in chains) - computed
         self._counted["full"] += sum(claims[chain.whole].slot is None for chain in chains)
-        return [self._lend(claims[chain.whole], encoded[chain.whole]) for chain in chains]
+        return [self._lend(claims[chain.whole], places[chain.whole]) for chain in chains]
 
     def collect(self) -> Iterable[Metric]:
         """See `HistoryCache`."""
-        pool, layout = self._pool, self._pool.storage.layout
+        pool, storage = self._pool, self._pool.storage
         yield _positions(
-            computed=self._counted["computed"], reused=self._counted["reused"], padding=self._encoder.padding
+            computed=self._counted["computed"], reused=self._counted["reused"], padding=self._encode.padding
         )
         yield CounterMetricFamily(
             "unipinrec_kv_evictions", "Prefixes that gave their slot to somebody else", pool.evictions
@@ -150,12 +146,13 @@ class PrefixCache:
         yield CounterMetricFamily(
             "unipinrec_kv_pool_full", "Users for whom no slot was free", self._counted["full"]
         )
-        yield GaugeMetricFamily("unipinrec_kv_slots", "Slots of the pool", layout.slots)
+        yield GaugeMetricFamily("unipinrec_kv_slots", "Slots of the pool", storage.layout.slots)
         yield GaugeMetricFamily("unipinrec_kv_slots_in_use", "Slots that hold a prefix", pool.slots_in_use)
-        yield GaugeMetricFamily("unipinrec_kv_pool_bytes", "Memory of the pool", layout.bytes)
+        yield GaugeMetricFamily("unipinrec_kv_pool_bytes", "Memory of the pool", storage.bytes)
 
     def close(self) -> None:
         """Remove the pool."""
+        self._others.close()
         self._pool.close()
 
     def _claim(self, history: History, chain: EventChain, busy: set[int]) -> _Claim:
@@ -203,48 +200,28 @@ class PrefixCache:
             self._pool.abandon(slot)
         return None, 0
 
-    def _fill(self, claims: dict[bytes, _Claim]) -> dict[bytes, Encoded]:
-        """What each history left, by digest."""
-        encoded = {
-            digest: Encoded(self._pool.storage.hidden(claim.slot).clone(), self._reader(claim), _NONE, 0)
-            for digest, claim in claims.items()
-            if claim.computed == 0 and claim.slot is not None
-        }
-        fresh = [(digest, claim) for digest, claim in claims.items() if digest not in encoded]
-        if not fresh:
-            return encoded
-        with ExitStack() as stack:
-            parts = [
-                Continuation(claim.history, claim.cached, stack.enter_context(self._memory(claim)))
-                for _, claim in fresh
-            ]
-            hidden_BC = self._encoder(parts)
-        for (digest, claim), part, hidden_C in zip(fresh, parts, hidden_BC, strict=True):
-            if claim.slot is None:
-                encoded[digest] = _scratched(part.slot_L2HTD[:, :, :, : len(claim.chain)], hidden_C)
-            else:
-                self._pool.storage.hidden(claim.slot).copy_(hidden_C)
-                encoded[digest] = Encoded(hidden_C, self._reader(claim), _NONE, claim.computed)
-        return encoded
+    def _fill(self, claims: dict[bytes, _Claim]) -> dict[bytes, Place]:
+        """Compute what no slot holds. Returns where each history is, by digest."""
+        places: dict[bytes, Place] = {}
+        fresh: list[Continuation] = []
+        spare = self.storage.layout.slots
+        for digest, claim in claims.items():
+            slot = claim.slot
+            if slot is None:
+                slot, spare = spare, spare + 1
+            places[digest] = Place(slot, len(claim.chain))
+            if claim.computed:
+                fresh.append(Continuation(claim.history, claim.cached, slot))
+        if fresh:
+            self._encode(self.storage, fresh)
+        return places
 
-    def _memory(self, claim: _Claim) -> AbstractContextManager[Tensor]:
-        if claim.slot is None:
-            layout = self._pool.storage.layout
-            return nullcontext(torch.zeros(layout.shape, dtype=layout.parts()["hidden"][0]))
-        return self._pool.write(claim.slot, claim.cached, len(claim.chain))
-
-    def _reader(self, claim: _Claim) -> Callable[[], Tensor]:
-        storage, slot, length = self._pool.storage, claim.slot, len(claim.chain)
-        return lambda: storage.read(slot or 0, length)
-
-    def _lend(self, claim: _Claim, encoded: Encoded) -> Encoded:
+    def _lend(self, claim: _Claim, place: Place) -> Encoded:
         """The result of one row, under a lease of its own."""
-        if claim.slot is None:
-            return encoded
-        return replace(encoded, handle=self._pool.publish(claim.slot, claim.chain, claim.cached))
-
-
-_NONE = no_slot(0)
+        handle = no_slot(place.length)
+        if claim.slot is not None:
+            handle = self._pool.publish(claim.slot, claim.chain, claim.cached)
+        return Encoded(place, handle, claim.computed)
 
 
 def _is_worth(match: Match, chain: EventChain) -> bool:

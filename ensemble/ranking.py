@@ -1,7 +1,6 @@
 """The `ranking` node: candidates over the cached history to sorted, scored results.
 
-Shapes: B rows of a batch, K candidates, L layers, H heads, T positions, D head width, E item width,
-A actions.
+Shapes: K candidates, A actions.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
-from torch import Tensor
 
 from ensemble.contract import (
     PADDING,
@@ -25,26 +23,21 @@ from ensemble.contract import (
     stamp_bundle,
     unstack_histories,
 )
-from ensemble.encoding import HistoryEncoder, pad_vectors
-from ensemble.kv_pool import Handle, MappedPool, PoolDirectory, slot_layout
+from ensemble.engine import Engine, Place, ScoringRow
+from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.prefix_cache import ScratchHistories
 from ensemble.settings import ServingSettings
-from unipinrec import bundle
+from ensemble.slot_storage import SlotStorage
 from unipinrec.data.history import History
 
 KV_SOURCES = ("prefill", "prefix", "recomputed")
-
-CANDIDATE_STEP = 16
-"""Candidate counts are padded to multiples of this: few shapes, the same kernels for the same candidate."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingRow:
     """One user's candidates, and the history to fall back on when the slot is gone."""
 
     candidate_row_K: Int64s
-    vector_KE: Floats
     origin_K: NDArray[np.int32]
     handle: Handle
     history: History
@@ -70,15 +63,19 @@ class Ranked:
 class RankingNode:
     """Reads the retrieval node's slots in place, and encodes the history itself where there is none."""
 
-    def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine) -> None:
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
-        layout = slot_layout(loaded.manifest.model, settings.pool_slots, settings.kv_precision)
-        self._histories = ScratchHistories(HistoryEncoder.of(loaded, self._vocabulary), layout)
-        self._graph = loaded.graph(bundle.RANKING_HEAD)
-        self._pools = PoolDirectory(settings.runtime_dir)
+        self._engine = engine
+        self._histories = ScratchHistories(engine.encode, engine.private())
+        engine.prepare(self._histories.storage, ("encode", "score"))
+        self._pools = PoolDirectory(settings.runtime_dir, engine)
+        self._pools.watch()
+        for pool in self._pools.wait(engine.pool_wait_s):
+            engine.prepare(pool.storage, ("score",))
         self.metrics = CollectorRegistry()
         self.metrics.register(self._histories)
+        self.metrics.register(engine)
         self._sources = Counter(
             "unipinrec_kv_source",
             "Users by where ranking had keys and values from",
@@ -92,7 +89,7 @@ class RankingNode:
         """Rows of one request.
 
         Raises:
-            InvalidInputError: more events or candidates than a request may have, or vectors of another width.
+            InvalidInputError: more events or candidates than a request may have, or rows of no item.
             BundleMismatchError: another node of the graph served another bundle.
         """
         check_bundle(arrays, self._bundle.id)
@@ -103,7 +100,6 @@ class RankingNode:
             rows.append(
                 RankingRow(
                     candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
-                    vector_KE=arrays["CANDIDATE_VECTORS"][user][kept],
                     origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
                     handle=Handle.from_array(arrays["KV_HANDLE"][user]),
                     history=history,
@@ -138,23 +134,21 @@ class RankingNode:
         }
 
     def close(self) -> None:
-        """Nothing to release: the mapping ends with the process."""
+        """Look after pools no longer; what is mapped ends with the process."""
+        self._pools.close()
 
     def _from_slots(self, rows: Sequence[RankingRow]) -> dict[int, Ranked]:
         """Answers by place in the batch, for the rows whose slot held before the forward and after it."""
-        places, cached, pools = [], [], []
-        for place, row in enumerate(rows):
-            pool = self._pool_of(row)
-            if pool is not None:
-                places.append(place)
-                cached.append(row)
-                pools.append(pool)
-        if not cached:
-            return {}
-        views = [pool.view(row.handle) for pool, row in zip(pools, cached, strict=True)]
-        scored = self._score(cached, views)
+        pools = {place: pool for place, row in enumerate(rows) if (pool := self._pool_of(row)) is not None}
+        scored = self._score(
+            [
+                _scoring(rows[place], pool.storage, Place(rows[place].handle.slot, rows[place].handle.length))
+                for place, pool in pools.items()
+            ]
+        )
         answers = {}
-        for place, row, pool, probability_KA in zip(places, cached, pools, scored, strict=True):
+        for (place, pool), probability_KA in zip(pools.items(), scored, strict=True):
+            row = rows[place]
             if pool.holds(row.handle):
                 answers[place] = self._rank(row, probability_KA, "prefix" if row.handle.reused else "prefill")
                 pool.release(row.handle)
@@ -164,7 +158,10 @@ class RankingNode:
         """Answers by place in the batch, from histories that are encoded again."""
         chosen = [rows[place] for place in places]
         encoded = self._histories.encode([row.history for row in chosen])
-        scored = self._score(chosen, [one.read_past() for one in encoded])
+        storage = self._histories.storage
+        scored = self._score(
+            [_scoring(row, storage, one.place) for row, one in zip(chosen, encoded, strict=True)]
+        )
         return {
             place: self._rank(row, probability_KA, "recomputed")
             for place, row, probability_KA in zip(places, chosen, scored, strict=True)
@@ -175,18 +172,9 @@ class RankingNode:
         usable = pool is not None and pool.holds(row.handle) and row.handle.length == len(row.history) + 1
         return pool if usable else None
 
-    def _score(self, rows: Sequence[RankingRow], past_L2HTD: list[Tensor]) -> list[Floats]:
+    def _score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
         """Action probabilities [K, A] of every row."""
-        probability_BKA = self._graph(
-            pad_vectors([row.vector_KE for row in rows], CANDIDATE_STEP),
-            torch.tensor([row.request_time for row in rows]),
-            torch.tensor([row.surface for row in rows]),
-            past_L2HTD,
-        ).numpy()
-        return [
-            probability_KA[: len(row.vector_KE)]
-            for row, probability_KA in zip(rows, probability_BKA, strict=True)
-        ]
+        return self._engine.score(rows) if rows else []
 
     def _rank(self, row: RankingRow, probability_KA: Floats, kv_source: str) -> Ranked:
         """Score by utility, sort by score and then item id, and cut to the results asked for."""
@@ -200,3 +188,7 @@ class RankingNode:
             origin_K=row.origin_K[order],
             kv_source=kv_source,
         )
+
+
+def _scoring(row: RankingRow, storage: SlotStorage, place: Place) -> ScoringRow:
+    return ScoringRow(storage, place, row.candidate_row_K, row.request_time, row.surface)

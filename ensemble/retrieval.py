@@ -17,10 +17,10 @@ from ensemble.contract import (
     stamp_bundle,
     unstack_histories,
 )
-from ensemble.encoding import HistoryEncoder
+from ensemble.engine import Engine
 from ensemble.event_chain import EventChain
-from ensemble.generation import Asked, Queries, QueryGenerator
-from ensemble.kv_pool import Handle, KVPool, PoolDirectory, slot_layout
+from ensemble.generation import Asked, Queries
+from ensemble.kv_pool import Handle, KVPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.prefix_cache import HistoryCache, PrefixCache, ScratchHistories
 from ensemble.settings import ServingSettings
@@ -46,22 +46,29 @@ class Retrieved:
 class RetrievalNode:
     """Owns this instance's KV pool; without `instance` it keeps nothing, as a model served alone does."""
 
-    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, instance: str | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine, instance: str | None = None
+    ) -> None:
         self._bundle = loaded
-        encoder = HistoryEncoder.of(loaded, loaded.vocabulary())
-        self._generate = QueryGenerator(loaded, encoder)
+        self._engine = engine
         model = loaded.manifest.model
-        layout = slot_layout(model, settings.pool_slots, settings.kv_precision)
-        self._histories: HistoryCache = ScratchHistories(encoder, layout)
-        if instance is not None:
+        self._histories: HistoryCache
+        if instance is None:
+            self._histories = ScratchHistories(engine.encode, engine.private())
+        else:
+            layout = engine.layout(settings.pool_slots)
+            others = PoolDirectory(settings.runtime_dir, engine)
+            others.watch()
             self._histories = PrefixCache(
-                encoder,
-                KVPool(settings.runtime_dir, instance, layout, settings.lease_ms),
-                PoolDirectory(settings.runtime_dir),
+                engine.encode,
+                KVPool(settings.runtime_dir, instance, layout, settings.lease_ms, engine),
+                others,
                 lambda history: EventChain(history, loaded.id, model.window_block),
             )
+        engine.prepare(self._histories.storage, ("encode", "generate"))
         self.metrics = CollectorRegistry()
         self.metrics.register(self._histories)
+        self.metrics.register(engine)
 
     def parse(self, arrays: Arrays) -> list[RetrievalRow]:
         """Rows of one request.
@@ -91,7 +98,9 @@ class RetrievalNode:
         """One forward for what is not cached of all rows; slots are complete before their handles are
         returned."""
         encoded = self._histories.encode([row.history for row in rows])
-        queries = self._generate([row.asked for row in rows], encoded)
+        queries = self._engine.generate(
+            self._histories.storage, [row.asked for row in rows], [one.place for one in encoded]
+        )
         return [Retrieved(made, one.handle) for made, one in zip(queries, encoded, strict=True)]
 
     def pack(self, rows: Sequence[Retrieved]) -> dict[str, NDArray[Any]]:

@@ -38,6 +38,7 @@ from unipinrec.checkpoint import load_model, load_state
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.history_store import EVENT, write_histories
 from unipinrec.model import UnifiedRecommender
+from unipinrec.model.served import ServedModel
 
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]]]] = {
     bundle.ENCODER: (EncoderGraph, lambda p: p.encoder),
@@ -120,6 +121,7 @@ def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> No
         loaded = load_graph(folder / name)
         difference = max(refuse_if_different(name, loaded, eager, inputs_of(one)) for one in probes)
         report(f"{name}: differs from eager by at most {difference:.1e}")
+    ServedModel.save(model, folder / bundle.WEIGHTS)
 
 
 def _write_items(

@@ -12,17 +12,21 @@ from pydantic import Field, ValidationError
 
 from unipinrec.config import Config, ModelConfig
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 
 ENCODER = "encoder.pt"
 RETRIEVAL_HEAD = "retrieval_head.pt"
 RANKING_HEAD = "ranking_head.pt"
+WEIGHTS = "weights.safetensors"
+"""What the graphs hold, by the names of `UnifiedRecommender`; the embedder, which serving does not run, is
+left out."""
+
 INDEX = "items.faiss"
 ITEMS = "items.safetensors"
 HISTORIES = "histories.mdb"
 CATALOGUE = "catalogue.json"
-FILES = (ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, INDEX, ITEMS, HISTORIES, CATALOGUE)
+FILES = (ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS, INDEX, ITEMS, HISTORIES, CATALOGUE)
 
 IndexKind = Literal["flat", "hnsw", "ivf_hnsw", "sq8"]
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)

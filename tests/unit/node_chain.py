@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from ensemble.ann import AnnNode
+from ensemble.cpu.engine import CpuEngine
+from ensemble.engine import ScoringRow
 from ensemble.history import HistoryNode
 from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import Node
-from ensemble.ranking import RankingNode, RankingRow
+from ensemble.ranking import RankingNode
 from ensemble.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
@@ -35,9 +36,10 @@ class Chain:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, history: HistoryNode) -> None:
         self.settings = settings
         self.history = history
-        self.retrieval = RetrievalNode(loaded, settings, "retrieval_0")
+        engine = CpuEngine(loaded, settings.kv_precision)
+        self.retrieval = RetrievalNode(loaded, settings, engine, "retrieval_0")
         self.ann = AnnNode(loaded, settings)
-        self.ranking = RankingNode(loaded, settings)
+        self.ranking = RankingNode(loaded, settings, CpuEngine(loaded, settings.kv_precision))
 
     def close(self) -> None:
         for node in (self.retrieval, self.ann, self.ranking):
@@ -137,10 +139,10 @@ def on_entry(ranking: RankingNode, act: Callable[[], None]) -> Iterator[None]:
     """Run `act` between ranking's check of the slots and its first forward over them."""
     score, pending = ranking._score, [act]
 
-    def score_after(rows: Sequence[RankingRow], past: list[torch.Tensor]) -> list[NDArray[np.float32]]:
+    def score_after(rows: Sequence[ScoringRow]) -> list[NDArray[np.float32]]:
         if pending:
             pending.pop()()
-        return score(rows, past)
+        return score(rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_score", score_after)

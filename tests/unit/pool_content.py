@@ -1,14 +1,17 @@
 """What tests of the KV pool write into slots, told apart by numbers."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ensemble.cpu.shared_memory import SharedMemoryStorage
 from ensemble.event_chain import EventChain
+from ensemble.gpu.device_storage import DeviceStorage
 from ensemble.kv_pool import Handle, KVPool, MappedPool, PoolDirectory
-from ensemble.slot_storage import SlotLayout
+from ensemble.slot_storage import SlotLayout, SlotStorage
 from unipinrec.data.history import History
 
 SHAPE = (2, 2, 1, 5, 3)
@@ -42,9 +45,31 @@ def content(value: float, length: int) -> Tensor:
 def put(pool: KVPool, value: float, length: int = POSITIONS) -> Handle:
     slot = pool.acquire()
     assert slot is not None
-    with pool.write(slot, 0, length) as memory:
+    with filling(pool, slot, 0, length) as memory:
         memory[:, :, :, :length] = content(value, length)
     return pool.publish(slot, chain(value, length))
+
+
+def filling(pool: KVPool, slot: int, cached: int, length: int) -> AbstractContextManager[Tensor]:
+    """Keys and values [L, 2, H, T, D] of a slot, to fill from position `cached` up to `length`."""
+    storage = pool.storage
+    if isinstance(storage, SharedMemoryStorage):
+        return storage.write(slot, cached, length)
+    return nullcontext(_device_slot(storage, slot))
+
+
+def content_of(pool: MappedPool, handle: Handle) -> Tensor:
+    """Keys and values [L, 2, H, length, D] that a handle names."""
+    storage = pool.storage
+    if isinstance(storage, SharedMemoryStorage):
+        return storage.read(handle.slot, handle.length)
+    return _device_slot(storage, handle.slot)[:, :, :, : handle.length]
+
+
+def _device_slot(storage: SlotStorage, slot: int) -> Tensor:
+    assert isinstance(storage, DeviceStorage)
+    begin = storage.map.begin(slot)
+    return storage.values_L2HPD[:, :, :, begin : begin + storage.map.room]
 
 
 def mapped(folder: Path, handle: Handle) -> MappedPool:

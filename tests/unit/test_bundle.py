@@ -35,6 +35,7 @@ FILES = (
     "items.safetensors",
     "ranking_head.pt",
     "retrieval_head.pt",
+    "weights.safetensors",
 )
 
 
@@ -103,7 +104,7 @@ def test_a_bundle_holds_exactly_the_files_that_its_manifest_describes(exported: 
 
 def test_the_manifest_says_what_was_exported(exported: Exported) -> None:
     manifest = verify_bundle(exported.bundle)
-    assert manifest.format_version == 3
+    assert manifest.format_version == 4
     assert manifest.bundle_id == exported.bundle.name
     assert manifest.bundle_id.startswith("synthetic-")
     assert (manifest.dataset, manifest.actions) == ("synthetic", ("click", "save", "hide"))
@@ -193,23 +194,23 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copy: Path, name:
     assert str(refused.value) == f"bundle {copy}: {name} is missing"
 
 
-@pytest.mark.parametrize("version", [0, 2, 4, None, "one"])
+@pytest.mark.parametrize("version", [0, 2, 5, None, "one"])
 def test_another_format_version_is_refused(copy: Path, version: object) -> None:
     edit_manifest(copy, lambda fields: fields.update(format_version=version))
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
-    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 3"
+    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 4"
 
 
 def test_a_manifest_of_another_version_need_not_be_understood_to_be_refused(copy: Path) -> None:
-    (copy / "manifest.json").write_text('{"format_version": 4, "unheard_of": []}')
-    with pytest.raises(BundleError, match=r"format_version is 4; allowed: 3$"):
+    (copy / "manifest.json").write_text('{"format_version": 5, "unheard_of": []}')
+    with pytest.raises(BundleError, match=r"format_version is 5; allowed: 4$"):
         read_manifest(copy)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 3}', b'{"format_version": 3, "files": "none"}'],
+    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 4}', b'{"format_version": 4, "files": "none"}'],
 )
 def test_an_unreadable_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / "manifest.json").write_bytes(content)

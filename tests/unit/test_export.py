@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ensemble.encoding import Continuation, HistoryEncoder
+from ensemble.cpu.encoder import HistoryEncoder
+from ensemble.cpu.shared_memory import SharedMemoryStorage
+from ensemble.engine import Continuation
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.slot_storage import SlotLayout
 from export.check import ExportMismatchError, Probe, probe, refuse_if_different
 from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
@@ -49,31 +52,30 @@ def test_the_encoder_continues_slots_as_encoding_whole_histories_does(
 ) -> None:
     lengths = (1, 2, 3, 0, 77, 128, 64, 9)
     draw = np.random.default_rng(seed)
-    encoder = HistoryEncoder.of(loaded, loaded.vocabulary())
+    encoder = HistoryEncoder(loaded.graph("encoder.pt"), loaded.vocabulary().vector_VE)
     histories = [drawn_history(draw, length) for length in lengths]
-    slots = list(torch.full((len(lengths), *SLOT), float("nan")))
+    storage = SharedMemoryStorage(None, SlotLayout.of_model(loaded.manifest.model, 0, "float32"))
+    for slot in range(len(lengths)):
+        with storage.write(slot, 0, SLOT[3]) as memory:
+            memory.fill_(float("nan"))
     with torch.inference_mode():
         # A first part of each history, then what is left of it.
-        early = [
-            Continuation(one[: len(one) // 2], 0, slot) for one, slot in zip(histories, slots, strict=True)
-        ]
-        encoder(early)
+        encoder(storage, [Continuation(one[: len(one) // 2], 0, slot) for slot, one in enumerate(histories)])
         late = [
             Continuation(one, len(one) // 2 + 1, slot)
-            for one, slot in zip(histories, slots, strict=True)
+            for slot, one in enumerate(histories)
             if len(one) > len(one) // 2
         ]
-        hidden = iter(encoder(late))
-        for one, slot in zip(histories, slots, strict=True):
+        encoder(storage, late)
+        for slot, one in enumerate(histories):
             columns = (one.actions_N, one.timestamp_N, one.surface_N)
             expected_1TC, expected_L21HTD = exported.model.encode(
                 exported.model.embedder(torch.from_numpy(one.item_row_N)[None]),
                 *(torch.from_numpy(column)[None] for column in columns),
             )
-            written = slot[:, :, :, : len(one) + 1]
+            written = storage.read(slot, len(one) + 1)
             assert (written - expected_L21HTD[:, :, 0]).abs().max() < TOLERANCE
-            if len(one):
-                assert (next(hidden) - expected_1TC[0, -1]).abs().max() < TOLERANCE
+            assert (storage.hidden(slot) - expected_1TC[0, -1]).abs().max() < TOLERANCE
 
 
 def drawn_history(draw: np.random.Generator, length: int) -> History:

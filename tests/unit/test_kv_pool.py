@@ -78,7 +78,7 @@ def test_a_released_slot_stays_readable_until_it_is_reused(
     reader = mapped(tmp_path, handle)
     reader.release(handle)
     assert reader.holds(handle)
-    assert torch.equal(reader.view(handle), content(4, 2))
+    assert torch.equal(content_of(reader, handle), content(4, 2))
     pool.acquire()
     assert not reader.holds(handle)
 
@@ -177,10 +177,10 @@ def test_meeting_a_new_epoch_ends_the_mapping_of_the_old_one(
     assert new.epoch != old.epoch
     found = directory.find(new)
     assert found is not None
-    assert torch.equal(found.view(new), content(2, POSITIONS))
+    assert torch.equal(content_of(found, new), content(2, POSITIONS))
     assert directory.find(old) is None
     assert reader.holds(old)
-    assert torch.equal(reader.view(old), content(1, POSITIONS))
+    assert torch.equal(content_of(reader, old), content(1, POSITIONS))
     assert not found.holds(old)
 
 
@@ -192,7 +192,7 @@ def test_a_restart_leaves_other_instances_alone(make_pool: Callable[..., KVPool]
     for handle, value in ((own, 2), (other, 1)):
         found = directory.find(handle)
         assert found is not None
-        assert torch.equal(found.view(handle), content(value, POSITIONS))
+        assert torch.equal(content_of(found, handle), content(value, POSITIONS))
 
 
 def test_closing_removes_the_files_and_leaves_mappings_valid(
@@ -203,7 +203,7 @@ def test_closing_removes_the_files_and_leaves_mappings_valid(
     reader = mapped(tmp_path, handle)
     pool.close()
     assert list(tmp_path.iterdir()) == []
-    assert torch.equal(reader.view(handle), content(1, POSITIONS))
+    assert torch.equal(content_of(reader, handle), content(1, POSITIONS))
     assert PoolDirectory(tmp_path).find(handle) is None
     pool.close()
 
@@ -234,15 +234,15 @@ def test_a_pool_on_another_device_is_refused(make_pool: Callable[..., KVPool], t
 
 def test_a_slot_has_room_for_bos_and_the_longest_history() -> None:
     config = preset("demo", num_items=10, num_actions=2)
-    found = slot_layout(config, slots=3, precision="float32")
+    found = SlotLayout.of_model(config, slots=3, precision="float32")
     assert found.shape == (4, 2, 4, 1 + 128, 128 // 4)
-    assert found.bytes == 4 * 3 * (128 + 4 * 2 * 129 * 128)
+    assert bytes_of(found) == 4 * 3 * (128 + 4 * 2 * 129 * 128)
 
 
 def test_rounded_slots_take_less_memory() -> None:
     config = preset("bench-cpu", num_items=10, num_actions=2)
     sizes = {
-        precision: slot_layout(config, slots=2, precision=precision).bytes
+        precision: bytes_of(SlotLayout.of_model(config, slots=2, precision=precision))
         for precision in ("float32", "bfloat16", "int8")
     }
     assert sizes["float32"] == 2 * (256 * 4 + 6 * 2 * 513 * 256 * 4)
@@ -270,7 +270,7 @@ def read_and_release(folder: Path, handles: list[Handle]) -> list[tuple[bool, li
     for handle in handles:
         pool = directory.find(handle)
         holds = pool is not None and pool.holds(handle)
-        seen.append((holds, pool.view(handle).flatten().tolist() if pool is not None and holds else []))
+        seen.append((holds, content_of(pool, handle).flatten().tolist() if pool is not None and holds else []))
         if pool is not None and holds:
             pool.release(handle)
     return seen

@@ -70,7 +70,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.model[expected] = Slot()
         self.model[expected].acquired = True
         self.writes += 1
-        with self.pool.write(expected, 0, POSITIONS) as memory:
+        with filling(self.pool, expected, 0, POSITIONS) as memory:
             memory[:] = -self.writes
 
     @rule(length=st.integers(1, POSITIONS), data=st.data())
@@ -81,7 +81,7 @@ class PoolMachine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(writing))
         value = len(self.issued) + 1
         written = content(value, length)
-        with self.pool.write(slot, 0, length) as memory:
+        with filling(self.pool, slot, 0, length) as memory:
             memory[:, :, :, :length] = written
         self.model[slot].published = Issued(self.pool.publish(slot, chain(value, length)), written)
         self.model[slot].released = False
@@ -121,7 +121,7 @@ class PoolMachine(RuleBasedStateMachine):
         for issued in self.issued:
             pool = self.reader.find(issued.handle)
             if pool is not None and pool.holds(issued.handle):
-                assert torch.equal(pool.view(issued.handle), issued.content)
+                assert torch.equal(content_of(pool, issued.handle), issued.content)
 
     @invariant()
     def the_running_pool_holds_each_slots_latest_handle_until_it_expires(self) -> None:

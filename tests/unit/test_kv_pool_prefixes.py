@@ -13,7 +13,7 @@ def follow(pool: KVPool, events: EventChain, value: float) -> Handle:
     match = pool.find(events)
     assert match is not None
     assert pool.resume(match)
-    with pool.write(match.slot, match.length, len(events)) as memory:
+    with filling(pool, match.slot, match.length, len(events)) as memory:
         memory[:, :, :, match.length : len(events)] = value
     return pool.publish(match.slot, events, match.length)
 
@@ -21,7 +21,7 @@ def follow(pool: KVPool, events: EventChain, value: float) -> Handle:
 def fill(pool: KVPool, events: EventChain, value: float) -> Handle:
     slot = pool.acquire()
     assert slot is not None
-    with pool.write(slot, 0, len(events)) as memory:
+    with filling(pool, slot, 0, len(events)) as memory:
         memory[:, :, :, : len(events)] = value
     return pool.publish(slot, events)
 
@@ -36,8 +36,8 @@ def test_an_appended_slot_still_serves_whoever_reads_the_shorter_prefix(
     assert (long.slot, long.generation, long.reused) == (short.slot, short.generation, 3)
     assert reader.holds(short)
     assert reader.holds(long)
-    assert (reader.view(short) == 1.0).all()
-    assert reader.view(long)[:, :, :, 3].eq(2.0).all()
+    assert (content_of(reader, short) == 1.0).all()
+    assert content_of(reader, long)[:, :, :, 3].eq(2.0).all()
     reader.release(long)
     assert pool.acquire() == 0
     assert not reader.holds(short)
@@ -69,7 +69,7 @@ def test_a_slot_whose_latest_events_changed_is_found_by_its_last_block(
     new = follow(pool, changed, 2.0)
     assert new.slot == old.slot
     assert not mapped(tmp_path, old).holds(old)
-    view = mapped(tmp_path, new).view(new)
+    view = content_of(mapped(tmp_path, new), new)
     assert (view[:, :, :, :3] == 1.0).all()
     assert (view[:, :, :, 3] == 2.0).all()
 

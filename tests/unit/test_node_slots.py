@@ -140,7 +140,7 @@ def test_what_lies_in_a_slot_behind_the_history_is_never_read(
     tensors = chain.before_ranking(stored(exported, users))
     for array in tensors["KV_HANDLE"]:
         handle = Handle.from_array(array)
-        whole = chain.pool_of(handle).view(replace(handle, length=MAX_HISTORY + 1))
+        whole = content_of(chain.pool_of(handle), replace(handle, length=MAX_HISTORY + 1))
         whole[:, :, :, handle.length :] = float("nan")
     answers = chain.rank(tensors)
     assert sources(answers) == ["prefix"] * len(users)
@@ -163,7 +163,7 @@ def test_a_slot_shows_what_the_model_computes_in_its_filled_positions(
             model.embedder(torch.from_numpy(history.item_row_N)[None]),
             *(torch.from_numpy(column)[None] for column in columns),
         )
-    assert (chain.pool_of(handle).view(handle) - past_L2BHTD[:, :, 0]).abs().max() < 1e-5
+    assert (content_of(chain.pool_of(handle), handle) - past_L2BHTD[:, :, 0]).abs().max() < 1e-5
 
 
 def test_answers_do_not_depend_on_the_slots_history_of_use(

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ensemble.encoding import Continuation, HistoryEncoder
+from ensemble.cpu.encoder import HistoryEncoder
+from ensemble.cpu.shared_memory import SharedMemoryStorage
+from ensemble.engine import Continuation
 from ensemble.event_chain import EventChain
 from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, PoolDirectory
 from ensemble.prefix_cache import Encoded, PrefixCache
@@ -59,7 +61,7 @@ class Truth:
         self.model = UnifiedRecommender(config).double().eval()
         for parameter in self.model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
-        self.vector_VE = self.model.embedder.all_vectors()
+        self.vector_VE = self.model.embedder.all_vectors().numpy()
         self.graph = torch.jit.freeze(torch.jit.script(EncoderGraph(self.model).eval()))
         draw = np.random.default_rng(4)
         self.streams = [drawn(draw, EVENTS) for _ in range(USERS)]
@@ -78,7 +80,7 @@ class Truth:
             longest = self.streams[stream][start : start + MAX_HISTORY]
             columns = (longest.actions_N, longest.timestamp_N, longest.surface_N)
             hidden_1TC, past_L21HTD = self.model.encode(
-                self.vector_VE[torch.from_numpy(longest.item_row_N)][None],
+                torch.from_numpy(self.vector_VE[longest.item_row_N])[None],
                 *(torch.from_numpy(column)[None] for column in columns),
             )
             self._known[stream, start] = (hidden_1TC[0], past_L21HTD[:, :, 0])
@@ -133,13 +135,16 @@ class Instances:
         for (stream, _), (start, history), one in zip(wanted, windows, encoded, strict=True):
             hidden_TC, past_L2HTD = self.truth.encoded(stream, start)
             length = len(history) + 1
-            assert (one.hidden_C - hidden_TC[length - 1]).abs().max() < TOLERANCE
+            storage = self.pools[instance].storage
+            assert isinstance(storage, SharedMemoryStorage)
+            assert one.place.length == length
+            assert (storage.hidden(one.place.slot) - hidden_TC[length - 1]).abs().max() < TOLERANCE
             right = past_L2HTD[:, :, :, :length]
-            assert (one.read_past() - right).abs().max() < TOLERANCE
+            assert (storage.read(one.place.slot, length) - right).abs().max() < TOLERANCE
             pool = self.pool_of(one.handle)
             if pool is not None:
                 assert pool.holds(one.handle)
-                assert (pool.view(one.handle) - right).abs().max() < TOLERANCE
+                assert (content_of(pool, one.handle) - right).abs().max() < TOLERANCE
         return encoded
 
     def pool_of(self, handle: Handle) -> MappedPool | None:
@@ -250,6 +255,10 @@ def test_positions_of_several_requests_stand_without_padding_between(truth: Trut
     encoder = HistoryEncoder(truth.graph, truth.vector_VE)
     shape = (2, 2, 2, MAX_HISTORY + 1, 4)
     histories = [truth.streams[user][:length] for user, length in enumerate((3, 9, 0))]
+    layout = SlotLayout(slots=0, shape=shape, width=truth.model.config.width, precision="float64")
     with torch.inference_mode():
-        encoder([Continuation(one, 0, torch.zeros(shape, dtype=torch.float64)) for one in histories])
+        encoder(
+            SharedMemoryStorage(None, layout),
+            [Continuation(one, 0, slot) for slot, one in enumerate(histories)],
+        )
     assert encoder.padding == 1

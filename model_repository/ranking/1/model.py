@@ -4,8 +4,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ensemble.engines import engine_of
+from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import TritonNode
 from ensemble.ranking import RankingNode
+from ensemble.settings import ServingSettings
 
 
 class TritonPythonModel:
@@ -13,7 +16,11 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
-        self._node = TritonNode(pb_utils, args, RankingNode)
+
+        def make(loaded: LoadedBundle, settings: ServingSettings) -> RankingNode:
+            return RankingNode(loaded, settings, engine_of(args, loaded, settings))
+
+        self._node = TritonNode(pb_utils, args, make)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch of requests."""

@@ -1,12 +1,14 @@
 """Encodes histories once and makes query embeddings."""
 
-from functools import partial
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ensemble.engines import engine_of
+from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import TritonNode
 from ensemble.retrieval import RetrievalNode
+from ensemble.settings import ServingSettings
 
 
 class TritonPythonModel:
@@ -14,7 +16,10 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
-        make = partial(RetrievalNode, instance=args["model_instance_name"])
+
+        def make(loaded: LoadedBundle, settings: ServingSettings) -> RetrievalNode:
+            return RetrievalNode(loaded, settings, engine_of(args, loaded, settings), args["model_instance_name"])
+
         self._node = TritonNode(pb_utils, args, make)
 
     def execute(self, requests: list[Any]) -> list[Any]:

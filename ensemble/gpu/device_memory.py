@@ -1,0 +1,40 @@
+"""Memory of a device that several processes map: what a KV pool needs of it."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class DeviceMemory(Protocol):
+    """One allocation, or another process's mapped here. It is given back when nobody refers to it or to its
+    bytes any longer."""
+
+    bytes: Tensor
+    """UINT8 [size] on the device."""
+    handle: str
+    """What another process opens the same memory by."""
+
+
+class DeviceAllocator(Protocol):
+    """Makes memory that can be shared, and maps what another process has made."""
+
+    device: torch.device
+
+    def allocate(self, size: int, folder: Path) -> DeviceMemory:
+        """Zeroed memory of so many bytes. What the sharing needs in files stands in `folder`.
+
+        Raises:
+            MemoryError: the device has no room.
+        """
+
+    def open(self, handle: str, size: int) -> DeviceMemory:
+        """The memory behind a handle of an allocation of so many bytes.
+
+        Raises:
+            FileNotFoundError: its owner is gone.
+        """
+
+    def synchronize(self) -> None:
+        """Return when all that was launched is complete, and so visible to other processes."""

@@ -1,0 +1,128 @@
+"""Query embeddings by autoregressive steps, all of them in one launch (PinRec §2.5 and §2.7).
+
+Shapes: B rows, S steps, M queries of one step, Q query embeddings of one request, E item width,
+C hidden width.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble.contract import Floats
+from ensemble.engine import Asked, Place
+from ensemble.gpu.buckets import Bucket, Buckets
+from ensemble.gpu.calls import Calls
+from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.parts import Parts
+from ensemble.gpu.staging import Field, Packing
+from ensemble.gpu.static_call import StaticCall
+from unipinrec.model.slot_attention import BLOCK
+from unipinrec.model.slotted import SlottedTrunk
+from unipinrec.queries import QueryPlan
+
+
+class SlotGenerator:
+    """Generates behind slots of one storage. What is fed back stands in scratch blocks, never in a slot.
+
+    The first query of a step is the one to feed back. Nothing returns to the host between steps.
+    """
+
+    def __init__(self, parts: Parts, storage: DeviceStorage, steps: int) -> None:
+        """`steps` is the most that a request may take."""
+        config = parts.model.config
+        self._parts = parts
+        self._storage = storage
+        self._steps = steps
+        self._queries = config.num_actions * len(config.time_offsets_s) + 1
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+        self._tokens = parts.compiled(parts.model.tokenizer.packed)
+        self._head = parts.compiled(parts.model.retrieval_head)
+        self._calls = Calls(Buckets([steps], parts.batches), self._make_call, parts.launches)
+
+    def __call__(
+        self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[Place]
+    ) -> list[Floats]:
+        """Query embeddings [Q, E] of every request in generation order, once the device is done."""
+        made: dict[int, Floats] = {}
+        for call, _, chosen in self._calls.split([plan.steps for plan in plans]):
+            fields = call.blank()
+            columns = {}
+            for row, place in enumerate(chosen):
+                plan, one, where = plans[place], asked[place], places[place]
+                columns[place] = column_Q = _columns(plan)
+                fields["outcome"][row, :, 0] = plan.leading_outcome
+                fields["outcome"][row, plan.step_Q, column_Q] = plan.outcome_Q
+                fields["offset"][row, plan.step_Q, column_Q] = plan.offset_Q
+                fields["slot"][row] = where.slot
+                fields["begin"][row] = self._storage.map.begin(where.slot)
+                fields["length"][row] = where.length
+                fields["time"][row] = one.request_time
+                fields["previous"][row] = one.last_event_time
+                fields["surface"][row] = one.surface
+            call.launch()
+            query_BSME = call.result()
+            for row, place in enumerate(chosen):
+                made[place] = query_BSME[row, plans[place].step_Q, columns[place]]
+        return [made[place] for place in range(len(plans))]
+
+    def _make_call(self, bucket: Bucket) -> StaticCall:
+        batch, queries = (bucket.batch,), (bucket.batch, self._steps, self._queries)
+        fields = {
+            "outcome": Field(queries),
+            "offset": Field(queries),
+            "slot": Field(batch, blank=self._storage.nobody),
+            "begin": Field(batch, blank=self._storage.map.nobody),
+            "length": Field(batch, blank=1),
+            "time": Field(batch),
+            "previous": Field(batch),
+            "surface": Field(batch),
+        }
+        return StaticCall(self._generate, Packing(fields), self._parts.device)
+
+    def _generate(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Query embeddings [B, S, M, E] in float32."""
+        hidden_BC = self._storage.hidden_RC[fields["slot"]][:, : self._parts.model.config.width]
+        made = [self._queries_of(hidden_BC, fields, 0)]
+        for step in range(1, self._steps):
+            hidden_BC = self._feed_back(made[-1][:, 0], fields, step - 1)
+            made.append(self._queries_of(hidden_BC, fields, step))
+        return torch.stack(made, dim=1)
+
+    def _queries_of(self, hidden_BC: Tensor, fields: Mapping[str, Tensor], step: int) -> Tensor:
+        """The queries [B, M, E] of one step."""
+        hidden_BMC = hidden_BC.float()[:, None].expand(-1, self._queries, -1)
+        time_BM, surface_BM = (
+            fields[name][:, None].expand(-1, self._queries) for name in ("time", "surface")
+        )
+        queries: Tensor = self._head(
+            hidden_BMC, time_BM, surface_BM, fields["outcome"][:, step], fields["offset"][:, step]
+        )
+        return queries
+
+    def _feed_back(self, query_BE: Tensor, fields: Mapping[str, Tensor], step: int) -> Tensor:
+        """Hidden states [B, C] after a query embedding as the next event, its action masked."""
+        length_B, time_B = fields["length"], fields["time"]
+        token_BC = self._tokens(
+            query_BE,
+            torch.zeros_like(length_B),
+            torch.ones_like(length_B, dtype=torch.bool),
+            time_B,
+            fields["previous"] if step == 0 else time_B,
+            fields["surface"],
+            length_B + step,
+        )
+        row_B = torch.arange(len(length_B), device=length_B.device)
+        scratch_B = self._storage.map.scratch(0) + BLOCK * row_B
+        step_B = torch.full_like(length_B, step)
+        return self._slotted.generated(token_BC[:, None], fields["begin"], length_B, scratch_B, step_B)
+
+
+def _columns(plan: QueryPlan) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Each query's place among those of its step; the first is left to the one that is fed back."""
+    first_Q = np.searchsorted(plan.step_Q, plan.step_Q)
+    column_Q: np.ndarray[tuple[int], np.dtype[np.int64]] = np.arange(len(plan.step_Q)) - first_Q + 1
+    return column_Q

@@ -1,0 +1,69 @@
+"""Candidates over slots of device memory, their own process's or another's.
+
+Shapes: B rows, K candidates, A actions.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ensemble.contract import Floats
+from ensemble.engine import ScoringRow
+from ensemble.gpu.buckets import Bucket, Buckets, candidate_sizes
+from ensemble.gpu.calls import Calls
+from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.parts import Parts
+from ensemble.gpu.staging import Field, Packing
+from ensemble.gpu.static_call import StaticCall
+from unipinrec.model.slotted import SlottedTrunk
+
+
+class CandidateScorer:
+    """Reads slots of one storage in place, and writes nothing into it."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._parts = parts
+        self._map = storage.map
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+        self._tokens = parts.compiled(parts.model.tokenizer.candidates)
+        self._head = parts.compiled(parts.model.ranking_head)
+        sizes = candidate_sizes(parts.model.config.max_candidates)
+        self._calls = Calls(Buckets(sizes, parts.batches), self._make_call, parts.launches)
+
+    def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
+        """Action probabilities [K, A] of every row, once the device is done."""
+        scored: dict[int, Floats] = {}
+        for call, _, places in self._calls.split([max(1, len(row.item_row_K)) for row in rows]):
+            fields = call.blank()
+            for row, place in enumerate(places):
+                one = rows[place]
+                fields["item"][row, : len(one.item_row_K)] = one.item_row_K
+                fields["begin"][row] = self._map.begin(one.slot)
+                fields["length"][row] = one.length
+                fields["time"][row] = one.request_time
+                fields["surface"][row] = one.surface
+            call.launch()
+            probability_BKA = call.result()
+            for row, place in enumerate(places):
+                scored[place] = probability_BKA[row, : len(rows[place].item_row_K)].copy()
+        return [scored[place] for place in range(len(rows))]
+
+    def _make_call(self, bucket: Bucket) -> StaticCall:
+        batch = (bucket.batch,)
+        fields = {
+            "item": Field((bucket.batch, bucket.size)),
+            "begin": Field(batch, blank=self._map.nobody),
+            "length": Field(batch, blank=1),
+            "time": Field(batch),
+            "surface": Field(batch),
+        }
+        return StaticCall(self._score, Packing(fields), self._parts.device)
+
+    def _score(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities [B, K, A] in float32."""
+        token_BKC = self._tokens(self._parts.items(fields["item"]), fields["time"], fields["surface"])
+        hidden_BKC = self._slotted.candidates(token_BKC, fields["begin"], fields["length"])
+        return torch.sigmoid(self._head(hidden_BKC).float())
