@@ -1,7 +1,7 @@
 """Encodes events of several requests in one forward, whatever their number; both model nodes use it.
 
 Shapes: B requests, N events of one history, X positions of all requests one after another, K candidates,
-L layers, H heads, T positions (BOS first), D head width, E item width, C hidden width.
+L layers, H heads, T positions (BOS first), D head width, V items, E item width, C hidden width.
 """
 
 from collections.abc import Callable, Sequence
@@ -106,10 +106,14 @@ class HistoryEncoder:
         )
 
 
-def pad_vectors(rows: Sequence[Floats], step: int) -> Tensor:
-    """Matrices [K, E] of different K to one [B, K', E], K' the next multiple of `step`, padded with zeros."""
+def gather_vectors(vector_VE: Floats, rows: Sequence[Int64s], step: int) -> Tensor:
+    """Vectors of item rows [K] of different K, as one [B, K', E], K' the next multiple of `step`.
+
+    Shorter rows are padded with the vector of item 0, which nothing reads. Rows must be below V and not
+    negative, as `check_sizes` sees to.
+    """
     width = max(step, -(-max(len(row) for row in rows) // step) * step)
-    padded = np.zeros((len(rows), width, rows[0].shape[1]), np.float32)
+    row_BK = np.zeros((len(rows), width), np.int64)
     for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return torch.from_numpy(padded)
+        row_BK[index, : len(row)] = row
+    return torch.from_numpy(vector_VE.take(row_BK, axis=0))

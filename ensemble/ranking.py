@@ -25,7 +25,7 @@ from ensemble.contract import (
     stamp_bundle,
     unstack_histories,
 )
-from ensemble.encoding import HistoryEncoder, pad_vectors
+from ensemble.encoding import HistoryEncoder, gather_vectors
 from ensemble.kv_pool import Handle, MappedPool, PoolDirectory, slot_layout
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.prefix_cache import ScratchHistories
@@ -44,7 +44,6 @@ class RankingRow:
     """One user's candidates, and the history to fall back on when the slot is gone."""
 
     candidate_row_K: Int64s
-    vector_KE: Floats
     origin_K: NDArray[np.int32]
     handle: Handle
     history: History
@@ -68,7 +67,11 @@ class Ranked:
 
 
 class RankingNode:
-    """Reads the retrieval node's slots in place, and encodes the history itself where there is none."""
+    """Reads the retrieval node's slots in place, and encodes the history itself where there is none.
+
+    Candidates come as item rows. Their vectors are those of `items.safetensors`, which were indexed: an index
+    may hold them coarser.
+    """
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
@@ -92,7 +95,7 @@ class RankingNode:
         """Rows of one request.
 
         Raises:
-            InvalidInputError: more events or candidates than a request may have, or vectors of another width.
+            InvalidInputError: more events or candidates than a request may have, or rows of no item.
             BundleMismatchError: another node of the graph served another bundle.
         """
         check_bundle(arrays, self._bundle.id)
@@ -103,7 +106,6 @@ class RankingNode:
             rows.append(
                 RankingRow(
                     candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
-                    vector_KE=arrays["CANDIDATE_VECTORS"][user][kept],
                     origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
                     handle=Handle.from_array(arrays["KV_HANDLE"][user]),
                     history=history,
@@ -178,13 +180,13 @@ class RankingNode:
     def _score(self, rows: Sequence[RankingRow], past_L2HTD: list[Tensor]) -> list[Floats]:
         """Action probabilities [K, A] of every row."""
         probability_BKA = self._graph(
-            pad_vectors([row.vector_KE for row in rows], CANDIDATE_STEP),
+            gather_vectors(self._vocabulary.vector_VE, [row.candidate_row_K for row in rows], CANDIDATE_STEP),
             torch.tensor([row.request_time for row in rows]),
             torch.tensor([row.surface for row in rows]),
             past_L2HTD,
         ).numpy()
         return [
-            probability_KA[: len(row.vector_KE)]
+            probability_KA[: len(row.candidate_row_K)]
             for row, probability_KA in zip(rows, probability_BKA, strict=True)
         ]
 
