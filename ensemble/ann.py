@@ -1,4 +1,4 @@
-"""The `ann` node: query embeddings to candidates with their vectors.
+"""The `ann` node: query embeddings to candidates.
 
 Shapes: B users of one request, Q query embeddings of one row, X item rows, K candidates, E item width.
 """
@@ -43,26 +43,20 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Items found, best first, with the vectors that the embedder gave them."""
+    """Items found, best first."""
 
     item_row_K: Int64s
-    vector_KE: Floats
     origin_K: NDArray[np.int32]
     """Which query embedding found the item first, as `QueryPlan.origins` numbers them."""
 
 
 class AnnNode:
-    """Inner-product search over the embedder's outputs.
-
-    Ranking gets the vectors of `items.safetensors`: an index may hold them coarser, and both stages score
-    identical ones.
-    """
+    """Inner-product search over the embedder's outputs."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._exclude_seen = settings.exclude_seen
         self._index = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
-        self._vector_VE = loaded.vocabulary().vector_VE
         self.metrics = CollectorRegistry()
         self._candidates = Histogram(
             "unipinrec_candidates", "Candidates found for a user", buckets=FOUND, registry=self.metrics
@@ -104,7 +98,6 @@ class AnnNode:
         """The node's output tensors for one request."""
         return {
             "CANDIDATE_ITEMS": stack([row.item_row_K for row in rows], PADDING),
-            "CANDIDATE_VECTORS": stack([row.vector_KE for row in rows], 0),
             "CANDIDATE_ORIGINS": stack([row.origin_K for row in rows], 0),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
@@ -125,4 +118,4 @@ class AnnNode:
             kept.append(np.flatnonzero(allowed_X)[:budget])
             taken = np.concatenate([taken, item_row_X[kept[-1]]])
         query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
-        return Candidates(taken, self._vector_VE[taken], row.origin_Q[query_K])
+        return Candidates(taken, row.origin_Q[query_K])

@@ -74,7 +74,7 @@ class RetrievalNode:
         """Rows of one request.
 
         Raises:
-            InvalidInputError: more events than a history may have.
+            InvalidInputError: more events than a history may have, or rows of no item.
             BundleMismatchError: the request was assembled for another bundle.
         """
         check_bundle(arrays, self._bundle.id)

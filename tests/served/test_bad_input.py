@@ -275,7 +275,12 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
             np.zeros((1, 129), np.int64),
             "EVENT_ITEMS has 129 values; allowed: 1 to 128",
         ),
-        ("retrieval", "EVENT_ITEMS", int64(ITEMS), "EVENT_ITEMS has an unknown row; allowed: -1 to 399"),
+        (
+            "retrieval",
+            "EVENT_ITEMS",
+            int64(ITEMS),
+            "EVENT_ITEMS is 400 at user 0, place 0; allowed: 0 to 399",
+        ),
         ("retrieval", "NUM_RESULTS", int32(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
         ("retrieval", "OUTCOME_WEIGHTS", floats(1, -1, 0), "OUTCOME_WEIGHTS is wrong; allowed: 3 finite, 0"),
         ("ann", "QUERY_BUDGETS", int64(129), "QUERY_BUDGETS adds up to 129; allowed: 1 to 128"),
@@ -285,28 +290,60 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
             np.zeros((1, 1, 3), np.float32),
             "QUERY_EMBEDDINGS has width 3; allowed: 32",
         ),
+        ("ranking", "EVENT_ITEMS", int64(-2), "EVENT_ITEMS is -2 at user 0, place 0; allowed: 0 to 399"),
+        (
+            "ranking",
+            "CANDIDATE_ITEMS",
+            int64(7, ITEMS),
+            "CANDIDATE_ITEMS is 400 at user 0, place 1; allowed: 0 to 399, and -1 for padding",
+        ),
+        (
+            "ranking",
+            "CANDIDATE_ITEMS",
+            int64(-2, 7),
+            "CANDIDATE_ITEMS is -2 at user 0, place 0; allowed: 0 to 399, and -1 for padding",
+        ),
+        (
+            "ranking",
+            "CANDIDATE_ITEMS",
+            np.zeros((1, 129), np.int64),
+            "CANDIDATE_ITEMS has 129 values; allowed: 1 to 128",
+        ),
+        (
+            "ranking",
+            "CANDIDATE_ITEMS",
+            int64(7),
+            "CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same",
+        ),
     ],
 )
 def test_inner_nodes_refuse_what_no_node_would_send(
     server: EmbeddedServer, exported: Exported, node: str, name: str, array: NDArray[Any], message: str
 ) -> None:
+    asked = {
+        "EVENT_ITEMS": int64(0),
+        "EVENT_ACTIONS": int64(1),
+        "EVENT_TIMESTAMPS": int64(5),
+        "EVENT_SURFACES": int64(0),
+        "REQUEST_TIME": int64(NOW),
+        "SURFACE": int32(0),
+        "NUM_RESULTS": int32(5),
+    }
     tensors = {
-        "retrieval": {
-            "EVENT_ITEMS": int64(0),
-            "EVENT_ACTIONS": int64(1),
-            "EVENT_TIMESTAMPS": int64(5),
-            "EVENT_SURFACES": int64(0),
-            "REQUEST_TIME": int64(NOW),
-            "SURFACE": int32(0),
-            "NUM_RESULTS": int32(5),
-            "OUTCOME_WEIGHTS": floats(1, 0, 0),
-        },
+        "retrieval": asked | {"OUTCOME_WEIGHTS": floats(1, 0, 0)},
         "ann": {
             "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
             "QUERY_BUDGETS": int64(5),
             "QUERY_ORIGINS": int32(0),
             "SEEN_ITEMS": int64(-1),
             "EXCLUDED_ITEMS": int64(-1),
+        },
+        "ranking": asked
+        | {
+            "CANDIDATE_ITEMS": int64(7, 8),
+            "CANDIDATE_ORIGINS": int32(0, 0),
+            "KV_HANDLE": int64(0, 0, 0, 0, 0, 0),
+            "UTILITY_WEIGHTS": floats(1, 0, 0),
         },
     }[node]
     bundle = {"BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_)}

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ensemble.contract import BundleMismatchError
+from ensemble.contract import BundleMismatchError, InvalidInputError
+from ensemble.encoding import gather_vectors
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.retrieval import RetrievalNode
-from tests.conftest import Exported
+from tests.conftest import ITEMS, Exported
 from tests.unit.node_chain import (
     MAX_HISTORY,
+    NOW,
     WINDOW_BLOCK,
     Chain,
     assert_same_answers,
@@ -23,6 +25,7 @@ from tests.unit.node_chain import (
     surface_of,
     users_of_many_lengths,
 )
+from unipinrec.offline import OfflineRecommender, OfflineRequest
 
 
 def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
@@ -42,6 +45,17 @@ def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
         assert np.abs(answers["ACTION_PROBS"][row] - answer.probability_KA).max() < 1e-5
         assert np.abs(answers["SCORES"][row] - answer.score_K).max() < 1e-5
     assert sources(answers) == ["prefill"] * len(users)
+
+
+@pytest.mark.parametrize(("lengths", "width"), [([0], 16), ([1, 16], 16), ([3, 0, 17], 32)])
+def test_candidates_of_a_batch_get_the_vectors_of_their_rows(lengths: list[int], width: int) -> None:
+    draw = np.random.default_rng(width)
+    vector_VE = draw.normal(size=(40, 3)).astype(np.float32)
+    rows = [draw.integers(40, size=length) for length in lengths]
+    gathered = gather_vectors(vector_VE, rows, 16)
+    assert gathered.shape == (len(lengths), width, 3)
+    for vector_KE, row in zip(gathered.tolist(), rows, strict=True):
+        assert vector_KE[: len(row)] == [vector_VE[item].tolist() for item in row]
 
 
 @pytest.mark.parametrize("num_results", [1, 5, 128])
@@ -170,3 +184,60 @@ def test_every_node_refuses_what_another_bundle_made(
     message = f"^BUNDLE_ID is older-00; this node serves {loaded.id}"
     with pytest.raises(BundleMismatchError, match=message):
         getattr(long_lived, node).parse(tensors)
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [("retrieval", "EVENT_ITEMS"), ("ranking", "EVENT_ITEMS"), ("ranking", "CANDIDATE_ITEMS")],
+)
+@pytest.mark.parametrize("row", [ITEMS, -2, 2**62, -(2**62)])
+def test_rows_of_no_item_are_refused(
+    long_lived: Chain, exported: Exported, node: str, name: str, row: int
+) -> None:
+    users = users_of_many_lengths(exported)[:2]
+    tensors = long_lived.before_ranking(stored(exported, users))
+    tensors[name] = tensors[name].copy()
+    tensors[name][1, 2] = row
+    message = f"^{name} is {row} at user 1, place 2; allowed: 0 to 399, and -1 for padding$"
+    with pytest.raises(InvalidInputError, match=message):
+        getattr(long_lived, node).parse(tensors)
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [("retrieval", "EVENT_ITEMS"), ("ranking", "EVENT_ITEMS"), ("ranking", "CANDIDATE_ITEMS")],
+)
+def test_padding_before_an_item_is_refused(
+    long_lived: Chain, exported: Exported, node: str, name: str
+) -> None:
+    tensors = long_lived.before_ranking(stored(exported, users_of_many_lengths(exported)[:1]))
+    tensors[name] = tensors[name].copy()
+    tensors[name][0, 0] = -1
+    with pytest.raises(
+        InvalidInputError, match=f"^{name} is -1 before another item; allowed: padding at the"
+    ):
+        getattr(long_lived, node).parse(tensors)
+
+
+def test_the_first_and_the_last_item_are_ranked_as_offline_pytorch_ranks_them(
+    long_lived: Chain, exported: Exported
+) -> None:
+    history, ends = made_up(4, 9), np.array([0, ITEMS - 1])
+    tensors = long_lived.before_ranking(inline(exported, history, 1))
+    tensors["CANDIDATE_ITEMS"] = ends[None]
+    tensors["CANDIDATE_ORIGINS"] = np.zeros((1, 2), np.int32)
+    ranked = long_lived.rank(tensors)
+    (expected_KA,) = OfflineRecommender(exported.model).action_probabilities(
+        [OfflineRequest(history=history, request_time=NOW, surface=1)], [ends]
+    )
+    order = np.argsort(ranked["ITEM_IDS"][0])
+    assert ranked["ITEM_IDS"][0, order].tolist() == exported.dataset.item_ids_V[ends].tolist()
+    assert np.abs(ranked["ACTION_PROBS"][0, order] - expected_KA.numpy()).max() < 1e-5
+
+
+def test_candidates_and_their_origins_must_be_as_many(long_lived: Chain, exported: Exported) -> None:
+    tensors = long_lived.before_ranking(stored(exported, [0]))
+    tensors["CANDIDATE_ORIGINS"] = tensors["CANDIDATE_ORIGINS"][:, 1:]
+    message = "^CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same$"
+    with pytest.raises(InvalidInputError, match=message):
+        long_lived.ranking.parse(tensors)
