@@ -33,8 +33,8 @@ tables: install ## Turn the reports of make eval into docs/results.md
 bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minutes; [QUICK=1] four
 	$(BIN)/unipinrec bench $(if $(QUICK),--quick)
 
-bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour
-	$(BIN)/unipinrec bench-ann
+bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour; [ARGS='--device cuda']
+	$(BIN)/unipinrec bench-ann $(ARGS)
 
 bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: two minutes
 	$(BIN)/unipinrec bench-growth

@@ -1,19 +1,25 @@
 """Recall, latency, build time and size of every kind of item index, against exact search in NumPy.
 
+On a GPU latencies hold the transfers too: queries come from host memory and answers go there.
+
 Shapes: V items, Q queries, E width, K nearest, X left-out items.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
+import torch
 
 from benchmarks.synthetic_vectors import GENERATOR, LEARNED_NOISE, Floats, draw_clustered
 from ensemble.contract import Int64s
-from ensemble.item_search import ItemSearch
+from ensemble.fetching_search import FetchingSearch, keep_first
+from ensemble.gpu_item_search import CAGRA_FROM, CAGRA_SEARCH, GpuIndex, has_cagra, move_to_gpu
+from ensemble.item_search import ItemSearch, NearestItems
 from experiments.report import Machine
 from export.item_index import (
     EXACT_UP_TO,
@@ -39,8 +45,23 @@ BUDGET = 128
 LEFT_OUT = 500
 NOTHING: Int64s = np.empty(0, np.int64)
 
+Device = Literal["cpu", "cuda"]
+GpuKind = Literal["flat", "ivf", "cagra"]
+
+GPU_KINDS: dict[IndexKind, GpuKind] = {"flat": "flat", "hnsw": "cagra", "ivf_hnsw": "ivf"}
+"""What a bundle's index becomes on a GPU; `sq8` becomes `flat` too."""
+
 Search = Callable[[int], object]
 """Does the search for one query, given its number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """Where an index keeps how much it searches."""
+
+    holder: Any
+    attribute: str
+    name: str
 
 
 class Latency(Config):
@@ -54,7 +75,7 @@ class Point(Config):
     """One setting of the search parameter, for `INDEX_TUNED_FOR` items."""
 
     parameter: str
-    """`efSearch`, `nprobe`, or empty for an index that compares every item."""
+    """`efSearch`, `nprobe`, `itopk_size`, or empty for an index that compares every item."""
     value: int
     stored: bool
     """Whether this is what the index stores, and so what is served."""
@@ -67,27 +88,35 @@ class Point(Config):
 class LeftOut(Config):
     """The `LEFT_OUT` nearest items left out of a search for the `BUDGET` nearest others: the hardest case."""
 
-    recall_skipped: float
-    """Left-out items skipped inside the search, as served."""
-    skipped: Latency
+    recall_skipped: float | None
+    """Left-out items skipped inside the search, as served on the CPU; none on a GPU, which cannot."""
+    skipped: Latency | None
     recall_fetched: float
-    """As many more fetched, and the left-out ones dropped."""
+    """As many more fetched, and the left-out ones dropped, as served on a GPU."""
     fetched: Latency
 
 
 class Measured(Config):
     """One kind of index over one catalogue."""
 
-    kind: IndexKind
+    kind: IndexKind | GpuKind
+    device: Device = "cpu"
     items: int
     build_seconds: float
-    index_bytes: int
+    """On a GPU what a node takes at its start, from the bundle's index in memory."""
+    index_bytes: int | None
+    """Of the file; none on a GPU."""
     points: tuple[Point, ...]
     left_out: LeftOut
     gathered: Latency
     """Search, and the vectors found out of the array of all: as served."""
-    reconstructed: Latency
-    """Search, and the vectors found out of the index."""
+    reconstructed: Latency | None
+    """Search, and the vectors found out of the index; none on a GPU."""
+
+    @property
+    def name(self) -> str:
+        """The kind, and where it is when that is a GPU."""
+        return self.kind if self.device == "cpu" else f"{self.kind} on GPU"
 
     @property
     def served(self) -> Point:
@@ -107,11 +136,17 @@ class AnnReport(Config):
     timed_queries: int = TIMED_QUERIES
     seed: int = SEED
     machine: Machine
+    gpu: str | None = None
     faiss: str
     build_threads: int = 1
     search_threads: int = 1
     parameters: dict[str, int]
     measured: tuple[Measured, ...]
+
+    @property
+    def where(self) -> str:
+        """The processor, and the GPU if one was used."""
+        return self.machine.processor if self.gpu is None else f"{self.machine.processor}, {self.gpu}"
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
@@ -119,23 +154,30 @@ class AnnReport(Config):
         path.write_text(self.model_dump_json(indent=1) + "\n")
 
 
-def measure(sizes: Sequence[int], report: Callable[[str], None], noise: float = LEARNED_NOISE) -> AnnReport:
-    """Every kind at every size; `report` gets one line for every index."""
+def measure(
+    sizes: Sequence[int],
+    report: Callable[[str], None],
+    noise: float = LEARNED_NOISE,
+    device: Device = "cpu",
+) -> AnnReport:
+    """Every kind at every size, with `cuda` on the GPU too; `report` gets one line for every index."""
     measured = []
+    kinds = _gpu_kinds(report) if device == "cuda" else {}
     for items in sizes:
         report(f"{items:,} items x {WIDTH}: drawing vectors, searching exactly in NumPy")
         vector_VE, query_QE = draw_clustered(items, QUERIES, WIDTH, SEED, noise)
         nearest_QK = search_exactly(vector_VE, query_QE, min(items, BUDGET + LEFT_OUT))
         for kind in INDEX_KINDS:
-            found = _measure(kind, vector_VE, query_QE, nearest_QK)
-            measured.append(found)
-            report(
-                f"{items:,} items, {kind}: built in {found.build_seconds:.1f} s, "
-                f"recall@100 {found.served.recall_at_100:.4f}, {found.served.single.median_ms:.2f} ms"
-            )
+            for found in _measure(kind, kinds.get(kind), vector_VE, query_QE, nearest_QK):
+                measured.append(found)
+                report(
+                    f"{items:,} items, {found.name}: built in {found.build_seconds:.1f} s, "
+                    f"recall@100 {found.served.recall_at_100:.4f}, {found.served.single.median_ms:.2f} ms"
+                )
     return AnnReport(
         noise=noise,
         machine=Machine.here().model_copy(update={"threads": 1}),
+        gpu=_gpu_name() if kinds else None,
         faiss=f"{faiss.__version__} ({faiss.get_compile_options().strip()})",
         parameters={
             "M": HNSW_NEIGHBOURS,
@@ -144,22 +186,47 @@ def measure(sizes: Sequence[int], report: Callable[[str], None], noise: float = 
             "nprobe": IVF_PROBES,
             "k_means_items_per_list": IVF_SAMPLE,
             "exact_up_to": EXACT_UP_TO,
+            "itopk_size": CAGRA_SEARCH,
         },
         measured=tuple(measured),
     )
 
 
-def _measure(kind: IndexKind, vector_VE: Floats, query_QE: Floats, nearest_QK: Int64s) -> Measured:
+def _gpu_kinds(report: Callable[[str], None]) -> dict[IndexKind, GpuKind]:
+    if has_cagra():
+        return GPU_KINDS
+    report("cagra is left out: this FAISS is built without cuVS (faiss-gpu-cuvs)")
+    return {kind: on_gpu for kind, on_gpu in GPU_KINDS.items() if on_gpu != "cagra"}
+
+
+def _gpu_name() -> str:
+    """FAISS does not tell it, and PyTorch only where it is built for CUDA."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "a GPU that PyTorch cannot name"
+
+
+def _measure(
+    kind: IndexKind, gpu_kind: GpuKind | None, vector_VE: Floats, query_QE: Floats, nearest_QK: Int64s
+) -> Iterator[Measured]:
+    """One kind on the CPU, and what it becomes on the GPU if asked for."""
     began = time.perf_counter()
     index = build_index(kind, vector_VE)
     build_seconds = time.perf_counter() - began
     faiss.omp_set_num_threads(1)
-    wanted = INDEX_TUNED_FOR
-    search = ItemSearch(index)
+    yield _on_cpu(kind, index, build_seconds, vector_VE, query_QE, nearest_QK)
+    # A CAGRA graph needs more items than its nodes have neighbours.
+    if gpu_kind is not None and (gpu_kind != "cagra" or len(vector_VE) >= CAGRA_FROM):
+        yield _on_gpu(gpu_kind, index, vector_VE, query_QE, nearest_QK)
 
-    def gather(query: int) -> object:
-        found_1K = search.nearest(query_QE[query : query + 1], wanted, NOTHING)
-        return vector_VE[found_1K]
+
+def _on_cpu(
+    kind: IndexKind,
+    index: Any,
+    build_seconds: float,
+    vector_VE: Floats,
+    query_QE: Floats,
+    nearest_QK: Int64s,
+) -> Measured:
+    search, wanted = ItemSearch(index), INDEX_TUNED_FOR
 
     def reconstruct(query: int) -> object:
         return index.search_and_reconstruct(query_QE[query : query + 1], wanted)
@@ -169,35 +236,58 @@ def _measure(kind: IndexKind, vector_VE: Floats, query_QE: Floats, nearest_QK: I
         items=len(vector_VE),
         build_seconds=build_seconds,
         index_bytes=faiss.serialize_index(index).nbytes,
-        points=tuple(_sweep(index, query_QE, nearest_QK[:, :wanted])),
-        left_out=_leave_out(index, query_QE, nearest_QK),
-        gathered=_time(gather),
+        points=tuple(_sweep(search, _tunable(index), query_QE, nearest_QK[:, :wanted])),
+        left_out=_leave_out(search, query_QE, nearest_QK, skips=True),
+        gathered=_gather(search, vector_VE, query_QE),
         reconstructed=_time(reconstruct),
     )
 
 
-def _sweep(index: Any, query_QE: Floats, nearest_QK: Int64s) -> list[Point]:
-    holder, name = _search_parameter(index)
-    if not name:
-        return [_point(index, query_QE, nearest_QK, "", 0, stored=True)]
-    stored, points = getattr(holder, name), []
+def _on_gpu(kind: GpuKind, index: Any, vector_VE: Floats, query_QE: Floats, nearest_QK: Int64s) -> Measured:
+    began = time.perf_counter()
+    on_gpu = move_to_gpu(index, vector_VE)
+    build_seconds = time.perf_counter() - began
+    search = FetchingSearch(on_gpu.fetch, on_gpu.most, ItemSearch(index))
+    return Measured(
+        kind=kind,
+        device="cuda",
+        items=len(vector_VE),
+        build_seconds=build_seconds,
+        index_bytes=None,
+        points=tuple(_sweep(search, _tunable(on_gpu), query_QE, nearest_QK[:, :INDEX_TUNED_FOR])),
+        left_out=_leave_out(search, query_QE, nearest_QK, skips=False),
+        gathered=_gather(search, vector_VE, query_QE),
+        reconstructed=None,
+    )
+
+
+def _tunable(index: Any) -> Tunable | None:
+    """None for an index that compares every item."""
+    if isinstance(index, GpuIndex):
+        return Tunable(index, "value", index.parameter) if index.parameter else None
+    if isinstance(index, faiss.IndexHNSW):
+        return Tunable(index.hnsw, "efSearch", "efSearch")
+    return Tunable(index, "nprobe", "nprobe") if isinstance(index, faiss.IndexIVF) else None
+
+
+def _sweep(
+    search: NearestItems, tunable: Tunable | None, query_QE: Floats, nearest_QK: Int64s
+) -> list[Point]:
+    if tunable is None:
+        return [_point(search, query_QE, nearest_QK, "", 0, stored=True)]
+    stored, points = getattr(tunable.holder, tunable.attribute), []
     for factor in SWEEP:
         value = round(stored * factor)
-        setattr(holder, name, value)
-        points.append(_point(index, query_QE, nearest_QK, name, value, stored=value == stored))
-    setattr(holder, name, stored)
+        setattr(tunable.holder, tunable.attribute, value)
+        points.append(_point(search, query_QE, nearest_QK, tunable.name, value, stored=value == stored))
+    setattr(tunable.holder, tunable.attribute, stored)
     return points
 
 
-def _search_parameter(index: Any) -> tuple[Any, str]:
-    """Where the index stores how much it searches, and under which name."""
-    if isinstance(index, faiss.IndexHNSW):
-        return index.hnsw, "efSearch"
-    return index, "nprobe" if isinstance(index, faiss.IndexIVF) else ""
-
-
-def _point(index: Any, query_QE: Floats, nearest_QK: Int64s, name: str, value: int, *, stored: bool) -> Point:
-    search, wanted = ItemSearch(index), nearest_QK.shape[1]
+def _point(
+    search: NearestItems, query_QE: Floats, nearest_QK: Int64s, name: str, value: int, *, stored: bool
+) -> Point:
+    wanted = nearest_QK.shape[1]
 
     def one(query: int) -> object:
         return search.nearest(query_QE[query : query + 1], wanted, NOTHING)
@@ -216,25 +306,37 @@ def _point(index: Any, query_QE: Floats, nearest_QK: Int64s, name: str, value: i
     )
 
 
-def _leave_out(index: Any, query_QE: Floats, nearest_QK: Int64s) -> LeftOut:
-    search = ItemSearch(index)
+def _gather(search: NearestItems, vector_VE: Floats, query_QE: Floats) -> Latency:
+    def gather(query: int) -> object:
+        found_1K = search.nearest(query_QE[query : query + 1], INDEX_TUNED_FOR, NOTHING)
+        return vector_VE[found_1K]
+
+    return _time(gather)
+
+
+def _leave_out(search: NearestItems, query_QE: Floats, nearest_QK: Int64s, *, skips: bool) -> LeftOut:
     left_out_QX, expected_QK = nearest_QK[:TIMED_QUERIES, :LEFT_OUT], nearest_QK[:TIMED_QUERIES, LEFT_OUT:]
     wanted = expected_QK.shape[1]
 
-    def skip(query: int) -> Int64s:
+    def as_served(query: int) -> Int64s:
         found_1K = search.nearest(query_QE[query : query + 1], wanted, left_out_QX[query])
         return found_1K.ravel()
 
     def fetch(query: int) -> Int64s:
-        found_X = search.nearest(query_QE[query : query + 1], LEFT_OUT + wanted, NOTHING).ravel()
-        return found_X[~np.isin(found_X, left_out_QX[query])][:wanted]
+        found_1X = search.nearest(query_QE[query : query + 1], LEFT_OUT + wanted, NOTHING)
+        return keep_first(found_1X, left_out_QX[query], wanted).ravel()
 
+    fetching = fetch if skips else as_served
     return LeftOut(
-        recall_skipped=recall([skip(query) for query in range(len(expected_QK))], expected_QK),
-        skipped=_time(skip),
-        recall_fetched=recall([fetch(query) for query in range(len(expected_QK))], expected_QK),
-        fetched=_time(fetch),
+        recall_skipped=_recall_of(as_served, expected_QK) if skips else None,
+        skipped=_time(as_served) if skips else None,
+        recall_fetched=_recall_of(fetching, expected_QK),
+        fetched=_time(fetching),
     )
+
+
+def _recall_of(search: Callable[[int], Int64s], expected_QK: Int64s) -> float:
+    return recall([search(query) for query in range(len(expected_QK))], expected_QK)
 
 
 def search_exactly(vector_VE: Floats, query_QE: Floats, count: int) -> Int64s:

@@ -8,7 +8,7 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks.ann import AnnReport, Measured
 
-MARKERS = {"flat": "s", "hnsw": "o", "ivf_hnsw": "^", "sq8": "D"}
+MARKERS = {"flat": "s", "hnsw": "o", "ivf_hnsw": "^", "sq8": "D", "ivf": "v", "cagra": "P"}
 
 
 def plot(report: AnnReport, path: Path) -> None:
@@ -26,9 +26,7 @@ def plot(report: AnnReport, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("recall@100")
     axes[0, 0].legend(fontsize=8)
-    figure.suptitle(
-        f"synthetic vectors x {report.width}, noise {report.noise}, {report.machine.processor}", fontsize=9
-    )
+    figure.suptitle(f"synthetic vectors x {report.width}, noise {report.noise}, {report.where}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -38,5 +36,5 @@ def _draw(axis: Axes, one: Measured) -> None:
     milliseconds = [point.single.median_ms for point in one.points]
     recall = [point.recall_at_100 for point in one.points]
     marker = MARKERS[one.kind]
-    (line,) = axis.plot(milliseconds, recall, marker=marker, fillstyle="none", label=one.kind)
+    (line,) = axis.plot(milliseconds, recall, marker=marker, fillstyle="none", label=one.name)
     axis.plot(one.served.single.median_ms, one.served.recall_at_100, marker=marker, color=line.get_color())

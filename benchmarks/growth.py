@@ -20,12 +20,14 @@ from pydantic import Field
 from torch import nn
 
 from benchmarks.synthetic_vectors import draw_clustered
-from ensemble.encoding import Continuation, HistoryEncoder
+from ensemble.cpu.encoder import HistoryEncoder
+from ensemble.cpu.shared_memory import SharedMemoryStorage, bytes_of
+from ensemble.engine import Continuation
 from ensemble.event_chain import EventChain
 from ensemble.item_search import ItemSearch
-from ensemble.kv_pool import KVPool, PoolDirectory, slot_layout
+from ensemble.kv_pool import KVPool, PoolDirectory
 from ensemble.prefix_cache import PrefixCache
-from ensemble.slot_storage import SHARED_MEMORY
+from ensemble.slot_storage import SHARED_MEMORY, SlotLayout
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from export.item_index import build_index, choose_kind

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble.ann import AnnNode
+from ensemble.cpu.engine import CpuEngine
+from ensemble.cpu.shared_memory import bytes_of
 from ensemble.history import HistoryNode
-from ensemble.kv_pool import slot_layout
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import Node
 from ensemble.ranking import RankingNode
 from ensemble.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
-from ensemble.slot_storage import SHARED_MEMORY, Precision
+from ensemble.slot_storage import SHARED_MEMORY, Precision, SlotLayout
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import HISTORIES, read_manifest

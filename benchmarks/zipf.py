@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigProto
 from benchmarks.compare import Comparison
 from benchmarks.target import UNIFIED
 from benchmarks.workload import ColdTraffic, EventSpace, ZipfTraffic
-from ensemble.kv_pool import slot_layout
+from ensemble.cpu.shared_memory import bytes_of
 from ensemble.launcher import MODEL_REPOSITORY
 from ensemble.settings import ServingSettings
 from unipinrec.config import ModelConfig

@@ -1,27 +1,34 @@
-"""How commands fail: one red line on stderr and exit code 2."""
+"""How commands fail: one red line on stderr and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
 from pydantic import ValidationError
 
+USAGE = 2
+"""Exit code of what the user can mend by other options or files."""
+
+NO_GPU = 3
+"""Exit code of what needs a GPU where there is none that can be used."""
+
 
 @contextmanager
-def one_line_errors(*expected: type[Exception]) -> Iterator[None]:
+def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[None]:
     """What the user can mend is said in one line; anything else keeps its traceback."""
     try:
         yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        _fail(f"{where} is {first['input']!r}; {first['msg']}" if where else first["msg"])
+        _fail(f"{where} is {first['input']!r}; {first['msg']}" if where else first["msg"], code)
     except OSError as error:
-        _fail(str(error))
+        _fail(str(error), code)
     except expected as error:
-        _fail(str(error))
+        _fail(str(error), code)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     typer.secho(message, fg="red", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(code)

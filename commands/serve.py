@@ -31,6 +31,9 @@ def serve(
     kv_precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8: what keys and values are kept in.")
     ] = None,
+    ann_device: Annotated[
+        str | None, typer.Option(help="cpu or cuda: where the item index is searched.")
+    ] = None,
     baseline: Annotated[
         bool,
         typer.Option(help="Serve recommend_separate too: ranking encodes the history again."),
@@ -58,6 +61,7 @@ def serve(
         "bundle": bundle and bundle.absolute(),
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
+        "ann_device": ann_device,
         "exclude_seen": exclude_seen,
         "trace_url": trace_url,
         "trace_rate": trace_rate,

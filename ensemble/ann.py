@@ -21,7 +21,8 @@ from ensemble.contract import (
     stack,
     stamp_bundle,
 )
-from ensemble.item_search import ItemSearch
+from ensemble.gpu_item_search import search_on_gpu
+from ensemble.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
@@ -56,7 +57,10 @@ class AnnNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._exclude_seen = settings.exclude_seen
-        self._index = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
+        on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
+        self._index: NearestItems = on_cpu
+        if settings.ann_device == "cuda":
+            self._index = search_on_gpu(on_cpu, loaded.vocabulary().vector_VE)
         self.metrics = CollectorRegistry()
         self._candidates = Histogram(
             "unipinrec_candidates", "Candidates found for a user", buckets=FOUND, registry=self.metrics

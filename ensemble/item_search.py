@@ -5,7 +5,7 @@ Shapes: V items, Q query embeddings, E item width, X left-out items, K items wan
 
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -14,11 +14,21 @@ from ensemble.contract import Floats, Int64s
 from unipinrec.bundle import INDEX_TUNED_FOR
 
 
+class NearestItems(Protocol):
+    """A search of the item index, wherever it is."""
+
+    items: int
+    """Items in the index."""
+
+    def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
+        """Item rows [Q, K] of largest inner product, best first, none of them left out."""
+
+
 class ItemSearch:
     """Rows of the nearest items."""
 
     def __init__(self, index: Any) -> None:
-        self._index = index
+        self.index = index
         self.items: int = index.ntotal
         self._all_items = np.full(ceil(self.items / 8), 255, np.uint8)
 
@@ -37,7 +47,7 @@ class ItemSearch:
         """
         found = min(count, self.items)
         parameters = self._parameters(found + len(left_out_X), self._selector(left_out_X))
-        item_row_QK: Int64s = self._index.search(query_QE, found, params=parameters)[1]
+        item_row_QK: Int64s = self.index.search(query_QE, found, params=parameters)[1]
         return item_row_QK
 
     def _selector(self, left_out_X: Int64s) -> Any:
@@ -54,10 +64,10 @@ class ItemSearch:
         seen little else.
         """
         effort = max(1.0, reach / INDEX_TUNED_FOR)
-        if isinstance(self._index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=ceil(self._index.hnsw.efSearch * effort))
-        if isinstance(self._index, faiss.IndexIVF):
-            probes = min(self._index.nlist, ceil(self._index.nprobe * effort))
+        if isinstance(self.index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=ceil(self.index.hnsw.efSearch * effort))
+        if isinstance(self.index, faiss.IndexIVF):
+            probes = min(self.index.nlist, ceil(self.index.nprobe * effort))
             return faiss.SearchParametersIVF(
                 sel=selector,
                 nprobe=probes,

@@ -50,6 +50,9 @@ class ServingSettings(BaseSettings):
     recent `max_history` in any case."""
     max_exclude: Annotated[int, Field(ge=0)] = 1024
     """Items that a request may exclude. Each makes the index search look further."""
+    ann_device: Literal["cpu", "cuda"] = "cpu"
+    """Where the item index is searched. `cuda` frees the processor, takes GPU memory beside the host's, needs
+    FAISS built for GPU, and builds a CAGRA graph at each start where the bundle's index is `hnsw`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """What the nodes log, one JSON object a line: with `INFO` each request by its id, with `WARNING` only
     what went wrong inside."""

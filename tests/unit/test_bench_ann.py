@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.ann import recall, search_exactly
+from benchmarks.ann import measure, recall, search_exactly
 from commands.app import app
 from experiments.report import Machine
+from tests.unit import gpu_stand_in
 
 
 def test_recall_is_the_mean_share_of_the_expected_items() -> None:
@@ -48,4 +49,44 @@ def test_sizes_that_cannot_be_measured_are_refused(tmp_path: Path, sizes: str) -
     result = CliRunner().invoke(app, ["bench-ann", f"--sizes={sizes}", "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert result.stderr.strip() == f"sizes is {sizes}; allowed: whole numbers from 628, with commas between"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpus_kinds_are_measured_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_stand_in.install(monkeypatch)
+    result = CliRunner().invoke(
+        app, ["bench-ann", "--sizes", "1100", "--device", "cuda", "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "ann.json").read_text())
+    assert report["gpu"]
+    assert [(one["kind"], one["device"]) for one in report["measured"]] == [
+        ("flat", "cpu"),
+        ("flat", "cuda"),
+        ("hnsw", "cpu"),
+        ("cagra", "cuda"),
+        ("ivf_hnsw", "cpu"),
+        ("ivf", "cuda"),
+        ("sq8", "cpu"),
+    ]
+    measured = {one["kind"]: one for one in report["measured"] if one["device"] == "cuda"}
+    assert measured["flat"]["left_out"]["recall_skipped"] is None
+    assert measured["flat"]["left_out"]["recall_fetched"] == 1.0
+    assert [point["value"] for point in measured["ivf"]["points"]] == [16, 32, 64, 128, 256]
+    assert [point["parameter"] for point in measured["cagra"]["points"]] == ["itopk_size"] * 5
+
+
+def test_cagra_is_left_out_where_faiss_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_stand_in.install(monkeypatch, cuvs=False)
+    told: list[str] = []
+    report = measure([700], told.append, device="cuda")
+    assert [one.kind for one in report.measured if one.device == "cuda"] == ["flat", "ivf"]
+    assert told[0] == "cagra is left out: this FAISS is built without cuVS (faiss-gpu-cuvs)"
+
+
+def test_without_a_gpu_one_line_and_exit_code_3_say_so(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["bench-ann", "--device", "cuda", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 3
+    assert result.stderr.startswith("device is cuda; FAISS ")
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -24,7 +24,6 @@ from ensemble.kv_pool import (
     KVPool,
     PoolDirectory,
     no_slot,
-    slot_layout,
 )
 from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, layout, mapped, put
 from unipinrec.config import preset

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.contract import BundleMismatchError, InvalidInputError
-from ensemble.encoding import gather_vectors
+from ensemble.cpu.scorer import gather_vectors
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.retrieval import RetrievalNode
 from tests.conftest import ITEMS, Exported

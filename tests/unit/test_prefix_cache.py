@@ -18,6 +18,7 @@ from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, PoolDirect
 from ensemble.prefix_cache import Encoded, PrefixCache
 from ensemble.slot_storage import SlotLayout
 from export.graphs import EncoderGraph
+from tests.unit.pool_content import content_of
 from unipinrec.config import preset
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start

@@ -1,8 +1,8 @@
 """Attention of a batch over slots of one memory, read in place by FlexAttention.
 
 All positions of all slots stand one after another. A row sees the beginning of its slot, found by where the
-slot begins and how far the row reaches; nothing is gathered, and lengths are data, so that one compiled kernel
-and one captured graph serve histories of any length.
+slot begins and how far the row reaches; nothing is gathered, and lengths are data, so that one compiled
+kernel and one captured graph serve histories of any length.
 
 Shapes: B rows, H heads, D head width, Q queries of a row, K candidates, P positions of the memory,
 I blocks of queries, J blocks of positions.

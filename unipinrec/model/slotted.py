@@ -1,7 +1,7 @@
 """The trunk's passes over slots of one memory, with shapes that do not depend on what the rows hold.
 
 Every row is padded to the same number of tokens, and where it stands is data: a pass of one shape can be
-compiled and captured once. `Trunk.extended` and `Trunk.candidates_over_slots` are the same over exact lengths.
+compiled and captured once. `Trunk.extended` and `Trunk.candidates_over_slots` do the same over exact lengths.
 
 Shapes: B rows, N new tokens of a row, K candidates, L layers, H heads, D head width, P positions of the
 memory, C hidden width, X tokens of all rows.
@@ -36,7 +36,7 @@ class SlottedTrunk:
     def __init__(
         self, trunk: Trunk, memory_L2HPD: Tensor, slot: int, compiled: Compile = lambda function: function
     ) -> None:
-        """`slot` is the room of a slot, a multiple of `BLOCK`; `compiled` makes the parts of a layer faster."""
+        """`slot` is the room of a slot, a multiple of `BLOCK`; `compiled` makes parts of a layer faster."""
         self._trunk = trunk
         self._memory_L2HPD = memory_L2HPD
         self._slot = slot
