@@ -161,6 +161,17 @@ def test_a_compiler_sees_one_graph_of_it(linear: PartedLinear) -> None:
     assert torch.equal(compiled(row_RI), layer(row_RI))
 
 
+@pytest.mark.parametrize(("begin", "end"), [(0, OUTPUTS), (32, OUTPUTS)])
+def test_operands_lie_in_memory_as_cuda_wants_them(linear: PartedLinear, begin: int, end: int) -> None:
+    """Of tensors without data, PyTorch checks layouts, sizes and scales as it does on CUDA."""
+    layer = Float8Linear.of(linear).to("meta")
+    row_RI = torch.empty(INPUTS, 7, dtype=torch.bfloat16, device="meta").t()
+    output_RO = layer.part(row_RI, begin, end)
+    assert (output_RO.shape, output_RO.dtype) == ((7, end - begin), torch.bfloat16)
+    with pytest.raises(RuntimeError, match="mat2 must be col_major"):
+        Float8Linear(layer.weight_OI.t().contiguous().t(), layer.scale_O, layer.bias_O)(row_RI)
+
+
 def test_sizes_that_no_matrix_unit_takes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^in_features is 24; allowed: multiples of 16$"):
         Float8Linear.of(nn.Linear(24, 32))
