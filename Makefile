@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options loadtest capacity soak scale-check serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options bench-precision loadtest capacity soak scale-check serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench-growth: install ## Latency and memory against history, candidates, batch, 
 
 bench-options: install ## Other precisions, compilers and storage of keys and values, on the bundle of make demo
 	$(BIN)/unipinrec bench-options
+
+bench-precision: install ## What bfloat16 and 8-bit floating point cost in quality, on the checkpoint of make demo: four minutes
+	$(BIN)/unipinrec bench-precision
 
 loadtest: install ## Replay traffic on a server by Locust: make loadtest [ARGS='--rate 50 --shape spike'] [ARGS=--web]
 	$(BIN)/unipinrec loadtest $(ARGS)

@@ -8,6 +8,7 @@ try:
     from commands.bench_ann import bench_ann
     from commands.bench_growth import bench_growth
     from commands.bench_options import bench_options
+    from commands.bench_precision import bench_precision
     from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
@@ -36,6 +37,7 @@ app.command("bench")(bench)
 app.command("bench-ann")(bench_ann)
 app.command("bench-growth")(bench_growth)
 app.command("bench-options")(bench_options)
+app.command("bench-precision")(bench_precision)
 app.command("loadtest")(loadtest)
 app.command("capacity")(capacity)
 app.command("soak")(soak)

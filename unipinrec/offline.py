@@ -4,7 +4,7 @@ It shares no code with the serving nodes beyond the model: exact search by a mat
 index, the padded batch attention of training instead of the slots, sorting in PyTorch.
 
 Shapes: B users, N events, T = N + 1 positions, V items, K candidates, A actions, S steps, X outcomes asked
-for, O time offsets, Q query embeddings of one request, E item width.
+for, O time offsets, Q query embeddings of one request, E item width, L layers, H heads, D head width.
 """
 
 from collections.abc import Sequence
@@ -129,6 +129,13 @@ class OfflineRecommender:
         return [
             torch.sigmoid(logit_KA[: len(row)]) for logit_KA, row in zip(logit_BKA, candidates, strict=True)
         ]
+
+    @torch.no_grad()
+    def keys_and_values(self, requests: Sequence[OfflineRequest]) -> list[Tensor]:
+        """Keys and values [L, 2, H, T, D] of each request's history, exact in length."""
+        window = _Window(self._model, self._vector_VE, requests)
+        _, past_L2BHTD = window.encode()
+        return [past_L2BHTD[:, :, row, :, : end + 1] for row, end in enumerate(window.length_B.tolist())]
 
     def _queries(self, window: "_Window", outcome_X: Tensor) -> Tensor:
         """Query embeddings [B, X, O, E] after each window's last event."""

@@ -37,6 +37,8 @@ class RetrievalHead(nn.Module):
 
         Outcome A asks for no action in particular.
         """
+        # A trunk of fewer bits must not take the request's time down with it.
+        hidden = hidden.to(self.surface.weight.dtype)
         asked = hidden + self.surface(surface) + self.outcome(outcome) + self.offset(offset)
         time = self.absolute_time(timestamp, hidden.dtype)
         return F.normalize(self.project(torch.cat([asked, time], dim=-1)), dim=-1)
@@ -56,5 +58,6 @@ class RankingHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., C] to logits [..., A]."""
-        inner = F.gelu(self.inner(hidden)).unflatten(-1, [self.num_actions, -1])
+        # The sum over hidden units is in the dtype of its weights, which may be finer than the trunk's.
+        inner = F.gelu(self.inner(hidden).to(self.outer.dtype)).unflatten(-1, [self.num_actions, -1])
         return (inner * self.outer).sum(-1) + self.bias

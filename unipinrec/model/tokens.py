@@ -107,7 +107,9 @@ class Tokenizer(nn.Module):
         gap: Tensor,
         surface: Tensor,
     ) -> Tensor:
-        hot = multi_hot_actions(actions, masked, self.num_actions).to(vector.dtype)
-        time = self.absolute_time(timestamp, vector.dtype)
-        joined = torch.cat([vector, self.action(hot), time, gap.to(vector.dtype)], dim=-1)
-        return self.project(joined) + self.surface(surface)
+        # Features have the dtype of the layers that make them, which may be finer than the projection's.
+        dtype = self.action.weight.dtype
+        hot = multi_hot_actions(actions, masked, self.num_actions).to(dtype)
+        time = self.absolute_time(timestamp, dtype)
+        joined = torch.cat([vector.to(dtype), self.action(hot), time, gap.to(dtype)], dim=-1)
+        return self.project(joined.to(self.project.weight.dtype)) + self.surface(surface)

@@ -16,6 +16,7 @@ from unipinrec.model.attention import (
     causal_attention,
     continued_attention,
 )
+from unipinrec.model.linear import PartedLinear
 
 ROW_STEP = 16
 """Packed rows are padded to multiples of this. No lone last row then takes another kernel, which would round
@@ -29,7 +30,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(config.width)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.qkv = PartedLinear(config.width, 3 * config.width)
         self.output = nn.Linear(config.width, config.width)
         self.feedforward_norm = nn.LayerNorm(config.width)
         self.feedforward = nn.Sequential(
@@ -49,15 +50,14 @@ class Block(nn.Module):
     def keys_and_values(self, token_BNC: Tensor) -> tuple[Tensor, Tensor]:
         """`project` without the queries: all that later positions need of a last layer."""
         batch, length, width = token_BNC.shape
-        weight, bias = self.qkv.weight[width:], self.qkv.bias[width:]
-        both = F.linear(self.attention_norm(token_BNC), weight, bias).view(batch, length, 2, self.heads, -1)
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        both = self.qkv.part(self.attention_norm(token_BNC), width, 3 * width)
+        key, value = both.view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
 
     def queries(self, token_BNC: Tensor) -> Tensor:
         """`project` without keys and values."""
         batch, length, width = token_BNC.shape
-        query = F.linear(self.attention_norm(token_BNC), self.qkv.weight[:width], self.qkv.bias[:width])
+        query = self.qkv.part(self.attention_norm(token_BNC), 0, width)
         return query.view(batch, length, self.heads, -1).transpose(1, 2)
 
     def finish(self, token_BNC: Tensor, attended_BHND: Tensor) -> Tensor:
