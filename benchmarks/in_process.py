@@ -20,6 +20,7 @@ import torch
 from benchmarks.caller import RequestMaker, Tensors
 from benchmarks.workload import ColdTraffic, EventSpace, Traffic, WarmTraffic
 from ensemble.ann import AnnNode
+from ensemble.cpu.engine import CpuEngine
 from ensemble.history import HistoryNode
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import Node

@@ -14,6 +14,7 @@ from benchmarks.workload import ColdTraffic, EventSpace, ZipfTraffic
 from ensemble.cpu.shared_memory import bytes_of
 from ensemble.launcher import MODEL_REPOSITORY
 from ensemble.settings import ServingSettings
+from ensemble.slot_storage import SlotLayout
 from unipinrec.config import ModelConfig
 
 ZIPF, COLD = "unified_zipf", "unified_cold_beside_zipf"

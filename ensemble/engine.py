@@ -98,8 +98,8 @@ EVENT_FIELDS = ("item", "actions", "timestamp", "previous", "surface")
 
 
 def event_columns(history: History, cached: int) -> tuple[Int64s, ...]:
-    """Item row, actions, timestamp, timestamp of the event before and surface, [X] each, of all positions from
-    `cached` on.
+    """Item row, actions, timestamp, timestamp of the event before and surface, [X] each, of all positions
+    from `cached` on.
 
     BOS, which stands before the events, has the fields of any item, which it does not read.
     """

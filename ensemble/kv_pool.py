@@ -277,8 +277,8 @@ class MappedPool:
 class PoolDirectory:
     """Finds the pool that a handle names, and maps it once.
 
-    A dead pool's memory lives on while it is mapped here, and its owner's successor may need the room: whoever
-    keeps a directory for long calls `forget_gone` now and then, as `watch` does.
+    A dead pool's memory lives on while it is mapped here, and its owner's successor may need the room:
+    whoever keeps a directory for long calls `forget_gone` now and then, as `watch` does.
     """
 
     def __init__(self, folder: Path, memory: PoolMemory = SHARED) -> None:

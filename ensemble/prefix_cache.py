@@ -59,9 +59,8 @@ class ScratchHistories:
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
         """See `HistoryCache`."""
         spare = range(self.storage.layout.slots, self.storage.layout.slots + len(histories))
-        self._encode(
-            self.storage, [Continuation(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
-        )
+        whole = [Continuation(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
+        self._encode(self.storage, whole)
         lengths = [len(history) + 1 for history in histories]
         self._computed += sum(lengths)
         return [

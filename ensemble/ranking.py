@@ -33,6 +33,7 @@ from unipinrec.data.history import History
 
 KV_SOURCES = ("prefill", "prefix", "recomputed")
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingRow:
     """One user's candidates, and the history to fall back on when the slot is gone."""

@@ -37,6 +37,18 @@ class ServingSettings(BaseSettings):
     kv_precision: Precision = "float32"
     """What keys and values are kept in: `float32` exactly as computed, `bfloat16` or `int8` rounded, for
     twice and nearly four times as many users in the same memory and a copy for each pass over them."""
+    gpu_precision: Literal["float32", "bfloat16", "float8"] = "bfloat16"
+    """What a GPU computes the trunk in. `float8` needs compute capability 8.9 and rounds the linear layers'
+    weights and inputs further; slots hold bfloat16 with it too. `float32` is for comparing."""
+    gpu_item_precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """What a GPU keeps the vectors of all items in, once for each of retrieval and ranking. Bfloat16 changes
+    nothing where the trunk computes in it, `int8` takes a quarter of the memory and rounds."""
+    gpu_graphs: bool = True
+    """Whether a GPU replays CUDA graphs, captured at start for every shape. Without them, starting is faster
+    and the launches of kernels limit the speed."""
+    gpu_compile: bool = True
+    """Whether layers are compiled for the GPU. Without it, starting takes seconds instead of minutes, and
+    attention computes every score of every slot: for small pools and for debugging only."""
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""

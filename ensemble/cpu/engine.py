@@ -45,7 +45,7 @@ class CpuEngine(SharedMemory):
     @cached_property
     def encode(self) -> HistoryEncoder:
         """See `Engine`."""
-        return HistoryEncoder(self._loaded.graph(bundle.ENCODER), self._vector_VE)
+        return HistoryEncoder(self._loaded.graph(bundle.ENCODER), self._vectors)
 
     def generate(
         self, storage: SharedMemoryStorage, asked: Sequence[Asked], places: Sequence[Place]
@@ -69,8 +69,8 @@ class CpuEngine(SharedMemory):
 
     @cached_property
     def _scorer(self) -> CandidateScorer:
-        return CandidateScorer(self._loaded.graph(bundle.RANKING_HEAD), self._vector_VE)
+        return CandidateScorer(self._loaded.graph(bundle.RANKING_HEAD), self._vectors)
 
     @cached_property
-    def _vector_VE(self) -> Floats:
+    def _vectors(self) -> Floats:
         return self._loaded.vocabulary().vector_VE

@@ -41,7 +41,9 @@ class QueryGenerator:
     ) -> list[Floats]:
         """Query embeddings [Q, E] of every request behind its encoded history, in generation order."""
         hidden_BC = torch.stack([storage.hidden(place.slot) for place in places])
-        scratch = [_Scratch(storage, place, plan.steps - 1) for place, plan in zip(places, plans, strict=True)]
+        scratch = [
+            _Scratch(storage, place, plan.steps - 1) for place, plan in zip(places, plans, strict=True)
+        ]
         previous = [one.last_event_time for one in asked]
         made: list[list[Floats]] = [[] for _ in plans]
         for step in range(max(plan.steps for plan in plans)):

@@ -24,8 +24,8 @@ Parts = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 class SharedMemoryStorage:
     """Slots in a file of a memory-backed file system, mapped by all processes that use it.
 
-    Spare slots, numbered behind the file's, are this process's own; they hold float32 and come into being when
-    they are asked for.
+    Spare slots, numbered behind the file's, are this process's own; they hold float32 and come into being
+    when they are asked for.
     """
 
     def __init__(self, path: Path | None, layout: SlotLayout) -> None:
@@ -125,9 +125,10 @@ class SharedMemoryStorage:
     def _spare_slot(self, slot: int) -> dict[str, Tensor]:
         place = slot - self.layout.slots
         while place >= len(self._spare):
-            precision = "float64" if self.layout.precision == "float64" else "float32"
-            parts = parts_of(replace(self.layout, slots=1, precision=precision))
-            self._spare.append({name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in parts.items()})
+            whole = replace(self.layout, slots=1)
+            parts = parts_of(whole if whole.precision == "float64" else replace(whole, precision="float32"))
+            made = {name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in parts.items()}
+            self._spare.append(made)
         return self._spare[place]
 
 

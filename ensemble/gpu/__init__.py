@@ -1,1 +1,1 @@
-"""What the nodes compute with on a GPU; all of it but `cuda_memory.py` and graph capture runs on a CPU too."""
+"""What the nodes compute with on a GPU; all but `cuda_memory.py` and the capture of graphs runs anywhere."""

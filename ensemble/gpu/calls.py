@@ -46,9 +46,7 @@ class Launches:
 class Calls:
     """A function's calls by shape."""
 
-    def __init__(
-        self, buckets: Buckets, make: Callable[[Bucket], StaticCall], launches: Launches
-    ) -> None:
+    def __init__(self, buckets: Buckets, make: Callable[[Bucket], StaticCall], launches: Launches) -> None:
         """Make and warm up every shape, the largest first."""
         self._buckets = buckets
         self._launches = launches

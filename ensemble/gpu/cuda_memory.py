@@ -105,8 +105,9 @@ class _Holder:
 
 def _give_back(device: int, release: str, pointer: int) -> None:
     # Kernels may still be reading; at the end of a process the driver does all of this itself.
-    for name, arguments in (("cudaSetDevice", (device,)), ("cudaDeviceSynchronize", ()), (release, (pointer,))):
-        _call(name, *arguments)
+    _call("cudaSetDevice", device)
+    _call("cudaDeviceSynchronize")
+    _call(release, pointer)
 
 
 def _call(name: str, *arguments: Any) -> Any:

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble.gpu.device_memory import DeviceAllocator, DeviceMemory
+from ensemble.gpu.device_memory import DeviceAllocator
 from ensemble.slot_storage import SlotLayout, SlotStorage
 from unipinrec.model.slot_attention import BLOCK
+
+ALIGNMENT = 256
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class PositionMap:
     """Spare slots, and scratch blocks: the most rows of a batch."""
     room: int
     """Positions of a slot, a multiple of `BLOCK`."""
+
+    @property
+    def rows(self) -> int:
+        """R; the last row belongs to nobody."""
+        return self.slots + self.spare + 1
 
     @property
     def positions(self) -> int:
@@ -56,17 +64,19 @@ class PositionMap:
 class DeviceStorage:
     """See `SlotStorage`: every slot's keys, values and hidden state are found by its number."""
 
-    def __init__(self, layout: SlotLayout, spare: int, allocator: DeviceAllocator, memory: DeviceMemory) -> None:
-        """The first `size` bytes of a memory."""
+    def __init__(
+        self, layout: SlotLayout, spare: int, allocator: DeviceAllocator, memory: Tensor, handle: str | None
+    ) -> None:
+        """Over the bytes of a memory, which other processes open by its handle."""
         self.layout = layout
         self.map = position_map(layout, spare)
         self._allocator = allocator
-        self._memory = memory
+        self._handle = handle
         hidden, values = _parts(layout, self.map)
         split = _bytes(hidden)
-        self.hidden_RC: Tensor = memory.bytes[:split].view(hidden[0]).view(hidden[1])
+        self.hidden_RC: Tensor = _view(memory[:split], hidden)
         """Hidden states after each slot's last position, in float32; the last row belongs to nobody."""
-        self.values_L2HPD: Tensor = memory.bytes[split : split + _bytes(values)].view(values[0]).view(values[1])
+        self.values_L2HPD: Tensor = _view(memory[split:], values)
 
     @classmethod
     def create(
@@ -77,8 +87,14 @@ class DeviceStorage:
         Raises:
             MemoryError: the device has no room for it.
         """
-        size = storage_bytes(layout, spare)
-        return cls(layout, spare, allocator, allocator.allocate(size, folder))
+        memory = allocator.allocate(storage_bytes(layout, spare), folder)
+        return cls(layout, spare, allocator, memory.bytes, memory.handle)
+
+    @classmethod
+    def private(cls, layout: SlotLayout, spare: int, allocator: DeviceAllocator) -> "DeviceStorage":
+        """Zeroed memory that no other process opens."""
+        memory = torch.zeros(storage_bytes(layout, spare), dtype=torch.uint8, device=allocator.device)
+        return cls(layout, spare, allocator, memory, None)
 
     @classmethod
     def open(cls, fields: Mapping[str, Any], allocator: DeviceAllocator) -> "DeviceStorage":
@@ -93,12 +109,7 @@ class DeviceStorage:
         layout = SlotLayout.of(fields)
         spare = int(fields["spare"])
         memory = allocator.open(fields["handle"], storage_bytes(layout, spare))
-        return cls(layout, spare, allocator, memory)
-
-    @property
-    def nobody(self) -> int:
-        """The row of the hidden states that belongs to nobody."""
-        return len(self.hidden_RC) - 1
+        return cls(layout, spare, allocator, memory.bytes, memory.handle)
 
     @property
     def bytes(self) -> int:
@@ -109,7 +120,7 @@ class DeviceStorage:
         """The handle of the memory, and its layout."""
         return {
             "device": str(self._allocator.device),
-            "handle": self._memory.handle,
+            "handle": self._handle,
             "spare": self.map.spare,
             **self.layout.describe(),
         }
@@ -147,15 +158,16 @@ Part = tuple[torch.dtype, tuple[int, ...]]
 def _parts(layout: SlotLayout, where: PositionMap) -> tuple[Part, Part]:
     """Hidden states, then keys and values."""
     layers, both, heads, _, head_dim = layout.shape
-    rows = where.slots + where.spare + 1
-    # Behind it, larger and smaller elements alike begin at a multiple of their size.
-    width = -(-layout.width // 4) * 4
-    if width != layout.width:
-        raise ValueError(f"width is {layout.width}; allowed on a device: multiples of 4")
     values = (layers, both, heads, where.positions, head_dim)
-    return (torch.float32, (rows, width)), (getattr(torch, layout.precision), values)
+    return (torch.float32, (where.rows, layout.width)), (getattr(torch, layout.precision), values)
 
 
 def _bytes(part: Part) -> int:
+    """Rounded up, so that the next part begins where every kernel likes it to."""
     dtype, shape = part
-    return dtype.itemsize * math.prod(shape)
+    return -(-dtype.itemsize * math.prod(shape) // ALIGNMENT) * ALIGNMENT
+
+
+def _view(memory: Tensor, part: Part) -> Tensor:
+    dtype, shape = part
+    return memory[: dtype.itemsize * math.prod(shape)].view(dtype).view(shape)

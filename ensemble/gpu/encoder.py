@@ -11,7 +11,7 @@ from torch import Tensor
 from ensemble.engine import EVENT_FIELDS, Continuation, event_columns
 from ensemble.gpu.buckets import Bucket, Buckets, history_sizes
 from ensemble.gpu.calls import Calls
-from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.device_storage import DeviceStorage, PositionMap
 from ensemble.gpu.parts import Parts
 from ensemble.gpu.staging import Field, Packing
 from ensemble.gpu.static_call import StaticCall
@@ -22,16 +22,16 @@ class SlotEncoder:
     """Fills slots of one storage: keys, values, and the hidden state after the last event."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
-        self._parts = parts
-        self._storage = storage
-        self._slotted = SlottedTrunk(
-            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
-        )
-        self._tokens = parts.compiled(parts.model.tokenizer.packed)
+        self._map = storage.map
         self.padding = 0
         """Positions computed so far that belonged to nobody."""
+        encode = _Encode(parts, storage)
         sizes = history_sizes(parts.model.config.max_positions)
-        self._calls = Calls(Buckets(sizes, parts.batches), self._make_call, parts.launches)
+
+        def make(bucket: Bucket) -> StaticCall:
+            return StaticCall(encode, _packing(bucket, storage.map), parts.device)
+
+        self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
 
     def __call__(self, histories: Sequence[Continuation]) -> None:
         """Launch what fills all slots; see `DeviceStorage.settle`."""
@@ -42,7 +42,7 @@ class SlotEncoder:
                 one, count = histories[place], counts[place]
                 for name, column in zip(EVENT_FIELDS, event_columns(one.history, one.cached), strict=True):
                     fields[name][row, :count] = column
-                fields["begin"][row] = self._storage.map.begin(one.slot)
+                fields["begin"][row] = self._map.begin(one.slot)
                 fields["cached"][row] = one.cached
                 fields["count"][row] = count
                 fields["slot"][row] = one.slot
@@ -50,22 +50,25 @@ class SlotEncoder:
             self.padding += (bucket.batch - len(places)) * bucket.size
             call.launch()
 
-    def _make_call(self, bucket: Bucket) -> StaticCall:
-        batch, shape = (bucket.batch,), (bucket.batch, bucket.size)
-        fields = {name: Field(shape) for name in EVENT_FIELDS}
-        fields["begin"] = Field(batch, blank=self._storage.map.nobody)
-        fields["cached"] = Field(batch)
-        fields["count"] = Field(batch, blank=1)
-        fields["slot"] = Field(batch, blank=self._storage.nobody)
-        return StaticCall(self._encode, Packing(fields), self._parts.device)
 
-    def _encode(self, fields: Mapping[str, Tensor]) -> Tensor:
+class _Encode:
+    """What is computed on the device."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._items = parts.items
+        self._tokens = parts.compiled(parts.model.tokenizer.packed)
+        self._hidden_RC = storage.hidden_RC
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+
+    def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Hidden states [B, C], which also stand beside the slots."""
         item_BN, begin_B, cached_B = fields["item"], fields["begin"], fields["cached"]
         batch, new = item_BN.shape
         position_BN = cached_B[:, None] + torch.arange(new, device=item_BN.device)
         token_XC = self._tokens(
-            self._parts.items(item_BN.flatten()),
+            self._items(item_BN.flatten()),
             fields["actions"].flatten(),
             torch.zeros(batch * new, dtype=torch.bool, device=item_BN.device),
             fields["timestamp"].flatten(),
@@ -75,5 +78,15 @@ class SlotEncoder:
         )
         token_BNC = token_XC.view(batch, new, -1)
         hidden_BC = self._slotted.continued(token_BNC, begin_B, cached_B, fields["count"]).float()
-        self._storage.hidden_RC.index_copy_(0, fields["slot"], hidden_BC)
+        self._hidden_RC.index_copy_(0, fields["slot"], hidden_BC)
         return hidden_BC
+
+
+def _packing(bucket: Bucket, where: PositionMap) -> Packing:
+    batch, shape = (bucket.batch,), (bucket.batch, bucket.size)
+    fields = {name: Field(shape) for name in EVENT_FIELDS}
+    fields["begin"] = Field(batch, blank=where.nobody)
+    fields["cached"] = Field(batch)
+    fields["count"] = Field(batch, blank=1)
+    fields["slot"] = Field(batch, blank=where.rows - 1)
+    return Packing(fields)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ensemble.contract import Floats
-from ensemble.engine import Asked, Place
+from ensemble.engine import Place
+from ensemble.generation import Asked
 from ensemble.gpu.buckets import Bucket, Buckets
 from ensemble.gpu.calls import Calls
-from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.device_storage import DeviceStorage, PositionMap
 from ensemble.gpu.parts import Parts
 from ensemble.gpu.staging import Field, Packing
 from ensemble.gpu.static_call import StaticCall
@@ -32,16 +33,15 @@ class SlotGenerator:
     def __init__(self, parts: Parts, storage: DeviceStorage, steps: int) -> None:
         """`steps` is the most that a request may take."""
         config = parts.model.config
-        self._parts = parts
-        self._storage = storage
-        self._steps = steps
-        self._queries = config.num_actions * len(config.time_offsets_s) + 1
-        self._slotted = SlottedTrunk(
-            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
-        )
-        self._tokens = parts.compiled(parts.model.tokenizer.packed)
-        self._head = parts.compiled(parts.model.retrieval_head)
-        self._calls = Calls(Buckets([steps], parts.batches), self._make_call, parts.launches)
+        queries = config.num_actions * len(config.time_offsets_s) + 1
+        self._map = storage.map
+        generate = _Generate(parts, storage)
+
+        def make(bucket: Bucket) -> StaticCall:
+            packing = _packing((bucket.batch, bucket.size, queries), storage.map)
+            return StaticCall(generate, packing, parts.device)
+
+        self._calls = Calls(Buckets([steps], parts.batches), make, parts.launches)
 
     def __call__(
         self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[Place]
@@ -58,7 +58,7 @@ class SlotGenerator:
                 fields["outcome"][row, plan.step_Q, column_Q] = plan.outcome_Q
                 fields["offset"][row, plan.step_Q, column_Q] = plan.offset_Q
                 fields["slot"][row] = where.slot
-                fields["begin"][row] = self._storage.map.begin(where.slot)
+                fields["begin"][row] = self._map.begin(where.slot)
                 fields["length"][row] = where.length
                 fields["time"][row] = one.request_time
                 fields["previous"][row] = one.last_event_time
@@ -69,38 +69,34 @@ class SlotGenerator:
                 made[place] = query_BSME[row, plans[place].step_Q, columns[place]]
         return [made[place] for place in range(len(plans))]
 
-    def _make_call(self, bucket: Bucket) -> StaticCall:
-        batch, queries = (bucket.batch,), (bucket.batch, self._steps, self._queries)
-        fields = {
-            "outcome": Field(queries),
-            "offset": Field(queries),
-            "slot": Field(batch, blank=self._storage.nobody),
-            "begin": Field(batch, blank=self._storage.map.nobody),
-            "length": Field(batch, blank=1),
-            "time": Field(batch),
-            "previous": Field(batch),
-            "surface": Field(batch),
-        }
-        return StaticCall(self._generate, Packing(fields), self._parts.device)
 
-    def _generate(self, fields: Mapping[str, Tensor]) -> Tensor:
+class _Generate:
+    """What is computed on the device."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._map = storage.map
+        self._hidden_RC = storage.hidden_RC
+        self._tokens = parts.compiled(parts.model.tokenizer.packed)
+        self._head = parts.compiled(parts.model.retrieval_head)
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+
+    def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Query embeddings [B, S, M, E] in float32."""
-        hidden_BC = self._storage.hidden_RC[fields["slot"]][:, : self._parts.model.config.width]
+        hidden_BC = self._hidden_RC[fields["slot"]]
         made = [self._queries_of(hidden_BC, fields, 0)]
-        for step in range(1, self._steps):
+        for step in range(1, fields["outcome"].size(1)):
             hidden_BC = self._feed_back(made[-1][:, 0], fields, step - 1)
             made.append(self._queries_of(hidden_BC, fields, step))
         return torch.stack(made, dim=1)
 
     def _queries_of(self, hidden_BC: Tensor, fields: Mapping[str, Tensor], step: int) -> Tensor:
         """The queries [B, M, E] of one step."""
-        hidden_BMC = hidden_BC.float()[:, None].expand(-1, self._queries, -1)
-        time_BM, surface_BM = (
-            fields[name][:, None].expand(-1, self._queries) for name in ("time", "surface")
-        )
-        queries: Tensor = self._head(
-            hidden_BMC, time_BM, surface_BM, fields["outcome"][:, step], fields["offset"][:, step]
-        )
+        outcome_BM = fields["outcome"][:, step]
+        hidden_BMC = hidden_BC.float()[:, None].expand(-1, outcome_BM.size(1), -1)
+        time_BM, surface_BM = (fields[name][:, None].expand_as(outcome_BM) for name in ("time", "surface"))
+        queries: Tensor = self._head(hidden_BMC, time_BM, surface_BM, outcome_BM, fields["offset"][:, step])
         return queries
 
     def _feed_back(self, query_BE: Tensor, fields: Mapping[str, Tensor], step: int) -> Tensor:
@@ -116,9 +112,25 @@ class SlotGenerator:
             length_B + step,
         )
         row_B = torch.arange(len(length_B), device=length_B.device)
-        scratch_B = self._storage.map.scratch(0) + BLOCK * row_B
+        scratch_B = self._map.scratch(0) + BLOCK * row_B
         step_B = torch.full_like(length_B, step)
         return self._slotted.generated(token_BC[:, None], fields["begin"], length_B, scratch_B, step_B)
+
+
+def _packing(queries: tuple[int, int, int], where: PositionMap) -> Packing:
+    batch = (queries[0],)
+    return Packing(
+        {
+            "outcome": Field(queries),
+            "offset": Field(queries),
+            "slot": Field(batch, blank=where.rows - 1),
+            "begin": Field(batch, blank=where.nobody),
+            "length": Field(batch, blank=1),
+            "time": Field(batch),
+            "previous": Field(batch),
+            "surface": Field(batch),
+        }
+    )
 
 
 def _columns(plan: QueryPlan) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -12,7 +12,7 @@ from ensemble.contract import Floats
 from ensemble.engine import ScoringRow
 from ensemble.gpu.buckets import Bucket, Buckets, candidate_sizes
 from ensemble.gpu.calls import Calls
-from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.device_storage import DeviceStorage, PositionMap
 from ensemble.gpu.parts import Parts
 from ensemble.gpu.staging import Field, Packing
 from ensemble.gpu.static_call import StaticCall
@@ -23,15 +23,14 @@ class CandidateScorer:
     """Reads slots of one storage in place, and writes nothing into it."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
-        self._parts = parts
         self._map = storage.map
-        self._slotted = SlottedTrunk(
-            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
-        )
-        self._tokens = parts.compiled(parts.model.tokenizer.candidates)
-        self._head = parts.compiled(parts.model.ranking_head)
+        score = _Score(parts, storage)
         sizes = candidate_sizes(parts.model.config.max_candidates)
-        self._calls = Calls(Buckets(sizes, parts.batches), self._make_call, parts.launches)
+
+        def make(bucket: Bucket) -> StaticCall:
+            return StaticCall(score, _packing(bucket, storage.map), parts.device)
+
+        self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
 
     def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
         """Action probabilities [K, A] of every row, once the device is done."""
@@ -41,8 +40,8 @@ class CandidateScorer:
             for row, place in enumerate(places):
                 one = rows[place]
                 fields["item"][row, : len(one.item_row_K)] = one.item_row_K
-                fields["begin"][row] = self._map.begin(one.slot)
-                fields["length"][row] = one.length
+                fields["begin"][row] = self._map.begin(one.place.slot)
+                fields["length"][row] = one.place.length
                 fields["time"][row] = one.request_time
                 fields["surface"][row] = one.surface
             call.launch()
@@ -51,19 +50,33 @@ class CandidateScorer:
                 scored[place] = probability_BKA[row, : len(rows[place].item_row_K)].copy()
         return [scored[place] for place in range(len(rows))]
 
-    def _make_call(self, bucket: Bucket) -> StaticCall:
-        batch = (bucket.batch,)
-        fields = {
+
+class _Score:
+    """What is computed on the device."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._items = parts.items
+        self._tokens = parts.compiled(parts.model.tokenizer.candidates)
+        self._head = parts.compiled(parts.model.ranking_head)
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+
+    def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities [B, K, A] in float32."""
+        token_BKC = self._tokens(self._items(fields["item"]), fields["time"], fields["surface"])
+        hidden_BKC = self._slotted.candidates(token_BKC, fields["begin"], fields["length"])
+        return torch.sigmoid(self._head(hidden_BKC).float())
+
+
+def _packing(bucket: Bucket, where: PositionMap) -> Packing:
+    batch = (bucket.batch,)
+    return Packing(
+        {
             "item": Field((bucket.batch, bucket.size)),
-            "begin": Field(batch, blank=self._map.nobody),
+            "begin": Field(batch, blank=where.nobody),
             "length": Field(batch, blank=1),
             "time": Field(batch),
             "surface": Field(batch),
         }
-        return StaticCall(self._score, Packing(fields), self._parts.device)
-
-    def _score(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Probabilities [B, K, A] in float32."""
-        token_BKC = self._tokens(self._parts.items(fields["item"]), fields["time"], fields["surface"])
-        hidden_BKC = self._slotted.candidates(token_BKC, fields["begin"], fields["length"])
-        return torch.sigmoid(self._head(hidden_BKC).float())
+    )

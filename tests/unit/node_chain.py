@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ensemble.ann import AnnNode
 from ensemble.cpu.engine import CpuEngine
-from ensemble.engine import ScoringRow
+from ensemble.engine import Engine, ScoringRow
 from ensemble.history import HistoryNode
 from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
@@ -33,13 +33,20 @@ Tensors = dict[str, NDArray[Any]]
 class Chain:
     """What Triton does between the nodes: renames tensors and passes them on."""
 
-    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, history: HistoryNode) -> None:
+    def __init__(
+        self,
+        loaded: LoadedBundle,
+        settings: ServingSettings,
+        history: HistoryNode,
+        *engines: Engine,
+    ) -> None:
+        """Retrieval and ranking have an engine each, as they have a process each; by default the CPU's."""
         self.settings = settings
+        retrieval, ranking = engines or [CpuEngine(loaded, settings.kv_precision) for _ in range(2)]
         self.history = history
-        engine = CpuEngine(loaded, settings.kv_precision)
-        self.retrieval = RetrievalNode(loaded, settings, engine, "retrieval_0")
+        self.retrieval = RetrievalNode(loaded, settings, retrieval, "retrieval_0")
         self.ann = AnnNode(loaded, settings)
-        self.ranking = RankingNode(loaded, settings, CpuEngine(loaded, settings.kv_precision))
+        self.ranking = RankingNode(loaded, settings, ranking)
 
     def close(self) -> None:
         for node in (self.retrieval, self.ann, self.ranking):

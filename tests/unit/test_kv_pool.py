@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.cpu.shared_memory import bytes_of
 from ensemble.kv_pool import (
     DEADLINE_NS,
     GENERATION,
@@ -25,7 +26,8 @@ from ensemble.kv_pool import (
     PoolDirectory,
     no_slot,
 )
-from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, layout, mapped, put
+from ensemble.slot_storage import SlotLayout
+from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, content_of, layout, mapped, put
 from unipinrec.config import preset
 
 
@@ -269,7 +271,8 @@ def read_and_release(folder: Path, handles: list[Handle]) -> list[tuple[bool, li
     for handle in handles:
         pool = directory.find(handle)
         holds = pool is not None and pool.holds(handle)
-        seen.append((holds, content_of(pool, handle).flatten().tolist() if pool is not None and holds else []))
+        shown = content_of(pool, handle).flatten().tolist() if pool is not None and holds else []
+        seen.append((holds, shown))
         if pool is not None and holds:
             pool.release(handle)
     return seen

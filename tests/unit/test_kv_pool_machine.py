@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from torch import Tensor
 
 from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, PoolDirectory
-from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, layout, mapped
+from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, content_of, filling, layout, mapped
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ensemble.event_chain import EventChain
 from ensemble.kv_pool import Handle, KVPool, PoolDirectory
-from tests.unit.pool_content import chain_of, mapped
+from tests.unit.pool_content import chain_of, content_of, filling, mapped
 
 
 def follow(pool: KVPool, events: EventChain, value: float) -> Handle:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.cpu.engine import CpuEngine
 from ensemble.kv_pool import Handle
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.ranking import Ranked
@@ -25,6 +26,7 @@ from tests.unit.node_chain import (
     stored,
     users_of_many_lengths,
 )
+from tests.unit.pool_content import content_of
 
 
 def test_a_pool_too_small_for_the_batch_recomputes_the_rest(
@@ -120,7 +122,7 @@ def test_a_restarted_retrieval_instance_makes_older_handles_stale(
     chain = make_chain()
     tensors = chain.before_ranking(stored(exported, [5]))
     expected = chain(stored(exported, [5]))
-    chain.retrieval = RetrievalNode(loaded, chain.settings, "retrieval_0")
+    chain.retrieval = RetrievalNode(loaded, chain.settings, CpuEngine(loaded, "float32"), "retrieval_0")
     assert sources(chain(stored(exported, [6]))) == ["prefill"]
     answers = chain.rank(tensors)
     assert sources(answers) == ["recomputed"]

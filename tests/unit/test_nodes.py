@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.contract import BundleMismatchError, InvalidInputError
+from ensemble.cpu.engine import CpuEngine
 from ensemble.cpu.scorer import gather_vectors
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.retrieval import RetrievalNode
@@ -165,7 +166,7 @@ def test_the_baseline_answers_alike_and_encodes_every_history_twice(
 ) -> None:
     chain, separate = make_chain(), make_chain()
     separate.retrieval.close()
-    separate.retrieval = RetrievalNode(loaded, separate.settings)
+    separate.retrieval = RetrievalNode(loaded, separate.settings, CpuEngine(loaded, "float32"))
     users = users_of_many_lengths(exported)
     for _ in range(2):
         answers = separate(stored(exported, users))

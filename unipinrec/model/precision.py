@@ -5,19 +5,23 @@ they are projected, since bfloat16 keeps 8 bits of a time of day; the retrieval 
 ranking head.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
 from unipinrec.model.float8 import check_float8, quantise_trunk
+from unipinrec.model.served import ServedModel
 from unipinrec.model.unified import UnifiedRecommender
 
 Lowered = Literal["bfloat16", "float8"]
 """`float8` is bfloat16 but for the trunk's linear layers, whose weights and inputs are E4M3."""
 
 
-def lower_precision(model: UnifiedRecommender, precision: Lowered) -> UnifiedRecommender:
+Model = TypeVar("Model", UnifiedRecommender, ServedModel)
+
+
+def lower_precision(model: Model, precision: Lowered) -> Model:
     """Convert a float32 model for inference, in place, and return it.
 
     Token projection and embeddings, the trunk and the inner layer of the ranking head become bfloat16, and so

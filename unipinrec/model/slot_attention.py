@@ -10,6 +10,7 @@ I blocks of queries, J blocks of positions.
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +89,10 @@ def attend_with_own(
         block_mask=mask,
         return_aux=AuxRequest(lse=True),
     )
+    log_sum_BHK = cast(Tensor, aux.lse)
     scale = 1.0 / math.sqrt(query_BHKD.size(-1))
-    own_BHK = (query_BHKD * own_key_BHKD).sum(-1, dtype=aux.lse.dtype) * scale
-    share_BHK1 = torch.sigmoid(own_BHK - aux.lse).unsqueeze(-1).to(query_BHKD.dtype)
+    own_BHK = (query_BHKD * own_key_BHKD).sum(-1, dtype=log_sum_BHK.dtype) * scale
+    share_BHK1 = torch.sigmoid(own_BHK - log_sum_BHK).unsqueeze(-1).to(query_BHKD.dtype)
     return torch.lerp(history_BHKD, own_value_BHKD, share_BHK1)
 
 
@@ -121,18 +123,25 @@ def _of_blocks(
     partial: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor], visible: Visible, sizes: tuple[int, int]
 ) -> BlockMask:
     """The mask of counts [B, I] and indices [B, I, J]; all heads share it."""
-    lists: list[Tensor] = []
-    for count_BI, index_BIJ in (partial, full):
-        # The kernel asks for room for every block of the memory, and reads as many as are counted.
-        unread = sizes[1] // BLOCK - index_BIJ.size(2)
-        lists += (tensor.to(torch.int32)[:, None] for tensor in (count_BI, F.pad(index_BIJ, (0, unread))))
+    (partial_count, partial_index), (full_count, full_index) = (
+        _listed(*blocks, positions=sizes[1]) for blocks in (partial, full)
+    )
     return BlockMask.from_kv_blocks(
-        *(tensor.contiguous() for tensor in lists),
+        partial_count,
+        partial_index,
+        full_count,
+        full_index,
         BLOCK_SIZE=BLOCK,
         mask_mod=visible,
         seq_lengths=sizes,
         compute_q_blocks=False,
     )
+
+
+def _listed(count_BI: Tensor, index_BIJ: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """For all heads, with room for every block of the memory; the kernel reads as many as are counted."""
+    index_BIJ = F.pad(index_BIJ, (0, positions // BLOCK - index_BIJ.size(2)))
+    return count_BI.to(torch.int32)[:, None].contiguous(), index_BIJ.to(torch.int32)[:, None].contiguous()
 
 
 def _blocks(count: int) -> int:

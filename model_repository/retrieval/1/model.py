@@ -18,7 +18,8 @@ class TritonPythonModel:
         """Load the bundle that the server's settings name."""
 
         def make(loaded: LoadedBundle, settings: ServingSettings) -> RetrievalNode:
-            return RetrievalNode(loaded, settings, engine_of(args, loaded, settings), args["model_instance_name"])
+            engine = engine_of(args, loaded, settings)
+            return RetrievalNode(loaded, settings, engine, args["model_instance_name"])
 
         self._node = TritonNode(pb_utils, args, make)
 

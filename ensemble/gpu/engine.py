@@ -1,0 +1,163 @@
+"""The engine of a GPU; see `ensemble.engine.Engine`."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from ensemble.contract import Floats
+from ensemble.engine import Continuation, Place, ScoringRow, Use
+from ensemble.generation import Asked, Queries, QueryPlanner
+from ensemble.gpu.buckets import BATCHES
+from ensemble.gpu.calls import Launches
+from ensemble.gpu.device_memory import DeviceAllocator
+from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.encoder import SlotEncoder
+from ensemble.gpu.generator import SlotGenerator
+from ensemble.gpu.item_table import ItemPrecision, ItemTable
+from ensemble.gpu.parts import Parts
+from ensemble.gpu.scorer import CandidateScorer
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.slot_storage import SlotLayout
+from unipinrec import bundle
+from unipinrec.model.precision import Lowered, lower_precision
+from unipinrec.model.served import ServedModel
+from unipinrec.model.slotted import Compile
+
+ComputePrecision = Literal["float32"] | Lowered
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuOptions:
+    """How a GPU computes."""
+
+    precision: ComputePrecision = "bfloat16"
+    item_precision: ItemPrecision = "float32"
+    batches: Sequence[int] = BATCHES
+    """Rows that batches are padded to; the last is the most that a batch has."""
+    compiled: Compile = torch.compile
+    capture: bool = True
+    """Whether launches replay CUDA graphs."""
+
+
+class GpuEngine:
+    """Static shapes over slots in device memory, compiled and captured for every storage."""
+
+    pool_wait_s = 60.0
+
+    def __init__(self, loaded: LoadedBundle, allocator: DeviceAllocator, options: GpuOptions) -> None:
+        device, config = allocator.device, loaded.manifest.model
+        model = ServedModel.load(loaded.folder / bundle.WEIGHTS, config).to(device)
+        if options.precision != "float32":
+            lower_precision(model, options.precision)
+        self._precision: Literal["float32", "bfloat16"] = (
+            "float32" if options.precision == "float32" else "bfloat16"
+        )
+        self._allocator = allocator
+        self._config = config
+        self._planner = QueryPlanner(loaded.manifest)
+        self._parts = Parts(
+            device=device,
+            model=model.requires_grad_(False),
+            items=ItemTable(loaded.vocabulary().vector_VE, options.item_precision, device),
+            launches=Launches.on(device, capture=options.capture),
+            compiled=options.compiled,
+            batches=options.batches,
+        )
+        self._functions: dict[tuple[Use, int], Any] = {}
+        self.encode = StorageFiller(self._encoder)
+
+    def create(self, base: Path, layout: SlotLayout) -> DeviceStorage:
+        """See `Engine`."""
+        return DeviceStorage.create(base.parent, layout, self._spare, self._allocator)
+
+    def open(self, folder: Path, fields: Mapping[str, Any]) -> DeviceStorage:
+        """See `Engine`."""
+        del folder
+        return DeviceStorage.open(fields, self._allocator)
+
+    def close(self, storage: DeviceStorage) -> None:
+        """See `Engine`; the memory is given back with the last function that works on it."""
+        for key in [key for key in self._functions if key[1] == id(storage)]:
+            self._functions.pop(key, None)
+
+    def layout(self, slots: int) -> SlotLayout:
+        """See `Engine`; slots hold what the trunk computes in."""
+        return SlotLayout.of_model(self._config, slots, self._precision)
+
+    def private(self) -> DeviceStorage:
+        """See `Engine`."""
+        return DeviceStorage.private(self.layout(0), self._spare, self._allocator)
+
+    @torch.inference_mode()
+    def prepare(self, storage: DeviceStorage, uses: Sequence[Use]) -> None:
+        """See `Engine`."""
+        for use in uses:
+            {"encode": self._encoder, "generate": self._generator, "score": self._scorer}[use](storage)
+
+    def generate(
+        self, storage: DeviceStorage, asked: Sequence[Asked], places: Sequence[Place]
+    ) -> list[Queries]:
+        """See `Engine`."""
+        plans = [self._planner.plan(one) for one in asked]
+        made = self._generator(storage)(plans, asked, places)
+        return [self._planner.finish(plan, vector_QE) for plan, vector_QE in zip(plans, made, strict=True)]
+
+    def score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
+        """See `Engine`; one launch for each storage among the rows."""
+        by_storage: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_storage.setdefault(id(row.storage), []).append(place)
+        scored: dict[int, Floats] = {}
+        for places in by_storage.values():
+            scorer = self._scorer(rows[places[0]].storage)
+            scored |= zip(places, scorer([rows[place] for place in places]), strict=True)
+        return [scored[place] for place in range(len(rows))]
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Engine`."""
+        yield from self._parts.launches.collect()
+        yield GaugeMetricFamily(
+            "unipinrec_item_table_bytes", "Device memory of the item vectors", self._parts.items.bytes
+        )
+
+    @property
+    def _spare(self) -> int:
+        return self._parts.batches[-1]
+
+    def _encoder(self, storage: DeviceStorage) -> SlotEncoder:
+        return self._once("encode", storage, lambda: SlotEncoder(self._parts, storage))
+
+    def _generator(self, storage: DeviceStorage) -> SlotGenerator:
+        steps = self._planner.steps
+        return self._once("generate", storage, lambda: SlotGenerator(self._parts, storage, steps))
+
+    def _scorer(self, storage: DeviceStorage) -> CandidateScorer:
+        return self._once("score", storage, lambda: CandidateScorer(self._parts, storage))
+
+    def _once(self, use: Use, storage: DeviceStorage, make: Callable[[], Made]) -> Made:
+        """A function of a storage, which exists as long as the storage is in use."""
+        key = (use, id(storage))
+        if key not in self._functions:
+            self._functions[key] = make()
+        made: Made = self._functions[key]
+        return made
+
+
+class StorageFiller:
+    """See `Filler`: each storage has an encoder of its own."""
+
+    def __init__(self, encoder: Callable[[DeviceStorage], SlotEncoder]) -> None:
+        self._encoder = encoder
+        self.padding = 0
+
+    def __call__(self, storage: DeviceStorage, histories: Sequence[Continuation]) -> None:
+        """See `Filler`."""
+        encoder = self._encoder(storage)
+        before = encoder.padding
+        encoder(histories)
+        self.padding += encoder.padding - before

@@ -1,0 +1,52 @@
+"""Host memory where a test has no GPU: shared by a file as a GPU's is by a handle, and given back alike."""
+
+import mmap
+import weakref
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ensemble.gpu.device_memory import DeviceMemory
+
+
+class StandInMemory:
+    def __init__(self, path: Path, size: int) -> None:
+        self.handle = str(path)
+        with path.open("r+b") as file:
+            self.bytes: Tensor = torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=torch.uint8)
+
+
+class StandInAllocator:
+    """See `DeviceAllocator`; counts what is mapped, and notes when writers waited."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.mapped = 0
+        self.waits = 0
+        self._made = 0
+
+    def allocate(self, size: int, folder: Path) -> DeviceMemory:
+        self._made += 1
+        path = folder / f"device-{id(self)}-{self._made}"
+        path.write_bytes(bytes(size))
+        return self._map(path, size)
+
+    def open(self, handle: str, size: int) -> DeviceMemory:
+        path = Path(handle)
+        if not path.exists():
+            raise FileNotFoundError(handle)
+        return self._map(path, size)
+
+    def synchronize(self) -> None:
+        self.waits += 1
+
+    def _map(self, path: Path, size: int) -> DeviceMemory:
+        memory = StandInMemory(path, size)
+        self.mapped += 1
+        weakref.finalize(memory.bytes.untyped_storage(), self._unmap)
+        return memory
+
+    def _unmap(self) -> None:
+        self.mapped -= 1
