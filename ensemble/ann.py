@@ -17,7 +17,6 @@ from ensemble.contract import (
     Floats,
     Int64s,
     check_bundle,
-    check_sizes,
     stack,
     stamp_bundle,
 )
@@ -25,6 +24,7 @@ from ensemble.gpu_item_search import search_on_gpu
 from ensemble.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
+from ensemble.sizes import check_sizes
 from unipinrec import bundle
 
 FOUND = (0, 1, 4, 16, 64, 256, 1024)

@@ -1,6 +1,6 @@
 """The tensors of the serving graph, what they may hold, and how rows become padded batches and back.
 
-Shapes: B users of one request, N events, A actions, X item rows.
+Shapes: B users of one request, N events, A actions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.config import ModelConfig
 from unipinrec.data.history import UNKNOWN_ROW, History
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -21,14 +20,6 @@ Floats = NDArray[np.float32]
 
 PADDING = UNKNOWN_ROW
 """Item ids and item rows at or beyond the end of a shorter row."""
-
-PARALLEL = {
-    "EVENT_ACTIONS": "EVENT_ITEMS",
-    "EVENT_TIMESTAMPS": "EVENT_ITEMS",
-    "EVENT_SURFACES": "EVENT_ITEMS",
-    "CANDIDATE_ORIGINS": "CANDIDATE_ITEMS",
-}
-"""Tensors between nodes that have a value for each item row of another one."""
 
 
 class InvalidInputError(ValueError):
@@ -99,60 +90,6 @@ def check_bundle(arrays: Arrays, bundle_id: str) -> None:
             raise BundleMismatchError(
                 f"BUNDLE_ID is {found.decode()}; this node serves {bundle_id}. Try again"
             )
-
-
-def check_sizes(arrays: Arrays, model: ModelConfig) -> None:
-    """Refuse tensors between nodes that no node of this graph makes: the nodes can be called one by one.
-
-    Raises:
-        InvalidInputError: naming the tensor, its size or value and the allowed range.
-    """
-    for name, most in (("EVENT_ITEMS", model.max_history), ("CANDIDATE_ITEMS", model.max_candidates)):
-        if name in arrays:
-            _check_item_rows(name, arrays[name], most, model.num_items)
-    for name, other in PARALLEL.items():
-        if name in arrays and arrays[name].shape != arrays[other].shape:
-            raise InvalidInputError(f"{name} has another shape than {other}; allowed: the same")
-    if "QUERY_EMBEDDINGS" in arrays and arrays["QUERY_EMBEDDINGS"].shape[2] != model.item_dim:
-        width = arrays["QUERY_EMBEDDINGS"].shape[2]
-        raise InvalidInputError(f"QUERY_EMBEDDINGS has width {width}; allowed: {model.item_dim}")
-    if "QUERY_BUDGETS" in arrays:
-        budget_BQ = arrays["QUERY_BUDGETS"]
-        for name in ("QUERY_EMBEDDINGS", "QUERY_ORIGINS"):
-            if arrays[name].shape[:2] != budget_BQ.shape:
-                raise InvalidInputError(f"{name} has another shape than QUERY_BUDGETS; allowed: the same")
-        for total in np.where(budget_BQ >= 0, budget_BQ, model.max_candidates + 1).sum(axis=1).tolist():
-            if not 1 <= total <= model.max_candidates:
-                raise InvalidInputError(
-                    f"QUERY_BUDGETS adds up to {total}; allowed: 1 to {model.max_candidates}, none negative"
-                )
-    if "OUTCOME_WEIGHTS" in arrays:
-        weight_BA = arrays["OUTCOME_WEIGHTS"]
-        if weight_BA.shape[1] != model.num_actions or not (np.isfinite(weight_BA) & (weight_BA >= 0)).all():
-            raise InvalidInputError(
-                f"OUTCOME_WEIGHTS is wrong; allowed: {model.num_actions} finite, 0 or more"
-            )
-    if "NUM_RESULTS" in arrays:
-        for asked in arrays["NUM_RESULTS"].ravel():
-            if not 1 <= asked <= model.max_candidates:
-                raise InvalidInputError(f"NUM_RESULTS is {asked}; allowed: 1 to {model.max_candidates}")
-
-
-def _check_item_rows(name: str, item_row_BX: NDArray[Any], most: int, num_items: int) -> None:
-    """Refuse rows that are of no item: vectors are gathered by them, and negative ones count from the end."""
-    count = item_row_BX.shape[1]
-    if not 1 <= count <= most:
-        raise InvalidInputError(f"{name} has {count} values; allowed: 1 to {most}")
-    wrong_BX = (item_row_BX < PADDING) | (item_row_BX >= num_items)
-    if wrong_BX.any():
-        user, place = (int(axis[0]) for axis in np.nonzero(wrong_BX))
-        raise InvalidInputError(
-            f"{name} is {item_row_BX[user, place]} at user {user}, place {place}; "
-            f"allowed: 0 to {num_items - 1}, and {PADDING} for padding"
-        )
-    padding_BX = item_row_BX == PADDING
-    if (padding_BX[:, :-1] & ~padding_BX[:, 1:]).any():
-        raise InvalidInputError(f"{name} is {PADDING} before another item; allowed: padding at the end only")
 
 
 def stamp_bundle(bundle_id: str, users: int) -> NDArray[np.object_]:

@@ -18,7 +18,6 @@ from ensemble.contract import (
     Floats,
     Int64s,
     check_bundle,
-    check_sizes,
     stack,
     stamp_bundle,
     unstack_histories,
@@ -28,6 +27,7 @@ from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.prefix_cache import ScratchHistories
 from ensemble.settings import ServingSettings
+from ensemble.sizes import check_sizes
 from ensemble.slot_storage import SlotStorage
 from unipinrec.data.history import History
 

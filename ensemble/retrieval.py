@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from ensemble.contract import (
     Arrays,
     check_bundle,
-    check_sizes,
     stack,
     stamp_bundle,
     unstack_histories,
@@ -24,6 +23,7 @@ from ensemble.kv_pool import Handle, KVPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.prefix_cache import HistoryCache, PrefixCache, ScratchHistories
 from ensemble.settings import ServingSettings
+from ensemble.sizes import check_sizes
 from unipinrec.data.history import History
 
 

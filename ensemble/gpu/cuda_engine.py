@@ -24,7 +24,6 @@ def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> 
         )
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
-    torch.backends.cuda.matmul.allow_tf32 = False
     torch._dynamo.config.recompile_limit = RECOMPILES
     options = GpuOptions(
         precision=settings.gpu_precision,

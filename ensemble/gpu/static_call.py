@@ -66,7 +66,8 @@ class StaticCall:
                 self._run()
         torch.cuda.current_stream(self._words_W.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=graphs):
+        # Other threads may give memory back meanwhile.
+        with torch.cuda.graph(graph, pool=graphs, capture_error_mode="thread_local"):
             self._run()
         self._graph = graph
 

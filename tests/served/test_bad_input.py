@@ -290,6 +290,11 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
             np.zeros((1, 1, 3), np.float32),
             "QUERY_EMBEDDINGS has width 3; allowed: 32",
         ),
+        ("retrieval", "EVENT_SURFACES", int64(2), "EVENT_SURFACES is 2; allowed: 0 to 1"),
+        ("retrieval", "EVENT_ACTIONS", int64(8), "EVENT_ACTIONS is 8; allowed: 0 to 7"),
+        ("retrieval", "SURFACE", int32(-1), "SURFACE is -1; allowed: 0 to 1"),
+        ("ranking", "SURFACE", int32(2), "SURFACE is 2; allowed: 0 to 1"),
+        ("ranking", "UTILITY_WEIGHTS", floats(1), "UTILITY_WEIGHTS is wrong; allowed: 3 finite, 0 or more"),
         ("ranking", "EVENT_ITEMS", int64(-2), "EVENT_ITEMS is -2 at user 0, place 0; allowed: 0 to 399"),
         (
             "ranking",
