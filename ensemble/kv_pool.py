@@ -10,6 +10,7 @@ Appending positions keeps the generation, since it changes nothing that a handle
 Shapes: S slots, L layers, H heads, T positions (BOS first), D head width, C hidden width, X header columns.
 """
 
+import gc
 import json
 import re
 import secrets
@@ -285,6 +286,7 @@ class PoolDirectory:
         self._folder = folder
         self._memory = memory
         self._mapped: dict[int, MappedPool] = {}
+        self._forgot = False
         self._stopped = threading.Event()
 
     def find(self, handle: Handle) -> MappedPool | None:
@@ -310,6 +312,7 @@ class PoolDirectory:
             pool = self._mapped.pop(epoch, None)
             if pool is not None:
                 self._memory.close(pool.storage)
+                self._forgot = True
 
     def watch(self) -> None:
         """Let go of pools as soon as they are gone, in a thread, until `close`."""
@@ -321,6 +324,11 @@ class PoolDirectory:
 
     def _watch(self) -> None:
         while not self._stopped.wait(WATCH_S):
+            if self._forgot:
+                self._forgot = False
+                # Compilers leave cycles around what they saw, which would keep the memory; by now, no request
+                # is reading it.
+                gc.collect()
             self.forget_gone()
 
     def _map(self, epoch: int) -> MappedPool | None:

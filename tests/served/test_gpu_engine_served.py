@@ -1,0 +1,177 @@
+"""The GPU's engine in the processes of a real server: static shapes, and memory that crosses by a handle.
+
+The memory is the host's, and what would be captured runs as it is; all else is what serves on a GPU.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RetryPolicy
+
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
+from ensemble.kv_pool import COLUMNS, GENERATION, Handle
+from ensemble.launcher import MODEL_REPOSITORY, UserCanary, default_canaries
+from ensemble.settings import ServingSettings
+from ensemble.watchdog import Watchdog
+from tests.conftest import LEASE_MS, Exported
+from tests.served.metrics import metric
+from tests.served.nodes import call, until_ranking
+from tests.served.requests import NOW, offline, stored
+from unipinrec.bundle import read_manifest
+from unipinrec.offline import OfflineRecommender
+
+USERS = 16
+SLOTS = 6
+NODES = ("retrieval", "ranking", "retrieval_separate")
+INSTANCES = "instance_group [ { count: 1, kind: KIND_CPU } ]"
+
+
+@pytest.fixture(scope="module")
+def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    folder = tmp_path_factory.mktemp("gpu-engine")
+    repository = folder / "model_repository"
+    shutil.copytree(MODEL_REPOSITORY, repository)
+    for node in NODES:
+        entry, config = repository / node / "1" / "model.py", repository / node / "config.pbtxt"
+        replaced(entry, "from ensemble.engines import", "from tests.served.stand_in_engine import")
+        replaced(config, "instance_group [ { count: 2, kind: KIND_CPU } ]", INSTANCES)
+    server = EmbeddedServer(
+        model_repository=repository,
+        settings=ServingSettings(bundle=exported.bundle, lease_ms=LEASE_MS, pool_slots=SLOTS),
+        endpoints=Endpoints.free(),
+        baseline=True,
+        log_path=folder / "server.log",
+    )
+    with server:
+        server.start()
+        for canary in default_canaries(server.models):
+            server.wait_until_serving(canary)
+        yield server
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def expected(exported: Exported, users: range) -> list[list[int]]:
+    """The items that offline PyTorch recommends."""
+    requests = [offline(exported, user) for user in users]
+    answers = OfflineRecommender(exported.model).recommend(
+        requests, 20, read_manifest(exported.bundle).defaults
+    )
+    return [exported.dataset.item_ids_V[answer.item_row_K].tolist() for answer in answers]
+
+
+def ask(
+    server: EmbeddedServer, exported: Exported, model: str = "recommend"
+) -> tuple[list[list[int]], set[str]]:
+    """Items of every user, and where ranking had their keys and values from."""
+    with GrpcClient(server.grpc_url, model=model) as client:
+        answers = [client.recommend(stored(exported, user)) for user in range(USERS)]
+    found = [[item.item_id for item in answer.recommendations] for answer in answers]
+    return found, {answer.kv_source for answer in answers}
+
+
+def test_answers_equal_offline_pytorch_and_come_from_slots(
+    server: EmbeddedServer, exported: Exported
+) -> None:
+    found, sources = ask(server, exported)
+    assert found == expected(exported, range(USERS))
+    assert sources == {"prefill"}
+    separate, sources = ask(server, exported, "recommend_separate")
+    assert separate == found
+    assert sources == {"recomputed"}
+
+
+def test_users_of_one_batch_are_answered_as_alone(server: EmbeddedServer, exported: Exported) -> None:
+    users = range(USERS)
+    with GrpcClient(server.grpc_url) as client:
+        together = client.recommend_many([stored(exported, user) for user in users])
+        again = client.recommend_many([stored(exported, user) for user in users])
+    right = expected(exported, users)
+    for answers in (together, again):
+        assert [[item.item_id for item in answer.recommendations] for answer in answers] == right
+    # More users than slots: some find none.
+    assert {"prefill", "recomputed"} <= {answer.kv_source for answer in together}
+
+
+def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
+    time.sleep(LEASE_MS / 1000)
+    request = {
+        "USER_ID": np.array([[b"user-17"]], np.object_),
+        "REQUEST_TIME": np.array([[NOW]], np.int64),
+        "NUM_RESULTS": np.array([[20]], np.int32),
+    }
+    inputs = until_ranking(server, request)
+    right = call(server, "ranking", inputs)
+    assert right["KV_SOURCE"][0, 0] in (b"prefill", b"prefix")
+    handle = Handle.from_array(inputs["KV_HANDLE"][0])
+    path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
+    np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
+    wrong = call(server, "ranking", inputs)
+    assert wrong["KV_SOURCE"].tolist() == [[b"recomputed"]]
+    assert wrong["ITEM_IDS"].tolist() == right["ITEM_IDS"].tolist()
+    assert np.abs(wrong["ACTION_PROBS"] - right["ACTION_PROBS"]).max() < 1e-5
+
+
+def test_launches_and_padding_are_counted(server: EmbeddedServer, exported: Exported) -> None:
+    ask(server, exported)
+    for node in ("retrieval", "ranking"):
+        assert metric(server, "unipinrec_launches_total", node=node, by="eager") > 0
+        assert metric(server, "unipinrec_bucket_rows_total", node=node, kind="user") > 0
+        assert metric(server, "unipinrec_cuda_graphs", node=node) == 0
+
+
+@pytest.mark.parametrize("node", ["retrieval", "ranking"])
+def test_a_killed_node_comes_back_and_its_memory_is_let_go(
+    server: EmbeddedServer, exported: Exported, node: str
+) -> None:
+    right = expected(exported, range(USERS))
+    before = pools_mapped_by_ranking(server)
+    with Watchdog(server, [UserCanary()], report=print, interval_s=0.5):
+        (instance,) = server.node_processes(node)
+        os.kill(instance, signal.SIGKILL)
+        until_answered(server, instance, node)
+        found, sources = ask(server, exported)
+    assert found == right
+    assert sources <= {"prefill", "prefix", "recomputed"}
+    assert "recomputed" not in ask(server, exported)[1]
+    # One mapping alone is left, that of the pool in use.
+    assert wait_until(lambda: len(pools_mapped_by_ranking(server)) == 1)
+    assert (pools_mapped_by_ranking(server) == before) == (node == "ranking")
+
+
+def until_answered(server: EmbeddedServer, killed: int, node: str) -> None:
+    deadline = time.monotonic() + 60
+    with GrpcClient(server.grpc_url, timeout_s=5.0, retry=RetryPolicy(attempts=1)) as client:
+        while True:
+            try:
+                client.recommend(RecommendRequest(user_id="user-0"))
+                if killed not in server.node_processes(node):
+                    return
+            except RecommendError:
+                assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def pools_mapped_by_ranking(server: EmbeddedServer) -> set[str]:
+    """Memory of pools that the ranking process holds, deleted or not."""
+    (ranking,) = server.node_processes("ranking")
+    mapped = Path(f"/proc/{ranking}/maps").read_text().splitlines()
+    return {line.split()[5] for line in mapped if "/device-" in line}
