@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from ensemble.cpu.shared_memory import SharedMemory
 from ensemble.history import HistoryNode
-from ensemble.kv_pool import KVPool
+from ensemble.kv_pool import KVPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
+from ensemble.slot_storage import PoolMemory
 from tests.conftest import Exported
 from tests.unit.node_chain import Chain
-from tests.unit.pool_content import MINUTE_MS, layout
+from tests.unit.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped
+from tests.unit.stand_in_device import StandInPools
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +58,30 @@ def long_lived(
     chain.close()
 
 
+@pytest.fixture(params=[SharedMemory, StandInPools], ids=["shared", "device"])
+def memory(request: pytest.FixtureRequest) -> PoolMemory:
+    made: PoolMemory = request.param()
+    return made
+
+
 @pytest.fixture
-def make_pool(tmp_path: Path) -> Iterator[Callable[..., KVPool]]:
+def make_pool(tmp_path: Path, memory: PoolMemory) -> Iterator[Callable[..., KVPool]]:
     made: list[KVPool] = []
 
     def make(slots: int = 2, lease_ms: int = MINUTE_MS, instance: str = "retrieval_0") -> KVPool:
-        made.append(KVPool(tmp_path, instance, layout(slots), lease_ms))
+        made.append(KVPool(tmp_path, instance, layout(slots), lease_ms, memory))
         return made[-1]
 
     yield make
     for pool in made:
         pool.close()
+
+
+@pytest.fixture
+def make_directory(tmp_path: Path, memory: PoolMemory) -> MakeDirectory:
+    return lambda: PoolDirectory(tmp_path, memory)
+
+
+@pytest.fixture
+def reader_of(tmp_path: Path, memory: PoolMemory) -> ReaderOf:
+    return lambda handle: mapped(tmp_path, handle, memory)

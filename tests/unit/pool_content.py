@@ -1,5 +1,6 @@
 """What tests of the KV pool write into slots, told apart by numbers."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -11,13 +12,19 @@ from ensemble.cpu.shared_memory import SharedMemoryStorage
 from ensemble.event_chain import EventChain
 from ensemble.gpu.device_storage import DeviceStorage
 from ensemble.kv_pool import Handle, KVPool, MappedPool, PoolDirectory
-from ensemble.slot_storage import SlotLayout, SlotStorage
+from ensemble.slot_storage import PoolMemory, SlotLayout, SlotStorage
 from unipinrec.data.history import History
 
 SHAPE = (2, 2, 1, 5, 3)
 BLOCK = 2
 POSITIONS = SHAPE[3]
 MINUTE_MS = 60_000
+
+MakeDirectory = Callable[[], PoolDirectory]
+"""A reader of the test's pools that has mapped none yet."""
+
+ReaderOf = Callable[[Handle], MappedPool]
+"""The pool that a handle names, mapped by a reader of its own."""
 
 
 def layout(slots: int, shape: tuple[int, int, int, int, int] = SHAPE) -> SlotLayout:
@@ -72,7 +79,7 @@ def _device_slot(storage: SlotStorage, slot: int) -> Tensor:
     return storage.values_L2HPD[:, :, :, begin : begin + storage.map.room]
 
 
-def mapped(folder: Path, handle: Handle) -> MappedPool:
-    pool = PoolDirectory(folder).find(handle)
+def mapped(folder: Path, handle: Handle, memory: PoolMemory) -> MappedPool:
+    pool = PoolDirectory(folder, memory).find(handle)
     assert pool is not None
     return pool
