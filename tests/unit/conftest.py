@@ -15,7 +15,7 @@ from ensemble.slot_storage import PoolMemory
 from tests.conftest import Exported
 from tests.unit.node_chain import Chain
 from tests.unit.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped
-from tests.unit.stand_in_device import StandInPools
+from tests.unit.stand_in_device import StandInPools, eager_engine
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,31 @@ def make_chain(
     yield make
     for chain in made:
         chain.close()
+
+
+@pytest.fixture
+def make_gpu_chain(
+    loaded: LoadedBundle, history_node: HistoryNode, tmp_path: Path
+) -> Iterator[Callable[..., Chain]]:
+    """Chains whose nodes compute as on a GPU; `options` are those of `eager_engine`."""
+    made: list[Chain] = []
+
+    def make(pool_slots: int = 4, **options: Any) -> Chain:
+        folder = tmp_path / f"gpu-{len(made)}"
+        chosen = ServingSettings(runtime_dir=folder, lease_ms=60_000, pool_slots=pool_slots)
+        engines = [eager_engine(loaded, **options) for _ in range(2)]
+        made.append(Chain(loaded, chosen, history_node, *engines))
+        return made[-1]
+
+    yield make
+    for chain in made:
+        chain.close()
+
+
+@pytest.fixture(params=["make_chain", "make_gpu_chain"], ids=["cpu", "gpu"])
+def make_any_chain(request: pytest.FixtureRequest) -> Callable[..., Chain]:
+    make: Callable[..., Chain] = request.getfixturevalue(request.param)
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ensemble.gpu.device_memory import DeviceMemory
 from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.loaded_bundle import LoadedBundle
 from ensemble.slot_storage import SlotLayout
 
 
@@ -72,3 +74,13 @@ class StandInPools:
 
     def close(self, storage: DeviceStorage) -> None:
         """Nothing is kept."""
+
+
+def eager_engine(loaded: LoadedBundle, **options: Any) -> GpuEngine:
+    """The GPU's engine on a CPU, without compilation or capture."""
+    chosen: dict[str, Any] = {"precision": "float32", "batches": (1, 4)}
+    return GpuEngine(
+        loaded,
+        StandInAllocator(),
+        GpuOptions(compiled=lambda function: function, capture=False, **(chosen | options)),
+    )
