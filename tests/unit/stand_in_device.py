@@ -76,11 +76,13 @@ class StandInPools:
         """Nothing is kept."""
 
 
-def eager_engine(loaded: LoadedBundle, **options: Any) -> GpuEngine:
+def eager_engine(
+    loaded: LoadedBundle, allocator: StandInAllocator | None = None, **options: Any
+) -> GpuEngine:
     """The GPU's engine on a CPU, without compilation or capture."""
     chosen: dict[str, Any] = {"precision": "float32", "batches": (1, 4)}
     return GpuEngine(
         loaded,
-        StandInAllocator(),
+        allocator or StandInAllocator(),
         GpuOptions(compiled=lambda function: function, capture=False, **(chosen | options)),
     )
