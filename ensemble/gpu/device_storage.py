@@ -48,7 +48,13 @@ class PositionMap:
         return (self.slots + self.spare) * self.room + (self.spare + 1) * BLOCK
 
     def begin(self, slot: int) -> int:
-        """Where a slot begins; spare slots are numbered behind the others."""
+        """Where a slot begins; spare slots are numbered behind the others.
+
+        Raises:
+            ValueError: there is no such slot, as when a batch has more rows than there are spare slots.
+        """
+        if not 0 <= slot < self.slots + self.spare:
+            raise ValueError(f"slot is {slot}; allowed: 0 to {self.slots + self.spare - 1}")
         return slot * self.room
 
     def scratch(self, row: int) -> int:

@@ -199,6 +199,23 @@ def test_meeting_a_new_epoch_ends_the_mapping_of_the_old_one(
     assert not found.holds(old)
 
 
+def test_a_pool_that_is_mapped_while_another_thread_looks_for_gone_ones_stays_mapped(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_directory()
+    announced = directory._announced
+
+    def announced_before_a_pool_was_mapped() -> set[int]:
+        before = announced()
+        monkeypatch.undo()
+        assert directory.find(put(make_pool(), 1)) is not None
+        return before
+
+    monkeypatch.setattr(directory, "_announced", announced_before_a_pool_was_mapped)
+    directory.forget_gone()
+    assert len(directory._mapped) == 1
+
+
 def test_a_restart_leaves_other_instances_alone(
     make_pool: Callable[..., KVPool], make_directory: MakeDirectory
 ) -> None:
