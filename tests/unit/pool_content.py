@@ -67,10 +67,14 @@ def filling(pool: KVPool, slot: int, cached: int, length: int) -> AbstractContex
 
 def content_of(pool: MappedPool, handle: Handle) -> Tensor:
     """Keys and values [L, 2, H, length, D] that a handle names."""
-    storage = pool.storage
+    return slot_content(pool.storage, handle.slot, handle.length)
+
+
+def slot_content(storage: SlotStorage, slot: int, length: int) -> Tensor:
+    """The first keys and values [L, 2, H, length, D] of a slot."""
     if isinstance(storage, SharedMemoryStorage):
-        return storage.read(handle.slot, handle.length)
-    return _device_slot(storage, handle.slot)[:, :, :, : handle.length]
+        return storage.read(slot, length)
+    return _device_slot(storage, slot)[:, :, :, :length]
 
 
 def _device_slot(storage: SlotStorage, slot: int) -> Tensor:

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.conftest import Exported
 from tests.unit.node_chain import Chain, assert_same_answers, sources, stored, users_of_many_lengths
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_both_engines_answer_alike(
