@@ -307,8 +307,9 @@ class PoolDirectory:
 
     def forget_gone(self) -> None:
         """Let go of pools whose owner has a successor."""
-        announced = self._announced()
-        for epoch in self._mapped.keys() - announced:
+        # Listed first: what another thread maps meanwhile may have been announced since.
+        mapped = set(self._mapped)
+        for epoch in mapped - self._announced():
             pool = self._mapped.pop(epoch, None)
             if pool is not None:
                 self._memory.close(pool.storage)

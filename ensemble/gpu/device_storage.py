@@ -51,7 +51,7 @@ class PositionMap:
         """Where a slot begins; spare slots are numbered behind the others.
 
         Raises:
-            ValueError: there is no such slot; what stands behind the slots is other requests'.
+            ValueError: there is no such slot, as when a batch has more rows than there are spare slots.
         """
         if not 0 <= slot < self.slots + self.spare:
             raise ValueError(f"slot is {slot}; allowed: 0 to {self.slots + self.spare - 1}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -68,7 +69,7 @@ class GpuEngine:
             compiled=options.compiled,
             batches=options.batches,
         )
-        self._functions: dict[tuple[Use, int], Any] = {}
+        self._functions: WeakKeyDictionary[DeviceStorage, dict[Use, Any]] = WeakKeyDictionary()
         self.encode = StorageFiller(self._encoder)
 
     def create(self, base: Path, layout: SlotLayout) -> DeviceStorage:
@@ -82,8 +83,7 @@ class GpuEngine:
 
     def close(self, storage: DeviceStorage) -> None:
         """See `Engine`; the memory is given back with the last function that works on it."""
-        for key in [key for key in self._functions if key[1] == id(storage)]:
-            self._functions.pop(key, None)
+        self._functions.pop(storage, None)
 
     def layout(self, slots: int) -> SlotLayout:
         """See `Engine`; slots hold what the trunk computes in."""
@@ -140,11 +140,11 @@ class GpuEngine:
         return self._once("score", storage, lambda: CandidateScorer(self._parts, storage))
 
     def _once(self, use: Use, storage: DeviceStorage, make: Callable[[], Made]) -> Made:
-        """A function of a storage, which exists as long as the storage is in use."""
-        key = (use, id(storage))
-        if key not in self._functions:
-            self._functions[key] = make()
-        made: Made = self._functions[key]
+        """A function of a storage, which ends with it: a run may make one behind the storage's `close`."""
+        functions = self._functions.setdefault(storage, {})
+        if use not in functions:
+            functions[use] = make()
+        made: Made = functions[use]
         return made
 
 

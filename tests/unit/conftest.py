@@ -5,14 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ensemble.cpu.shared_memory import SharedMemory
 from ensemble.history import HistoryNode
-from ensemble.kv_pool import KVPool
+from ensemble.kv_pool import KVPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
+from ensemble.slot_storage import PoolMemory
 from tests.conftest import Exported
 from tests.unit.node_chain import Chain
-from tests.unit.pool_content import MINUTE_MS, layout
+from tests.unit.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped
+from tests.unit.stand_in_device import StandInPools, eager_engine
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Over small tensors a second thread gains nothing, and waits where other programs compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +58,31 @@ def make_chain(
         chain.close()
 
 
+@pytest.fixture
+def make_gpu_chain(
+    loaded: LoadedBundle, history_node: HistoryNode, tmp_path: Path
+) -> Iterator[Callable[..., Chain]]:
+    """Chains whose nodes compute as on a GPU; `options` are those of `eager_engine`."""
+    made: list[Chain] = []
+
+    def make(pool_slots: int = 4, **options: Any) -> Chain:
+        folder = tmp_path / f"gpu-{len(made)}"
+        chosen = ServingSettings(runtime_dir=folder, lease_ms=60_000, pool_slots=pool_slots)
+        engines = [eager_engine(loaded, **options) for _ in range(2)]
+        made.append(Chain(loaded, chosen, history_node, *engines))
+        return made[-1]
+
+    yield make
+    for chain in made:
+        chain.close()
+
+
+@pytest.fixture(params=["make_chain", "make_gpu_chain"], ids=["cpu", "gpu"])
+def make_any_chain(request: pytest.FixtureRequest) -> Callable[..., Chain]:
+    make: Callable[..., Chain] = request.getfixturevalue(request.param)
+    return make
+
+
 @pytest.fixture(scope="module")
 def long_lived(
     loaded: LoadedBundle, history_node: HistoryNode, tmp_path_factory: pytest.TempPathFactory
@@ -55,14 +93,30 @@ def long_lived(
     chain.close()
 
 
+@pytest.fixture(params=[SharedMemory, StandInPools], ids=["shared", "device"])
+def memory(request: pytest.FixtureRequest) -> PoolMemory:
+    made: PoolMemory = request.param()
+    return made
+
+
 @pytest.fixture
-def make_pool(tmp_path: Path) -> Iterator[Callable[..., KVPool]]:
+def make_pool(tmp_path: Path, memory: PoolMemory) -> Iterator[Callable[..., KVPool]]:
     made: list[KVPool] = []
 
     def make(slots: int = 2, lease_ms: int = MINUTE_MS, instance: str = "retrieval_0") -> KVPool:
-        made.append(KVPool(tmp_path, instance, layout(slots), lease_ms))
+        made.append(KVPool(tmp_path, instance, layout(slots), lease_ms, memory))
         return made[-1]
 
     yield make
     for pool in made:
         pool.close()
+
+
+@pytest.fixture
+def make_directory(tmp_path: Path, memory: PoolMemory) -> MakeDirectory:
+    return lambda: PoolDirectory(tmp_path, memory)
+
+
+@pytest.fixture
+def reader_of(tmp_path: Path, memory: PoolMemory) -> ReaderOf:
+    return lambda handle: mapped(tmp_path, handle, memory)

@@ -42,11 +42,16 @@ class Chain:
     ) -> None:
         """Retrieval and ranking have an engine each, as they have a process each; by default the CPU's."""
         self.settings = settings
-        retrieval, ranking = engines or [CpuEngine(loaded, settings.kv_precision) for _ in range(2)]
+        self._bundle = loaded
+        self.engines = engines or tuple(CpuEngine(loaded, settings.kv_precision) for _ in range(2))
         self.history = history
-        self.retrieval = RetrievalNode(loaded, settings, retrieval, "retrieval_0")
+        self.restart_retrieval()
         self.ann = AnnNode(loaded, settings)
-        self.ranking = RankingNode(loaded, settings, ranking)
+        self.ranking = RankingNode(loaded, settings, self.engines[1])
+
+    def restart_retrieval(self) -> None:
+        """A retrieval node with a pool of its own, in place of one that may have died."""
+        self.retrieval = RetrievalNode(self._bundle, self.settings, self.engines[0], "retrieval_0")
 
     def close(self) -> None:
         for node in (self.retrieval, self.ann, self.ranking):
@@ -68,7 +73,7 @@ class Chain:
         return self.rank(self.before_ranking(request))
 
     def pool_of(self, handle: Handle) -> MappedPool:
-        pool = PoolDirectory(self.settings.runtime_dir).find(handle)
+        pool = PoolDirectory(self.settings.runtime_dir, self.engines[0]).find(handle)
         assert pool is not None
         return pool
 

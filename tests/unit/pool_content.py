@@ -1,5 +1,6 @@
 """What tests of the KV pool write into slots, told apart by numbers."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -11,13 +12,19 @@ from ensemble.cpu.shared_memory import SharedMemoryStorage
 from ensemble.event_chain import EventChain
 from ensemble.gpu.device_storage import DeviceStorage
 from ensemble.kv_pool import Handle, KVPool, MappedPool, PoolDirectory
-from ensemble.slot_storage import SlotLayout, SlotStorage
+from ensemble.slot_storage import PoolMemory, SlotLayout, SlotStorage
 from unipinrec.data.history import History
 
 SHAPE = (2, 2, 1, 5, 3)
 BLOCK = 2
 POSITIONS = SHAPE[3]
 MINUTE_MS = 60_000
+
+MakeDirectory = Callable[[], PoolDirectory]
+"""A reader of the test's pools that has mapped none yet."""
+
+ReaderOf = Callable[[Handle], MappedPool]
+"""The pool that a handle names, mapped by a reader of its own."""
 
 
 def layout(slots: int, shape: tuple[int, int, int, int, int] = SHAPE) -> SlotLayout:
@@ -60,10 +67,14 @@ def filling(pool: KVPool, slot: int, cached: int, length: int) -> AbstractContex
 
 def content_of(pool: MappedPool, handle: Handle) -> Tensor:
     """Keys and values [L, 2, H, length, D] that a handle names."""
-    storage = pool.storage
+    return slot_content(pool.storage, handle.slot, handle.length)
+
+
+def slot_content(storage: SlotStorage, slot: int, length: int) -> Tensor:
+    """The first keys and values [L, 2, H, length, D] of a slot."""
     if isinstance(storage, SharedMemoryStorage):
-        return storage.read(handle.slot, handle.length)
-    return _device_slot(storage, handle.slot)[:, :, :, : handle.length]
+        return storage.read(slot, length)
+    return _device_slot(storage, slot)[:, :, :, :length]
 
 
 def _device_slot(storage: SlotStorage, slot: int) -> Tensor:
@@ -72,7 +83,7 @@ def _device_slot(storage: SlotStorage, slot: int) -> Tensor:
     return storage.values_L2HPD[:, :, :, begin : begin + storage.map.room]
 
 
-def mapped(folder: Path, handle: Handle) -> MappedPool:
-    pool = PoolDirectory(folder).find(handle)
+def mapped(folder: Path, handle: Handle, memory: PoolMemory) -> MappedPool:
+    pool = PoolDirectory(folder, memory).find(handle)
     assert pool is not None
     return pool

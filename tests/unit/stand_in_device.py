@@ -2,12 +2,18 @@
 
 import mmap
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ensemble.gpu.device_memory import DeviceMemory
+from ensemble.gpu.device_storage import DeviceStorage
+from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.slot_storage import SlotLayout
 
 
 class StandInMemory:
@@ -50,3 +56,33 @@ class StandInAllocator:
 
     def _unmap(self) -> None:
         self.mapped -= 1
+
+
+class StandInPools:
+    """See `PoolMemory`: pools in the memory of one allocator, as `GpuEngine` makes and opens them."""
+
+    def __init__(self, spare: int = 2) -> None:
+        self.allocator = StandInAllocator()
+        self._spare = spare
+
+    def create(self, base: Path, layout: SlotLayout) -> DeviceStorage:
+        return DeviceStorage.create(base.parent, layout, self._spare, self.allocator)
+
+    def open(self, folder: Path, fields: Mapping[str, Any]) -> DeviceStorage:
+        del folder
+        return DeviceStorage.open(fields, self.allocator)
+
+    def close(self, storage: DeviceStorage) -> None:
+        """Nothing is kept."""
+
+
+def eager_engine(
+    loaded: LoadedBundle, allocator: StandInAllocator | None = None, **options: Any
+) -> GpuEngine:
+    """The GPU's engine on a CPU, without compilation or capture."""
+    chosen: dict[str, Any] = {"precision": "float32", "batches": (1, 4)}
+    return GpuEngine(
+        loaded,
+        allocator or StandInAllocator(),
+        GpuOptions(compiled=lambda function: function, capture=False, **(chosen | options)),
+    )

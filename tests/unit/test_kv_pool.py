@@ -26,18 +26,28 @@ from ensemble.kv_pool import (
     PoolDirectory,
     no_slot,
 )
-from ensemble.slot_storage import SlotLayout
-from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, content_of, layout, mapped, put
+from ensemble.slot_storage import PoolMemory, SlotLayout
+from tests.unit.pool_content import (
+    MINUTE_MS,
+    POSITIONS,
+    MakeDirectory,
+    ReaderOf,
+    chain,
+    content,
+    content_of,
+    layout,
+    put,
+)
 from unipinrec.config import preset
 
 
-def test_a_lease_ends_by_itself(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_a_lease_ends_by_itself(make_pool: Callable[..., KVPool], reader_of: ReaderOf) -> None:
     pool = make_pool(slots=1, lease_ms=200)
     handle = put(pool, 1)
-    assert mapped(tmp_path, handle).holds(handle)
+    assert reader_of(handle).holds(handle)
     assert pool.acquire() is None
     time.sleep(0.25)
-    assert not mapped(tmp_path, handle).holds(handle)
+    assert not reader_of(handle).holds(handle)
     assert pool.acquire() == handle.slot
 
 
@@ -50,11 +60,11 @@ def test_an_unpublished_slot_is_leased_too(make_pool: Callable[..., KVPool]) -> 
 
 
 def test_the_least_recently_used_released_slot_is_reused_first(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
 ) -> None:
     pool = make_pool(slots=3)
     first, second, third = (put(pool, value) for value in range(3))
-    reader = mapped(tmp_path, first)
+    reader = reader_of(first)
     for handle in (third, first):
         reader.release(handle)
     assert pool.acquire() == first.slot
@@ -64,19 +74,21 @@ def test_the_least_recently_used_released_slot_is_reused_first(
     assert pool.acquire() == second.slot
 
 
-def test_a_free_slot_goes_before_a_released_one(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_a_free_slot_goes_before_a_released_one(
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
+) -> None:
     pool = make_pool(slots=3)
     handle = put(pool, 1)
-    mapped(tmp_path, handle).release(handle)
+    reader_of(handle).release(handle)
     assert [pool.acquire(), pool.acquire(), pool.acquire()] == [1, 2, 0]
 
 
 def test_a_released_slot_stays_readable_until_it_is_reused(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
 ) -> None:
     pool = make_pool(slots=1)
     handle = put(pool, 4, length=2)
-    reader = mapped(tmp_path, handle)
+    reader = reader_of(handle)
     reader.release(handle)
     assert reader.holds(handle)
     assert torch.equal(content_of(reader, handle), content(4, 2))
@@ -85,11 +97,11 @@ def test_a_released_slot_stays_readable_until_it_is_reused(
 
 
 def test_releasing_a_stale_handle_does_not_end_the_newer_lease(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
 ) -> None:
     pool = make_pool(slots=1)
     old = put(pool, 1)
-    reader = mapped(tmp_path, old)
+    reader = reader_of(old)
     reader.release(old)
     new = put(pool, 2)
     reader.release(old)
@@ -97,10 +109,10 @@ def test_releasing_a_stale_handle_does_not_end_the_newer_lease(
     assert reader.holds(new)
 
 
-def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], reader_of: ReaderOf) -> None:
     pool = make_pool(slots=1)
     old = put(pool, 1)
-    reader = mapped(tmp_path, old)
+    reader = reader_of(old)
     reader.release(old)
     slot = pool.acquire()
     assert slot == old.slot
@@ -130,11 +142,11 @@ def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], tmp
     ],
 )
 def test_a_tampered_handle_is_refused(
-    make_pool: Callable[..., KVPool], tmp_path: Path, tamper: Callable[[Handle], Handle]
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf, tamper: Callable[[Handle], Handle]
 ) -> None:
     pool = make_pool(slots=2)
     older = [put(pool, 1, length=3), put(pool, 2, length=3)]
-    reader = mapped(tmp_path, older[0])
+    reader = reader_of(older[0])
     for handle in older:
         reader.release(handle)
     put(pool, 3, length=3)
@@ -146,17 +158,19 @@ def test_a_tampered_handle_is_refused(
 
 @pytest.mark.parametrize("epoch", [0, -1, 7])
 def test_no_pool_is_found_for_a_foreign_epoch(
-    make_pool: Callable[..., KVPool], tmp_path: Path, epoch: int
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory, epoch: int
 ) -> None:
     handle = put(make_pool(), 1)
-    assert PoolDirectory(tmp_path).find(replace(handle, epoch=epoch)) is None
+    assert make_directory().find(replace(handle, epoch=epoch)) is None
 
 
-def test_the_handle_of_a_full_pool_is_found_nowhere(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_the_handle_of_a_full_pool_is_found_nowhere(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory
+) -> None:
     make_pool()
     handle = no_slot(3)
     assert handle == Handle(epoch=0, slot=-1, generation=0, length=3, lease=0, reused=0)
-    assert PoolDirectory(tmp_path).find(handle) is None
+    assert make_directory().find(handle) is None
 
 
 def test_a_handle_travels_as_six_integers() -> None:
@@ -168,9 +182,9 @@ def test_a_handle_travels_as_six_integers() -> None:
 
 
 def test_meeting_a_new_epoch_ends_the_mapping_of_the_old_one(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory
 ) -> None:
-    directory = PoolDirectory(tmp_path)
+    directory = make_directory()
     old = put(make_pool(), 1)
     reader = directory.find(old)
     assert reader is not None
@@ -185,8 +199,27 @@ def test_meeting_a_new_epoch_ends_the_mapping_of_the_old_one(
     assert not found.holds(old)
 
 
-def test_a_restart_leaves_other_instances_alone(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
-    directory = PoolDirectory(tmp_path)
+def test_a_pool_that_is_mapped_while_another_thread_looks_for_gone_ones_stays_mapped(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_directory()
+    announced = directory._announced
+
+    def announced_before_a_pool_was_mapped() -> set[int]:
+        before = announced()
+        monkeypatch.undo()
+        assert directory.find(put(make_pool(), 1)) is not None
+        return before
+
+    monkeypatch.setattr(directory, "_announced", announced_before_a_pool_was_mapped)
+    directory.forget_gone()
+    assert len(directory._mapped) == 1
+
+
+def test_a_restart_leaves_other_instances_alone(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory
+) -> None:
+    directory = make_directory()
     other = put(make_pool(instance="retrieval_1"), 1)
     make_pool(instance="retrieval_0")
     own = put(make_pool(instance="retrieval_0"), 2)
@@ -197,22 +230,24 @@ def test_a_restart_leaves_other_instances_alone(make_pool: Callable[..., KVPool]
 
 
 def test_closing_removes_the_files_and_leaves_mappings_valid(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf, make_directory: MakeDirectory, tmp_path: Path
 ) -> None:
     pool = make_pool()
     handle = put(pool, 1)
-    reader = mapped(tmp_path, handle)
+    reader = reader_of(handle)
     pool.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("kv-*")) == []
     assert torch.equal(content_of(reader, handle), content(1, POSITIONS))
-    assert PoolDirectory(tmp_path).find(handle) is None
+    assert make_directory().find(handle) is None
     pool.close()
 
 
-def test_a_pool_that_lost_its_header_is_gone(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_a_pool_that_lost_its_header_is_gone(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory, tmp_path: Path
+) -> None:
     handle = put(make_pool(), 1)
     next(tmp_path.glob("*.header")).unlink()
-    assert PoolDirectory(tmp_path).find(handle) is None
+    assert make_directory().find(handle) is None
 
 
 def test_memory_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: Path) -> None:
@@ -225,12 +260,14 @@ def test_memory_that_does_not_fit_is_refused_before_it_is_touched(tmp_path: Path
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_a_pool_on_another_device_is_refused(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_a_pool_on_another_device_is_refused(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory, tmp_path: Path
+) -> None:
     handle = put(make_pool(), 1)
     descriptor = next(tmp_path.glob("*.json"))
     descriptor.write_text(json.dumps({**json.loads(descriptor.read_text()), "device": "tpu"}))
     with pytest.raises(ValueError, match=r"^the KV pool's device is 'tpu'; allowed: 'cpu'$"):
-        PoolDirectory(tmp_path).find(handle)
+        make_directory().find(handle)
 
 
 def test_a_slot_has_room_for_bos_and_the_longest_history() -> None:
@@ -252,11 +289,11 @@ def test_rounded_slots_take_less_memory() -> None:
 
 
 def test_the_generation_changes_before_the_slot_may_be_written(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
 ) -> None:
     pool = make_pool(slots=1)
     handle = put(pool, 1, length=3)
-    mapped(tmp_path, handle).release(handle)
+    reader_of(handle).release(handle)
     pool.acquire()
     header = pool.header_SX[0]
     assert header[[GENERATION, STATE, LENGTH, RELEASED]].tolist() == [2, WRITING, 3, handle.lease]
@@ -264,9 +301,11 @@ def test_the_generation_changes_before_the_slot_may_be_written(
     assert header[DEADLINE_NS] > time.monotonic_ns()
 
 
-def read_and_release(folder: Path, handles: list[Handle]) -> list[tuple[bool, list[float]]]:
+def read_and_release(
+    folder: Path, memory: PoolMemory, handles: list[Handle]
+) -> list[tuple[bool, list[float]]]:
     """What another process sees, and its release of every handle that holds."""
-    directory = PoolDirectory(folder)
+    directory = PoolDirectory(folder, memory)
     seen = []
     for handle in handles:
         pool = directory.find(handle)
@@ -279,17 +318,17 @@ def read_and_release(folder: Path, handles: list[Handle]) -> list[tuple[bool, li
 
 
 def test_another_process_reads_in_place_and_its_release_frees_the_slots(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf, memory: PoolMemory, tmp_path: Path
 ) -> None:
     pool = make_pool(slots=2)
     stale = put(pool, 1)
-    mapped(tmp_path, stale).release(stale)
+    reader_of(stale).release(stale)
     handles = [put(pool, 2, length=1), put(pool, 3, length=4)]
     assert pool.acquire() is None
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
-        first = child.submit(read_and_release, tmp_path, [stale, *handles]).result()
+        first = child.submit(read_and_release, tmp_path, memory, [stale, *handles]).result()
         later = put(pool, 4, length=2)
-        second = child.submit(read_and_release, tmp_path, [*handles, later]).result()
+        second = child.submit(read_and_release, tmp_path, memory, [*handles, later]).result()
     assert first == [
         (False, []),
         (True, content(2, 1).flatten().tolist()),
@@ -303,12 +342,14 @@ def test_another_process_reads_in_place_and_its_release_frees_the_slots(
     ]
 
 
-def test_slots_that_vanish_before_they_are_mapped_are_not_found_as_zeros(tmp_path: Path) -> None:
-    pool = KVPool(tmp_path, "retrieval_0_0", layout(2), lease_ms=60_000)
-    handle = put(pool, 1, length=3)
-    next(tmp_path.glob("*.slots")).unlink()
-    assert PoolDirectory(tmp_path).find(handle) is None
-    assert list(tmp_path.glob("*.slots")) == []
+def test_slots_that_vanish_before_they_are_mapped_are_not_found_as_zeros(
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory, tmp_path: Path
+) -> None:
+    handle = put(make_pool(), 1, length=3)
+    (slots,) = (path for path in tmp_path.iterdir() if path.suffix not in (".json", ".header"))
+    slots.unlink()
+    assert make_directory().find(handle) is None
+    assert not slots.exists()
 
 
 def test_an_instance_name_with_dots_and_dashes_works_and_removes_only_its_own(tmp_path: Path) -> None:

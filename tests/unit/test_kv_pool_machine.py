@@ -5,6 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from hypothesis import settings
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
+from ensemble.cpu.shared_memory import SharedMemory
 from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, PoolDirectory
 from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, content_of, filling, layout, mapped
+from tests.unit.stand_in_device import StandInPools
 
 
 @dataclass
@@ -40,18 +43,21 @@ class Slot:
 class PoolMachine(RuleBasedStateMachine):
     """Owner and reader in any order; the model beside them knows the protocol and none of the header."""
 
+    kind: ClassVar[type[SharedMemory | StandInPools]]
+
     @initialize(slots=st.integers(1, 3))
     def start(self, slots: int) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.slots = slots
-        self.reader = PoolDirectory(self.folder)
+        self.memory = self.kind()
+        self.reader = PoolDirectory(self.folder, self.memory)
         self.issued: list[Issued] = []
         self.writes = 0
         self.pools: list[KVPool] = []
         self.open_pool()
 
     def open_pool(self) -> None:
-        self.pool = KVPool(self.folder, "retrieval_0", layout(self.slots), MINUTE_MS)
+        self.pool = KVPool(self.folder, "retrieval_0", layout(self.slots), MINUTE_MS, self.memory)
         self.pools.append(self.pool)
         self.model = [Slot() for _ in range(self.slots)]
         self.by_age = list(range(self.slots))
@@ -94,7 +100,8 @@ class PoolMachine(RuleBasedStateMachine):
         if not held:
             return
         state = data.draw(st.sampled_from(held))
-        mapped(self.folder, state.published.handle).release(state.published.handle)
+        handle = state.published.handle
+        mapped(self.folder, handle, self.memory).release(handle)
         state.released = True
 
     @rule(data=st.data())
@@ -110,11 +117,11 @@ class PoolMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         older = {issued.handle for issued in self.issued}
         self.open_pool()
-        fresh = PoolDirectory(self.folder)
+        fresh = PoolDirectory(self.folder, self.memory)
         assert all(fresh.find(handle) is None for handle in older)
-        files = {path.name for path in self.folder.iterdir()}
+        files = {path.name for path in self.folder.glob("kv-*")}
         base = f"kv-retrieval_0-{self.pool.epoch}"
-        assert files == {f"{base}.json", f"{base}.header", f"{base}.slots"}
+        assert files - {f"{base}.slots"} == {f"{base}.json", f"{base}.header"}
 
     @invariant()
     def a_handle_that_holds_shows_what_was_written_for_it(self) -> None:
@@ -134,7 +141,7 @@ class PoolMachine(RuleBasedStateMachine):
             issued.handle
             for issued in self.issued
             if issued.handle.epoch == self.pool.epoch
-            and mapped(self.folder, issued.handle).holds(issued.handle)
+            and mapped(self.folder, issued.handle, self.memory).holds(issued.handle)
         ]
         assert sorted(found, key=lambda handle: handle.slot) == sorted(
             expected, key=lambda handle: handle.slot
@@ -151,5 +158,16 @@ class PoolMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+class SharedMemoryMachine(PoolMachine):
+    kind = SharedMemory
+
+
+class DeviceMemoryMachine(PoolMachine):
+    kind = StandInPools
+
+
+BOUNDS = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestSharedMemory = SharedMemoryMachine.TestCase
+TestSharedMemory.settings = BOUNDS
+TestDeviceMemory = DeviceMemoryMachine.TestCase
+TestDeviceMemory.settings = BOUNDS

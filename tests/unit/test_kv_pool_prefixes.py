@@ -1,11 +1,10 @@
 """Slots as prefixes: continued, found by others, evicted."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ensemble.event_chain import EventChain
-from ensemble.kv_pool import Handle, KVPool, PoolDirectory
-from tests.unit.pool_content import chain_of, content_of, filling, mapped
+from ensemble.kv_pool import Handle, KVPool
+from tests.unit.pool_content import MakeDirectory, ReaderOf, chain_of, content_of, filling
 
 
 def follow(pool: KVPool, events: EventChain, value: float) -> Handle:
@@ -27,11 +26,11 @@ def fill(pool: KVPool, events: EventChain, value: float) -> Handle:
 
 
 def test_an_appended_slot_still_serves_whoever_reads_the_shorter_prefix(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
 ) -> None:
     pool = make_pool(slots=1)
     short = fill(pool, chain_of(7, 8), 1.0)
-    reader = mapped(tmp_path, short)
+    reader = reader_of(short)
     long = follow(pool, chain_of(7, 8, 9), 2.0)
     assert (long.slot, long.generation, long.reused) == (short.slot, short.generation, 3)
     assert reader.holds(short)
@@ -43,11 +42,13 @@ def test_an_appended_slot_still_serves_whoever_reads_the_shorter_prefix(
     assert not reader.holds(short)
 
 
-def test_a_slot_is_kept_until_its_latest_lease_ends(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_a_slot_is_kept_until_its_latest_lease_ends(
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
+) -> None:
     pool = make_pool(slots=1)
     first = fill(pool, chain_of(7), 1.0)
     second = follow(pool, chain_of(7), 1.0)
-    reader = mapped(tmp_path, first)
+    reader = reader_of(first)
     reader.release(first)
     assert pool.acquire() is None
     reader.release(second)
@@ -55,7 +56,7 @@ def test_a_slot_is_kept_until_its_latest_lease_ends(make_pool: Callable[..., KVP
 
 
 def test_a_slot_whose_latest_events_changed_is_found_by_its_last_block(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
 ) -> None:
     pool = make_pool(slots=2)
     old = fill(pool, chain_of(1, 2, 3), 1.0)
@@ -65,21 +66,21 @@ def test_a_slot_whose_latest_events_changed_is_found_by_its_last_block(
     assert (match.slot, match.length, match.whole) == (old.slot, 3, False)
     # Its positions are being read, so they may not be overwritten.
     assert not pool.resume(match)
-    mapped(tmp_path, old).release(old)
+    reader_of(old).release(old)
     new = follow(pool, changed, 2.0)
     assert new.slot == old.slot
-    assert not mapped(tmp_path, old).holds(old)
-    view = content_of(mapped(tmp_path, new), new)
+    assert not reader_of(old).holds(old)
+    view = content_of(reader_of(new), new)
     assert (view[:, :, :, :3] == 1.0).all()
     assert (view[:, :, :, 3] == 2.0).all()
 
 
 def test_other_instances_find_a_prefix_until_it_is_overwritten(
-    make_pool: Callable[..., KVPool], tmp_path: Path
+    make_pool: Callable[..., KVPool], make_directory: MakeDirectory
 ) -> None:
     owner, other = make_pool(slots=1), make_pool(slots=1, instance="retrieval_1")
     handle = fill(owner, chain_of(1, 2, 3), 1.0)
-    (pool,) = PoolDirectory(tmp_path).others(other.epoch)
+    (pool,) = make_directory().others(other.epoch)
     assert pool.epoch == owner.epoch
     match = pool.find(chain_of(1, 2, 3, 4))
     assert match is not None
@@ -92,11 +93,13 @@ def test_other_instances_find_a_prefix_until_it_is_overwritten(
     assert pool.find(chain_of(1, 2, 3, 4)) is None
 
 
-def test_an_evicted_user_is_not_found_and_counted(make_pool: Callable[..., KVPool], tmp_path: Path) -> None:
+def test_an_evicted_user_is_not_found_and_counted(
+    make_pool: Callable[..., KVPool], reader_of: ReaderOf
+) -> None:
     pool = make_pool(slots=1)
     handle = fill(pool, chain_of(1, 2), 1.0)
     assert (pool.evictions, pool.slots_in_use) == (0, 1)
-    mapped(tmp_path, handle).release(handle)
+    reader_of(handle).release(handle)
     fill(pool, chain_of(3, 4), 2.0)
     assert pool.evictions == 1
     assert pool.find(chain_of(1, 2)) is None

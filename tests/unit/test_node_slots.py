@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.cpu.engine import CpuEngine
 from ensemble.kv_pool import Handle
-from ensemble.loaded_bundle import LoadedBundle
 from ensemble.ranking import Ranked
-from ensemble.retrieval import RetrievalNode
 from tests.conftest import Exported
 from tests.unit.node_chain import (
     MAX_HISTORY,
@@ -28,12 +25,14 @@ from tests.unit.node_chain import (
 )
 from tests.unit.pool_content import content_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_a_pool_too_small_for_the_batch_recomputes_the_rest(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    users = users_of_many_lengths(exported)
-    roomy, tight = make_chain(), make_chain(pool_slots=1)
+    users = users_of_many_lengths(exported)[:4]
+    roomy, tight = make_any_chain(), make_any_chain(pool_slots=1)
     expected = roomy(stored(exported, users))
     answers = tight(stored(exported, users))
     assert sources(expected) == ["prefill"] * len(users)
@@ -42,9 +41,9 @@ def test_a_pool_too_small_for_the_batch_recomputes_the_rest(
 
 
 def test_leases_that_are_never_released_turn_later_requests_to_recomputing(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain(pool_slots=2)
+    chain = make_any_chain(pool_slots=2)
     expected = [chain(stored(exported, [user])) for user in range(4)]
     assert [sources(answer) for answer in expected] == [["prefill"]] * 4
     abandoned = [chain.before_ranking(stored(exported, [user])) for user in (8, 9)]
@@ -58,9 +57,9 @@ def test_leases_that_are_never_released_turn_later_requests_to_recomputing(
 
 @pytest.mark.parametrize("column", ["epoch", "slot", "generation", "length"])
 def test_a_handle_that_does_not_hold_is_recomputed_with_equal_scores(
-    make_chain: Callable[..., Chain], exported: Exported, column: str
+    make_any_chain: Callable[..., Chain], exported: Exported, column: str
 ) -> None:
-    chain = make_chain()
+    chain = make_any_chain()
     tensors = chain.before_ranking(stored(exported, [5, 6, 7]))
     expected = chain.rank(tensors)
     place = ("epoch", "slot", "generation", "length").index(column)
@@ -72,9 +71,9 @@ def test_a_handle_that_does_not_hold_is_recomputed_with_equal_scores(
 
 
 def test_a_valid_handle_of_a_history_of_another_length_is_not_used(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain()
+    chain = make_any_chain()
     users = users_of_many_lengths(exported)[:3]
     tensors = chain.before_ranking(stored(exported, users))
     handles = tensors["KV_HANDLE"]
@@ -86,9 +85,9 @@ def test_a_valid_handle_of_a_history_of_another_length_is_not_used(
 
 
 def test_a_slot_reused_before_ranking_is_recomputed(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain(pool_slots=1)
+    chain = make_any_chain(pool_slots=1)
     tensors = chain.before_ranking(stored(exported, [5]))
     expected = chain.rank(tensors)
     other = chain.before_ranking(stored(exported, [6]))
@@ -99,9 +98,9 @@ def test_a_slot_reused_before_ranking_is_recomputed(
 
 
 def test_a_slot_reused_during_ranking_is_recomputed(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain(pool_slots=1)
+    chain = make_any_chain(pool_slots=1)
     expected = chain(stored(exported, [5]))
     tensors = chain.before_ranking(stored(exported, [5]))
     handle = Handle.from_array(tensors["KV_HANDLE"][0])
@@ -117,12 +116,12 @@ def test_a_slot_reused_during_ranking_is_recomputed(
 
 
 def test_a_restarted_retrieval_instance_makes_older_handles_stale(
-    make_chain: Callable[..., Chain], loaded: LoadedBundle, exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain()
+    chain = make_any_chain()
     tensors = chain.before_ranking(stored(exported, [5]))
     expected = chain(stored(exported, [5]))
-    chain.retrieval = RetrievalNode(loaded, chain.settings, CpuEngine(loaded, "float32"), "retrieval_0")
+    chain.restart_retrieval()
     assert sources(chain(stored(exported, [6]))) == ["prefill"]
     answers = chain.rank(tensors)
     assert sources(answers) == ["recomputed"]
@@ -151,9 +150,9 @@ def test_what_lies_in_a_slot_behind_the_history_is_never_read(
 
 
 def test_a_slot_shows_what_the_model_computes_in_its_filled_positions(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain()
+    chain = make_any_chain()
     history = made_up(3, 9)
     tensors = chain.before_ranking(inline(exported, history, 0))
     handle = Handle.from_array(tensors["KV_HANDLE"][0])
@@ -169,9 +168,9 @@ def test_a_slot_shows_what_the_model_computes_in_its_filled_positions(
 
 
 def test_answers_do_not_depend_on_the_slots_history_of_use(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain(pool_slots=1)
+    chain = make_any_chain(pool_slots=1)
     first: dict[int, Tensors] = {}
     for user in [*range(6), *reversed(range(5))]:
         answer = chain(stored(exported, [user]))
@@ -181,10 +180,10 @@ def test_answers_do_not_depend_on_the_slots_history_of_use(
 
 
 def test_an_equal_request_gets_an_equal_answer_from_its_prefix(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain()
     users = users_of_many_lengths(exported)
+    chain = make_any_chain(pool_slots=len(users))
     first = chain(stored(exported, users))
     again = chain(stored(exported, users))
     assert sources(first) == ["prefill"] * len(users)
@@ -194,9 +193,9 @@ def test_an_equal_request_gets_an_equal_answer_from_its_prefix(
 
 
 def test_a_longer_history_of_the_same_user_computes_its_last_events_only(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain, fresh = make_chain(), make_chain()
+    chain, fresh = make_any_chain(), make_any_chain()
     history = made_up(8, 120)
     chain(inline(exported, history[:100], 0))
     tensors = chain.before_ranking(inline(exported, history, 0))
@@ -232,9 +231,9 @@ def test_rounded_keys_and_values_answer_nearly_alike(
 
 
 def test_metrics_count_where_keys_and_values_came_from(
-    make_chain: Callable[..., Chain], exported: Exported
+    make_any_chain: Callable[..., Chain], exported: Exported
 ) -> None:
-    chain = make_chain(pool_slots=1)
+    chain = make_any_chain(pool_slots=1)
     request = stored(exported, [1, 2, 3])
     tensors = chain.before_ranking(request)
     handles = tensors["KV_HANDLE"]
@@ -248,7 +247,7 @@ def test_metrics_count_where_keys_and_values_came_from(
     assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 4
     assert counted(chain.retrieval, "unipinrec_positions_total", kind="reused") == handles[0, 3]
     assert counted(chain.retrieval, "unipinrec_kv_slots_in_use") == 1
-    tight = make_chain(pool_slots=1)
+    tight = make_any_chain(pool_slots=1)
     for user, evicted in ((1, 0), (1, 0), (2, 1), (1, 2)):
         tight(stored(exported, [user]))
         assert counted(tight.retrieval, "unipinrec_kv_evictions_total") == evicted

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,29 @@ import torch
 from torch import Tensor
 
 from ensemble.cpu.encoder import HistoryEncoder
-from ensemble.cpu.shared_memory import SharedMemoryStorage
+from ensemble.cpu.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.engine import Continuation
 from ensemble.event_chain import EventChain
+from ensemble.gpu.calls import Launches
+from ensemble.gpu.encoder import SlotEncoder
+from ensemble.gpu.engine import StorageFiller
+from ensemble.gpu.item_table import ItemTable
+from ensemble.gpu.parts import Parts
 from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, PoolDirectory
 from ensemble.prefix_cache import Encoded, PrefixCache
 from ensemble.slot_storage import SlotLayout
 from export.graphs import EncoderGraph
-from tests.unit.pool_content import content_of
+from tests.unit.pool_content import content_of, slot_content
+from tests.unit.stand_in_device import StandInPools
 from unipinrec.config import preset
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
 from unipinrec.model import UnifiedRecommender
+from unipinrec.model.served import ServedModel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOLERANCE = 1e-9
-SEQUENCES = 10_000
 BLOCK, MAX_HISTORY = 8, 24
 USERS, EVENTS = 4, 48
 MINUTE_MS = 60_000
@@ -62,7 +71,8 @@ class Truth:
         self.model = UnifiedRecommender(config).double().eval()
         for parameter in self.model.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
-        self.vector_VE = self.model.embedder.all_vectors().numpy()
+        # A GPU keeps item vectors in float32.
+        self.vector_VE = self.model.embedder.all_vectors().float().double().numpy()
         self.graph = torch.jit.freeze(torch.jit.script(EncoderGraph(self.model).eval()))
         draw = np.random.default_rng(4)
         self.streams = [drawn(draw, EVENTS) for _ in range(USERS)]
@@ -104,26 +114,63 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+class OnCpu:
+    """What instances compute with on a CPU."""
+
+    hidden_tolerance = TOLERANCE
+
+    def __init__(self, truth: Truth) -> None:
+        self.memory = SharedMemory()
+        self.encode = HistoryEncoder(truth.graph, truth.vector_VE)
+
+
+class OnGpu:
+    """What they compute with on a GPU, here without compilation and capture."""
+
+    hidden_tolerance = 1e-6
+    """Hidden states are kept in float32."""
+
+    def __init__(self, truth: Truth) -> None:
+        model = ServedModel(truth.model.config).double().eval()
+        kept = truth.model.state_dict()
+        model.load_state_dict({name: kept[name] for name in model.state_dict()})
+        device = torch.device("cpu")
+        parts = Parts(
+            device=device,
+            model=model.requires_grad_(False),
+            items=ItemTable(truth.vector_VE.astype(np.float32), "float32", device),
+            launches=Launches.on(device, capture=False),
+            compiled=lambda function: function,
+            batches=(1, 4),
+        )
+        self.memory = StandInPools(spare=4)
+        self.encode = StorageFiller(cache(partial(SlotEncoder, parts)))
+
+
+Side = type[OnCpu | OnGpu]
+SIDES = pytest.mark.parametrize("side", [OnCpu, OnGpu])
+
+
 class Instances:
     """Two retrieval instances over one folder, and who reads their slots."""
 
-    def __init__(self, truth: Truth, folder: Path, slots: int) -> None:
+    def __init__(self, truth: Truth, folder: Path, side: Side, slots: int) -> None:
         self.truth, self.folder = truth, folder
         config = truth.model.config
         shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
         self._layout = SlotLayout(slots=slots, shape=shape, width=config.width, precision="float64")
-        self.encoder = HistoryEncoder(truth.graph, truth.vector_VE)
-        self.reader = PoolDirectory(folder)
+        self.side = side(truth)
+        self.reader = PoolDirectory(folder, self.side.memory)
         self.pools: dict[int, KVPool] = {}
         self.caches: dict[int, PrefixCache] = {}
         for instance in range(2):
             self.restart(instance)
 
     def restart(self, instance: int) -> None:
-        self.pools[instance] = KVPool(self.folder, f"retrieval_{instance}", self._layout, MINUTE_MS)
-        self.caches[instance] = PrefixCache(
-            self.encoder, self.pools[instance], PoolDirectory(self.folder), self.chain
-        )
+        memory = self.side.memory
+        self.pools[instance] = KVPool(self.folder, f"retrieval_{instance}", self._layout, MINUTE_MS, memory)
+        others = PoolDirectory(self.folder, memory)
+        self.caches[instance] = PrefixCache(self.side.encode, self.pools[instance], others, self.chain)
 
     def chain(self, history: History) -> EventChain:
         return EventChain(history, "bundle", BLOCK)
@@ -137,11 +184,10 @@ class Instances:
             hidden_TC, past_L2HTD = self.truth.encoded(stream, start)
             length = len(history) + 1
             storage = self.pools[instance].storage
-            assert isinstance(storage, SharedMemoryStorage)
             assert one.place.length == length
-            assert (storage.hidden(one.place.slot) - hidden_TC[length - 1]).abs().max() < TOLERANCE
-            right = past_L2HTD[:, :, :, :length]
-            assert (storage.read(one.place.slot, length) - right).abs().max() < TOLERANCE
+            hidden_C, right = hidden_TC[length - 1], past_L2HTD[:, :, :, :length]
+            assert (storage.hidden(one.place.slot) - hidden_C).abs().max() < self.side.hidden_tolerance
+            assert (slot_content(storage, one.place.slot, length) - right).abs().max() < TOLERANCE
             pool = self.pool_of(one.handle)
             if pool is not None:
                 assert pool.holds(one.handle)
@@ -157,13 +203,14 @@ class Instances:
 
 
 @pytest.mark.timeout(900)
-def test_10_000_random_sequences_equal_recomputation(truth: Truth, folder: Path) -> None:
+@pytest.mark.parametrize(("side", "sequences"), [(OnCpu, 10_000), (OnGpu, 200)])
+def test_random_sequences_equal_recomputation(truth: Truth, folder: Path, side: Side, sequences: int) -> None:
     """Users append, go back, change an event and meet either instance; slots are evicted, leases end or do
     not, instances restart."""
     draw = np.random.default_rng(9)
     reused = evicted = full = 0
-    instances = Instances(truth, folder, slots=3)
-    for _ in range(SEQUENCES):
+    instances = Instances(truth, folder, side, slots=3)
+    for _ in range(sequences):
         ends = draw.integers(0, MAX_HISTORY, size=USERS + 1)
         for _ in range(int(draw.integers(1, 3))):
             action = draw.random()
@@ -184,31 +231,42 @@ def test_10_000_random_sequences_equal_recomputation(truth: Truth, folder: Path)
         evicted = max(evicted, *(pool.evictions for pool in instances.pools.values()))
     instances.close()
     # Each of the cases that the sequences are meant to meet was met often.
-    assert reused > SEQUENCES / 4
+    assert reused > sequences / 4
     assert evicted > 10
     assert full > 10
 
 
-def test_an_append_computes_its_new_events_alone(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=2)
+@SIDES
+def test_an_append_computes_its_new_events_alone(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=2)
     (first,) = instances.ask(0, [(0, 18)])
     (second,) = instances.ask(0, [(0, 21)])
     (third,) = instances.ask(0, [(0, 21)])
     assert [one.computed for one in (first, second, third)] == [19, 3, 0]
     assert [one.handle.reused for one in (first, second, third)] == [0, 19, 22]
     assert second.handle.slot == first.handle.slot
-    assert instances.encoder.padding == 13 + 13
 
 
-def test_another_instance_takes_the_prefix_over(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=2)
+@pytest.mark.parametrize(("side", "padding"), [(OnCpu, 13 + 13), (OnGpu, 6 + 13)])
+def test_padding_is_counted(truth: Truth, folder: Path, side: Side, padding: int) -> None:
+    """19 positions and then 3: rounded up to multiples of 16, or to the next of the sizes 16 and 25."""
+    instances = Instances(truth, folder, side, slots=2)
+    instances.ask(0, [(0, 18)])
+    instances.ask(0, [(0, 21)])
+    assert instances.side.encode.padding == padding
+
+
+@SIDES
+def test_another_instance_takes_the_prefix_over(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=2)
     instances.ask(0, [(0, 20)])
     (taken,) = instances.ask(1, [(0, 22)])
     assert (taken.handle.epoch, taken.computed) == (instances.pools[1].epoch, 2)
 
 
-def test_a_window_that_moved_is_encoded_again_once(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=2)
+@SIDES
+def test_a_window_that_moved_is_encoded_again_once(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=2)
     instances.ask(0, [(0, MAX_HISTORY)])
     (moved,) = instances.ask(0, [(0, MAX_HISTORY + 1)])
     assert moved.handle.reused == 0
@@ -217,22 +275,25 @@ def test_a_window_that_moved_is_encoded_again_once(truth: Truth, folder: Path) -
     assert after.computed == 2
 
 
-def test_equal_histories_of_a_batch_share_one_slot(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=2)
+@SIDES
+def test_equal_histories_of_a_batch_share_one_slot(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=2)
     left, right, other = instances.ask(0, [(0, 20), (0, 20), (1, 20)])
     assert left.handle.slot == right.handle.slot != other.handle.slot
     assert instances.pools[0].slots_in_use == 2
 
 
-def test_two_lengths_of_one_user_in_a_batch_do_not_share_a_slot(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=3)
+@SIDES
+def test_two_lengths_of_a_user_in_a_batch_do_not_share_a_slot(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=3)
     (first,) = instances.ask(0, [(0, 17)])
     short, long = instances.ask(0, [(0, 18), (0, 20)])
     assert short.handle.slot == first.handle.slot != long.handle.slot
 
 
-def test_users_without_events_share_a_slot_that_no_history_takes(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=3)
+@SIDES
+def test_users_without_events_share_a_slot_no_history_takes(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=3)
     (empty,) = instances.ask(0, [(0, 0)])
     (user,) = instances.ask(0, [(0, 1)])
     (again,) = instances.ask(0, [(1, 0)])
@@ -240,11 +301,12 @@ def test_users_without_events_share_a_slot_that_no_history_takes(truth: Truth, f
     assert again.computed == 0
 
 
-def test_an_encoder_that_fails_leaves_no_slot_behind(truth: Truth, folder: Path) -> None:
-    instances = Instances(truth, folder, slots=1)
+@SIDES
+def test_an_encoder_that_fails_leaves_no_slot_behind(truth: Truth, folder: Path, side: Side) -> None:
+    instances = Instances(truth, folder, side, slots=1)
     instances.ask(0, [(0, 18)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instances.encoder, "_graph", None)
+        patch.setattr(instances.caches[0], "_encode", None)
         with pytest.raises(TypeError):
             instances.ask(0, [(0, 20)])
     assert instances.pools[0].slots_in_use == 0
