@@ -62,14 +62,15 @@ def batch() -> Batch:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """The same trunk on the GPU, over a memory full of NaN."""
+    """The same trunk on the GPU, over a memory full of poison."""
 
     trunk: SlottedTrunk
     memory_L2HPD: Tensor
     dtype: torch.dtype
+    poison: float = torch.nan
 
     def __call__(self, values: Tensor) -> Tensor:
-        return values.to(self.memory_L2HPD.device, self.dtype)
+        return values.nan_to_num(self.poison).to(self.memory_L2HPD.device, self.dtype)
 
     def numbers(self, *values: int) -> Tensor:
         return torch.tensor(values, device=self.memory_L2HPD.device)
@@ -99,7 +100,7 @@ def on_device(
     trunk = Trunk(model).eval().requires_grad_(False)
     trunk.load_state_dict(batch.exact.state_dict())
     slotted = SlottedTrunk(trunk.to(device, dtype), memory, SLOT, COMPILERS[request.param])
-    return OnDevice(slotted, memory, dtype)
+    return OnDevice(slotted, memory, dtype, poison)
 
 
 def assert_close(found: Tensor, right: Tensor, dtype: torch.dtype) -> None:
@@ -178,7 +179,7 @@ def test_compiled_and_eager_float32_agree(batch: Batch, device: torch.device) ->
     found = []
     for compiled in COMPILERS.values():
         memory = torch.zeros(shape, device=device)
-        one = OnDevice(SlottedTrunk(trunk, memory, SLOT, compiled), memory, torch.float32)
+        one = OnDevice(SlottedTrunk(trunk, memory, SLOT, compiled), memory, torch.float32, 1e4)
         hidden_BC = encoded(batch, one)
         scored = one.trunk.candidates(one(batch.candidate_BKC), one.begins, one.numbers(*LENGTHS))
         found.append(torch.cat([hidden_BC.flatten(), scored.flatten()]))
