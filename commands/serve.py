@@ -8,7 +8,9 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from commands.errors import NO_GPU
 from ensemble.endpoints import Endpoints
+from ensemble.gpu_presence import NoGpuError
 from ensemble.launcher import serve as run_server
 from ensemble.server_error import ServerError
 from ensemble.settings import ENV_PREFIX, ServingSettings
@@ -33,6 +35,20 @@ def serve(
     ] = None,
     ann_device: Annotated[
         str | None, typer.Option(help="cpu or cuda: where the item index is searched.")
+    ] = None,
+    gpu_precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float8: what a GPU computes the trunk in.")
+    ] = None,
+    gpu_item_precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or int8: what a GPU keeps item vectors in.")
+    ] = None,
+    gpu_graphs: Annotated[
+        bool | None,
+        typer.Option("--gpu-graphs/--gpu-eager", help="Replay CUDA graphs, or launch every kernel."),
+    ] = None,
+    gpu_compile: Annotated[
+        bool | None,
+        typer.Option("--gpu-compile/--gpu-uncompiled", help="Compile layers for the GPU at start."),
     ] = None,
     baseline: Annotated[
         bool,
@@ -62,6 +78,10 @@ def serve(
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "ann_device": ann_device,
+        "gpu_precision": gpu_precision,
+        "gpu_item_precision": gpu_item_precision,
+        "gpu_graphs": gpu_graphs,
+        "gpu_compile": gpu_compile,
         "exclude_seen": exclude_seen,
         "trace_url": trace_url,
         "trace_rate": trace_rate,
@@ -87,6 +107,8 @@ def serve(
                 f"{ENV_PREFIX}{e['loc'][0]}".upper() + f" is {e['input']}; {e['msg']}" for e in error.errors()
             )
         )
+    except NoGpuError as error:
+        _fail(str(error), NO_GPU)
     except (ServerError, OSError) as error:
         _fail(str(error))
 
@@ -95,9 +117,9 @@ def _given(options: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 1) -> None:
     typer.secho(message, fg="red", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -155,13 +155,15 @@ class EmbeddedServer:
             )
 
     def wait_until_serving(
-        self, canary: Canary, timeout_s: float = 300.0, cancelled: Callable[[], bool] = lambda: False
+        self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
         """True as soon as `canary` is answered, False as soon as `cancelled` says so.
 
         Raises:
-            ServerError: the process ended, or `timeout_s` seconds went by without an answer.
+            ServerError: the process ended, or `timeout_s` seconds went by without an answer, by default the
+                settings' `load_timeout_s`.
         """
+        timeout_s = self.settings.load_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         with self.client() as client:
             while not cancelled():
@@ -278,6 +280,7 @@ class EmbeddedServer:
         return {
             **inherited,
             **self.settings.as_environment(),
+            **self.settings.compiler_environment(),
             "LD_LIBRARY_PATH": _joined(*library_path, inherited.get("LD_LIBRARY_PATH")),
             # The stub's interpreter takes its prefix, and so its packages, from the first `python3` here.
             "PATH": _joined(Path(sys.executable).parent, inherited.get("PATH")),

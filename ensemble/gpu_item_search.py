@@ -12,6 +12,7 @@ import numpy as np
 
 from ensemble.contract import Floats, Int64s
 from ensemble.fetching_search import FetchingSearch
+from ensemble.gpu_presence import NoGpuError
 from ensemble.item_search import ItemSearch
 from ensemble.settings import ENV_PREFIX
 from unipinrec.bundle import INDEX_TUNED_FOR
@@ -37,10 +38,6 @@ each search, which is slow; distances of 16 queries to a million items take 128 
 
 DEVICE = 0
 """The first GPU that the process sees; CUDA_VISIBLE_DEVICES chooses another."""
-
-
-class NoGpuError(RuntimeError):
-    """A GPU was asked for, and there is none or FAISS cannot use it; the message is one line."""
 
 
 @dataclass(slots=True, kw_only=True)

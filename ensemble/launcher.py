@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ensemble.embedded_server import ENSEMBLES, Canary, EmbeddedServer
 from ensemble.endpoints import Endpoints, check_endpoints
+from ensemble.profiles import check_profile
 from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.watchdog import Watchdog
@@ -104,6 +105,7 @@ def serve(
 
     Raises:
         ServerError: the server cannot start, or it has stopped by itself. One line with a remedy.
+        NoGpuError: the profile asks for a GPU, and there is none.
     """
     check_bundle(settings.bundle)
     check_profile(profile, model_repository)
@@ -172,15 +174,6 @@ def check_bundle(bundle: Path) -> None:
     if not (bundle / "manifest.json").is_file():
         raise ServerError(
             f"--bundle is {bundle}, which has no manifest.json; make one: `make demo` or `unipinrec export`"
-        )
-
-
-def check_profile(profile: str | None, model_repository: Path) -> None:
-    """Raises `ServerError` for a profile that no model has; Triton itself would silently use the default."""
-    profiles = sorted({path.stem for path in model_repository.glob("*/configs/*.pbtxt")})
-    if profile is not None and profile not in profiles:
-        raise ServerError(
-            f"--profile is {profile}; allowed: {', '.join(profiles) or 'none in this repository'}"
         )
 
 

@@ -49,6 +49,13 @@ class ServingSettings(BaseSettings):
     gpu_compile: bool = True
     """Whether layers are compiled for the GPU. Without it, starting takes seconds instead of minutes, and
     attention computes every score of every slot: for small pools and for debugging only."""
+    compile_cache: Path = Path("build/compile-cache")
+    """Folder that keeps what was compiled for a GPU, so that only the first start takes minutes; a relative
+    path starts at the repository's root. What lies there is run: nobody else may write to it, and its file
+    system must allow programs."""
+    load_timeout_s: Count = 900
+    """Seconds that the nodes may take to load, at the start and after one has died. A GPU's nodes compile for
+    minutes when `compile_cache` is empty."""
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""
@@ -82,7 +89,7 @@ class ServingSettings(BaseSettings):
     """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
     NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""
 
-    @field_validator("bundle", "runtime_dir", "triton_home")
+    @field_validator("bundle", "runtime_dir", "compile_cache", "triton_home")
     @classmethod
     def _from_root(cls, path: Path | None) -> Path | None:
         return path and ROOT / path.expanduser()
@@ -98,6 +105,13 @@ class ServingSettings(BaseSettings):
         """The variables from which a child process reads equal settings."""
         values = {name: "" if value is None else str(value) for name, value in self.model_dump().items()}
         return {f"{ENV_PREFIX}{name.upper()}": value for name, value in values.items()}
+
+    def compiler_environment(self) -> dict[str, str]:
+        """The variables that make PyTorch's compiler keep its results in `compile_cache`."""
+        return {
+            "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache / "inductor"),
+            "TRITON_CACHE_DIR": str(self.compile_cache / "triton"),
+        }
 
 
 def _is_receiver(url: str) -> bool:

@@ -16,7 +16,6 @@ from google.protobuf.json_format import MessageToJson
 from ensemble.embedded_server import Canary, EmbeddedServer, failure_of
 
 DEAD_NODE = re.compile(r"Stub process '(?P<instance>[^']+)' is not healthy")
-LOAD_TIMEOUT_S = 300.0
 INDEX_TIMEOUT_S = 10.0
 DRAIN_S = 2.0
 """For the requests that the old instances still compute."""
@@ -47,6 +46,7 @@ class Watchdog:
         self._canaries = canaries
         self._report = report
         self._interval_s = interval_s
+        self._load_timeout_s = float(server.settings.load_timeout_s)
         self._failures = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -107,7 +107,7 @@ class Watchdog:
                 model,
                 headers=headers,
                 config=MessageToJson(config, preserving_proto_field_name=True),
-                client_timeout=LOAD_TIMEOUT_S,
+                client_timeout=self._load_timeout_s,
             )
         except triton.InferenceServerException as error:
             self._tell(f"watchdog: {model} does not start beside its old processes ({error}); in their place")
@@ -122,7 +122,7 @@ class Watchdog:
             self._load(client, model)
 
     def _load(self, client: triton.InferenceServerClient, model: str) -> None:
-        client.load_model(model, headers=self._server.admin_headers, client_timeout=LOAD_TIMEOUT_S)
+        client.load_model(model, headers=self._server.admin_headers, client_timeout=self._load_timeout_s)
 
     def _tell(self, line: str) -> None:
         if not self._stopped.is_set():

@@ -4,6 +4,7 @@ import torch
 
 from ensemble.gpu.cuda_memory import CudaAllocator
 from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.gpu_presence import require_gpu
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 
@@ -15,13 +16,10 @@ def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> 
     """The engine of one GPU.
 
     Raises:
-        ValueError: there is no such GPU, or it lacks what the precision needs.
+        NoGpuError: there is none.
+        ValueError: it lacks what the precision needs.
     """
-    if not torch.cuda.is_available():
-        raise ValueError(
-            f"the profile asks for GPU {index}; PyTorch {torch.__version__} finds none. Allowed: a host with "
-            "an NVIDIA GPU and PyTorch's CUDA build, or no --profile"
-        )
+    require_gpu(f"instance_group names GPU {index}", ", or no --profile")
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     torch._dynamo.config.recompile_limit = RECOMPILES

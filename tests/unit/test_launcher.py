@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from commands.serve import serve
 from ensemble.endpoints import Endpoints, check_endpoints
-from ensemble.launcher import check_bundle, check_profile, example_user
+from ensemble.launcher import check_bundle, example_user
 from ensemble.runtime_folder import claim_folder, remove_abandoned
 from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
@@ -124,16 +124,6 @@ def test_missing_bundle_names_the_path_and_the_command(tmp_path: Path) -> None:
         check_bundle(tmp_path)
 
 
-def test_profile_that_no_model_has_is_refused(tmp_path: Path) -> None:
-    for profile in ("cpu", "gpu"):
-        path = tmp_path / "ranking" / "configs" / f"{profile}.pbtxt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    check_profile("gpu", tmp_path)
-    with pytest.raises(ServerError, match="--profile is tpu; allowed: cpu, gpu"):
-        check_profile("tpu", tmp_path)
-
-
 def test_command_fails_with_one_line(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(serve)
@@ -156,6 +146,15 @@ def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch
     for name, value in sent.as_environment().items():
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
+
+
+def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:
+    kept = ServingSettings(compile_cache=tmp_path).compiler_environment()
+    assert kept == {
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "TRITON_CACHE_DIR": str(tmp_path / "triton"),
+    }
+    assert ServingSettings().compile_cache == ROOT / "build" / "compile-cache"
 
 
 def test_relative_bundle_starts_at_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""A profile replaces the configurations of the nodes that have one, and of no other."""
+
+import shutil
+from pathlib import Path
+
+from unipinrec_client import GrpcClient
+
+from ensemble.embedded_server import EmbeddedServer
+from ensemble.endpoints import Endpoints
+from ensemble.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.settings import ServingSettings
+from tests.conftest import Exported
+from tests.served.requests import stored
+
+
+def gpu_profile_on_a_cpu(folder: Path) -> Path:
+    """The committed repository, whose profile `gpu` asks for no GPU."""
+    repository = shutil.copytree(MODEL_REPOSITORY, folder / "models")
+    for path in repository.glob("*/configs/gpu.pbtxt"):
+        text = path.read_text()
+        assert text.count("KIND_GPU, gpus: [ 0 ]") == 1
+        path.write_text(text.replace("KIND_GPU, gpus: [ 0 ]", "KIND_CPU"))
+    return repository
+
+
+def test_triton_takes_the_profile_where_there_is_one_and_the_default_elsewhere(
+    server: EmbeddedServer, exported: Exported, tmp_path: Path
+) -> None:
+    profiled = EmbeddedServer(
+        model_repository=gpu_profile_on_a_cpu(tmp_path),
+        settings=ServingSettings(bundle=exported.bundle),
+        endpoints=Endpoints.free(),
+        profile="gpu",
+        log_path=tmp_path / "server.log",
+    )
+    with profiled:
+        profiled.start()
+        profiled.wait_until_serving(UserCanary())
+        nodes = ("history", "retrieval", "ann", "ranking")
+        assert [len(profiled.node_processes(node)) for node in nodes] == [1, 1, 1, 1]
+        with GrpcClient(profiled.grpc_url) as there, GrpcClient(server.grpc_url) as here:
+            for user in range(8):
+                request = stored(exported, user)
+                assert there.recommend(request).recommendations == here.recommend(request).recommendations
