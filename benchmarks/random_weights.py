@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 QKV_GAIN, RANKING_GAIN, GAIN = 2.0, 1.5, 1.0
-"""Standard deviation of a matrix times the root of its inputs: of queries, keys and values, so that attention
-prefers a few events; of the ranking head, so that probabilities reach from near 0 to near 1; of all others."""
+"""Standard deviation of a matrix times the root of its inputs: of queries, keys and values, so that
+attention prefers a few events; of the ranking head, so that probabilities differ widely; of all others."""
 
 EMBEDDING_STD = 0.5
 
