@@ -46,7 +46,8 @@ class Prefill:
             self._mask = ranking_mask(*sizes).to(device)
         else:
             self._layer = _flex_layer
-            self._mask = create_block_mask(_ranking_rule(sizes[0]), None, None, *[sum(sizes)] * 2, device)
+            total = sum(sizes)
+            self._mask = create_block_mask(_ranking_rule(sizes[0]), None, None, total, total, str(device))
         self._parts = _Parts(model, lambda function: function)
         self._call: Callable[[Fields], Tensor] = self._forward
 
