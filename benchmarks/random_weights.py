@@ -12,7 +12,7 @@ EMBEDDING_STD = 0.5
 
 @torch.no_grad()
 def spread_weights(model: nn.Module, seed: int) -> None:
-    """Draw all matrices anew, by the caller's seed alone.
+    """Draw all matrices anew by a seed; biases and single tokens stay as they are.
 
     Outputs of a layer stay of the size of its inputs, whatever the width: what rounding to bfloat16 changes
     remains far below what another history changes.

@@ -33,12 +33,12 @@ CHUNK = 2048
 
 COMPARED_TOGETHER = 8
 TOLERANCE = 0.1
-"""Allowed difference of a probability, and of a score, which adds probabilities up with weights of 1, 2 and 3.
+"""Allowed difference of a probability, and of a score, which adds probabilities with weights of 1, 2 and 3.
 
-With these weights, bfloat16 moved probabilities of the paper's model by up to 0.014 and scores by up to 0.043
-against float32, at 200 and at 992 positions on a CPU; another user's history moved scores of the same candidates
-by 0.3. A slot of another user, or one half filled, is thus found. One that lacks a few of a thousand events is
-not: the tests compare those in float32."""
+With these weights, bfloat16 moved probabilities of the paper's model by up to 0.014 and scores by up to
+0.043 against float32, at 200 and at 992 positions on a CPU; another user's history moved scores of the same
+candidates by 0.3. A slot of another user, or one half filled, is thus found. One that lacks a few of a
+thousand events is not: the tests compare those in float32."""
 
 MOST_TOLD = 100
 

@@ -41,8 +41,10 @@ def random_batches(shape: Shape, device: torch.device) -> list[Batch]:
 
 
 def random_model(shape: Shape, device: torch.device) -> ServedModel:
-    """In float32, for inference."""
-    model = ServedModel(shape.model).eval().requires_grad_(False)
+    """In float32, for inference; the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = ServedModel(shape.model).eval().requires_grad_(False)
     spread_weights(model, SEED)
     return model.to(device)
 

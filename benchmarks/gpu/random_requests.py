@@ -67,4 +67,4 @@ class RandomRequestMaker(RequestMaker):
         """How many results a visit asks for: the same for the same visit, fewer more often than more."""
         text = f"{visit.user_id} {len(visit.history)} {visit.request_time}"
         share = zlib.crc32(text.encode()) / 2**32
-        return 1 + int((self._most - 1) * share**3)
+        return 1 + int(self._most * share**3)
