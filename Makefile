@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minu
 
 bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour; [ARGS='--device cuda']
 	$(BIN)/unipinrec bench-ann $(ARGS)
+
+bench-gpu: install ## Ranking forwards, graphs, FP8 and served requests on one NVIDIA GPU: 40 minutes; [ARGS='--only table']
+	$(BIN)/unipinrec bench-gpu $(ARGS)
 
 bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: two minutes
 	$(BIN)/unipinrec bench-growth

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from torch import nn
 
+from benchmarks.random_weights import spread_weights
 from ensemble.contract import Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ROOT
@@ -28,17 +28,16 @@ from unipinrec.data.prepared import write_prepared
 from unipinrec.model import UnifiedRecommender
 
 PRESET = "bench-cpu"
+"""Sizes of the model, where nothing else is asked for."""
+
 ACTIONS = ("click", "save", "share", "hide")
 SURFACES = ("home", "search")
 UTILITY = (1.0, 2.0, 3.0, 0.0)
 FIRST_ITEM, ITEM_STEP = 1_000, 3
 """External item ids are not rows, so that a mix-up shows."""
 
-WEIGHT_STD, RANKING_STD = 0.15, 0.3
-"""Standard deviations of all matrices, and of those in the ranking head."""
-
 SEED = 11
-SOURCES = ("unipinrec", "export", "benchmarks/random_bundle.py")
+SOURCES = ("unipinrec", "export", "benchmarks/random_bundle.py", "benchmarks/random_weights.py")
 """What a bundle depends on; one that other sources wrote is not used again."""
 
 
@@ -65,16 +64,26 @@ class RandomBundle:
         return -(-self.manifest.model.max_candidates // self.manifest.defaults.over_fetch)
 
 
-def make_random_bundle(items: int, folder: Path, report: Callable[[str], None]) -> RandomBundle:
-    """The bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there."""
-    base = folder / f"{items}-items-{_digest()}"
+def make_random_bundle(
+    items: int,
+    folder: Path,
+    report: Callable[[str], None],
+    *,
+    sizes: str = PRESET,
+    retrieval_steps: int = 1,
+) -> RandomBundle:
+    """The bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there.
+
+    `sizes` names a preset of the model.
+    """
+    base = folder / f"{sizes}-{items}-items-{retrieval_steps}-steps-{_digest()}"
     try:
         return _open(base)
     except BundleError:
         shutil.rmtree(base, ignore_errors=True)
     dataset = _dataset(items, base / "data")
-    checkpoint = _checkpoint(dataset, base / "checkpoints")
-    write_bundle(checkpoint, dataset, base / "bundles", report=report)
+    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes)
+    write_bundle(checkpoint, dataset, base / "bundles", retrieval_steps=retrieval_steps, report=report)
     return _open(base)
 
 
@@ -103,15 +112,12 @@ def _dataset(items: int, folder: Path) -> InteractionDataset:
     return InteractionDataset.load(folder)
 
 
-def _checkpoint(dataset: InteractionDataset, folder: Path) -> Path:
-    """Weights so large that scores of different items are far apart."""
-    config = preset(PRESET, **dataset.catalogue_fields)
+def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
+    config = preset(sizes, **dataset.catalogue_fields)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = UnifiedRecommender(config)
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1:
-                nn.init.normal_(weight, std=RANKING_STD if "ranking_head" in name else WEIGHT_STD)
+    spread_weights(model, SEED)
     state = CheckpointState(
         epoch=1, step=0, model=config, training=TrainingConfig(epochs=1), dataset=dataset.info.sha256
     )

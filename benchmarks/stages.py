@@ -41,12 +41,12 @@ class ServerStatistics:
 
     def nodes(self, ensemble: str) -> tuple[str, ...]:
         """The ensemble's models in order."""
-        steps = self._config(ensemble)["ensemble_scheduling"]["step"]
+        steps = self.config(ensemble)["ensemble_scheduling"]["step"]
         return tuple(str(step["model_name"]) for step in steps)
 
     def instances(self, node: str) -> int:
         """Processes that run a node."""
-        return sum(int(group.get("count", 1)) for group in self._config(node).get("instance_group", [{}]))
+        return sum(int(group.get("count", 1)) for group in self.config(node).get("instance_group", [{}]))
 
     def settled(self, nodes: Sequence[str]) -> dict[str, Counters]:
         """Counters of these nodes. The server counts a request a moment after it has answered it, so they
@@ -64,7 +64,8 @@ class ServerStatistics:
         stats: dict[str, Any] = answer["model_stats"][0].get("inference_stats", {})
         return stats
 
-    def _config(self, model: str) -> dict[str, Any]:
+    def config(self, model: str) -> dict[str, Any]:
+        """A model's configuration as JSON."""
         answer = self._client.get_model_config(model, headers=self._headers, as_json=True)
         config: dict[str, Any] = answer["config"]
         return config

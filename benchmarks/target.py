@@ -20,6 +20,7 @@ from ensemble.settings import ServingSettings
 UNIFIED, SEPARATE = "recommend", "recommend_separate"
 
 CANARY_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +53,31 @@ class Target:
 
 @contextmanager
 def serving(
-    made: RandomBundle, settings: ServingSettings, models: Mapping[str, str], log_path: Path
+    made: RandomBundle,
+    settings: ServingSettings,
+    models: Mapping[str, str],
+    log_path: Path,
+    *,
+    profile: str | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[Target]:
     """The bundle on an embedded server, from its first answers on.
 
     Raises:
-        ServerError: it does not start.
+        ServerError: it does not start within `start_timeout_s`.
     """
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
         settings=settings,
         endpoints=Endpoints.free(),
         baseline=SEPARATE in models.values(),
+        profile=profile,
         log_path=log_path,
     )
     with server:
         server.start()
         for model in sorted(set(models.values())):
-            server.wait_until_serving(UserCanary(model=model, timeout_s=CANARY_TIMEOUT_S))
+            server.wait_until_serving(UserCanary(model=model, timeout_s=CANARY_TIMEOUT_S), start_timeout_s)
         with server.client() as client:
             yield Target(
                 client,

@@ -6,6 +6,7 @@ try:
     from commands import data
     from commands.bench import bench
     from commands.bench_ann import bench_ann
+    from commands.bench_gpu import bench_gpu
     from commands.bench_growth import bench_growth
     from commands.bench_options import bench_options
     from commands.bench_precision import bench_precision
@@ -36,6 +37,7 @@ app.command("tables")(tables_command)
 app.command("export")(export_command)
 app.command("bench")(bench)
 app.command("bench-ann")(bench_ann)
+app.command("bench-gpu")(bench_gpu)
 app.command("bench-growth")(bench_growth)
 app.command("bench-options")(bench_options)
 app.command("bench-precision")(bench_precision)

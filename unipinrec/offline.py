@@ -44,7 +44,7 @@ class OfflineAnswer:
 
 
 class OfflineRecommender:
-    """Both stages over one model."""
+    """Both stages over one model on the CPU; `action_probabilities` also takes one on a GPU."""
 
     def __init__(self, model: UnifiedRecommender) -> None:
         self._model = model.eval()
@@ -116,11 +116,11 @@ class OfflineRecommender:
     def action_probabilities(
         self, requests: Sequence[OfflineRequest], candidates: Sequence[NDArray[np.int64]]
     ) -> list[Tensor]:
-        """Probabilities [K, A] of each request's candidate rows [K]."""
+        """Probabilities [K, A] of each request's candidate rows [K], on the model's device."""
         window = _Window(self._model, self._vector_VE, requests)
         _, past_L2BHTD = window.encode()
         logit_BKA = self._model.score_padded(
-            self._vector_VE[_pad(candidates)],
+            self._vector_VE[_pad(candidates).to(self._vector_VE.device)],
             window.request_time_B,
             window.surface_B,
             past_L2BHTD,
@@ -183,14 +183,15 @@ class _Window:
             request.history[window_start(len(request.history), config.max_history, config.window_block) :]
             for request in requests
         ]
+        device = vector_VE.device
         self._model = model
-        self.length_B = torch.tensor([len(window) for window in windows])
-        self.request_time_B = torch.tensor([request.request_time for request in requests])
-        self.surface_B = torch.tensor([request.surface for request in requests])
-        self._vector_BNE = vector_VE[_pad([window.item_row_N for window in windows])]
-        self._actions_BN = _pad([window.actions_N for window in windows])
-        self._timestamp_BN = _pad([window.timestamp_N for window in windows])
-        self._surface_BN = _pad([window.surface_N for window in windows])
+        self.length_B = torch.tensor([len(window) for window in windows], device=device)
+        self.request_time_B = torch.tensor([request.request_time for request in requests], device=device)
+        self.surface_B = torch.tensor([request.surface for request in requests], device=device)
+        self._vector_BNE = vector_VE[_pad([window.item_row_N for window in windows]).to(device)]
+        self._actions_BN = _pad([window.actions_N for window in windows]).to(device)
+        self._timestamp_BN = _pad([window.timestamp_N for window in windows]).to(device)
+        self._surface_BN = _pad([window.surface_N for window in windows]).to(device)
         self._masked_BN = torch.zeros_like(self._actions_BN, dtype=torch.bool)
 
     def encode(self) -> tuple[Tensor, Tensor]:

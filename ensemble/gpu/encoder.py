@@ -3,7 +3,7 @@
 Shapes: B rows, N new positions of a row, C hidden width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,11 @@ class SlotEncoder:
 
     def __call__(self, histories: Sequence[Continuation]) -> None:
         """Launch what fills all slots; see `DeviceStorage.settle`."""
+        for call in self.stage(histories):
+            call.launch()
+
+    def stage(self, histories: Sequence[Continuation]) -> Iterator[StaticCall]:
+        """Calls that are filled and can be launched."""
         counts = [len(one.history) + 1 - one.cached for one in histories]
         for call, bucket, places in self._calls.split(counts):
             fields = call.blank()
@@ -48,7 +53,7 @@ class SlotEncoder:
                 fields["slot"][row] = one.slot
                 self.padding += bucket.size - count
             self.padding += (bucket.batch - len(places)) * bucket.size
-            call.launch()
+            yield call
 
 
 class _Encode:

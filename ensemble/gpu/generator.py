@@ -4,7 +4,7 @@ Shapes: B rows, S steps, M queries of one step, Q query embeddings of one reques
 C hidden width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -48,12 +48,22 @@ class SlotGenerator:
     ) -> list[Floats]:
         """Query embeddings [Q, E] of every request in generation order, once the device is done."""
         made: dict[int, Floats] = {}
+        for call, chosen in self.stage(plans, asked, places):
+            call.launch()
+            query_BSME = call.result()
+            for row, place in enumerate(chosen):
+                made[place] = query_BSME[row, plans[place].step_Q, _columns(plans[place])]
+        return [made[place] for place in range(len(plans))]
+
+    def stage(
+        self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[Place]
+    ) -> Iterator[tuple[StaticCall, list[int]]]:
+        """Calls that are filled and can be launched, and the places of each one's requests."""
         for call, _, chosen in self._calls.split([plan.steps for plan in plans]):
             fields = call.blank()
-            columns = {}
             for row, place in enumerate(chosen):
                 plan, one, where = plans[place], asked[place], places[place]
-                columns[place] = column_Q = _columns(plan)
+                column_Q = _columns(plan)
                 fields["outcome"][row, :, 0] = plan.leading_outcome
                 fields["outcome"][row, plan.step_Q, column_Q] = plan.outcome_Q
                 fields["offset"][row, plan.step_Q, column_Q] = plan.offset_Q
@@ -63,11 +73,7 @@ class SlotGenerator:
                 fields["time"][row] = one.request_time
                 fields["previous"][row] = one.last_event_time
                 fields["surface"][row] = one.surface
-            call.launch()
-            query_BSME = call.result()
-            for row, place in enumerate(chosen):
-                made[place] = query_BSME[row, plans[place].step_Q, columns[place]]
-        return [made[place] for place in range(len(plans))]
+            yield call, chosen
 
 
 class _Generate:

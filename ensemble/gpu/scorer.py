@@ -3,7 +3,7 @@
 Shapes: B rows, K candidates, A actions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,15 @@ class CandidateScorer:
     def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
         """Action probabilities [K, A] of every row, once the device is done."""
         scored: dict[int, Floats] = {}
+        for call, places in self.stage(rows):
+            call.launch()
+            probability_BKA = call.result()
+            for row, place in enumerate(places):
+                scored[place] = probability_BKA[row, : len(rows[place].item_row_K)].copy()
+        return [scored[place] for place in range(len(rows))]
+
+    def stage(self, rows: Sequence[ScoringRow]) -> Iterator[tuple[StaticCall, list[int]]]:
+        """Calls that are filled and can be launched, and the places of each one's rows."""
         for call, _, places in self._calls.split([max(1, len(row.item_row_K)) for row in rows]):
             fields = call.blank()
             for row, place in enumerate(places):
@@ -44,11 +53,7 @@ class CandidateScorer:
                 fields["length"][row] = one.place.length
                 fields["time"][row] = one.request_time
                 fields["surface"][row] = one.surface
-            call.launch()
-            probability_BKA = call.result()
-            for row, place in enumerate(places):
-                scored[place] = probability_BKA[row, : len(rows[place].item_row_K)].copy()
-        return [scored[place] for place in range(len(rows))]
+            yield call, places
 
 
 class _Score:

@@ -1,0 +1,53 @@
+"""The GPU as the server sets it up. Nothing here runs without one."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.gpu.idle import Chain, Ran, ran_on_device
+from ensemble.gpu.cuda_engine import RECOMPILES
+from ensemble.gpu.cuda_memory import CudaAllocator
+from ensemble.gpu.device_memory import DeviceAllocator
+from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.settings import ServingSettings
+from unipinrec.model.slotted import Compile
+
+
+class Cuda:
+    """See `Hardware`."""
+
+    def __init__(self, device: torch.device) -> None:
+        """PyTorch is set up as in the nodes: no TF32, and a compilation for every shape."""
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch._dynamo.config.recompile_limit = RECOMPILES
+        self.device = device
+        self.allocator: DeviceAllocator = CudaAllocator(device)
+        self.compiled: Compile = GpuOptions().compiled
+
+    def chain(self, loaded: LoadedBundle, batch: int, continued: int) -> Chain:
+        """See `Hardware`; in the precisions that the environment's settings ask for."""
+        settings = ServingSettings()
+        options = GpuOptions(
+            precision=settings.gpu_precision, item_precision=settings.gpu_item_precision, batches=(batch,)
+        )
+        return Chain(GpuEngine(loaded, self.allocator, options), loaded, batch, continued)
+
+    def profile(self, run: Callable[[], object]) -> list[Ran]:
+        """See `Hardware`; by PyTorch's profiler."""
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+            run()
+            torch.cuda.synchronize(self.device)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            profiled.export_chrome_trace(str(path))
+            return ran_on_device(json.loads(path.read_text()))
+
+    def free(self) -> None:
+        """See `Hardware`."""
+        torch.cuda.empty_cache()
