@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.proxy import CONFIGURATION, find_tool
-from ensemble.settings import ROOT
+from ensemble.settings import ROOT, ServingSettings
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
@@ -89,10 +89,21 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
 
 def test_servers_read_bundles_that_they_cannot_write(services: dict[str, Any]) -> None:
     for name in ("server", "server-gpu", "replica-1", "replica-2", "replica-3"):
-        (bundles,) = services[name]["volumes"]
+        bundles, *own = services[name]["volumes"]
+        assert own == (["compile-cache:/compile-cache"] if name == "server-gpu" else [])
         assert bundles["read_only"] is True
         assert bundles["target"] == "/bundles"
         assert services[name]["shm_size"]
+
+
+def test_the_gpu_service_serves_the_gpu_profile_and_waits_for_the_compiler(services: dict[str, Any]) -> None:
+    image = (DOCKER / "Dockerfile.gpu").read_text()
+    assert image.endswith('\nCMD ["--profile", "gpu"]\n')
+    assert "command" not in services["server-gpu"]
+    seconds = ServingSettings.model_fields["load_timeout_s"].default
+    assert services["server-gpu"]["healthcheck"]["start_period"] == f"{seconds}s"
+    assert f"--start-period={seconds}s" in image
+    assert "UNIPINREC_COMPILE_CACHE=/compile-cache" in image
 
 
 def test_the_example_lists_the_variables_of_the_compose_file() -> None:
