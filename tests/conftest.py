@@ -1,9 +1,14 @@
-"""A bundle of a small catalogue, and a real Triton server that serves it."""
+"""A bundle of a small catalogue, and a real Triton server that serves it.
+
+`pytest --profile gpu` serves with the configurations of that profile. A GPU then computes in float32, so that
+the tests compare as closely as on a CPU; tests/gpu has those of what it serves in otherwise.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -22,10 +27,22 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
 from unipinrec.model import UnifiedRecommender
 
+PROFILES = ("gpu",)
 USERS, ITEMS, CLUSTERS = 320, 400, 8
 ACTIONS = ("click", "save", "hide")
 LEASE_MS = 4_000
 SURFACES = ("home", "search")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--profile", choices=PROFILES, help="serve with the configurations of this profile")
+
+
+@pytest.fixture(scope="session")
+def profile(request: pytest.FixtureRequest) -> str | None:
+    """What `--profile` says."""
+    name: str | None = request.config.getoption("--profile")
+    return name
 
 
 @dataclass(frozen=True)
@@ -98,13 +115,21 @@ def random_checkpoint(config: ModelConfig, folder: Path, dataset: InteractionDat
 
 
 @contextmanager
-def serving(bundle: Path, log_path: Path, *, baseline: bool = False) -> Iterator[EmbeddedServer]:
+def serving(
+    bundle: Path,
+    log_path: Path,
+    *,
+    baseline: bool = False,
+    profile: str | None = None,
+    gpu_precision: Literal["float32", "bfloat16", "float8"] = "float32",
+) -> Iterator[EmbeddedServer]:
     """A real server on free ports, from its first answer on."""
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=bundle, lease_ms=LEASE_MS),
+        settings=ServingSettings(bundle=bundle, lease_ms=LEASE_MS, gpu_precision=gpu_precision),
         endpoints=Endpoints.free(),
         baseline=baseline,
+        profile=profile,
         log_path=log_path,
     )
     with server:
@@ -115,6 +140,9 @@ def serving(bundle: Path, log_path: Path, *, baseline: bool = False) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with serving(exported.bundle, tmp_path_factory.mktemp("log") / "server.log") as server:
+def server(
+    exported: Exported, tmp_path_factory: pytest.TempPathFactory, profile: str | None
+) -> Iterator[EmbeddedServer]:
+    log_path = tmp_path_factory.mktemp("log") / "server.log"
+    with serving(exported.bundle, log_path, profile=profile) as server:
         yield server

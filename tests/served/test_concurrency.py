@@ -9,6 +9,7 @@ from unipinrec_client import GrpcClient, RecommendResponse
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import Exported
+from tests.served.answers import Likeness, assert_alike
 from tests.served.metrics import metric
 from tests.served.requests import inline, stored
 
@@ -24,7 +25,7 @@ def inferences(server: EmbeddedServer) -> float:
 
 
 def test_4000_requests_of_8_threads_equal_their_single_answers(
-    server: EmbeddedServer, exported: Exported
+    server: EmbeddedServer, exported: Exported, batched: Likeness
 ) -> None:
     draw = np.random.default_rng(3)
     requests = [
@@ -34,7 +35,7 @@ def test_4000_requests_of_8_threads_equal_their_single_answers(
         for seed in range(DISTINCT)
     ]
     with GrpcClient(server.grpc_url) as client:
-        alone = [client.recommend(request).recommendations for request in requests]
+        alone = [client.recommend(request) for request in requests]
         order = draw.integers(DISTINCT, size=REQUESTS).tolist()
 
         def ask(index: int) -> RecommendResponse:
@@ -48,8 +49,5 @@ def test_4000_requests_of_8_threads_equal_their_single_answers(
     # Rows are counted as inferences: fewer executions mean that requests were computed together.
     assert inferences(server) - inferred == REQUESTS
     assert executions(server) - executed < 0.9 * REQUESTS
-    different = [
-        index for index, answer in zip(order, answers, strict=True) if answer.recommendations != alone[index]
-    ]
-    assert different == []
+    assert_alike(answers, [alone[index] for index in order], batched)
     assert Counter(answer.kv_source for answer in answers).keys() == {"prefill", "prefix"}

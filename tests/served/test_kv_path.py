@@ -11,6 +11,7 @@ from unipinrec_client import Event, GrpcClient, RecommendRequest
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.kv_pool import COLUMNS, GENERATION, Handle
 from tests.conftest import USERS, Exported, serving
+from tests.served.answers import BATCHED_IN_FLOAT32, Answer, Likeness, assert_alike
 from tests.served.metrics import metric
 from tests.served.nodes import Tensors, call, until_ranking
 from tests.served.requests import NOW, events_of, stored
@@ -23,23 +24,27 @@ USER = {
     "NUM_RESULTS": np.array([[20]], np.int32),
 }
 KINDS = ("computed", "reused", "padding")
-RESULTS = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")
 
 
-def same(left: Tensors, right: Tensors) -> bool:
-    return all(np.array_equal(left[name], right[name]) for name in RESULTS)
+def answer(tensors: Tensors) -> Answer:
+    number_KX = np.column_stack([tensors["ACTION_PROBS"][0], tensors["SCORES"][0]])
+    return Answer(tensors["ITEM_IDS"][0].tolist(), number_KX, tensors["RETRIEVED_BY"][0].tolist())
 
 
-def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer) -> None:
+def same(left: Tensors, right: Tensors, batched: Likeness) -> bool:
+    return not batched.difference(answer(left), answer(right))
+
+
+def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer, batched: Likeness) -> None:
     ranked = call(server, "ranking", until_ranking(server, USER))
     assert ranked["KV_SOURCE"][0, 0] in (b"prefill", b"prefix")
-    assert same(ranked, call(server, "recommend", USER))
+    assert same(ranked, call(server, "recommend", USER), batched)
 
 
 @pytest.mark.parametrize("field", ["epoch", "slot", "generation", "length"])
 @pytest.mark.parametrize("change", [1, -1])
 def test_a_handle_that_names_another_slot_content_is_not_used(
-    server: EmbeddedServer, field: str, change: int
+    server: EmbeddedServer, batched: Likeness, field: str, change: int
 ) -> None:
     inputs = until_ranking(server, USER)
     right = call(server, "ranking", inputs)
@@ -48,28 +53,30 @@ def test_a_handle_that_names_another_slot_content_is_not_used(
     inputs["KV_HANDLE"][0, column] += change
     wrong = call(server, "ranking", inputs)
     assert wrong["KV_SOURCE"].tolist() == [[b"recomputed"]]
-    assert same(wrong, right)
+    assert same(wrong, right, batched)
 
 
-def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
+def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer, batched: Likeness) -> None:
     inputs = until_ranking(server, USER)
     handle = Handle.from_array(inputs["KV_HANDLE"][0])
     path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
     np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
     ranked = call(server, "ranking", inputs)
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
-    assert same(ranked, call(server, "recommend", USER))
+    assert same(ranked, call(server, "recommend", USER), batched)
 
 
-def test_an_expired_lease_is_not_used(server: EmbeddedServer) -> None:
+def test_an_expired_lease_is_not_used(server: EmbeddedServer, batched: Likeness) -> None:
     inputs = until_ranking(server, USER)
     time.sleep(server.settings.lease_ms / 1000 + 0.1)
     ranked = call(server, "ranking", inputs)
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
-    assert same(ranked, call(server, "recommend", USER))
+    assert same(ranked, call(server, "recommend", USER), batched)
 
 
-def test_answers_survive_a_pool_with_no_free_slot(server: EmbeddedServer, exported: Exported) -> None:
+def test_answers_survive_a_pool_with_no_free_slot(
+    server: EmbeddedServer, exported: Exported, batched: Likeness
+) -> None:
     """Retrievals whose ranking never comes hold every slot under a lease."""
     refused = 0
     for user in range(10, USERS):
@@ -84,38 +91,36 @@ def test_answers_survive_a_pool_with_no_free_slot(server: EmbeddedServer, export
         time.sleep(server.settings.lease_ms / 1000 + 0.1)
         free = [client.recommend(stored(exported, user)) for user in range(4)]
     assert {answer.kv_source for answer in free} <= {"prefill", "prefix"}
-    assert [one.recommendations for one in free] == [one.recommendations for one in crowded]
+    assert_alike(free, crowded, batched)
 
 
 def test_a_slot_is_used_again_for_other_users_without_mixing(
-    server: EmbeddedServer, exported: Exported
+    server: EmbeddedServer, exported: Exported, batched: Likeness
 ) -> None:
     evicted = metric(server, "unipinrec_kv_evictions_total", node="retrieval")
     with GrpcClient(server.grpc_url) as client:
         first = [client.recommend(stored(exported, user)) for user in range(USERS)]
         again = [client.recommend(stored(exported, user)) for user in range(USERS)]
-    assert [one.recommendations for one in first] == [one.recommendations for one in again]
+    assert_alike(first, again, batched)
     assert metric(server, "unipinrec_kv_evictions_total", node="retrieval") > evicted + USERS / 2
 
 
 def test_a_growing_history_is_continued_and_answers_as_offline_pytorch_does(
-    server: EmbeddedServer, exported: Exported
+    server: EmbeddedServer, exported: Exported, to_offline: Likeness
 ) -> None:
     user = int(np.argmax(np.diff(exported.dataset.offset_U1) >= 100))
     events = events_of(exported, user)
     lengths = (60, 61, 69, 69, 90, 100)
     with GrpcClient(server.grpc_url) as client:
         grown = [client.recommend(sent(events[:length])) for length in lengths]
-    assert [answer.kv_source for answer in grown] == ["prefill"] + ["prefix"] * 5
+    assert [one.kv_source for one in grown] == ["prefill"] + ["prefix"] * 5
     history = exported.dataset.history(user)
     requests = [OfflineRequest(history=history[:length], request_time=NOW) for length in lengths]
     defaults = read_manifest(exported.bundle).defaults
     expected = OfflineRecommender(exported.model).recommend(requests, 20, defaults)
-    for answer, right in zip(grown, expected, strict=True):
-        found = [item.item_id for item in answer.recommendations]
-        assert found == exported.dataset.item_ids_V[right.item_row_K].tolist()
-        scores = np.array([item.score for item in answer.recommendations])
-        assert np.abs(scores - right.score_K).max() < 1e-4
+    for found, right in zip(grown, expected, strict=True):
+        there = Answer.offline(right, exported.dataset.item_ids_V)
+        assert not to_offline.difference(Answer.served(found), there)
 
 
 def sent(events: list[Event]) -> RecommendRequest:
@@ -123,20 +128,19 @@ def sent(events: list[Event]) -> RecommendRequest:
     return RecommendRequest(user_id="", history=events, request_time=NOW, num_results=20)
 
 
-def test_the_baseline_answers_alike_without_any_slot(exported: Exported, tmp_path: Path) -> None:
+def test_the_baseline_answers_alike_without_any_slot(
+    exported: Exported, tmp_path: Path, profile: str | None
+) -> None:
+    rounding = Likeness(rounding=1e-5) if profile is None else BATCHED_IN_FLOAT32
     with (
-        serving(exported.bundle, tmp_path / "server.log", baseline=True) as server,
+        serving(exported.bundle, tmp_path / "server.log", baseline=True, profile=profile) as server,
         GrpcClient(server.grpc_url) as client,
         GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
     ):
         for user in range(0, 40, 4):
             unified, separate = (one.recommend(stored(exported, user)) for one in (client, baseline))
             assert separate.kv_source == "recomputed"
-            assert [one.item_id for one in separate.recommendations] == [
-                one.item_id for one in unified.recommendations
-            ]
-            for one, other in zip(separate.recommendations, unified.recommendations, strict=True):
-                assert one.score == pytest.approx(other.score, abs=1e-5)
+            assert_alike([separate], [unified], rounding)
 
 
 def test_metrics_tell_of_prefixes_and_padding(server: EmbeddedServer, exported: Exported) -> None:

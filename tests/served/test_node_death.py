@@ -16,17 +16,21 @@ from ensemble.embedded_server import EmbeddedServer
 from ensemble.launcher import UserCanary
 from ensemble.watchdog import Watchdog
 from tests.conftest import Exported, serving
+from tests.served.answers import Likeness, assert_alike
 from tests.served.requests import stored
 
 NODES = ("history", "retrieval", "ann", "ranking")
-RECOVERY_S = 60.0
+RECOVERY_S = 240.0
+"""A GPU's nodes load their programs and capture graphs; a CPU's are back within seconds."""
 
 
 @pytest.fixture(scope="module")
-def watched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def watched(
+    exported: Exported, tmp_path_factory: pytest.TempPathFactory, profile: str | None
+) -> Iterator[EmbeddedServer]:
     log_path = tmp_path_factory.mktemp("log") / "server.log"
     with (
-        serving(exported.bundle, log_path) as server,
+        serving(exported.bundle, log_path, profile=profile) as server,
         Watchdog(server, [UserCanary()], report=print, interval_s=0.5),
     ):
         yield server
@@ -41,6 +45,7 @@ def until_recovered(server: EmbeddedServer, node: str, instances: int, client: G
     failures: set[str] = set()
     answered = 0
     while answered < 10:
+        server.check_running()
         assert time.monotonic() < deadline
         try:
             client.recommend(RecommendRequest(user_id="user-0"))
@@ -56,19 +61,19 @@ def until_recovered(server: EmbeddedServer, node: str, instances: int, client: G
 
 @pytest.mark.parametrize("node", NODES)
 def test_a_killed_node_comes_back_with_the_same_answers(
-    watched: EmbeddedServer, exported: Exported, node: str
+    watched: EmbeddedServer, exported: Exported, batched: Likeness, node: str
 ) -> None:
     server_pid = watched.pid
     with GrpcClient(watched.grpc_url, timeout_s=2.0, retry=RetryPolicy(attempts=1)) as client:
-        before = [client.recommend(stored(exported, user)).recommendations for user in range(8)]
+        before = [client.recommend(stored(exported, user)) for user in range(8)]
         instances = watched.node_processes(node)
         os.kill(instances[0], signal.SIGKILL)
         failures = until_recovered(watched, node, len(instances), client)
         assert failures
         # The model is never away: other requests than those that meet the dead process are answered.
         assert not [failure for failure in failures if "unknown model" in failure]
-        after = [client.recommend(stored(exported, user)).recommendations for user in range(8)]
-    assert after == before
+        after = [client.recommend(stored(exported, user)) for user in range(8)]
+    assert_alike(after, before, batched)
     assert watched.pid == server_pid
     pools = list(Path(watched.settings.runtime_dir).glob("kv-*.json"))
     assert len(pools) == len(watched.node_processes("retrieval"))

@@ -3,9 +3,7 @@
 import asyncio
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 from unipinrec_client import (
     AsyncGrpcClient,
@@ -18,6 +16,7 @@ from unipinrec_client import (
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
+from tests.served.answers import Answer, Likeness, assert_alike
 from tests.served.requests import events_of, inline, offline, stored
 from unipinrec.bundle import read_manifest
 from unipinrec.offline import OfflineRecommender
@@ -35,7 +34,7 @@ def mixed_requests(exported: Exported, count: int) -> list[RecommendRequest]:
 
 
 def test_200_users_are_served_what_offline_pytorch_recommends(
-    server: EmbeddedServer, exported: Exported
+    server: EmbeddedServer, exported: Exported, to_offline: Likeness
 ) -> None:
     defaults = read_manifest(exported.bundle).defaults
     expected = OfflineRecommender(exported.model).recommend(
@@ -45,19 +44,15 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
     )
     sources: Counter[str] = Counter()
     queries: Counter[int] = Counter()
-    largest = 0.0
     with GrpcClient(server.grpc_url) as client:
         for user, answer in enumerate(expected):
             response = client.recommend(stored(exported, user, NUM_RESULTS))
-            found = [item.item_id for item in response.recommendations]
-            assert found == exported.dataset.item_ids_V[answer.item_row_K].tolist(), f"user {user}"
-            served_KA = np.array([item.action_probabilities for item in response.recommendations])
-            origins = [item.retrieved_by for item in response.recommendations]
-            assert origins == answer.origin_K.tolist(), f"user {user}"
-            queries.update(origins)
-            largest = max(largest, float(np.abs(served_KA - answer.probability_KA).max()))
+            served = Answer.served(response)
+            right = Answer.offline(answer, exported.dataset.item_ids_V)
+            difference = to_offline.difference(served, right)
+            assert not difference, f"user {user}: {difference}"
+            queries.update(served.origins)
             sources[response.kv_source] += 1
-    assert largest < 1e-4
     assert sources.keys() <= {"prefill", "prefix"}
     any_outcome = len(ACTIONS)
     made = {(step * (any_outcome + 1) + any_outcome) * 2 + offset for step in range(3) for offset in (0, 1)}
@@ -68,7 +63,7 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 0.0, 2.0), (3.0, 1.0, 0.5)])
 def test_outcome_weights_decide_what_is_retrieved(
-    server: EmbeddedServer, exported: Exported, weights: tuple[float, ...]
+    server: EmbeddedServer, exported: Exported, to_offline: Likeness, weights: tuple[float, ...]
 ) -> None:
     defaults = read_manifest(exported.bundle).defaults
     users = range(40)
@@ -80,9 +75,9 @@ def test_outcome_weights_decide_what_is_retrieved(
         changed = 0
         for user, answer, before in zip(users, expected, unasked, strict=True):
             request = dataclasses.replace(stored(exported, user, NUM_RESULTS), outcome_weights=weights)
-            found = client.recommend(request).recommendations
-            assert [item.item_id for item in found] == exported.dataset.item_ids_V[answer.item_row_K].tolist()
-            outcomes = {item.retrieved_by // 2 % (len(ACTIONS) + 1) for item in found}
+            served = Answer.served(client.recommend(request))
+            assert not to_offline.difference(served, Answer.offline(answer, exported.dataset.item_ids_V))
+            outcomes = {origin // 2 % (len(ACTIONS) + 1) for origin in served.origins}
             assert outcomes <= {action for action, weight in enumerate(weights) if weight > 0}
             changed += answer.item_row_K.tolist() != before.item_row_K.tolist()
     assert changed > 30
@@ -94,24 +89,23 @@ def test_grpc_and_http_answer_identically(server: EmbeddedServer, exported: Expo
             assert grpc.recommend(request).recommendations == http.recommend(request).recommendations
 
 
-def test_a_batch_of_16_equals_16_single_requests(server: EmbeddedServer, exported: Exported) -> None:
+def test_a_batch_of_16_equals_16_single_requests(
+    server: EmbeddedServer, exported: Exported, batched: Likeness
+) -> None:
     with GrpcClient(server.grpc_url) as client:
         for first in range(0, 160, 16):
             users = [stored(exported, user, num_results=1 + user % 60) for user in range(first, first + 16)]
-            assert_same(client.recommend_many(users), [client.recommend(request) for request in users])
+            assert_alike(
+                client.recommend_many(users), [client.recommend(request) for request in users], batched
+            )
         histories = [inline(seed, length=(53 * seed) % 201) for seed in range(16)]
         alone = [client.recommend(request) for request in histories]
-        assert_same(client.recommend_many(histories), alone)
-
-
-def assert_same(found: Sequence[RecommendResponse], expected: Sequence[RecommendResponse]) -> None:
-    """Equal bit for bit; where keys and values came from may differ."""
-    assert [one.recommendations for one in found] == [one.recommendations for one in expected]
+        assert_alike(client.recommend_many(histories), alone, batched)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
 def test_asyncio_clients_answer_as_the_blocking_one(
-    server: EmbeddedServer, exported: Exported, kind: str
+    server: EmbeddedServer, exported: Exported, batched: Likeness, kind: str
 ) -> None:
     requests = mixed_requests(exported, 32)
 
@@ -121,7 +115,7 @@ def test_asyncio_clients_answer_as_the_blocking_one(
             return await asyncio.gather(*(client.recommend(request) for request in requests))
 
     with GrpcClient(server.grpc_url) as client:
-        assert_same(asyncio.run(ask()), [client.recommend(request) for request in requests])
+        assert_alike(asyncio.run(ask()), [client.recommend(request) for request in requests], batched)
 
 
 def test_a_sent_history_counts_as_the_stored_one_does(server: EmbeddedServer, exported: Exported) -> None:
