@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options bench-precision loadtest capacity soak scale-check serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ soak: install ## Constant load at 0.7 of the capacity for ten minutes: [ARGS='--
 
 scale-check: install ## Kill one of three replicas behind HAProxy: one minute, benchmarks/results/scale.json
 	$(BIN)/python -m benchmarks.scale
+
+gpu-check: install ## All tests of the GPU path, served ones too; one line and exit code 3 without a GPU: [ARGS='-k graphs']
+	@$(BIN)/unipinrec gpu-check $(ARGS)
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

@@ -13,6 +13,7 @@ try:
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
+    from commands.gpu_check import PASS_ON, gpu_check
     from commands.loadtest import loadtest
     from commands.serve import serve
     from commands.soak import soak
@@ -42,4 +43,5 @@ app.command("loadtest")(loadtest)
 app.command("capacity")(capacity)
 app.command("soak")(soak)
 app.command("serve")(serve)
+app.command("gpu-check", context_settings=PASS_ON)(gpu_check)
 app.command("demo")(demo)
