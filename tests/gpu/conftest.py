@@ -40,6 +40,9 @@ def _shared_programs() -> None:
 def device() -> torch.device:
     """The first GPU, computing float32 without shortcuts."""
     torch.backends.cuda.matmul.allow_tf32 = False
+    # Many engines compile the same functions in this process; past the limits they would run uncompiled.
+    torch._dynamo.config.recompile_limit = 1_000
+    torch._dynamo.config.accumulated_recompile_limit = 10_000
     return torch.device("cuda", 0)
 
 

@@ -87,8 +87,9 @@ def main() -> None:
         for _ in range(20):
             slow = torch.tanh(slow @ slow)
         slot_of(storage, slot).copy_(ready + 0 * slow[0, 0].bfloat16())
-        events = np.full(POSITIONS - 1, seed)
-        chain = EventChain(History(events, events, events, events), "bundle", 32)
+        column = np.full(POSITIONS - 1, seed)
+        history = History(item_row_N=column, actions_N=column, timestamp_N=column, surface_N=column)
+        chain = EventChain(history, "bundle", 32)
         print(json.dumps(pool.publish(slot, chain).to_array().tolist()), flush=True)
         if not sys.stdin.readline():
             return

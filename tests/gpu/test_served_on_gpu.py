@@ -16,7 +16,7 @@ from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, Recom
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.launcher import UserCanary
 from ensemble.watchdog import Watchdog
-from tests.conftest import LEASE_MS, USERS, Exported, serving
+from tests.conftest import LEASE_MS, USERS, Exported
 from tests.gpu.conftest import LEAK_BYTES, SETTLING_S, DeviceMemoryWatch
 from tests.served.answers import IN_BFLOAT16, Answer
 from tests.served.metrics import metric
@@ -80,14 +80,10 @@ def test_2000_requests_of_32_threads_are_answered_as_offline_pytorch_does(
     assert sources["prefix"] > 0
 
 
-@pytest.fixture(scope="module")
-def watched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    log_path = tmp_path_factory.mktemp("log") / "server.log"
-    with (
-        serving(exported.bundle, log_path, profile="gpu", gpu_precision="bfloat16") as server,
-        Watchdog(server, [UserCanary()], report=print, interval_s=0.5),
-    ):
-        yield server
+@pytest.fixture
+def watched(gpu_server: EmbeddedServer) -> Iterator[EmbeddedServer]:
+    with Watchdog(gpu_server, [UserCanary()], report=print, interval_s=0.5):
+        yield gpu_server
 
 
 class Load:
