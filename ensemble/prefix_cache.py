@@ -193,7 +193,8 @@ class PrefixCache:
             if slot is None:
                 return None, 0
             self._pool.storage.copy(slot, pool.storage, match.slot, match.length)
-            # Checked after the copy: the other instance may have gone on with its slot meanwhile.
+            # Checked after the copy is complete: the other instance may have gone on with its slot meanwhile.
+            self._pool.storage.settle()
             if pool.shows(match, chain):
                 return slot, _reusable(match, chain)
             self._pool.abandon(slot)
