@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.idle import Chain, Ran, ran_on_device
-from ensemble.gpu.cuda_engine import RECOMPILES
+from ensemble.gpu.cuda_engine import set_up_compiler
 from ensemble.gpu.cuda_memory import CudaAllocator
 from ensemble.gpu.device_memory import DeviceAllocator
 from ensemble.gpu.engine import GpuEngine, GpuOptions
@@ -22,10 +22,9 @@ class Cuda:
     """See `Hardware`."""
 
     def __init__(self, device: torch.device) -> None:
-        """PyTorch is set up as in the nodes: no TF32, and a compilation for every shape."""
+        """PyTorch is set up as in the nodes."""
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch._dynamo.config.recompile_limit = RECOMPILES
+        set_up_compiler()
         self.device = device
         self.allocator: DeviceAllocator = CudaAllocator(device)
         self.compiled: Compile = GpuOptions().compiled

@@ -8,8 +8,8 @@ from ensemble.gpu_presence import require_gpu
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 
-RECOMPILES = 64
-"""Shapes that one compiled function may meet: every bucket, and whatever the bench adds."""
+RECOMPILES = 256
+"""Variants of one compiled function: far more than there are buckets."""
 
 
 def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> GpuEngine:
@@ -22,7 +22,7 @@ def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> 
     require_gpu(f"instance_group names GPU {index}", ", or no --profile")
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
-    torch._dynamo.config.recompile_limit = RECOMPILES
+    set_up_compiler()
     options = GpuOptions(
         precision=settings.gpu_precision,
         item_precision=settings.gpu_item_precision,
@@ -30,3 +30,14 @@ def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> 
         capture=settings.gpu_graphs,
     )
     return GpuEngine(loaded, CudaAllocator(device), options)
+
+
+def set_up_compiler() -> None:
+    """Let `torch.compile` meet all shapes; for the whole process.
+
+    Beyond its limit it would go on without compiling, and attention would compute every score of every slot:
+    that is an error instead.
+    """
+    torch._dynamo.config.recompile_limit = RECOMPILES
+    torch._dynamo.config.accumulated_recompile_limit = 16 * RECOMPILES
+    torch._dynamo.config.fail_on_recompile_limit_hit = True

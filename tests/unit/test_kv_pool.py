@@ -15,9 +15,11 @@ import torch
 from ensemble.cpu.shared_memory import bytes_of
 from ensemble.kv_pool import (
     DEADLINE_NS,
+    DIGEST,
     GENERATION,
     LEASE,
     LENGTH,
+    READY,
     RELEASED,
     STATE,
     WRITING,
@@ -121,6 +123,22 @@ def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], rea
     published = pool.publish(slot, chain(2))
     assert replace(published, lease=old.lease) == next_generation
     assert reader.holds(published)
+
+
+def test_a_device_is_waited_for_before_readers_are_shown_what_it_wrote(
+    make_pool: Callable[..., KVPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(slots=1)
+    shown: list[list[int]] = []
+    monkeypatch.setattr(
+        pool.storage, "settle", lambda: shown.append(pool.header_SX[0, [STATE, LENGTH, DIGEST]].tolist())
+    )
+    put(pool, 1, length=3)
+    match = pool.find(chain(1, 4))
+    assert match is not None
+    assert pool.resume(match)
+    pool.publish(0, chain(1, 4), reused=3)
+    assert shown == [[WRITING, 0, 0], [READY, 3, 0]]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from ensemble.cpu.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.engine import Continuation
 from ensemble.event_chain import EventChain
 from ensemble.gpu.calls import Launches
+from ensemble.gpu.device_storage import DeviceStorage
 from ensemble.gpu.encoder import SlotEncoder
 from ensemble.gpu.engine import StorageFiller
 from ensemble.gpu.item_table import ItemTable
 from ensemble.gpu.parts import Parts
-from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, PoolDirectory
+from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, Match, PoolDirectory
 from ensemble.prefix_cache import Encoded, PrefixCache
-from ensemble.slot_storage import SlotLayout
+from ensemble.slot_storage import SlotLayout, SlotStorage
 from export.graphs import EncoderGraph
 from tests.unit.pool_content import content_of, slot_content
 from tests.unit.stand_in_device import StandInPools
@@ -325,3 +327,42 @@ def test_positions_of_several_requests_stand_without_padding_between(truth: Trut
             [Continuation(one, 0, slot) for slot, one in enumerate(histories)],
         )
     assert encoder.padding == 1
+
+
+class LaggingStorage(DeviceStorage):
+    """Copies when it is waited for, as a device may: a copy that was launched has not happened yet."""
+
+    copies = 0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._launched: list[Callable[[], None]] = []
+
+    def copy(self, slot: int, source: SlotStorage, source_slot: int, length: int) -> None:
+        self.copies += 1
+        self._launched.append(lambda: super(LaggingStorage, self).copy(slot, source, source_slot, length))
+
+    def settle(self) -> None:
+        while self._launched:
+            self._launched.pop(0)()
+
+
+def test_a_prefix_is_complete_before_its_owner_is_asked_whether_it_still_shows_it(
+    truth: Truth, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner overwrites the slot right after it was asked."""
+    monkeypatch.setattr("tests.unit.stand_in_device.DeviceStorage", LaggingStorage)
+    instances = Instances(truth, folder, OnGpu, slots=1)
+    instances.ask(0, [(0, 20)])
+    shows = MappedPool.shows
+
+    def shows_and_is_overwritten(pool: MappedPool, match: Match, chain: EventChain) -> bool:
+        answer = shows(pool, match, chain)
+        if instances.pools[1].storage.copies:
+            instances.pools[0].storage.values_L2HPD.fill_(1e30)
+        return answer
+
+    monkeypatch.setattr(MappedPool, "shows", shows_and_is_overwritten)
+    (taken,) = instances.ask(1, [(0, 20)])
+    assert taken.computed == 0
+    assert instances.pools[0].storage.values_L2HPD.eq(1e30).all()

@@ -217,3 +217,22 @@ def test_the_fused_kernel_reads_listed_blocks_alone() -> None:
         hidden = torch.ones(20, cached + 20, dtype=torch.bool).triu(cached + 1)
         expected = score.masked_fill(hidden, float("-inf")).softmax(-1) @ value
         assert (found[row] - expected).abs().max() < 1e-5
+
+
+@torch.inference_mode()
+def test_the_fused_kernel_reads_no_scratch_block_but_a_rows_own() -> None:
+    memory = torch.full((2, 2, POSITIONS + BLOCK, 16), float("nan"))
+    begin, length, scratch, step = [SLOT, 0], [130, 128], [SCRATCH, SCRATCH + BLOCK], [0, 2]
+    for first, past, own in zip(begin, length, scratch, strict=True):
+        whole = -(-past // BLOCK) * BLOCK
+        memory[:, :, first : first + whole] = torch.randn(2, 2, whole, 16)
+        memory[:, :, own : own + BLOCK] = torch.randn(2, 2, BLOCK, 16)
+    mask = generation_mask(*columns(begin, length, scratch, step), SLOT, POSITIONS + BLOCK)
+    query = torch.randn(2, 2, 1, 16)
+    found = torch.compile(flex_attention)(query, memory[:1], memory[1:], block_mask=mask)
+    for row in range(2):
+        places = [*range(begin[row], begin[row] + length[row])]
+        places += range(scratch[row], scratch[row] + step[row] + 1)
+        key, value = memory[:, :, places]
+        expected = (query[row] @ key.transpose(1, 2) / 4).softmax(-1) @ value
+        assert (found[row] - expected).abs().max() < 1e-5
