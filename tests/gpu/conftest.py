@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ensemble.embedded_server import EmbeddedServer
+from ensemble.gpu.cuda_engine import set_up_compiler
 from ensemble.gpu_presence import NoGpuError, require_gpu
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
@@ -40,9 +41,7 @@ def _shared_programs() -> None:
 def device() -> torch.device:
     """The first GPU, computing float32 without shortcuts."""
     torch.backends.cuda.matmul.allow_tf32 = False
-    # Many engines compile the same functions in this process; past the limits they would run uncompiled.
-    torch._dynamo.config.recompile_limit = 1_000
-    torch._dynamo.config.accumulated_recompile_limit = 10_000
+    set_up_compiler()
     return torch.device("cuda", 0)
 
 
