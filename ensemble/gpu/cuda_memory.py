@@ -14,6 +14,8 @@ import torch
 from cuda.bindings import runtime
 from torch import Tensor
 
+from ensemble.gpu.device_memory import releasing
+
 HANDLE_BYTES = 64
 RETRY_S = 0.25
 ALLOCATION_WAIT_S = 10.0
@@ -105,9 +107,10 @@ class _Holder:
 
 def _give_back(device: int, release: str, pointer: int) -> None:
     # Kernels may still be reading; at the end of a process the driver does all of this itself.
-    _call("cudaSetDevice", device)
-    _call("cudaDeviceSynchronize")
-    _call(release, pointer)
+    with releasing():
+        _call("cudaSetDevice", device)
+        _call("cudaDeviceSynchronize")
+        _call(release, pointer)
 
 
 def _call(name: str, *arguments: Any) -> Any:

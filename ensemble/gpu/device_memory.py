@@ -1,5 +1,9 @@
 """Memory of a device that several processes map: what a KV pool needs of it."""
 
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -38,3 +42,28 @@ class DeviceAllocator(Protocol):
 
     def synchronize(self) -> None:
         """Return when all that was launched is complete, and so visible to other processes."""
+
+
+_releases = threading.RLock()
+
+
+@contextmanager
+def without_releases() -> Iterator[None]:
+    """While this lasts, no memory is given back: that waits for the whole device, which the capture of a graph
+    does not bear."""
+    with _releases:
+        collects = gc.isenabled()
+        # A collection in this very thread could give memory back, too; the lock would let it.
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
+
+
+@contextmanager
+def releasing() -> Iterator[None]:
+    """Around giving memory back."""
+    with _releases:
+        yield

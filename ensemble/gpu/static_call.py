@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ensemble.gpu.device_memory import without_releases
 from ensemble.gpu.staging import Packing
 
 Function = Callable[[Mapping[str, Tensor]], Tensor]
@@ -66,8 +67,8 @@ class StaticCall:
                 self._run()
         torch.cuda.current_stream(self._words_W.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may give memory back meanwhile.
-        with torch.cuda.graph(graph, pool=graphs, capture_error_mode="thread_local"):
+        # Only what this thread launches belongs to the graph.
+        with without_releases(), torch.cuda.graph(graph, pool=graphs, capture_error_mode="thread_local"):
             self._run()
         self._graph = graph
 

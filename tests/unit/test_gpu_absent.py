@@ -10,14 +10,15 @@ import torch
 
 from ensemble.engines import engine_of
 from ensemble.gpu.cuda_memory import CudaAllocator, CudaError
+from ensemble.gpu_presence import NoGpuError
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
 
 NO_GPU = (
-    rf"^the profile asks for GPU 3; PyTorch {re.escape(torch.__version__)} finds none\. Allowed: a host with "
-    r"an NVIDIA GPU and PyTorch's CUDA build, or no --profile$"
+    rf"^instance_group names GPU 3, which needs a GPU; PyTorch {re.escape(torch.__version__)} finds none\. "
+    r"Allowed: a host with an NVIDIA GPU and PyTorch's build for CUDA, or no --profile$"
 )
 
 
@@ -62,5 +63,5 @@ def test_device_memory_is_refused_with_the_name_of_what_failed(tmp_path: Path) -
 
 def test_an_instance_on_a_gpu_says_in_one_line_what_is_missing(loaded: LoadedBundle) -> None:
     args = {"model_instance_kind": "GPU", "model_instance_device_id": "3"}
-    with pytest.raises(ValueError, match=NO_GPU):
+    with pytest.raises(NoGpuError, match=NO_GPU):
         engine_of(args, loaded, ServingSettings())
