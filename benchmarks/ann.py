@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.synthetic_vectors import GENERATOR, LEARNED_NOISE, Floats, draw_clustered
 from ensemble.contract import Int64s
-from ensemble.fetching_search import FetchingSearch, keep_first
-from ensemble.gpu_item_search import CAGRA_FROM, CAGRA_SEARCH, GpuIndex, has_cagra, move_to_gpu
+from ensemble.gpu.fetching_search import FetchingSearch, keep_first
+from ensemble.gpu.item_search import CAGRA_FROM, CAGRA_SEARCH, GpuIndex, has_cagra, move_to_gpu
 from ensemble.item_search import ItemSearch, NearestItems
 from experiments.report import Machine
 from export.item_index import (

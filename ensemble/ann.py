@@ -20,7 +20,7 @@ from ensemble.contract import (
     stack,
     stamp_bundle,
 )
-from ensemble.gpu_item_search import search_on_gpu
+from ensemble.gpu.item_search import search_on_gpu
 from ensemble.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings

@@ -49,8 +49,8 @@ _releases = threading.RLock()
 
 @contextmanager
 def without_releases() -> Iterator[None]:
-    """While this lasts, no memory is given back: that waits for the whole device, which the capture of a graph
-    does not bear."""
+    """While this lasts, no memory is given back: that waits for the whole device, which the capture of a
+    graph does not bear."""
     with _releases:
         collects = gc.isenabled()
         # A collection in this very thread could give memory back, too; the lock would let it.

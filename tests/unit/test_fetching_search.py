@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ensemble.fetching_search import FetchingSearch, keep_first
+from ensemble.gpu.fetching_search import FetchingSearch, keep_first
 from ensemble.item_search import ItemSearch
 from tests.unit.gpu_stand_in import brute_force
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.synthetic_vectors import draw_clustered
 from ensemble.ann import AnnNode
-from ensemble.gpu_item_search import move_to_gpu, require_gpu, search_on_gpu, with_flat_centroids
+from ensemble.gpu.item_search import move_to_gpu, require_gpu, search_on_gpu, with_flat_centroids
 from ensemble.gpu_presence import NoGpuError
 from ensemble.item_search import ItemSearch
 from ensemble.loaded_bundle import LoadedBundle

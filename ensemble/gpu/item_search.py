@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from ensemble.contract import Floats, Int64s
-from ensemble.fetching_search import FetchingSearch
+from ensemble.gpu.fetching_search import FetchingSearch
 from ensemble.gpu_presence import NoGpuError
 from ensemble.item_search import ItemSearch
 from ensemble.settings import ENV_PREFIX
