@@ -47,8 +47,7 @@ def serve(
         typer.Option("--gpu-graphs/--gpu-eager", help="Replay CUDA graphs, or launch every kernel."),
     ] = None,
     gpu_compile: Annotated[
-        bool | None,
-        typer.Option("--gpu-compile/--gpu-uncompiled", help="Compile layers for the GPU at start."),
+        str | None, typer.Option(help="static, dynamic or off: how layers are compiled for the GPU.")
     ] = None,
     baseline: Annotated[
         bool,

@@ -64,7 +64,8 @@ class Engine(PoolMemory, Protocol):
     """Fills slots, generates behind them and scores over them.
 
     A storage is one that the same engine made or opened. Spare slots, numbered behind a storage's own, are
-    private to the process that made it, and hold what the current batch puts there.
+    private to the process that made it, and hold what the current batch puts there. Everything that computes
+    is called under `torch.inference_mode`.
     """
 
     pool_wait_s: float

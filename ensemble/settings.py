@@ -46,14 +46,15 @@ class ServingSettings(BaseSettings):
     gpu_graphs: bool = True
     """Whether a GPU replays CUDA graphs, captured at start for every shape. Without them, starting is faster
     and the launches of kernels limit the speed."""
-    gpu_compile: bool = True
-    """Whether layers are compiled for the GPU. Without it, starting takes seconds instead of minutes, and
-    attention computes every score of every slot: for small pools and for debugging only."""
+    gpu_compile: Literal["static", "dynamic", "off"] = "static"
+    """How layers are compiled for the GPU: `static` makes a program for every shape, which are the fastest
+    and take the longest at the first start; `dynamic` makes few for all shapes. `off` starts in seconds, and
+    attention then computes every score of every slot, without graphs: for debugging with small pools."""
     compile_cache: Path = Path("build/compile-cache")
     """Folder that keeps what was compiled for a GPU, so that only the first start takes minutes; a relative
     path starts at the repository's root. What lies there is run: nobody else may write to it, and its file
     system must allow programs."""
-    load_timeout_s: Count = 900
+    load_timeout_s: Count = 1800
     """Seconds that the nodes may take to load, at the start and after one has died. A GPU's nodes compile for
     minutes when `compile_cache` is empty."""
     lease_ms: Count = 10_000

@@ -126,7 +126,10 @@ def serving(
     """A real server on free ports, from its first answer on."""
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=bundle, lease_ms=LEASE_MS, gpu_precision=gpu_precision),
+        # With few programs a server starts within the time of a test.
+        settings=ServingSettings(
+            bundle=bundle, lease_ms=LEASE_MS, gpu_precision=gpu_precision, gpu_compile="dynamic"
+        ),
         endpoints=Endpoints.free(),
         baseline=baseline,
         profile=profile,

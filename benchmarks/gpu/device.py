@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.idle import Chain, Ran, ran_on_device
-from ensemble.gpu.cuda_engine import set_up_compiler
+from ensemble.gpu.cuda_engine import COMPILERS, set_up_compiler
 from ensemble.gpu.cuda_memory import CudaAllocator
 from ensemble.gpu.device_memory import DeviceAllocator
 from ensemble.gpu.engine import GpuEngine, GpuOptions
@@ -27,13 +27,16 @@ class Cuda:
         set_up_compiler()
         self.device = device
         self.allocator: DeviceAllocator = CudaAllocator(device)
-        self.compiled: Compile = GpuOptions().compiled
+        self.compiled: Compile = COMPILERS[ServingSettings().gpu_compile]
 
     def chain(self, loaded: LoadedBundle, batch: int, continued: int) -> Chain:
         """See `Hardware`; in the precisions that the environment's settings ask for."""
         settings = ServingSettings()
         options = GpuOptions(
-            precision=settings.gpu_precision, item_precision=settings.gpu_item_precision, batches=(batch,)
+            precision=settings.gpu_precision,
+            item_precision=settings.gpu_item_precision,
+            batches=(batch,),
+            compiled=self.compiled,
         )
         return Chain(GpuEngine(loaded, self.allocator, options), loaded, batch, continued)
 

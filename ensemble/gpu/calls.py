@@ -3,21 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ensemble.gpu.buckets import Bucket, Buckets
-from ensemble.gpu.static_call import StaticCall
+from ensemble.gpu.static_call import Capture, StaticCall
 
 
 @dataclass(slots=True)
 class Launches:
-    """What all functions of a process have launched; and the memory that their graphs share."""
+    """What all functions of a process have launched, and where they capture graphs."""
 
-    graphs: Any | None
-    """A handle as `torch.cuda.graph_pool_handle` gives it; None: nothing is captured."""
+    capture: Capture | None
+    """None: nothing is captured."""
     captured: int = 0
     count: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
@@ -25,8 +24,7 @@ class Launches:
     @classmethod
     def on(cls, device: torch.device, *, capture: bool) -> "Launches":
         """Those of a device; only a GPU captures."""
-        captures = capture and device.type == "cuda"
-        return cls(torch.cuda.graph_pool_handle() if captures else None)
+        return cls(Capture.on(device) if capture and device.type == "cuda" else None)
 
     def collect(self) -> Iterable[Metric]:
         """As a collector of Prometheus' library."""
@@ -53,7 +51,7 @@ class Calls:
         self._calls: dict[Bucket, StaticCall] = {}
         for bucket in buckets.largest_first():
             call = make(bucket)
-            call.warm_up(launches.graphs)
+            call.warm_up(launches.capture)
             launches.captured += call.is_captured
             self._calls[bucket] = call
 

@@ -1,12 +1,21 @@
 """The GPU's engine as the settings ask for it."""
 
+from collections.abc import Mapping
+
 import torch
 
 from ensemble.gpu.cuda_memory import CudaAllocator
-from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.gpu.engine import GpuEngine, GpuOptions, compile_each_shape
 from ensemble.gpu_presence import require_gpu
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
+from unipinrec.model.slotted import Compile
+
+COMPILERS: Mapping[str, Compile] = {
+    "static": compile_each_shape,
+    "dynamic": torch.compile,
+    "off": lambda function: function,
+}
 
 RECOMPILES = 256
 """Variants of one compiled function: far more than there are buckets."""
@@ -26,8 +35,9 @@ def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> 
     options = GpuOptions(
         precision=settings.gpu_precision,
         item_precision=settings.gpu_item_precision,
-        compiled=torch.compile if settings.gpu_compile else lambda function: function,
-        capture=settings.gpu_graphs,
+        compiled=COMPILERS[settings.gpu_compile],
+        # Attention that is not compiled waits for the device, which no graph may.
+        capture=settings.gpu_graphs and settings.gpu_compile != "off",
     )
     return GpuEngine(loaded, CudaAllocator(device), options)
 

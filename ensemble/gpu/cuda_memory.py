@@ -89,7 +89,9 @@ class CudaMemory:
         self.handle = handle
         holder = _Holder(pointer, size)
         # The tensor keeps the holder, so that no view outlives the mapping.
-        self.bytes: Tensor = torch.as_tensor(holder, device=device)
+        # A normal tensor whoever asks: for one that inference made, everything would be compiled anew.
+        with torch.inference_mode(False):
+            self.bytes: Tensor = torch.as_tensor(holder, device=device)
         weakref.finalize(holder, _give_back, device.index or 0, release, pointer).atexit = False
 
 

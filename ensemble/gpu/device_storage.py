@@ -142,6 +142,8 @@ class DeviceStorage:
         to, of = self.map.begin(slot), source.map.begin(source_slot)
         self.hidden_RC[slot] = source.hidden_RC[source_slot]
         self.values_L2HPD[:, :, :, to : to + length] = source.values_L2HPD[:, :, :, of : of + length]
+        # As a pass over the slot leaves it: see `SlottedTrunk`.
+        self.values_L2HPD[:, :, :, to + length : to + -(-length // BLOCK) * BLOCK] = 0
 
     def settle(self) -> None:
         """See `SlotStorage`: waits for the device."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -32,6 +33,10 @@ ComputePrecision = Literal["float32"] | Lowered
 Made = TypeVar("Made")
 
 
+compile_each_shape: Compile = partial(torch.compile, dynamic=False)
+"""One program for many shapes would be slower, and which shapes share one would depend on their order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuOptions:
     """How a GPU computes."""
@@ -40,7 +45,7 @@ class GpuOptions:
     item_precision: ItemPrecision = "float32"
     batches: Sequence[int] = BATCHES
     """Rows that batches are padded to; the last is the most that a batch has."""
-    compiled: Compile = torch.compile
+    compiled: Compile = compile_each_shape
     capture: bool = True
     """Whether launches replay CUDA graphs."""
 

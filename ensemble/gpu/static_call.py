@@ -4,6 +4,7 @@ Shapes: W words of a whole batch.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,21 @@ Function = Callable[[Mapping[str, Tensor]], Tensor]
 
 WARM_UPS = 2
 """Calls before a capture: the first compiles, and libraries settle their choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Where all graphs of a process are captured."""
+
+    pool: Any
+    """The memory that they share, a handle as `torch.cuda.graph_pool_handle` gives it."""
+    stream: torch.cuda.Stream
+    """One for all: libraries keep memory for each stream that they have met."""
+
+    @classmethod
+    def on(cls, device: torch.device) -> "Capture":
+        """A memory pool and a stream of a GPU."""
+        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
 
 
 class StaticCall:
@@ -53,22 +69,23 @@ class StaticCall:
         self._packing.clear(self._staged)
         return self._staged
 
-    def warm_up(self, graphs: Any | None) -> None:
-        """Compile for this shape by calls without a user, and capture into the memory pool `graphs`."""
+    def warm_up(self, capture: Capture | None) -> None:
+        """Compile for this shape by calls without a user, and capture it."""
         self.blank()
         self._to_device()
-        if graphs is None:
+        if capture is None:
             self._run()
             return
-        side = torch.cuda.Stream(self._words_W.device)
-        side.wait_stream(torch.cuda.current_stream(self._words_W.device))
-        with torch.cuda.stream(side):
+        serving = torch.cuda.current_stream(self._words_W.device)
+        capture.stream.wait_stream(serving)
+        with torch.cuda.stream(capture.stream):
             for _ in range(WARM_UPS):
                 self._run()
-        torch.cuda.current_stream(self._words_W.device).wait_stream(side)
+        serving.wait_stream(capture.stream)
         graph = torch.cuda.CUDAGraph()
         # Only what this thread launches belongs to the graph.
-        with without_releases(), torch.cuda.graph(graph, pool=graphs, capture_error_mode="thread_local"):
+        mode = {"pool": capture.pool, "stream": capture.stream, "capture_error_mode": "thread_local"}
+        with without_releases(), torch.cuda.graph(graph, **mode):
             self._run()
         self._graph = graph
 

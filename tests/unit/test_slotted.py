@@ -128,12 +128,12 @@ def seen(mask: BlockMask, begin: list[int]) -> Tensor:
     return torch.stack([row.expand(mask.seq_lengths) for row in rows])
 
 
-def dense_causal(begin: list[int], cached: list[int], queries: int) -> Tensor:
-    """The same, written down position by position."""
+def dense_causal(begin: list[int], cached: list[int], count: list[int], queries: int) -> Tensor:
+    """The same, written down position by position; padding sees what its row's last token sees."""
     dense = torch.zeros(len(begin), queries, POSITIONS, dtype=torch.bool)
-    for row, (first, past) in enumerate(zip(begin, cached, strict=True)):
+    for row, (first, past, new) in enumerate(zip(begin, cached, count, strict=True)):
         for query in range(queries):
-            dense[row, query, first : first + past + query + 1] = True
+            dense[row, query, first : first + past + min(query + 1, new)] = True
     return dense
 
 
@@ -165,17 +165,22 @@ def listed(mask: BlockMask) -> tuple[Tensor, Tensor]:
     return found[0] | found[1], found[1]
 
 
-def test_causal_masks_list_the_blocks_of_a_dense_mask() -> None:
-    begin, cached = [SLOT, 0, 2 * SLOT, 3 * SLOT], [0, 5, 127, 100]
-    for queries in (1, 100, 128, 150):
-        dense = dense_causal(begin, [min(past, SLOT - queries) for past in cached], queries)
-        past_B = torch.tensor(cached).clamp(max=SLOT - queries)
-        mask = causal_mask(torch.tensor(begin), past_B, queries, SLOT, POSITIONS)
-        assert torch.equal(seen(mask, begin), dense)
-        read, whole = listed(mask)
-        some, every = blocks_of(dense)
-        assert torch.equal(read, some)
-        assert not (whole & ~every).any()
+@pytest.mark.parametrize("queries", [1, 100, 128, 150, 256])
+@pytest.mark.parametrize("filled", [1.0, 0.5, 0.0])
+def test_causal_masks_list_the_blocks_of_a_dense_mask(queries: int, filled: float) -> None:
+    begin = [slot * SLOT for slot in (1, 0, 2, 3)]
+    count = [max(1, round(filled * queries) - row) for row in range(len(begin))]
+    cached = [min(past, SLOT - new) for past, new in zip([0, 5, 127, 100], count, strict=True)]
+    dense = dense_causal(begin, cached, count, queries)
+    mask = causal_mask(*columns(begin, cached, count), queries, SLOT, POSITIONS)
+    assert torch.equal(seen(mask, begin), dense)
+    # A block of queries that is padding alone reads nothing.
+    for row, new in enumerate(count):
+        dense[row, -(-new // BLOCK) * BLOCK :] = False
+    read, whole = listed(mask)
+    some, every = blocks_of(dense)
+    assert torch.equal(read, some)
+    assert not (whole & ~every).any()
 
 
 @pytest.mark.parametrize("queries", [1, 128, 300])
@@ -207,16 +212,16 @@ def test_the_fused_kernel_reads_listed_blocks_alone() -> None:
     query, memory = torch.randn(2, 2, 20, 16), torch.full((2, 2, POSITIONS, 16), float("nan"))
     memory[:, :, SLOT : SLOT + 256] = torch.randn(2, 2, 256, 16)
     memory[:, :, :BLOCK] = torch.randn(2, 2, BLOCK, 16)
-    begin_B, cached_B = columns([SLOT, 0], [130, 70])
-    mask = causal_mask(begin_B, cached_B, 20, SLOT, POSITIONS)
+    # Padding behind the second row's 4 tokens would reach into the next block, which holds anything.
+    rows = ((SLOT, 130, 20), (0, 124, 4))
+    mask = causal_mask(*(torch.tensor(column) for column in zip(*rows, strict=True)), 20, SLOT, POSITIONS)
     found = torch.compile(flex_attention)(query, memory[:1], memory[1:], block_mask=mask)
-    for row, (begin, cached) in enumerate(((SLOT, 130), (0, 70))):
-        reach = begin + cached + 20
-        key, value = memory[:, :, begin:reach]
-        score = query[row] @ key.transpose(1, 2) / 4
-        hidden = torch.ones(20, cached + 20, dtype=torch.bool).triu(cached + 1)
+    for row, (begin, cached, count) in enumerate(rows):
+        key, value = memory[:, :, begin : begin + cached + count]
+        score = query[row, :, :count] @ key.transpose(1, 2) / 4
+        hidden = torch.ones(count, cached + count, dtype=torch.bool).triu(cached + 1)
         expected = score.masked_fill(hidden, float("-inf")).softmax(-1) @ value
-        assert (found[row] - expected).abs().max() < 1e-5
+        assert (found[row, :, :count] - expected).abs().max() < 1e-5
 
 
 @torch.inference_mode()

@@ -38,16 +38,25 @@ def prefix_mask(begin_B: Tensor, reach_B: Tensor, queries: int, slot: int, posit
     return _block_mask(begin_B, reach_BI, reach_BI, visible, (queries, positions), slot)
 
 
-def causal_mask(begin_B: Tensor, cached_B: Tensor, queries: int, slot: int, positions: int) -> BlockMask:
-    """Query q stands behind `cached_B + q` positions of its slot, and sees them and itself."""
+def causal_mask(
+    begin_B: Tensor, cached_B: Tensor, count_B: Tensor, queries: int, slot: int, positions: int
+) -> BlockMask:
+    """Query q stands behind `cached_B + q` positions of its slot, and sees them and itself.
+
+    Queries from `count_B` on are padding. No block is read for them that no other query reads: what stands
+    behind the row's last position may be anything.
+    """
+    end_B = cached_B + count_B
 
     def visible(b: Tensor, _h: Tensor, q: Tensor, p: Tensor) -> Tensor:
         place = p - begin_B[b]
-        return (place >= 0) & (place <= cached_B[b] + q)
+        return (place >= 0) & (place <= cached_B[b] + q) & (place < end_B[b])
 
     first_I = BLOCK * torch.arange(_blocks(queries), device=begin_B.device)
-    least_BI = cached_B[:, None] + first_I + 1
-    most_BI = cached_B[:, None] + (first_I + BLOCK).clamp(max=queries)
+    is_padding_BI = first_I >= count_B[:, None]
+    least_BI = (cached_B[:, None] + first_I + 1).masked_fill(is_padding_BI, 0)
+    most_BI = torch.minimum(cached_B[:, None] + first_I + BLOCK, end_B[:, None])
+    most_BI = most_BI.masked_fill(is_padding_BI, 0)
     return _block_mask(begin_B, least_BI, most_BI, visible, (queries, positions), slot)
 
 

@@ -55,7 +55,7 @@ class SlottedTrunk:
         padding_N = self._positions - BLOCK + new_N % BLOCK
         place_BN = torch.where(new_N < count_B[:, None], (begin_B + cached_B)[:, None] + new_N, padding_N)
         self._clear_behind(begin_B + cached_B + count_B)
-        mask = causal_mask(begin_B, cached_B, new, *sizes)
+        mask = causal_mask(begin_B, cached_B, count_B, new, *sizes)
         last_mask = prefix_mask(begin_B, cached_B + count_B, 1, *sizes)
         return self._through(token_BNC, place_BN.flatten(), count_B - 1, mask, last_mask)
 
