@@ -12,6 +12,6 @@ def engine_of(args: Mapping[str, str], loaded: LoadedBundle, settings: ServingSe
     """Stands where `ensemble.engines.engine_of` does; nothing is compiled or captured on a CPU."""
     del args, settings
     options = GpuOptions(
-        precision="float32", batches=(1, 16), compiled=lambda function: function, capture=False
+        precision="float32", batches=(1, 8), compiled=lambda function: function, capture=False
     )
     return GpuEngine(loaded, StandInAllocator(), options)

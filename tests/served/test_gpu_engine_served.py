@@ -27,9 +27,9 @@ from tests.served.requests import NOW, offline, stored
 from unipinrec.bundle import read_manifest
 from unipinrec.offline import OfflineRecommender
 
-USERS = 16
-SLOTS = 6
-NODES = ("retrieval", "ranking", "retrieval_separate")
+USERS = 8
+SLOTS = 3
+NODES = ("retrieval", "ranking")
 INSTANCES = "instance_group [ { count: 1, kind: KIND_CPU } ]"
 
 
@@ -46,7 +46,6 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
         model_repository=repository,
         settings=ServingSettings(bundle=exported.bundle, lease_ms=LEASE_MS, pool_slots=SLOTS),
         endpoints=Endpoints.free(),
-        baseline=True,
         log_path=folder / "server.log",
     )
     with server:
@@ -71,11 +70,9 @@ def expected(exported: Exported, users: range) -> list[list[int]]:
     return [exported.dataset.item_ids_V[answer.item_row_K].tolist() for answer in answers]
 
 
-def ask(
-    server: EmbeddedServer, exported: Exported, model: str = "recommend"
-) -> tuple[list[list[int]], set[str]]:
+def ask(server: EmbeddedServer, exported: Exported) -> tuple[list[list[int]], set[str]]:
     """Items of every user, and where ranking had their keys and values from."""
-    with GrpcClient(server.grpc_url, model=model) as client:
+    with GrpcClient(server.grpc_url) as client:
         answers = [client.recommend(stored(exported, user)) for user in range(USERS)]
     found = [[item.item_id for item in answer.recommendations] for answer in answers]
     return found, {answer.kv_source for answer in answers}
@@ -87,9 +84,6 @@ def test_answers_equal_offline_pytorch_and_come_from_slots(
     found, sources = ask(server, exported)
     assert found == expected(exported, range(USERS))
     assert sources == {"prefill"}
-    separate, sources = ask(server, exported, "recommend_separate")
-    assert separate == found
-    assert sources == {"recomputed"}
 
 
 def test_users_of_one_batch_are_answered_as_alone(server: EmbeddedServer, exported: Exported) -> None:
