@@ -21,7 +21,7 @@ MOST_FETCHED = 2048
 """Items, and lists, that FAISS's own GPU kernels select at most."""
 
 MOST_BY_CAGRA = 1024
-"""Items that CAGRA's faster kernels select at most: more turn to a slower one (cuVS, issue 409)."""
+"""Items that CAGRA's faster kernels select at most: more turn to a slower one of cuVS."""
 
 CAGRA_SEARCH = 512
 """itopk_size of CAGRA: nodes kept in sight while `INDEX_TUNED_FOR` items are sought."""

@@ -130,15 +130,14 @@ def test_capacity_is_found_below_the_closed_loop(
     code, output = command(
         "capacity",
         *("--url", loaded.grpc_url, "--metrics-url", loaded.metrics_url, "--bundle", exported.bundle),
-        *("--seconds", 1, "--warm-up", 0.3, "--trials", 6, "--p99-ms", 300, "--users", 8, "--out", tmp_path),
+        *("--seconds", 2, "--warm-up", 0.5, "--trials", 6, "--p99-ms", 300, "--users", 8, "--out", tmp_path),
     )
     assert code == 0, output
     report = json.loads((tmp_path / "capacity.json").read_text())
     (run,) = report["runs"]
     kept = [one for one in run["trials"] if one["p99_ms"] is not None and one["p99_ms"] <= 300]
     assert run["rate"] in [one["rate"] for one in kept]
-    # Two windows of one second, beside whatever else the machine does, tell no more than that.
-    assert 0.2 < run["share"] < 5
+    assert 0.2 < run["share"] < 2
     assert run["rate"] == pytest.approx(run["share"] * run["closed_rps"])
     assert "longest queue" in run["saturated"]
     assert (tmp_path / "capacity.png").stat().st_size > 1000
