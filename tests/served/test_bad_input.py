@@ -20,10 +20,10 @@ from unipinrec_client import (
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import ITEMS, USERS, Exported
-from tests.served.answers import Answer, Likeness
 from tests.served.metrics import metric
 from tests.served.nodes import DATATYPES, call
 from tests.served.requests import NOW, events_of, stored
+from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.data.window import window_start
 
 COLD = RecommendRequest(user_id="nobody", request_time=NOW)
@@ -164,15 +164,19 @@ def test_the_typed_client_raises_its_own_error(server: EmbeddedServer, make: typ
         client.recommend(RecommendRequest(user_id="42", num_results=5000))
 
 
-def test_an_unknown_user_without_history_gets_cold_start_results(server: EmbeddedServer) -> None:
+def test_an_unknown_user_without_history_gets_cold_start_results(
+    server: EmbeddedServer, promised: Likeness
+) -> None:
     with GrpcClient(server.grpc_url) as client:
         cold = client.recommend(COLD)
         empty = client.recommend(RecommendRequest(user_id="user-1", history=(), request_time=NOW))
     assert len(cold.recommendations) == 50
-    assert cold.recommendations == empty.recommendations
+    assert_alike([cold], [empty], promised)
 
 
-def test_unknown_items_are_ignored_and_counted(server: EmbeddedServer, exported: Exported) -> None:
+def test_unknown_items_are_ignored_and_counted(
+    server: EmbeddedServer, exported: Exported, promised: Likeness
+) -> None:
     known = events_of(exported, 9)
     strange = [replace(event, item_id=77_000_000 + event.item_id) for event in known]
     mixed = [event for pair in zip(known, strange, strict=True) for event in pair]
@@ -183,12 +187,11 @@ def test_unknown_items_are_ignored_and_counted(server: EmbeddedServer, exported:
         without = client.recommend(RecommendRequest(user_id="a", history=known, request_time=NOW))
         nothing_known = client.recommend(RecommendRequest(user_id="a", history=strange, request_time=NOW))
         cold = client.recommend(COLD)
-    assert ignored.recommendations == without.recommendations
-    assert nothing_known.recommendations == cold.recommendations
+    assert_alike([ignored, nothing_known], [without, cold], promised)
 
 
 def test_of_a_long_history_the_most_recent_events_are_used(
-    server: EmbeddedServer, exported: Exported
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     config = exported.model.config
     longest = max(range(USERS), key=lambda user: len(events_of(exported, user)))
@@ -201,7 +204,7 @@ def test_of_a_long_history_the_most_recent_events_are_used(
         recent = client.recommend(
             RecommendRequest(user_id="a", history=events[start:], request_time=NOW, exclude_item_ids=others)
         )
-    assert whole.recommendations == recent.recommendations
+    assert_alike([whole], [recent], promised)
 
 
 def test_excluded_and_seen_items_never_come_back(server: EmbeddedServer, exported: Exported) -> None:
@@ -230,7 +233,7 @@ def test_fewer_candidates_than_asked_give_fewer_results(server: EmbeddedServer) 
 
 
 def test_in_a_batch_only_the_bad_request_fails(
-    server: EmbeddedServer, exported: Exported, batched: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     bad = RecommendRequest(user_id="user-3", num_results=5000)
     with GrpcClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:
@@ -242,7 +245,7 @@ def test_in_a_batch_only_the_bad_request_fails(
                     client.recommend(bad)
                 return True
             answer = Answer.served(client.recommend(stored(exported, index % 16)))
-            return not batched.difference(answer, expected[index % 16])
+            return not promised.difference(answer, expected[index % 16])
 
         assert all(pool.map(ask, range(320)))
 
