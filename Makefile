@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test test-slow lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,8 +71,11 @@ lint: install ## Linter, formatter and type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Linters, then all tests, with a real Triton server
-	$(BIN)/python -m pytest
+test: lint ## Linters, then all tests but the slow ones, two files side by side, with real Triton servers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: install ## The tests that take minutes: exports in 40 fresh processes
+	$(BIN)/python -m pytest -m slow
 
 format: install ## Rewrite sources in the project's format
 	$(BIN)/ruff check --fix .

@@ -25,8 +25,6 @@ from tests.unit.node_chain import (
 )
 from tests.unit.pool_content import content_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_pool_too_small_for_the_batch_recomputes_the_rest(
     make_any_chain: Callable[..., Chain], exported: Exported

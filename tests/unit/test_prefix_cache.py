@@ -34,8 +34,6 @@ from unipinrec.data.window import window_start
 from unipinrec.model import UnifiedRecommender
 from unipinrec.model.served import ServedModel
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOLERANCE = 1e-9
 BLOCK, MAX_HISTORY = 8, 24
 USERS, EVENTS = 4, 48
