@@ -74,7 +74,7 @@ lint: install ## Linter, formatter and type checker
 test: lint ## Linters, then all tests but the slow ones, two files side by side, with real Triton servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: install ## The tests that take minutes: exports in 40 fresh processes
+test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
 	$(BIN)/python -m pytest -m slow
 
 format: install ## Rewrite sources in the project's format

@@ -203,7 +203,10 @@ class Instances:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("side", "sequences"), [(OnCpu, 10_000), (OnGpu, 200)])
+@pytest.mark.parametrize(
+    ("side", "sequences"),
+    [(OnCpu, 1_000), (OnGpu, 200), pytest.param(OnCpu, 10_000, marks=pytest.mark.slow)],
+)
 def test_random_sequences_equal_recomputation(truth: Truth, folder: Path, side: Side, sequences: int) -> None:
     """Users append, go back, change an event and meet either instance; slots are evicted, leases end or do
     not, instances restart."""
