@@ -1,7 +1,7 @@
 """Vector math that computes right from its first call on.
 
 PyTorch hands vector functions to MKL, which settles the kernel of each in its first call. Where several
-threads make that call together, one of them may compute its part with a kernel of low accuracy, wrong by up to
+threads make that call together, one may compute its part with a kernel of low accuracy, wrong by up to
 2e-4 (pytorch/pytorch#188792). In a node such a part would stay as a user's keys and values.
 """
 
