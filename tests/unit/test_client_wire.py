@@ -142,10 +142,13 @@ def test_ranges_are_left_to_the_server():
     assert math.isnan(arrays["UTILITY_WEIGHTS"][0, 0])
 
 
+LOWEST = -3.4028235e38
+
+
 def outputs():
     return {
         "ITEM_IDS": np.array([[9, 4], [6, -1], [-1, -1]], np.int64),
-        "SCORES": np.array([[0.75, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32),
+        "SCORES": np.array([[0.75, 0.5], [0.25, LOWEST], [LOWEST, LOWEST]], np.float32),
         "ACTION_PROBS": np.array(
             [[[0.5, 0.25], [0.125, 0.0]], [[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32
         ),

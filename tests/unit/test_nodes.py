@@ -28,6 +28,8 @@ from tests.unit.node_chain import (
 )
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
+LOWEST = np.finfo(np.float32).min
+
 
 def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
     long_lived: Chain, exported: Exported
@@ -105,7 +107,7 @@ def test_users_of_a_batch_keep_their_own_number_of_results(long_lived: Chain, ex
     for row, count in enumerate([2, 5, 1]):
         alone = long_lived(stored(exported, [row], count))
         assert answers["ITEM_IDS"][row].tolist() == alone["ITEM_IDS"][0].tolist() + [-1] * (5 - count)
-        assert np.isneginf(answers["SCORES"][row, count:]).all()
+        assert (answers["SCORES"][row, count:] == LOWEST).all()
         assert not answers["ACTION_PROBS"][row, count:].any()
         assert not answers["RETRIEVED_BY"][row, count:].any()
 
@@ -143,8 +145,16 @@ def test_everything_excluded_answers_with_no_item(long_lived: Chain, exported: E
     request["EXCLUDE_ITEM_IDS"] = np.stack([everything, np.full_like(everything, -1)])
     answers = long_lived(request)
     assert (answers["ITEM_IDS"][0] == -1).all()
-    assert np.isneginf(answers["SCORES"][0]).all()
+    assert (answers["SCORES"][0] == LOWEST).all()
     assert answers["ITEM_IDS"][1].tolist() == long_lived(stored(exported, [1]))["ITEM_IDS"][0].tolist()
+
+
+def test_the_largest_weights_give_finite_scores(long_lived: Chain, exported: Exported) -> None:
+    request = stored(exported, [0])
+    request["UTILITY_WEIGHTS"] = np.full((1, 3), 1e30, np.float32)
+    scores = long_lived(request)["SCORES"]
+    assert np.isfinite(scores).all()
+    assert scores.max() > 1e28
 
 
 def test_utility_weights_decide_the_order_and_equal_scores_fall_back_to_item_ids(

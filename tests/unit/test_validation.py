@@ -152,15 +152,19 @@ REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
     ),
     (
         {"UTILITY_WEIGHTS": float32([1, 0, 0], [1, -0.5, 0])},
-        "UTILITY_WEIGHTS is -0.5 at user 1, action 1; allowed: 0 or more, finite",
+        "UTILITY_WEIGHTS is -0.5 at user 1, action 1; allowed: 0 to 1e+30",
+    ),
+    (
+        {"UTILITY_WEIGHTS": float32([1, 1.1e30, 0], [1, 0, 0])},
+        "UTILITY_WEIGHTS is 1.1e+30 at user 0, action 1; allowed: 0 to 1e+30",
     ),
     (
         {"UTILITY_WEIGHTS": float32([1, 0, float("inf")], [1, 0, 0])},
-        "UTILITY_WEIGHTS is inf at user 0, action 2; allowed: 0 or more, finite",
+        "UTILITY_WEIGHTS is inf at user 0, action 2; allowed: 0 to 1e+30",
     ),
     (
         {"OUTCOME_WEIGHTS": float32([1, 0, 0], [float("nan"), 0, 0])},
-        "OUTCOME_WEIGHTS is nan at user 1, action 0; allowed: 0 or more, finite",
+        "OUTCOME_WEIGHTS is nan at user 1, action 0; allowed: 0 to 1e+30",
     ),
     (
         {"OUTCOME_WEIGHTS": float32([1, 0, 0], [0, 0, 0])},
@@ -203,7 +207,7 @@ def test_a_request_outside_the_contract_is_refused_with_tensor_value_and_range(
         },
         {"HISTORY_ITEM_IDS": int64([0, -2, 2**62], [14, -1, -1])},
         {"REQUEST_TIME": int64([0], [END_OF_9999])},
-        {"UTILITY_WEIGHTS": float32([0, 0, 0], [3.4e38, 0, 0])},
+        {"UTILITY_WEIGHTS": float32([0, 0, 0], [1e30, 0, 0])},
         {"OUTCOME_WEIGHTS": float32([0, 0, 1e-30], [1, 1, 1])},
         {"EXCLUDE_ITEM_IDS": int64([1, 2, 3, 4], [-1, -1, -1, -1])},
         {"EXCLUDE_ITEM_IDS": np.empty((2, 0), np.int64)},
