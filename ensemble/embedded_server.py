@@ -25,7 +25,7 @@ from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
-REGION_BYTES = 4 * 2**20
+REGION_BYTES = 5 * 2**20
 ENSEMBLES = ("recommend", "recommend_separate")
 # Two separately served models, to measure against.
 BASELINE = frozenset({"retrieval_separate", "recommend_separate"})

@@ -145,8 +145,8 @@ def test_a_request_arrives_and_its_answer_comes_back(server, asynchronous):
         "HISTORY_ITEM_IDS": ("INT64", [1, 1], struct.pack("<q", 7)),
         "HISTORY_ACTIONS": ("INT64", [1, 1], struct.pack("<q", 5)),
         "HISTORY_TIMESTAMPS": ("INT64", [1, 1], struct.pack("<q", 9)),
-        "HISTORY_SURFACES": ("INT32", [1, 1], struct.pack("<i", 0)),
-        "SURFACE": ("INT32", [1, 1], struct.pack("<i", 2)),
+        "HISTORY_SURFACES": ("INT64", [1, 1], struct.pack("<q", 0)),
+        "SURFACE": ("INT64", [1, 1], struct.pack("<q", 2)),
     }
     assert {tensor.name for tensor in received.outputs} == set(answer(b"0"))
     assert server.metadata[0]["x-tenant"] == "a"

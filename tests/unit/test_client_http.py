@@ -186,10 +186,10 @@ def test_a_request_arrives_and_its_answer_comes_back(server, asynchronous):
         ("HISTORY_ITEM_IDS", "INT64", [1, 1]),
         ("HISTORY_ACTIONS", "INT64", [1, 1]),
         ("HISTORY_TIMESTAMPS", "INT64", [1, 1]),
-        ("HISTORY_SURFACES", "INT32", [1, 1]),
-        ("SURFACE", "INT32", [1, 1]),
+        ("HISTORY_SURFACES", "INT64", [1, 1]),
+        ("SURFACE", "INT64", [1, 1]),
     ]
-    assert content == b"\x02\x00\x00\x0042" + struct.pack("<qqqii", 7, 5, 9, 0, 2)
+    assert content == b"\x02\x00\x00\x0042" + struct.pack("<5q", 7, 5, 9, 0, 2)
     assert {(o["name"], o["parameters"]["binary_data"]) for o in received["outputs"]} == {
         (name, True) for name, *_ in answer(b"0")
     }

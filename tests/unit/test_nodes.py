@@ -101,7 +101,7 @@ def test_a_batch_of_mixed_lengths_equals_its_rows_alone(long_lived: Chain, expor
 
 def test_users_of_a_batch_keep_their_own_number_of_results(long_lived: Chain, exported: Exported) -> None:
     request = stored(exported, [0, 1, 2])
-    request["NUM_RESULTS"] = np.array([[2], [5], [1]], np.int32)
+    request["NUM_RESULTS"] = np.array([[2], [5], [1]], np.int64)
     answers = long_lived(request)
     assert (answers["ITEM_IDS"] != -1).sum(axis=1).tolist() == [2, 5, 1]
     for row, count in enumerate([2, 5, 1]):
