@@ -103,7 +103,7 @@ def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
     request = {
         "USER_ID": np.array([[b"user-17"]], np.object_),
         "REQUEST_TIME": np.array([[NOW]], np.int64),
-        "NUM_RESULTS": np.array([[20]], np.int32),
+        "NUM_RESULTS": np.array([[20]], np.int64),
     }
     inputs = until_ranking(server, request)
     right = call(server, "ranking", inputs)

@@ -21,7 +21,7 @@ from unipinrec.offline import OfflineRecommender, OfflineRequest
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),
     "REQUEST_TIME": np.array([[NOW]], np.int64),
-    "NUM_RESULTS": np.array([[20]], np.int32),
+    "NUM_RESULTS": np.array([[20]], np.int64),
 }
 KINDS = ("computed", "reused", "padding")
 

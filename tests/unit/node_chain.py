@@ -89,8 +89,8 @@ def stored(exported: Exported, users: Sequence[int], num_results: int = 20) -> T
     return {
         "USER_ID": np.array([[user_id] for user_id in ids], np.object_),
         "REQUEST_TIME": np.full((len(users), 1), NOW),
-        "SURFACE": np.array([[surface_of(user)] for user in users], np.int32),
-        "NUM_RESULTS": np.full((len(users), 1), num_results, np.int32),
+        "SURFACE": np.array([[surface_of(user)] for user in users], np.int64),
+        "NUM_RESULTS": np.full((len(users), 1), num_results, np.int64),
     }
 
 
@@ -101,10 +101,10 @@ def inline(exported: Exported, history: History, surface: int, **tensors: NDArra
         "HISTORY_ITEM_IDS": exported.dataset.item_ids_V[history.item_row_N][None],
         "HISTORY_ACTIONS": history.actions_N[None],
         "HISTORY_TIMESTAMPS": history.timestamp_N[None],
-        "HISTORY_SURFACES": history.surface_N[None].astype(np.int32),
+        "HISTORY_SURFACES": history.surface_N[None].astype(np.int64),
         "REQUEST_TIME": np.array([[NOW]]),
-        "SURFACE": np.array([[surface]], np.int32),
-        "NUM_RESULTS": np.array([[20]], np.int32),
+        "SURFACE": np.array([[surface]], np.int64),
+        "NUM_RESULTS": np.array([[20]], np.int64),
         **tensors,
     }
 

@@ -29,6 +29,8 @@ from tests.unit.node_chain import (
 )
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
+LOWEST = np.finfo(np.float32).min
+
 
 def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
     long_lived: Chain, exported: Exported
@@ -94,13 +96,13 @@ def test_a_batch_of_mixed_lengths_equals_its_rows_alone(long_lived: Chain, expor
 
 def test_users_of_a_batch_keep_their_own_number_of_results(long_lived: Chain, exported: Exported) -> None:
     request = stored(exported, [0, 1, 2])
-    request["NUM_RESULTS"] = np.array([[2], [5], [1]], np.int32)
+    request["NUM_RESULTS"] = np.array([[2], [5], [1]], np.int64)
     answers = long_lived(request)
     assert (answers["ITEM_IDS"] != -1).sum(axis=1).tolist() == [2, 5, 1]
     for row, count in enumerate([2, 5, 1]):
         alone = long_lived(stored(exported, [row], count))
         assert_same_answers({name: tensor[row : row + 1] for name, tensor in answers.items()}, alone)
-        assert np.isneginf(answers["SCORES"][row, count:]).all()
+        assert (answers["SCORES"][row, count:] == LOWEST).all()
         assert not answers["ACTION_PROBS"][row, count:].any()
         assert not answers["RETRIEVED_BY"][row, count:].any()
 
@@ -137,9 +139,17 @@ def test_everything_excluded_answers_with_no_item(long_lived: Chain, exported: E
     request["EXCLUDE_ITEM_IDS"] = np.stack([everything, np.full_like(everything, -1)])
     answers = long_lived(request)
     assert (answers["ITEM_IDS"][0] == -1).all()
-    assert np.isneginf(answers["SCORES"][0]).all()
+    assert (answers["SCORES"][0] == LOWEST).all()
     alone = long_lived(stored(exported, [1]))
     assert_same_answers({name: tensor[1:] for name, tensor in answers.items()}, alone)
+
+
+def test_the_largest_weights_give_finite_scores(long_lived: Chain, exported: Exported) -> None:
+    request = stored(exported, [0])
+    request["UTILITY_WEIGHTS"] = np.full((1, 3), 1e30, np.float32)
+    scores = long_lived(request)["SCORES"]
+    assert np.isfinite(scores).all()
+    assert scores.max() > 1e28
 
 
 def test_utility_weights_decide_the_order_and_equal_scores_fall_back_to_item_ids(
