@@ -1,7 +1,6 @@
 """A file comes over HTTPS, through a proxy where one is named; what goes wrong is one clear error."""
 
 import base64
-import shutil
 import socket
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ from typing import IO
 
 import pytest
 
+from tests.support.tools import tool
 from unipinrec.data import download
 from unipinrec.data.download import DownloadError, download_https, download_wheel
 
@@ -85,8 +85,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for both names of the host, and its key."""
     folder = tmp_path_factory.mktemp("certificate")
-    openssl = shutil.which("openssl")
-    assert openssl is not None, "openssl is not installed"
+    openssl = tool("openssl")
     names = f"subjectAltName=DNS:{HOST},DNS:localhost"
     made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]

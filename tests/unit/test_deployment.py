@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.proxy import CONFIGURATION, find_tool
+from benchmarks.proxy import CONFIGURATION
 from ensemble.settings import ROOT, ServingSettings
+from tests.support.tools import tool
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
@@ -46,11 +47,7 @@ def test_the_compose_file_passes_yamllint_and_its_specification() -> None:
 
 
 def test_haproxy_accepts_the_proxys_configuration(tmp_path: Path) -> None:
-    haproxy, openssl = find_tool("haproxy"), find_tool("openssl")
-    if haproxy is None or openssl is None:
-        if os.environ.get("UNIPINREC_REQUIRE_TOOLS") == "1":
-            pytest.fail("haproxy or openssl is not installed")
-        pytest.skip("haproxy or openssl is not installed")
+    haproxy, openssl = tool("haproxy"), tool("openssl")
     pem = tmp_path / "server.pem"
     made = ["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"]
     subprocess.run(
