@@ -35,7 +35,7 @@ def image_check(
     scale: Annotated[
         bool, typer.Option("--scale", help="Try three replicas behind this host's HAProxy too.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Where the report goes.")] = FOLDER / "report.json",
+    out: Annotated[Path, typer.Option(help="File of the report.")] = FOLDER / "report.json",
 ) -> None:
     """Build docker/Dockerfile.cpu, run it confined as docker/compose.yaml has it, ask it and stop it.
 

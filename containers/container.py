@@ -11,7 +11,7 @@ from containers.compose import Service
 from containers.engine import Engine, EngineError
 from ensemble.endpoints import Endpoints
 
-POLL_S = 0.5
+POLL_S = 2.0
 
 
 class Container:
