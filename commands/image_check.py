@@ -48,14 +48,16 @@ def image_check(
         FOLDER.mkdir(parents=True, exist_ok=True)
         served = bundle.absolute() if bundle else _some_bundle(console)
         report = start_report(engine, served)
-        options = [f"--build-arg=PYTHON_IMAGE={make_base(engine)}"] if base == "debian" else []
-        if host_pip:
-            options += build_options(pip_settings(), FOLDER)
-        build(engine, report, options)
-        try_one(engine, report, served)
-        if scale:
-            report.scale = try_three(engine, served)
-        report.write(out)
+        try:
+            options = [f"--build-arg=PYTHON_IMAGE={make_base(engine)}"] if base == "debian" else []
+            if host_pip:
+                options += build_options(pip_settings(), FOLDER)
+            build(engine, report, options)
+            try_one(engine, report, served)
+            if scale:
+                report.scale = try_three(engine, served)
+        finally:
+            report.write(out)
     console.print(
         f"image-check passed: {report.image_bytes / 1e6:,.0f} MB, built in {report.build_s:.0f} s, "
         f"healthy after {report.healthy_s:.1f} s, stopped in {report.stop_s:.1f} of {report.grace_s:g} s; "

@@ -17,6 +17,7 @@ from containers.compose import Service
 from containers.confinement import Promise, promises
 from containers.container import Container
 from containers.engine import Engine, EngineError, Step
+from ensemble.endpoints import Endpoints
 from ensemble.launcher import example_user
 from ensemble.settings import ROOT
 
@@ -112,7 +113,7 @@ def try_one(engine: Engine, report: Report, bundle: Path) -> None:
         EngineError: it is confined otherwise, answers otherwise over the other, or does not end in time.
     """
     service = Service.read("server", variables(bundle))
-    with Container(engine, IMAGE, service, bundle.name) as container:
+    with Container(engine, IMAGE, service, bundle.name, Endpoints.free()) as container:
         report.healthy_s = round(container.wait_until_healthy(), 1)
         report.promises = promises(service, container.probe())
         for promise in report.promises:

@@ -20,9 +20,11 @@ class Container:
     Used as a context manager it is removed at the end, whatever became of it.
     """
 
-    def __init__(self, engine: Engine, image: str, service: Service, bundle: str) -> None:
+    def __init__(
+        self, engine: Engine, image: str, service: Service, bundle: str, endpoints: Endpoints
+    ) -> None:
         """`bundle` is the name of a folder or link in the folder that the service mounts at /bundles."""
-        self.endpoints = Endpoints.free()
+        self.endpoints = endpoints
         self.service = service
         self.name = f"image-check-{service.name}-{os.getpid()}"
         self._engine = engine

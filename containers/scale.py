@@ -12,6 +12,7 @@ from containers.check import IMAGE, variables
 from containers.compose import Service
 from containers.container import Container
 from containers.engine import Engine, EngineError
+from ensemble.endpoints import Endpoints
 
 REPLICAS = ("replica-1", "replica-2", "replica-3")
 USERS = [str(user) for user in range(1, 101)]
@@ -30,7 +31,8 @@ def try_three(engine: Engine, bundle: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         containers = [
-            stack.enter_context(Container(engine, IMAGE, service, bundle.name)) for service in services
+            stack.enter_context(Container(engine, IMAGE, service, bundle.name, endpoints))
+            for service, endpoints in zip(services, Endpoints.free_for(len(services)), strict=True)
         ]
         healthy_s = [container.wait_until_healthy() for container in containers]
         proxy = stack.enter_context(Proxy([container.endpoints for container in containers], folder))
