@@ -21,6 +21,21 @@ from ensemble.settings import ROOT
 from ensemble.slot_storage import SHARED_MEMORY
 
 GIB = 2**30
+AS_ROOT = {
+    "user": "0:0",
+    "capabilities": 0,
+    "no_new_privileges": True,
+    "memory": 8 * GIB,
+    "cpus": float(min(4, os.cpu_count() or 1)),
+    "mounts": {
+        "/": {"bytes": 1, "read_only": True},
+        "/bundles": {"bytes": 1, "read_only": False},
+        str(Path("/", "tmp")): {"bytes": 2**28, "read_only": False},
+        str(SHARED_MEMORY): {"bytes": 2 * GIB, "read_only": False},
+    },
+}
+"""What the probe would print of a container that runs as root and may write to the bundles."""
+BROKEN = ["user: 0:0; wanted: 10001:10001", "/bundles read-only: False; wanted: True"]
 
 
 @pytest.fixture
@@ -33,13 +48,6 @@ def check(*options: str) -> tuple[int, list[str]]:
     app.command()(image_check)
     result = CliRunner().invoke(app, list(options))
     return result.exit_code, result.output.splitlines()
-
-
-def engine(folder: Path, *cases: str) -> None:
-    """A podman in `folder` that answers each command by the case that matches it."""
-    program = folder / "podman"
-    program.write_text("\n".join(["#!/bin/sh", 'case "$*" in', *cases, "esac", ""]))
-    program.chmod(0o755)
 
 
 def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
@@ -89,26 +97,8 @@ def test_durations_and_sizes_are_read_or_refused() -> None:
 
 
 def test_a_promise_that_is_not_kept_is_named(server: Service) -> None:
-    (temporary,) = server.temporary_files
-    mounts = {
-        "/": {"bytes": 1, "read_only": True},
-        "/bundles": {"bytes": 1, "read_only": False},
-        temporary: {"bytes": 2**28, "read_only": False},
-        str(SHARED_MEMORY): {"bytes": 2 * GIB, "read_only": False},
-    }
-    probed = {
-        "user": "0:0",
-        "capabilities": 0,
-        "no_new_privileges": True,
-        "memory": None,
-        "cpus": 2.0,
-        "mounts": mounts,
-    }
-    found = promises(server, probed)
-    assert [str(promise) for promise in found if not promise.kept] == [
-        "user: 0:0; wanted: 10001:10001",
-        "/bundles read-only: False; wanted: True",
-    ]
+    found = promises(server, AS_ROOT | {"memory": None, "cpus": 2.0})
+    assert [str(promise) for promise in found if not promise.kept] == BROKEN
     (memory,) = [promise for promise in found if promise.what == "memory"]
     assert str(memory) == f"memory: {8 * GIB} wanted; this host does not enforce it"
     assert not replace(memory, found=GIB).kept
@@ -164,15 +154,30 @@ def test_without_an_engine_it_says_so_in_one_line(tmp_path: Path, monkeypatch: p
     assert lines[0].startswith("image-check builds and runs an image, which needs a container engine; ")
 
 
-def test_a_build_that_fails_or_grows_too_large_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [
+        ({"build": "exit 125"}, "podman build ended with 125: see above"),
+        ({"image": "echo 2000000001"}, "image takes 2,000,000,001 bytes; allowed: at most 2,000,000,000"),
+        ({"exec": "exit 1"}, "NAME has ended; what it printed stands above"),
+        (
+            {"exec": f"echo '{json.dumps(AS_ROOT)}'"},
+            f"container is not as the compose file has it: {'; '.join(BROKEN)}",
+        ),
+    ],
+)
+def test_what_goes_wrong_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: dict[str, str], message: str
 ) -> None:
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    """The engine is a stand-in that answers each command as told."""
+    ended = json.dumps({"Running": False, "ExitCode": 2})
+    answers = {"image": "echo 1", "inspect": f"echo '{ended}'", "logs": "echo no such bundle"} | cases
+    script = ["#!/bin/sh", 'case "$1" in', *(f"{name}) {does} ;;" for name, does in answers.items()), "esac"]
+    (tmp_path / "podman").write_text("\n".join(script) + "\n")
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    engine(tmp_path, "build*) exit 125 ;;")
     code, lines = check("--bundle", "some")
-    assert (code, lines[-1]) == (1, "podman build ended with 125: see above")
-
-    engine(tmp_path, "*inspect*) echo 2000000001 ;;")
-    code, lines = check("--bundle", "some")
-    assert (code, lines[-1]) == (1, "image takes 2,000,000,001 bytes; allowed: at most 2,000,000,000")
+    assert (code, re.sub("^image-check-server-[0-9]+", "NAME", lines[-1])) == (1, message)
+    assert ("no such bundle" in lines) == message.startswith("NAME")
+    assert json.loads((tmp_path / "build/image-check/report.json").read_text())["bundle"] == "some"
