@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test test-slow lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check image-check serve test test-slow lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ scale-check: install ## Kill one of three replicas behind HAProxy: one minute, b
 
 gpu-check: install ## All tests of the GPU path, served ones too; one line and exit code 3 without a GPU: [ARGS='-k graphs']
 	@$(BIN)/unipinrec gpu-check $(ARGS)
+
+image-check: install ## Build the image for CPU hosts, run it as docker/compose.yaml has it, ask it, stop it; exit code 3 without docker or podman: [ARGS=--scale]
+	@$(BIN)/unipinrec image-check $(ARGS)
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve

@@ -13,6 +13,9 @@ USAGE = 2
 NO_GPU = 3
 """Exit code of what needs a GPU where there is none that can be used."""
 
+NO_ENGINE = 3
+"""Exit code of what needs a container engine where none answers."""
+
 
 @contextmanager
 def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[None]:
