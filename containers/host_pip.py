@@ -10,6 +10,7 @@ PACKAGE_INDEX = "https://pypi.org/simple"
 TORCH = "torch==2.13.0"
 """Whichever build of it the settings lead to."""
 KEPT = ("cert", "find-links", "timeout", "trusted-host")
+"""What a build takes over as it is."""
 
 
 def pip_settings() -> dict[str, str]:
@@ -28,9 +29,7 @@ def build_options(settings: Mapping[str, str], folder: Path) -> list[str]:
     Folders and files that they name are mounted at their own paths, read-only. Indexes in folders are left
     out: their pages lead to files elsewhere.
     """
-    kept = {
-        name: settings[name] for name in ("cert", "find-links", "timeout", "trusted-host") if name in settings
-    }
+    kept = {name: settings[name] for name in KEPT if name in settings}
     extra = [url for url in settings.get("extra-index-url", "").split() if not url.startswith("file:")]
     if extra:
         kept["extra-index-url"] = " ".join(extra)
