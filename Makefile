@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check serve test lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check image-check serve test test-slow lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ scale-check: install ## Kill one of three replicas behind HAProxy: one minute, b
 gpu-check: install ## All tests of the GPU path, served ones too; one line and exit code 3 without a GPU: [ARGS='-k graphs']
 	@$(BIN)/unipinrec gpu-check $(ARGS)
 
+image-check: install ## Build the image for CPU hosts, run it as docker/compose.yaml has it, ask it, stop it; exit code 3 without docker or podman: [ARGS=--scale]
+	@$(BIN)/unipinrec image-check $(ARGS)
+
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve
 
@@ -71,8 +74,11 @@ lint: install ## Linter, formatter and type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Linters, then all tests, with a real Triton server
-	$(BIN)/python -m pytest
+test: lint ## Linters, then all tests but the slow ones, two files side by side, with real Triton servers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
+	$(BIN)/python -m pytest -m slow
 
 format: install ## Rewrite sources in the project's format
 	$(BIN)/ruff check --fix .

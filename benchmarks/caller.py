@@ -76,9 +76,9 @@ class RequestMaker:
             "HISTORY_ITEM_IDS": stack(item_ids, PADDING),
             "HISTORY_ACTIONS": stack([history.actions_N for history in histories], 0),
             "HISTORY_TIMESTAMPS": stack([history.timestamp_N for history in histories], 0),
-            "HISTORY_SURFACES": stack([history.surface_N.astype(np.int32) for history in histories], 0),
+            "HISTORY_SURFACES": stack([history.surface_N.astype(np.int64) for history in histories], 0),
             "REQUEST_TIME": np.array([[visit.request_time] for visit in visits], np.int64),
-            "NUM_RESULTS": np.full((len(visits), 1), self._num_results, np.int32),
+            "NUM_RESULTS": np.full((len(visits), 1), self._num_results, np.int64),
         }
 
 

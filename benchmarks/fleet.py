@@ -19,12 +19,7 @@ class Fleet:
 
     def __init__(self, settings: ServingSettings, folder: Path) -> None:
         """Starts nothing yet; logs go to `folder`."""
-        self.endpoints: list[Endpoints] = []
-        while len(self.endpoints) < REPLICAS:
-            free = Endpoints.free()
-            taken = {port for endpoints in self.endpoints for port in endpoints.ports.values()}
-            if taken.isdisjoint(free.ports.values()):
-                self.endpoints.append(free)
+        self.endpoints = Endpoints.free_for(REPLICAS)
         self._settings, self._folder = settings, folder
         self.servers = [self._make(number) for number in range(1, REPLICAS + 1)]
 

@@ -15,6 +15,7 @@ try:
     from commands.evaluate import eval_command, tables_command
     from commands.export import export_command
     from commands.gpu_check import PASS_ON, gpu_check
+    from commands.image_check import image_check
     from commands.loadtest import loadtest
     from commands.serve import serve
     from commands.soak import soak
@@ -46,4 +47,5 @@ app.command("capacity")(capacity)
 app.command("soak")(soak)
 app.command("serve")(serve)
 app.command("gpu-check", context_settings=PASS_ON)(gpu_check)
+app.command("image-check")(image_check)
 app.command("demo")(demo)

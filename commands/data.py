@@ -9,7 +9,7 @@ from rich.table import Table
 
 from commands import fetch
 from commands.errors import one_line_errors
-from unipinrec.data.events import DatasetInfo, EventFormatError
+from unipinrec.data.events import DatasetInfo, EventFormatError, name_from
 from unipinrec.data.importer import import_events
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared
 from unipinrec.data.summary import Summary, summarize
@@ -24,15 +24,20 @@ app.add_typer(fetch.app, name="fetch")
 
 @app.command("import")
 def import_(
-    events: Annotated[Path, typer.Option(help="Parquet or CSV file in the event format (docs/data.md).")],
+    events: Annotated[
+        Path,
+        typer.Option(help="The log (docs/data.md): parquet, CSV or TSV, or a folder of its parts."),
+    ],
     actions: Annotated[str, typer.Option(help="Action names in bit order, with commas between them.")],
     out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],
     surfaces: Annotated[str, typer.Option(help="Surface names in order, with commas between.")] = "default",
     items: Annotated[
         Path | None,
-        typer.Option(help="Parquet or CSV file with item_id and, optionally, title, attributes, content."),
+        typer.Option(help="Likewise, with item_id and, optionally, title, attributes, content."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; default: the name of OUT.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the dataset; default: from the name of OUT.")
+    ] = None,
     positive_actions: Annotated[
         str | None,
         typer.Option(help="Actions that make an item worth retrieving, with commas between; default: all."),
@@ -49,7 +54,7 @@ def import_(
             events,
             items,
             out,
-            name=name or out.name,
+            name=name_from(out.name) if name is None else name,
             actions=names,
             surfaces=tuple(surfaces.split(",")),
             utility_weights=_weights(utility_weights) if utility_weights else (1.0,) * len(names),

@@ -13,6 +13,9 @@ USAGE = 2
 NO_GPU = 3
 """Exit code of what needs a GPU where there is none that can be used."""
 
+NO_ENGINE = 3
+"""Exit code of what needs a container engine where none answers."""
+
 
 @contextmanager
 def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[None]:
@@ -22,7 +25,8 @@ def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[N
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        _fail(f"{where} is {first['input']!r}; {first['msg']}" if where else first["msg"], code)
+        message = first["msg"].removeprefix("Value error, ")
+        _fail(f"{where} is {first['input']!r}; {message}" if where else message, code)
     except OSError as error:
         _fail(str(error), code)
     except expected as error:
@@ -30,5 +34,5 @@ def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[N
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.secho(message, fg="red", err=True)
+    typer.secho(" ".join(line.strip() for line in message.splitlines()), fg="red", err=True)
     raise typer.Exit(code)

@@ -8,6 +8,7 @@ import typer
 from commands.errors import one_line_errors
 from export.bundle_writer import DatasetMismatchError, write_bundle
 from export.check import ExportMismatchError
+from export.checked_index import IndexRecallError
 from export.item_index import AUTO, CHOICES, UnknownIndexError
 from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.data.interactions import InteractionDataset
@@ -34,7 +35,9 @@ def export_command(
     ] = AUTO,
 ) -> None:
     """Export graphs (each compared with eager PyTorch), item index, vocabularies and stored histories."""
-    with one_line_errors(PreparedDatasetError, ExportMismatchError, DatasetMismatchError, UnknownIndexError):
+    with one_line_errors(
+        PreparedDatasetError, ExportMismatchError, DatasetMismatchError, UnknownIndexError, IndexRecallError
+    ):
         checkpoint = latest_checkpoint(training)
         if checkpoint is None:
             raise FileNotFoundError(

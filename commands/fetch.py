@@ -15,6 +15,8 @@ from unipinrec.data.adapters.ebnerd import prepare_ebnerd
 from unipinrec.data.adapters.kuairand import PURE, prepare_kuairand
 from unipinrec.data.adapters.mind import SMALL as MIND_SMALL
 from unipinrec.data.adapters.mind import prepare_mind
+from unipinrec.data.adapters.movielens import SMALL as MOVIELENS_100K
+from unipinrec.data.adapters.movielens import prepare_movielens
 from unipinrec.data.adapters.sources import Download, source_files
 from unipinrec.data.download import DownloadError, Report
 from unipinrec.data.events import EventFormatError
@@ -25,7 +27,8 @@ ERRORS = (DownloadError, EventFormatError, MovieLensError, PreparedDatasetError)
 
 Out = Annotated[Path, typer.Option(help="New folder for the prepared dataset.")]
 Source = Annotated[
-    Path | None, typer.Option("--path", help="Local file or folder; without it the files are downloaded.")
+    Path | None,
+    typer.Option("--path", help="Local file, archive or folder; without it, files are downloaded."),
 ]
 
 app = typer.Typer(help="Fetch a public dataset.", no_args_is_help=True)
@@ -41,9 +44,14 @@ class Category(StrEnum):
 
 @app.command()
 def movielens(
+    path: Source = None,
     out: Annotated[Path, typer.Option(help="Folder of the prepared dataset.")] = Path("build/data/movielens"),
 ) -> None:
-    """MovieLens 100K, from GroupLens or else from the recbole wheel. Verifies what is already there."""
+    """MovieLens 100K, from GroupLens or else from the recbole wheel; verifies what is already there. With
+    --path, any release of MovieLens."""
+    if path is not None:
+        _fetch(path, out, (MOVIELENS_100K,), prepare_movielens)
+        return
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(*ERRORS), console.status("MovieLens 100K"):
         fetch_movielens(out, console.print)
@@ -55,7 +63,7 @@ def amazon(
     out: Out = Path("build/data/amazon"),
     category: Annotated[Category, typer.Option(help="What to download.")] = Category.BEAUTY,
 ) -> None:
-    """Amazon 5-core purchases: S3-Rec's sequence files, or McAuley's reviews_<category>_5.json.gz."""
+    """Amazon purchases: S3-Rec's sequences, or reviews of 2014 (reviews_*_5.json.gz) or 2023 (*.jsonl.gz)."""
     _fetch(path, out, downloads(category), prepare_amazon)
 
 

@@ -21,6 +21,12 @@ Floats = NDArray[np.float32]
 PADDING = UNKNOWN_ROW
 """Item ids and item rows at or beyond the end of a shorter row."""
 
+SCORE_PADDING = float(np.finfo(np.float32).min)
+"""Scores beyond the end of a shorter row: below every other, and a number, since JSON has no infinity."""
+
+LARGEST_WEIGHT = 1e30
+"""Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
+
 
 class InvalidInputError(ValueError):
     """A request that the contract refuses; the message names the tensor, its value and the allowed range."""

@@ -21,11 +21,11 @@ from ensemble.draining import drain
 from ensemble.endpoints import LOOPBACK, Endpoints
 from ensemble.installation import Installation
 from ensemble.runtime_folder import claim_folder, remove_abandoned, remove_folder
-from ensemble.server_error import ServerError
+from ensemble.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
-REGION_BYTES = 4 * 2**20
+REGION_BYTES = 5 * 2**20
 ENSEMBLES = ("recommend", "recommend_separate")
 # Two separately served models, to measure against.
 BASELINE = frozenset({"retrieval_separate", "recommend_separate"})
@@ -93,6 +93,8 @@ class EmbeddedServer:
         self._model_repository = model_repository
         self._profile = profile
         self._secret = secrets.token_hex(16)
+        self._runtime_base = settings.runtime_dir
+        self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
 
@@ -136,18 +138,20 @@ class EmbeddedServer:
         return self._running().pid
 
     def start(self) -> None:
-        """Starts the process; it serves once `wait_until_serving` says so.
+        """Starts the process, again after `stop` too; it serves once `wait_until_serving` says so.
 
         Raises:
             ServerError: this machine misses a requirement.
         """
         triton_server = Installation.find(self.settings.triton_home)
         command = [str(triton_server.binary), f"--backend-directory={triton_server.backends}"]
-        remove_abandoned(self.settings.runtime_dir)
-        runtime_dir, self._lock = claim_folder(self.settings.runtime_dir)
+        remove_abandoned(self._runtime_base)
+        runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("wb") as log:
+        # What ended one process stays in the log of the next.
+        with self.log_path.open("ab" if self._starts else "wb") as log:
+            self._starts += 1
             self._process = subprocess.Popen(
                 command + self._flags(),
                 env=self._environment(triton_server.library_path),
@@ -197,12 +201,17 @@ class EmbeddedServer:
         return found
 
     def check_running(self) -> None:
-        """Raises `ServerError` with the last errors of the log when the process has ended."""
+        """Raises `ServerError` with the last errors of the log when the process has ended.
+
+        `ServerKilledError`, its subclass, when a signal ended it.
+        """
         ending = _ending(self._running().pid)
-        if ending:
-            raise ServerError(
-                "; ".join([f"server stopped by {ending}", *self._last_errors(), f"log: {self.log_path}"])
-            )
+        if ending is None:
+            return
+        if ending.si_code != os.CLD_EXITED:
+            raise ServerKilledError(f"server stopped by signal {ending.si_status}; log: {self.log_path}")
+        said = [f"server stopped by exit code {ending.si_status}", *self._last_errors()]
+        raise ServerError("; ".join([*said, f"log: {self.log_path}"]))
 
     def stop(self) -> None:
         """Ends the server once requests in flight are answered, and removes what it left in shared memory.
@@ -334,14 +343,10 @@ def _end_with_parent(parent: int) -> Callable[[], None]:
     return ask_for_signal
 
 
-def _ending(pid: int) -> str | None:
+def _ending(pid: int) -> os.waitid_result | None:
     """How the child ended, or None while it runs."""
     # WNOWAIT leaves the ended process to be waited for, so that its id is not given to another meanwhile.
-    result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if result is None:
-        return None
-    kind = "exit code" if result.si_code == os.CLD_EXITED else "signal"
-    return f"{kind} {result.si_status}"
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
 
 def _joined(*parts: Path | str | None) -> str:

@@ -28,11 +28,20 @@ class Endpoints:
     @classmethod
     def free(cls) -> Self:
         """Loopback ports that nobody listens on; another process may take one before the server does."""
+        return cls.free_for(1)[0]
+
+    @classmethod
+    def free_for(cls, servers: int) -> list[Self]:
+        """Such ports for so many servers, all of them different."""
         with ExitStack() as held:
-            # All three are held at once, so that they differ.
-            probes = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(3)]
-            http_port, grpc_port, metrics_port = (int(probe.getsockname()[1]) for probe in probes)
-        return cls(address=LOOPBACK, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+            # All are held at once, so that they differ.
+            probes = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(3 * servers)]
+            ports = iter([int(probe.getsockname()[1]) for probe in probes])
+        threes = zip(ports, ports, ports, strict=True)
+        return [
+            cls(address=LOOPBACK, http_port=http, grpc_port=grpc, metrics_port=metrics)
+            for http, grpc, metrics in threes
+        ]
 
     @property
     def ports(self) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Search of the item index, whatever its kind.
 
-Shapes: V items, Q query embeddings, E item width, X left-out items, K items wanted.
+Shapes: V items, Q query embeddings, E item width, X left-out items, K items wanted, F found by the index.
 """
 
 from math import ceil
@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 
 from ensemble.contract import Floats, Int64s
+from ensemble.twins import Twins
 from unipinrec.bundle import INDEX_TUNED_FOR
 
 
@@ -30,6 +31,8 @@ class ItemSearch:
     def __init__(self, index: Any) -> None:
         self.index = index
         self.items: int = index.ntotal
+        self.twins = Twins.of(index)
+        """Items that share a vector, where the index is a graph and has some."""
         self._all_items = np.full(ceil(self.items / 8), 255, np.uint8)
 
     @classmethod
@@ -46,9 +49,16 @@ class ItemSearch:
         takes up to twice as long in a small catalogue, as long in a large one (docs/performance.md).
         """
         found = min(count, self.items)
-        parameters = self._parameters(found + len(left_out_X), self._selector(left_out_X))
-        item_row_QK: Int64s = self.index.search(query_QE, found, params=parameters)[1]
-        return item_row_QK
+        if self.twins is None:
+            return self._search(query_QE, found, left_out_X)
+        left_out_X = np.unique(left_out_X)
+        first_QF = self._search(query_QE, found, self.twins.wholly_in(left_out_X))
+        return self.twins.spread(first_QF, found, left_out_X)
+
+    def _search(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
+        parameters = self._parameters(count + len(left_out_X), self._selector(left_out_X))
+        item_row_QF: Int64s = self.index.search(query_QE, count, params=parameters)[1]
+        return item_row_QF
 
     def _selector(self, left_out_X: Int64s) -> Any:
         if not len(left_out_X):

@@ -20,7 +20,8 @@ from rich.console import Console
 from ensemble.embedded_server import ENSEMBLES, Canary, EmbeddedServer
 from ensemble.endpoints import Endpoints, check_endpoints
 from ensemble.profiles import check_profile
-from ensemble.server_error import ServerError
+from ensemble.restarts import Restarts
+from ensemble.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.watchdog import Watchdog
 
@@ -97,11 +98,13 @@ def serve(
     profile: str | None = None,
     log_path: Path | None = None,
     canaries: Sequence[Canary] | None = None,
+    restarts: Restarts | None = None,
 ) -> None:
     """Serves `settings.bundle` until Ctrl-C or SIGTERM; call it from the main thread.
 
     `baseline` serves `recommend_separate` beside `recommend`. The bundle's link is followed once, so that a
-    node that is loaded again loads the bundle of the others.
+    node that is loaded again loads the bundle of the others. A server that has served and is killed by a
+    signal, as one request can do to Triton 2.51, is started again, as often as `restarts` grant.
 
     Raises:
         ServerError: the server cannot start, or it has stopped by itself. One line with a remedy.
@@ -122,24 +125,66 @@ def serve(
     _warn_when_open(server.endpoints, console)
     with StopSignals() as signals:
         with server:
-            _run(server, canaries or default_canaries(server.models), signals, console)
+            canaries = canaries or default_canaries(server.models)
+            _run(server, canaries, restarts or Restarts(), signals, console)
             _line(console, "Stopping …")
         _line(console, "Stopped.")
 
 
-def _run(server: EmbeddedServer, canaries: Sequence[Canary], signals: StopSignals, console: Console) -> None:
+def _run(
+    server: EmbeddedServer,
+    canaries: Sequence[Canary],
+    restarts: Restarts,
+    signals: StopSignals,
+    console: Console,
+) -> None:
     _line(console, f"Loading {server.settings.bundle} (log: {server.log_path})")
+    if not _start(server, canaries, signals, console):
+        return
+    print_requests(console, server, example_user(server.settings.bundle))
+    serving = True
+    while not signals.received:
+        try:
+            if serving:
+                _watch(server, canaries, signals, console)
+            else:
+                serving = _start(server, canaries, signals, console)
+        except ServerKilledError as error:
+            serving = False
+            pause_s = restarts.grant(time.monotonic())
+            if pause_s is None:
+                raise ServerError(f"{error}; restarts allowed: {restarts}") from None
+            _line(console, f"{error}; starting it again in {pause_s:g} s")
+            server.stop()
+            _sleep(pause_s, signals)
+
+
+def _start(
+    server: EmbeddedServer, canaries: Sequence[Canary], signals: StopSignals, console: Console
+) -> bool:
+    """Whether the server has come to serve, as it does unless a signal says stop."""
     began = time.monotonic()
     with console.status("Loading the models …"):
         server.start()
         if not all(server.wait_until_serving(c, cancelled=lambda: signals.received) for c in canaries):
-            return
+            return False
     _line(console, f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
-    print_requests(console, server, example_user(server.settings.bundle))
+    return True
+
+
+def _watch(
+    server: EmbeddedServer, canaries: Sequence[Canary], signals: StopSignals, console: Console
+) -> None:
     with Watchdog(server, canaries, report=lambda line: _line(console, line)):
         while not signals.received:
             server.check_running()
             time.sleep(POLL_S)
+
+
+def _sleep(seconds: float, signals: StopSignals) -> None:
+    until = time.monotonic() + seconds
+    while not signals.received and time.monotonic() < until:
+        time.sleep(POLL_S)
 
 
 def print_requests(console: Console, server: EmbeddedServer, user: str) -> None:

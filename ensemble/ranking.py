@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.contract import (
     PADDING,
+    SCORE_PADDING,
     Arrays,
     Floats,
     Int64s,
@@ -127,7 +128,7 @@ class RankingNode:
         """The node's output tensors for one request."""
         return {
             "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
-            "SCORES": stack([row.score_K for row in rows], -np.inf),
+            "SCORES": stack([row.score_K for row in rows], SCORE_PADDING),
             "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
             "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
             "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),

@@ -3,3 +3,7 @@
 
 class ServerError(RuntimeError):
     """The server cannot be started or has stopped; the message is one line with a remedy."""
+
+
+class ServerKilledError(ServerError):
+    """The server's process was ended by a signal, as by a fault of its own or for want of memory."""

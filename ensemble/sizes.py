@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.contract import PADDING, Arrays, InvalidInputError
+from ensemble.contract import LARGEST_WEIGHT, PADDING, Arrays, InvalidInputError
 from unipinrec.config import ModelConfig
 
 PARALLEL = {
@@ -76,8 +76,8 @@ def _check_values(name: str, value_BX: NDArray[Any], least: int, most: int) -> N
 
 
 def _check_weights(name: str, weight_BA: NDArray[Any], num_actions: int) -> None:
-    if weight_BA.shape[1] != num_actions or not (np.isfinite(weight_BA) & (weight_BA >= 0)).all():
-        raise InvalidInputError(f"{name} is wrong; allowed: {num_actions} finite, 0 or more")
+    if weight_BA.shape[1] != num_actions or not ((weight_BA >= 0) & (weight_BA <= LARGEST_WEIGHT)).all():
+        raise InvalidInputError(f"{name} is wrong; allowed: {num_actions} of 0 to {LARGEST_WEIGHT:g}")
 
 
 def _check_budgets(arrays: Arrays, most: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.contract import PADDING, Arrays, InvalidInputError
+from ensemble.contract import LARGEST_WEIGHT, PADDING, Arrays, InvalidInputError
 from unipinrec.history_store import LONGEST_USER_ID
 
 LATEST_TIME_S = 253_402_300_799
@@ -121,11 +121,13 @@ def _check_weights(arrays: Arrays, name: str, num_actions: int) -> None:
         raise InvalidInputError(
             f"{name} has {values.shape[1]} values; allowed: {num_actions}, one for each action"
         )
-    wrong = ~(np.isfinite(values) & (values >= 0))
+    # NaN is not within the range either.
+    wrong = ~((values >= 0) & (values <= LARGEST_WEIGHT))
     if wrong.any():
         user, action = (int(axis[0]) for axis in np.nonzero(wrong))
         raise InvalidInputError(
-            f"{name} is {values[user, action]} at user {user}, action {action}; allowed: 0 or more, finite"
+            f"{name} is {values[user, action]!s} at user {user}, action {action}; "
+            f"allowed: 0 to {LARGEST_WEIGHT:g}"
         )
 
 

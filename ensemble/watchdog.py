@@ -68,7 +68,9 @@ class Watchdog:
                 try:
                     self._round(client)
                 except Exception as error:  # The thread must outlive whatever one round meets.
-                    self._tell(f"watchdog: {error}")
+                    # Of a server that has died the launcher tells, and stops this thread.
+                    if not self._stopped.wait(1.0):
+                        self._tell(f"watchdog: {error}")
 
     def _round(self, client: triton.InferenceServerClient) -> None:
         failures = [failure for canary in self._canaries if (failure := failure_of(canary, client))]

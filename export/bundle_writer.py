@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from export.check import Probe, probe, refuse_if_different
+from export.checked_index import build_checked
 from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
-from export.item_index import AUTO, build_index, choose_kind
+from export.item_index import AUTO, choose_kind
 from unipinrec import bundle
 from unipinrec.bundle import (
     FILES,
@@ -72,10 +73,12 @@ def write_bundle(
 
     Raises:
         UnknownIndexError: there is no such index.
+        IndexRecallError: the index finds too few of the nearest items.
         DatasetMismatchError: the checkpoint was trained on another dataset.
         ExportMismatchError: an exported graph differs from eager PyTorch.
     """
-    kind = choose_kind(index, len(dataset.item_ids_V))
+    # Before anything is computed.
+    choose_kind(index, len(dataset.item_ids_V))
     state = load_state(checkpoint)
     if state.dataset != dataset.info.sha256:
         raise DatasetMismatchError(
@@ -87,7 +90,7 @@ def write_bundle(
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=bundles) as temporary:
         folder = Path(temporary)
         _write_graphs(model, folder, report)
-        _write_items(model, dataset, folder, kind, report)
+        kind = _write_items(model, dataset, folder, index, report)
         _write_histories(dataset, folder, skip_last, report)
         _write_catalogue(dataset, folder)
         manifest = _manifest(
@@ -125,14 +128,15 @@ def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> No
 
 
 def _write_items(
-    model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, kind: IndexKind, report: Report
-) -> None:
+    model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, choice: str, report: Report
+) -> IndexKind:
     vector_VE = model.embedder.all_vectors()
-    index = build_index(kind, vector_VE.numpy())
+    kind, index = build_checked(choice, vector_VE.numpy(), report)
     faiss.write_index(index, str(folder / bundle.INDEX))
     item_id_V = torch.from_numpy(dataset.item_ids_V.astype(np.int64))
     save_file({"item_id_V": item_id_V, "vector_VE": vector_VE}, folder / bundle.ITEMS)
     report(f"{bundle.INDEX}: {index.ntotal} items x {index.d}, {kind}")
+    return kind
 
 
 def _write_histories(dataset: InteractionDataset, folder: Path, skip_last: int, report: Report) -> None:

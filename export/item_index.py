@@ -1,6 +1,6 @@
 """The item index: a FAISS index over the embedder's unit vectors, for search by inner product.
 
-Shapes: V items, E item width.
+Shapes: V items, E item width, G items whose vectors differ.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from export.twins import add_twins, first_of_each
 from unipinrec.bundle import INDEX_KINDS, IndexKind
 
 Floats = NDArray[np.float32]
@@ -75,19 +76,39 @@ def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
     - `ivf_hnsw` scans the lists of the nearest of about 4 sqrt(V) centroids, which HNSW finds
       (PinRec, arXiv 2504.10507, §2.8).
     - `sq8` compares every item by 8 bits a coordinate, in a quarter of the memory.
+
+    Graphs hold each vector once, whether of items or of centroids: many equal ones would be all that a walk
+    finds. `export.twins` says how the other items with an item's vector are kept.
     """
-    with _one_thread():
-        index = _EMPTY[kind](*vector_VE.shape)
-        index.train(vector_VE)
-        index.add(vector_VE)
+    with one_thread():
+        return _BUILD[kind](vector_VE)
+
+
+def _compared(index: Any, vector_VE: Floats) -> Any:
+    index.train(vector_VE)
+    index.add(vector_VE)
     return index
 
 
-def _flat(_: int, width: int) -> Any:
-    return faiss.IndexFlatIP(width)
+def _graph(vector_VE: Floats) -> Any:
+    first_V = first_of_each(vector_VE)
+    row_G = np.unique(first_V)
+    index = _hnsw(vector_VE.shape[1])
+    index.add(vector_VE[row_G])
+    if len(row_G) < len(vector_VE):
+        add_twins(index, vector_VE, first_V)
+    return index
 
 
-def _hnsw(_: int, width: int) -> Any:
+def _lists(vector_VE: Floats) -> Any:
+    row_G = np.unique(first_of_each(vector_VE))
+    index = _ivf_hnsw(len(row_G), vector_VE.shape[1])
+    index.train(vector_VE[row_G])
+    index.add(vector_VE)
+    return index
+
+
+def _hnsw(width: int) -> Any:
     index = faiss.IndexHNSWFlat(width, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = HNSW_CONSTRUCTION
     index.hnsw.efSearch = HNSW_SEARCH
@@ -96,7 +117,7 @@ def _hnsw(_: int, width: int) -> Any:
 
 def _ivf_hnsw(items: int, width: int) -> Any:
     lists = max(1, min(4 * isqrt(items), items // SMALLEST_LIST))
-    index = faiss.IndexIVFFlat(_hnsw(lists, width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(_hnsw(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     # A graph cannot be a k-means quantiser while its centroids move: train with a flat one, then insert.
     index.quantizer_trains_alone = 2
     index.cp.min_points_per_centroid = 1
@@ -105,20 +126,22 @@ def _ivf_hnsw(items: int, width: int) -> Any:
     return index
 
 
-def _sq8(_: int, width: int) -> Any:
-    return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
-
-
-_EMPTY: dict[IndexKind, Callable[[int, int], Any]] = {
-    "flat": _flat,
-    "hnsw": _hnsw,
-    "ivf_hnsw": _ivf_hnsw,
-    "sq8": _sq8,
+_BUILD: dict[IndexKind, Callable[[Floats], Any]] = {
+    "flat": lambda vector_VE: _compared(faiss.IndexFlatIP(vector_VE.shape[1]), vector_VE),
+    "hnsw": _graph,
+    "ivf_hnsw": _lists,
+    "sq8": lambda vector_VE: _compared(
+        faiss.IndexScalarQuantizer(
+            vector_VE.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        ),
+        vector_VE,
+    ),
 }
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """FAISS on one thread within; results do not depend on a race then."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -36,14 +36,14 @@ def tensors_of(visit: Visit, num_results: int) -> Arrays:
     """The ensemble's inputs: [1,1] for scalars, [1,N] for the history."""
     arrays: Arrays = {
         "USER_ID": np.array([[visit.user_id.encode()]], np.object_),
-        "NUM_RESULTS": np.array([[num_results]], np.int32),
+        "NUM_RESULTS": np.array([[num_results]], np.int64),
     }
     if visit.history is not None:
         arrays |= {
             "HISTORY_ITEM_IDS": visit.history.item_id_N[None],
             "HISTORY_ACTIONS": visit.history.actions_N[None],
             "HISTORY_TIMESTAMPS": visit.history.timestamp_N[None],
-            "HISTORY_SURFACES": visit.history.surface_N[None].astype(np.int32),
+            "HISTORY_SURFACES": visit.history.surface_N[None].astype(np.int64),
             "REQUEST_TIME": np.array([[visit.request_time]], np.int64),
         }
     return arrays

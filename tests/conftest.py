@@ -27,6 +27,9 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
 from unipinrec.model import UnifiedRecommender
 
+# Test files run side by side, each with one core.
+torch.set_num_threads(1)
+
 PROFILES = ("gpu",)
 USERS, ITEMS, CLUSTERS = 320, 400, 8
 ACTIONS = ("click", "save", "hide")

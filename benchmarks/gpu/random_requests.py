@@ -61,7 +61,7 @@ class RandomRequestMaker(RequestMaker):
     def __call__(self, *visits: Visit) -> Tensors:
         """See `RequestMaker`."""
         wanted = [[self.results_of(visit)] for visit in visits]
-        return super().__call__(*visits) | {"NUM_RESULTS": np.array(wanted, np.int32)}
+        return super().__call__(*visits) | {"NUM_RESULTS": np.array(wanted, np.int64)}
 
     def results_of(self, visit: Visit) -> int:
         """How many results a visit asks for: the same for the same visit, fewer more often than more."""

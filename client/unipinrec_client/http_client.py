@@ -121,7 +121,7 @@ def _infer_arguments(connection: Connection, arrays: Arrays, request_id: str) ->
         "model_name": connection.model,
         "request_id": request_id,
         "inputs": to_inputs(arrays, tritonclient.http.InferInput),
-        # Binary, because JSON has no -inf, which pads scores.
+        # Binary, because JSON is several times as long.
         "outputs": [tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_RANKS],
         # A copy, because the library writes the size of this request's header into it.
         "headers": with_routing(connection.headers, arrays["USER_ID"]),

@@ -18,7 +18,7 @@ from ensemble.generation import Asked
 from unipinrec.queries import QueryPlan
 
 ROW_STEP = 16
-"""The head runs on multiples of this many rows, so that its kernels and thus their rounding stay the same."""
+"""The head runs on multiples of this many rows, so that no lone last row takes another kernel."""
 
 
 class QueryGenerator:

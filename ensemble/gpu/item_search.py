@@ -1,6 +1,6 @@
 """The item index on a GPU, by FAISS.
 
-Shapes: V items, Q query embeddings, E item width, L lists, F items fetched.
+Shapes: V items, Q query embeddings, E item width, L lists, F items fetched, G items in a graph.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from ensemble.contract import Floats, Int64s
+from ensemble.contract import PADDING, Floats, Int64s
 from ensemble.gpu.fetching_search import FetchingSearch
 from ensemble.gpu_presence import NoGpuError
 from ensemble.item_search import ItemSearch
 from ensemble.settings import ENV_PREFIX
+from ensemble.twins import Twins
 from unipinrec.bundle import INDEX_TUNED_FOR
 
 MOST_FETCHED = 2048
@@ -36,6 +37,8 @@ WORKSPACE_BYTES = 256 << 20
 """GPU memory for intermediate results, of which FAISS would take 1.5 GB. What exceeds it is allocated for
 each search, which is slow; distances of 16 queries to a million items take 128 MB."""
 
+NOTHING: Int64s = np.empty(0, np.int64)
+
 DEVICE = 0
 """The first GPU that the process sees; CUDA_VISIBLE_DEVICES chooses another."""
 
@@ -51,11 +54,16 @@ class GpuIndex:
     """`nprobe`, `itopk_size`, or empty for an index that compares every item."""
     value: int = 0
     """Of the parameter, for `INDEX_TUNED_FOR` items; a search for more raises it in proportion."""
+    twins: Twins | None = None
+    """Of an index that holds the first items of their groups alone."""
 
     def fetch(self, query_QE: Floats, count: int) -> Int64s:
         """Item rows [Q, F] of largest inner product, best first, -1 where fewer are found."""
         item_row_QF: Int64s = self.index.search(query_QE, count, params=self._parameters(count))[1]
-        return item_row_QF
+        if self.twins is None:
+            return item_row_QF
+        first_QF = np.where(item_row_QF >= 0, self.twins.firsts[item_row_QF], PADDING)
+        return self.twins.spread(first_QF, count, NOTHING)
 
     def _parameters(self, count: int) -> Any:
         value = ceil(self.value * max(1.0, count / INDEX_TUNED_FOR))
@@ -106,8 +114,8 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
 
     - `flat` and `sq8` become exact search over the item vectors: coarser ones would save memory alone.
     - `ivf_hnsw` keeps its lists; their centroids are compared one by one.
-    - `hnsw` becomes CAGRA (Ootomo et al., arXiv 2308.15136), since FAISS moves no HNSW graph; up to
-      `CAGRA_FROM` items, exact search.
+    - `hnsw` becomes CAGRA (Ootomo et al., arXiv 2308.15136) over as many vectors as differ, since FAISS moves
+      no HNSW graph; up to `CAGRA_FROM` of them, exact search.
 
     Raises:
         NoGpuError: `hnsw` meets a FAISS without cuVS.
@@ -119,9 +127,15 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
             parameter="nprobe",
             value=index.nprobe,
         )
-    if isinstance(index, faiss.IndexHNSW) and index.ntotal >= CAGRA_FROM:
+    twins = Twins.of(index)
+    linked_GE = vector_VE if twins is None else vector_VE[twins.firsts]
+    if isinstance(index, faiss.IndexHNSW) and len(linked_GE) >= CAGRA_FROM:
         return GpuIndex(
-            index=_build_cagra(vector_VE), most=MOST_BY_CAGRA, parameter="itopk_size", value=CAGRA_SEARCH
+            index=_build_cagra(linked_GE),
+            most=MOST_BY_CAGRA,
+            parameter="itopk_size",
+            value=CAGRA_SEARCH,
+            twins=twins,
         )
     return GpuIndex(index=_clone_to_gpu(_flat(vector_VE)), most=MOST_FETCHED)
 

@@ -18,9 +18,9 @@ from ensemble.launcher import UserCanary
 from ensemble.watchdog import Watchdog
 from tests.conftest import LEASE_MS, USERS, Exported
 from tests.gpu.conftest import LEAK_BYTES, SETTLING_S, DeviceMemoryWatch
-from tests.served.answers import IN_BFLOAT16, Answer
 from tests.served.metrics import metric
 from tests.served.requests import offline, stored
+from tests.support.answers import IN_BFLOAT16, Answer
 from unipinrec.bundle import read_manifest
 from unipinrec.offline import OfflineRecommender
 

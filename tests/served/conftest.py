@@ -2,16 +2,10 @@
 
 import pytest
 
-from tests.served.answers import BATCHED_IN_FLOAT32, EXACT, Likeness
+from tests.support.answers import BATCHED_IN_FLOAT32, PROMISED, Likeness
 
 
 @pytest.fixture(scope="session")
-def batched(profile: str | None) -> Likeness:
-    """Answers to one request, computed in different company."""
-    return BATCHED_IN_FLOAT32 if profile == "gpu" else EXACT
-
-
-@pytest.fixture(scope="session")
-def to_offline(profile: str | None) -> Likeness:
-    """Served answers and those of offline PyTorch."""
-    return BATCHED_IN_FLOAT32 if profile == "gpu" else Likeness(rounding=1e-4)
+def promised(profile: str | None) -> Likeness:
+    """Answers to one request: in different company, from a prefix or not, served or of offline PyTorch."""
+    return BATCHED_IN_FLOAT32 if profile == "gpu" else PROMISED

@@ -1,9 +1,7 @@
 """A real Prometheus on loopback that scrapes the server under test with the committed configuration."""
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -14,26 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import pytest
 import yaml
 
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
+from tests.support.tools import tool
 
 FOLDER = ROOT / "docker" / "prometheus"
-REQUIRE_TOOLS = "UNIPINREC_REQUIRE_TOOLS"
 START_S = 20.0
-
-
-def tool(name: str) -> str:
-    """The path of a program; the test is skipped without it, or fails where all tools must be there."""
-    path = shutil.which(name)
-    if path is None:
-        missing = f"{name} is not installed; Debian and Ubuntu have it in the package prometheus"
-        if os.environ.get(REQUIRE_TOOLS) == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return path
 
 
 class Prometheus:

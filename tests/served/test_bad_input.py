@@ -1,10 +1,12 @@
 """What bad input gets: an answer where one can be given, else an error that names tensor, value and range."""
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.client import HTTPConnection
 from queue import Queue
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -20,10 +22,10 @@ from unipinrec_client import (
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import ITEMS, USERS, Exported
-from tests.served.answers import Answer, Likeness
 from tests.served.metrics import metric
 from tests.served.nodes import DATATYPES, call
 from tests.served.requests import NOW, events_of, stored
+from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.data.window import window_start
 
 COLD = RecommendRequest(user_id="nobody", request_time=NOW)
@@ -31,10 +33,6 @@ COLD = RecommendRequest(user_id="nobody", request_time=NOW)
 
 def int64(*values: int) -> NDArray[np.int64]:
     return np.array([values], np.int64)
-
-
-def int32(*values: int) -> NDArray[np.int32]:
-    return np.array([values], np.int32)
 
 
 def floats(*values: float) -> NDArray[np.float32]:
@@ -59,7 +57,7 @@ REFUSED: dict[str, tuple[Mapping[str, NDArray[Any]], str]] = {
         "HISTORY_ACTIONS has 3 values; allowed: 2, as many as HISTORY_ITEM_IDS",
     ),
     "surfaces of another length": (
-        history() | {"HISTORY_SURFACES": int32(0)},
+        history() | {"HISTORY_SURFACES": int64(0)},
         "HISTORY_SURFACES has 1 values; allowed: 2, as many as HISTORY_ITEM_IDS",
     ),
     "two of three": (
@@ -68,7 +66,7 @@ REFUSED: dict[str, tuple[Mapping[str, NDArray[Any]], str]] = {
         "all three or none",
     ),
     "surfaces alone": (
-        {"HISTORY_SURFACES": int32(0)},
+        {"HISTORY_SURFACES": int64(0)},
         "HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only",
     ),
     "timestamps not ascending": (
@@ -89,11 +87,11 @@ REFUSED: dict[str, tuple[Mapping[str, NDArray[Any]], str]] = {
     ),
     "negative weight": (
         {"UTILITY_WEIGHTS": floats(1, -0.5, 0)},
-        "UTILITY_WEIGHTS is -0.5 at user 0, action 1; allowed: 0 or more, finite",
+        "UTILITY_WEIGHTS is -0.5 at user 0, action 1; allowed: 0 to 1e+30",
     ),
     "NaN weight": (
         {"OUTCOME_WEIGHTS": floats(1, 0, float("nan"))},
-        "OUTCOME_WEIGHTS is nan at user 0, action 2; allowed: 0 or more, finite",
+        "OUTCOME_WEIGHTS is nan at user 0, action 2; allowed: 0 to 1e+30",
     ),
     "too few weights": (
         {"UTILITY_WEIGHTS": floats(1)},
@@ -103,12 +101,12 @@ REFUSED: dict[str, tuple[Mapping[str, NDArray[Any]], str]] = {
         {"OUTCOME_WEIGHTS": floats(0, 0, 0)},
         "OUTCOME_WEIGHTS is all 0 at user 0; allowed: at least one above 0",
     ),
-    "no results wanted": ({"NUM_RESULTS": int32(0)}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
+    "no results wanted": ({"NUM_RESULTS": int64(0)}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
     "too many results wanted": (
-        {"NUM_RESULTS": int32(5000)},
+        {"NUM_RESULTS": int64(5000)},
         "NUM_RESULTS is 5000 at user 0; allowed: 1 to 128",
     ),
-    "unknown surface": ({"SURFACE": int32(2)}, "SURFACE is 2 at user 0; allowed: 0 to 1"),
+    "unknown surface": ({"SURFACE": int64(2)}, "SURFACE is 2 at user 0; allowed: 0 to 1"),
     "request before 1970": (
         {"REQUEST_TIME": int64(-1)},
         "REQUEST_TIME is -1 at user 0; allowed: 0 to 253402300799",
@@ -152,6 +150,62 @@ def test_http_refuses_with_400(server: EmbeddedServer, case: str) -> None:
     assert message in error.value.message()
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"NUM_RESULTS": [2**32 + 3]}, "NUM_RESULTS is 4294967299 at user 0; allowed: 1 to 128"),
+        ({"SURFACE": [2**32]}, "SURFACE is 4294967296 at user 0; allowed: 0 to 1"),
+        (
+            {name: [1000] for name in history()} | {"HISTORY_ACTIONS": [1], "HISTORY_SURFACES": [2**32]},
+            "HISTORY_SURFACES is 4294967296 at user 0, event 0; allowed: 0 to 1",
+        ),
+    ],
+)
+def test_json_numbers_beyond_32_bits_are_refused_by_their_value(
+    server: EmbeddedServer, inputs: dict[str, list[int]], message: str
+) -> None:
+    tensors = [json_input(name, "INT64", [values]) for name, values in inputs.items()]
+    status, answer = post(server, json_input("USER_ID", "BYTES", [["user-1"]]), *tensors)
+    assert status == 400
+    assert message in answer["error"]
+
+
+def test_json_answers_hold_no_number_that_json_has_not(server: EmbeddedServer) -> None:
+    """The first user has three items left, the second none."""
+    catalogue = [1000 + 3 * row for row in range(ITEMS)]
+    excluded = [catalogue[3:] + [-1] * 3, catalogue]
+    status, answer = post(
+        server,
+        json_input("USER_ID", "BYTES", [["nobody"], ["no one"]]),
+        json_input("EXCLUDE_ITEM_IDS", "INT64", excluded),
+    )
+    assert status == 200
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert outputs["ITEM_IDS"]["shape"] == [2, 3]
+    assert sorted(outputs["ITEM_IDS"]["data"][:3]) == catalogue[:3]
+    assert outputs["ITEM_IDS"]["data"][3:] == [-1] * 3
+    assert all(0 <= score <= 1.5 for score in outputs["SCORES"]["data"][:3])
+    assert outputs["SCORES"]["data"][3:] == [pytest.approx(-3.4028234663852886e38, rel=1e-12)] * 3
+
+
+def json_input(name: str, datatype: str, rows: list[list[Any]]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [len(rows), len(rows[0])], "data": rows}
+
+
+def post(server: EmbeddedServer, *inputs: dict[str, Any]) -> tuple[int, Any]:
+    """Status and body of an inference in JSON, read as strictly as the standard has it."""
+    connection = HTTPConnection(server.http_url.removeprefix("http://"), timeout=10)
+    connection.request("POST", "/v2/models/recommend/infer", json.dumps({"inputs": inputs}))
+    response = connection.getresponse()
+    body = json.loads(response.read(), parse_constant=not_json)
+    connection.close()
+    return response.status, body
+
+
+def not_json(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def test_more_than_16_users_are_refused(server: EmbeddedServer) -> None:
     with GrpcClient(server.grpc_url) as client, pytest.raises(InvalidRequestError, match=r"<= 16"):
         client.recommend_many([COLD] * 17)
@@ -164,15 +218,19 @@ def test_the_typed_client_raises_its_own_error(server: EmbeddedServer, make: typ
         client.recommend(RecommendRequest(user_id="42", num_results=5000))
 
 
-def test_an_unknown_user_without_history_gets_cold_start_results(server: EmbeddedServer) -> None:
+def test_an_unknown_user_without_history_gets_cold_start_results(
+    server: EmbeddedServer, promised: Likeness
+) -> None:
     with GrpcClient(server.grpc_url) as client:
         cold = client.recommend(COLD)
         empty = client.recommend(RecommendRequest(user_id="user-1", history=(), request_time=NOW))
     assert len(cold.recommendations) == 50
-    assert cold.recommendations == empty.recommendations
+    assert_alike([cold], [empty], promised)
 
 
-def test_unknown_items_are_ignored_and_counted(server: EmbeddedServer, exported: Exported) -> None:
+def test_unknown_items_are_ignored_and_counted(
+    server: EmbeddedServer, exported: Exported, promised: Likeness
+) -> None:
     known = events_of(exported, 9)
     strange = [replace(event, item_id=77_000_000 + event.item_id) for event in known]
     mixed = [event for pair in zip(known, strange, strict=True) for event in pair]
@@ -183,12 +241,11 @@ def test_unknown_items_are_ignored_and_counted(server: EmbeddedServer, exported:
         without = client.recommend(RecommendRequest(user_id="a", history=known, request_time=NOW))
         nothing_known = client.recommend(RecommendRequest(user_id="a", history=strange, request_time=NOW))
         cold = client.recommend(COLD)
-    assert ignored.recommendations == without.recommendations
-    assert nothing_known.recommendations == cold.recommendations
+    assert_alike([ignored, nothing_known], [without, cold], promised)
 
 
 def test_of_a_long_history_the_most_recent_events_are_used(
-    server: EmbeddedServer, exported: Exported
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     config = exported.model.config
     longest = max(range(USERS), key=lambda user: len(events_of(exported, user)))
@@ -201,7 +258,7 @@ def test_of_a_long_history_the_most_recent_events_are_used(
         recent = client.recommend(
             RecommendRequest(user_id="a", history=events[start:], request_time=NOW, exclude_item_ids=others)
         )
-    assert whole.recommendations == recent.recommendations
+    assert_alike([whole], [recent], promised)
 
 
 def test_excluded_and_seen_items_never_come_back(server: EmbeddedServer, exported: Exported) -> None:
@@ -230,7 +287,7 @@ def test_fewer_candidates_than_asked_give_fewer_results(server: EmbeddedServer) 
 
 
 def test_in_a_batch_only_the_bad_request_fails(
-    server: EmbeddedServer, exported: Exported, batched: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     bad = RecommendRequest(user_id="user-3", num_results=5000)
     with GrpcClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:
@@ -242,7 +299,7 @@ def test_in_a_batch_only_the_bad_request_fails(
                     client.recommend(bad)
                 return True
             answer = Answer.served(client.recommend(stored(exported, index % 16)))
-            return not batched.difference(answer, expected[index % 16])
+            return not promised.difference(answer, expected[index % 16])
 
         assert all(pool.map(ask, range(320)))
 
@@ -284,8 +341,13 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
             int64(ITEMS),
             "EVENT_ITEMS is 400 at user 0, place 0; allowed: 0 to 399",
         ),
-        ("retrieval", "NUM_RESULTS", int32(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
-        ("retrieval", "OUTCOME_WEIGHTS", floats(1, -1, 0), "OUTCOME_WEIGHTS is wrong; allowed: 3 finite, 0"),
+        ("retrieval", "NUM_RESULTS", int64(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
+        (
+            "retrieval",
+            "OUTCOME_WEIGHTS",
+            floats(1, -1, 0),
+            "OUTCOME_WEIGHTS is wrong; allowed: 3 of 0 to",
+        ),
         ("ann", "QUERY_BUDGETS", int64(129), "QUERY_BUDGETS adds up to 129; allowed: 1 to 128"),
         (
             "ann",
@@ -295,9 +357,9 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
         ),
         ("retrieval", "EVENT_SURFACES", int64(2), "EVENT_SURFACES is 2; allowed: 0 to 1"),
         ("retrieval", "EVENT_ACTIONS", int64(8), "EVENT_ACTIONS is 8; allowed: 0 to 7"),
-        ("retrieval", "SURFACE", int32(-1), "SURFACE is -1; allowed: 0 to 1"),
-        ("ranking", "SURFACE", int32(2), "SURFACE is 2; allowed: 0 to 1"),
-        ("ranking", "UTILITY_WEIGHTS", floats(1), "UTILITY_WEIGHTS is wrong; allowed: 3 finite, 0 or more"),
+        ("retrieval", "SURFACE", int64(-1), "SURFACE is -1; allowed: 0 to 1"),
+        ("ranking", "SURFACE", int64(2), "SURFACE is 2; allowed: 0 to 1"),
+        ("ranking", "UTILITY_WEIGHTS", floats(1), "UTILITY_WEIGHTS is wrong; allowed: 3 of 0 to 1e+30"),
         ("ranking", "EVENT_ITEMS", int64(-2), "EVENT_ITEMS is -2 at user 0, place 0; allowed: 0 to 399"),
         (
             "ranking",
@@ -334,22 +396,22 @@ def test_inner_nodes_refuse_what_no_node_would_send(
         "EVENT_TIMESTAMPS": int64(5),
         "EVENT_SURFACES": int64(0),
         "REQUEST_TIME": int64(NOW),
-        "SURFACE": int32(0),
-        "NUM_RESULTS": int32(5),
+        "SURFACE": int64(0),
+        "NUM_RESULTS": int64(5),
     }
     tensors = {
         "retrieval": asked | {"OUTCOME_WEIGHTS": floats(1, 0, 0)},
         "ann": {
             "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
             "QUERY_BUDGETS": int64(5),
-            "QUERY_ORIGINS": int32(0),
+            "QUERY_ORIGINS": np.array([[0]], np.int32),
             "SEEN_ITEMS": int64(-1),
             "EXCLUDED_ITEMS": int64(-1),
         },
         "ranking": asked
         | {
             "CANDIDATE_ITEMS": int64(7, 8),
-            "CANDIDATE_ORIGINS": int32(0, 0),
+            "CANDIDATE_ORIGINS": np.array([[0, 0]], np.int32),
             "KV_HANDLE": int64(0, 0, 0, 0, 0, 0),
             "UTILITY_WEIGHTS": floats(1, 0, 0),
         },

@@ -9,9 +9,9 @@ from unipinrec_client import GrpcClient, RecommendResponse
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import Exported
-from tests.served.answers import Likeness, assert_alike
 from tests.served.metrics import metric
 from tests.served.requests import inline, stored
+from tests.support.answers import Likeness, assert_alike
 
 THREADS, REQUESTS, DISTINCT = 8, 4_000, 400
 
@@ -25,7 +25,7 @@ def inferences(server: EmbeddedServer) -> float:
 
 
 def test_4000_requests_of_8_threads_equal_their_single_answers(
-    server: EmbeddedServer, exported: Exported, batched: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     draw = np.random.default_rng(3)
     requests = [
@@ -49,5 +49,5 @@ def test_4000_requests_of_8_threads_equal_their_single_answers(
     # Rows are counted as inferences: fewer executions mean that requests were computed together.
     assert inferences(server) - inferred == REQUESTS
     assert executions(server) - executed < 0.9 * REQUESTS
-    assert_alike(answers, [alone[index] for index in order], batched)
+    assert_alike(answers, [alone[index] for index in order], promised)
     assert Counter(answer.kv_source for answer in answers).keys() == {"prefill", "prefix"}

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,9 @@ from unipinrec_client import GrpcClient, RecommendError, RetryPolicy
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
 from tests.conftest import Exported, serving
-from tests.served.prometheus import FOLDER, Prometheus, scraping, tool
+from tests.served.prometheus import FOLDER, Prometheus, scraping
 from tests.served.requests import stored
+from tests.support.tools import tool
 
 DASHBOARD = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "unipinrec.json").read_text())
 DEAD_NODE = "ann"
@@ -96,7 +96,8 @@ def has_data(series: list[dict[str, Any]]) -> bool:
     ids=" ".join,
 )
 def test_promtool_accepts_the_committed_files(command: list[str]) -> None:
-    done = subprocess.run([tool("promtool"), *command], cwd=FOLDER, capture_output=True, text=True)
+    promtool = tool("promtool", "prometheus")
+    done = subprocess.run([promtool, *command], cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -154,13 +155,3 @@ def test_a_dead_node_that_nobody_reloads_is_named(prometheus: Prometheus, watche
     until(look)
     assert [labels["model"] for labels in firing["HastyNodeDead"]] == [DEAD_NODE]
     assert [labels["job"] for labels in firing["HastyNotAnswering"]] == ["unipinrec"]
-
-
-def test_a_missing_tool_skips_or_fails_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("UNIPINREC_REQUIRE_TOOLS", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="prometheus is not installed"):
-        tool("prometheus")
-    monkeypatch.setenv("UNIPINREC_REQUIRE_TOOLS", "1")
-    with pytest.raises(pytest.fail.Exception, match="prometheus is not installed"):
-        tool("prometheus")

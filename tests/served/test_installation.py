@@ -12,6 +12,7 @@ from ensemble.installation import Installation
 from ensemble.server_error import ServerError
 from tests.conftest import Exported, serving
 from tests.served.requests import stored
+from tests.support.answers import Likeness, assert_alike
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def test_a_triton_home_answers_as_the_embedded_server_does(
     triton_home: Path,
     server: EmbeddedServer,
     exported: Exported,
+    promised: Likeness,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -37,9 +39,9 @@ def test_a_triton_home_answers_as_the_embedded_server_does(
     with serving(exported.bundle, tmp_path / "server.log") as other:
         assert psutil.Process(other.pid).exe() == str(triton_home / "bin" / "tritonserver")
         with GrpcClient(other.grpc_url) as there, GrpcClient(server.grpc_url) as here:
-            for user in range(20):
-                request = stored(exported, user)
-                assert there.recommend(request).recommendations == here.recommend(request).recommendations
+            requests = [stored(exported, user) for user in range(20)]
+            answers = ([client.recommend(request) for request in requests] for client in (there, here))
+            assert_alike(*answers, promised)
 
 
 def test_a_folder_without_the_server_is_refused(tmp_path: Path) -> None:

@@ -11,40 +11,35 @@ from unipinrec_client import Event, GrpcClient, RecommendRequest
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.kv_pool import COLUMNS, GENERATION, Handle
 from tests.conftest import USERS, Exported, serving
-from tests.served.answers import BATCHED_IN_FLOAT32, Answer, Likeness, assert_alike
 from tests.served.metrics import metric
 from tests.served.nodes import Tensors, call, until_ranking
 from tests.served.requests import NOW, events_of, stored
+from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),
     "REQUEST_TIME": np.array([[NOW]], np.int64),
-    "NUM_RESULTS": np.array([[20]], np.int32),
+    "NUM_RESULTS": np.array([[20]], np.int64),
 }
 KINDS = ("computed", "reused", "padding")
 
 
-def answer(tensors: Tensors) -> Answer:
-    number_KX = np.column_stack([tensors["ACTION_PROBS"][0], tensors["SCORES"][0]])
-    return Answer(tensors["ITEM_IDS"][0].tolist(), number_KX, tensors["RETRIEVED_BY"][0].tolist())
+def same(left: Tensors, right: Tensors, promised: Likeness) -> bool:
+    return not promised.difference(Answer.of_row(left), Answer.of_row(right))
 
 
-def same(left: Tensors, right: Tensors, batched: Likeness) -> bool:
-    return not batched.difference(answer(left), answer(right))
-
-
-def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer, batched: Likeness) -> None:
+def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer, promised: Likeness) -> None:
     ranked = call(server, "ranking", until_ranking(server, USER))
     assert ranked["KV_SOURCE"][0, 0] in (b"prefill", b"prefix")
-    assert same(ranked, call(server, "recommend", USER), batched)
+    assert same(ranked, call(server, "recommend", USER), promised)
 
 
 @pytest.mark.parametrize("field", ["epoch", "slot", "generation", "length"])
 @pytest.mark.parametrize("change", [1, -1])
 def test_a_handle_that_names_another_slot_content_is_not_used(
-    server: EmbeddedServer, batched: Likeness, field: str, change: int
+    server: EmbeddedServer, promised: Likeness, field: str, change: int
 ) -> None:
     inputs = until_ranking(server, USER)
     right = call(server, "ranking", inputs)
@@ -53,29 +48,29 @@ def test_a_handle_that_names_another_slot_content_is_not_used(
     inputs["KV_HANDLE"][0, column] += change
     wrong = call(server, "ranking", inputs)
     assert wrong["KV_SOURCE"].tolist() == [[b"recomputed"]]
-    assert same(wrong, right, batched)
+    assert same(wrong, right, promised)
 
 
-def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer, batched: Likeness) -> None:
+def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer, promised: Likeness) -> None:
     inputs = until_ranking(server, USER)
     handle = Handle.from_array(inputs["KV_HANDLE"][0])
     path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
     np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
     ranked = call(server, "ranking", inputs)
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
-    assert same(ranked, call(server, "recommend", USER), batched)
+    assert same(ranked, call(server, "recommend", USER), promised)
 
 
-def test_an_expired_lease_is_not_used(server: EmbeddedServer, batched: Likeness) -> None:
+def test_an_expired_lease_is_not_used(server: EmbeddedServer, promised: Likeness) -> None:
     inputs = until_ranking(server, USER)
     time.sleep(server.settings.lease_ms / 1000 + 0.1)
     ranked = call(server, "ranking", inputs)
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
-    assert same(ranked, call(server, "recommend", USER), batched)
+    assert same(ranked, call(server, "recommend", USER), promised)
 
 
 def test_answers_survive_a_pool_with_no_free_slot(
-    server: EmbeddedServer, exported: Exported, batched: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     """Retrievals whose ranking never comes hold every slot under a lease."""
     refused = 0
@@ -91,22 +86,22 @@ def test_answers_survive_a_pool_with_no_free_slot(
         time.sleep(server.settings.lease_ms / 1000 + 0.1)
         free = [client.recommend(stored(exported, user)) for user in range(4)]
     assert {answer.kv_source for answer in free} <= {"prefill", "prefix"}
-    assert_alike(free, crowded, batched)
+    assert_alike(free, crowded, promised)
 
 
 def test_a_slot_is_used_again_for_other_users_without_mixing(
-    server: EmbeddedServer, exported: Exported, batched: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     evicted = metric(server, "unipinrec_kv_evictions_total", node="retrieval")
     with GrpcClient(server.grpc_url) as client:
         first = [client.recommend(stored(exported, user)) for user in range(USERS)]
         again = [client.recommend(stored(exported, user)) for user in range(USERS)]
-    assert_alike(first, again, batched)
+    assert_alike(first, again, promised)
     assert metric(server, "unipinrec_kv_evictions_total", node="retrieval") > evicted + USERS / 2
 
 
 def test_a_growing_history_is_continued_and_answers_as_offline_pytorch_does(
-    server: EmbeddedServer, exported: Exported, to_offline: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     user = int(np.argmax(np.diff(exported.dataset.offset_U1) >= 100))
     events = events_of(exported, user)
@@ -120,7 +115,7 @@ def test_a_growing_history_is_continued_and_answers_as_offline_pytorch_does(
     expected = OfflineRecommender(exported.model).recommend(requests, 20, defaults)
     for found, right in zip(grown, expected, strict=True):
         there = Answer.offline(right, exported.dataset.item_ids_V)
-        assert not to_offline.difference(Answer.served(found), there)
+        assert not promised.difference(Answer.served(found), there)
 
 
 def sent(events: list[Event]) -> RecommendRequest:
@@ -129,9 +124,8 @@ def sent(events: list[Event]) -> RecommendRequest:
 
 
 def test_the_baseline_answers_alike_without_any_slot(
-    exported: Exported, tmp_path: Path, profile: str | None
+    exported: Exported, tmp_path: Path, profile: str | None, promised: Likeness
 ) -> None:
-    rounding = Likeness(rounding=1e-5) if profile is None else BATCHED_IN_FLOAT32
     with (
         serving(exported.bundle, tmp_path / "server.log", baseline=True, profile=profile) as server,
         GrpcClient(server.grpc_url) as client,
@@ -140,7 +134,7 @@ def test_the_baseline_answers_alike_without_any_slot(
         for user in range(0, 40, 4):
             unified, separate = (one.recommend(stored(exported, user)) for one in (client, baseline))
             assert separate.kv_source == "recomputed"
-            assert_alike([separate], [unified], rounding)
+            assert_alike([separate], [unified], promised)
 
 
 def test_metrics_tell_of_prefixes_and_padding(server: EmbeddedServer, exported: Exported) -> None:

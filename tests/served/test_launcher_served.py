@@ -4,10 +4,12 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,12 +70,14 @@ ensemble_scheduling { step [
     input_map { key: "IN" value: "BETWEEN" } output_map { key: "OUT" value: "ITEM_IDS" } }
 ] }
 """
+USER = {"name": "USER_ID", "datatype": "BYTES", "shape": [1, 1], "data": ["someone"]}
 LAUNCHER = """
 import sys
 from pathlib import Path
 from rich.console import Console
 from ensemble.endpoints import Endpoints
 from ensemble.launcher import serve
+from ensemble.restarts import Restarts
 from ensemble.server_error import ServerError
 from ensemble.settings import ServingSettings
 
@@ -85,6 +89,7 @@ try:
         endpoints=Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port),
         model_repository=folder / "models",
         log_path=folder / "server.log",
+        restarts=Restarts((0.0, 0.0, 0.0, 0.0)),
     )
 except ServerError as error:
     sys.exit(str(error))
@@ -118,6 +123,16 @@ class Launcher:
         wait_until(lambda: text in self.output or self.process.poll() is not None, 60)
         assert text in self.output, self.output
         return self.output
+
+    def wait_until_served(self, times: int) -> None:
+        """Waits until a server has come to serve that often."""
+        wait_until(lambda: self.output.count("Serving after") >= times or self.process.poll() is not None, 60)
+        assert self.output.count("Serving after") == times, self.output
+
+    def kill_server(self) -> None:
+        server = self.server()
+        assert server is not None
+        server.kill()
 
     def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
@@ -256,18 +271,48 @@ def test_killed_launcher_takes_the_server_along_and_the_next_start_cleans_up(
     assert killed.left_in_shared_memory() == []
 
 
-def test_server_that_dies_ends_the_launcher(
+def test_a_killed_server_comes_back_until_that_happens_too_often(
     launch: Callable[[Endpoints], Launcher], endpoints: Endpoints
 ) -> None:
+    """Three requests that Triton 2.51 does not survive, and a kill; then it is back on the same ports."""
     launcher = launch(endpoints)
-    launcher.wait_for("Serving after")
-    server = launcher.server()
-    assert server is not None
-    nodes = server.children()
-    server.kill()
+    launcher.wait_until_served(1)
+    first = psutil.Process(launcher.process.pid).children(recursive=True)
+    http_address = (endpoints.address, endpoints.http_port)
+    killed: list[tuple[int, Callable[[], None]]] = [
+        (signal.SIGFPE, lambda: ask_for_classes(http_address)),
+        (signal.SIGSEGV, lambda: overflow_a_shape(http_address)),
+        (signal.SIGSEGV, lambda: send_in_crumbs(http_address)),
+        (signal.SIGKILL, launcher.kill_server),
+    ]
+    for times, (number, kill) in enumerate(killed, start=2):
+        kill()
+        launcher.wait_until_served(times)
+        assert infer(f"{endpoints.address}:{endpoints.grpc_port}", "someone") == "someone"
+        line = launcher.output.splitlines()[-2]
+        assert line.startswith(f"server stopped by signal {number}; log: ")
+        assert line.endswith("; starting it again in 0 s")
+    assert alive(first) == []
+
+    launcher.kill_server()
     assert launcher.process.wait(timeout=30) == 1
-    assert launcher.output.splitlines()[-1].startswith("server stopped by signal 9; log: ")
-    assert alive(nodes) == []
+    last = launcher.output.splitlines()[-1]
+    assert last.startswith("server stopped by signal 9; log: ")
+    assert last.endswith("; restarts allowed: 4 in 300 s")
+    assert launcher.left_in_shared_memory() == []
+
+
+def test_signal_while_a_killed_server_comes_back_stops_cleanly(
+    launch: Callable[[Endpoints], Launcher], folder: Path, endpoints: Endpoints
+) -> None:
+    launcher = launch(endpoints)
+    launcher.wait_until_served(1)
+    write_model(folder, "second", NODE_CONFIG.format(name="second"), NODE.format(load_s=4))
+    launcher.kill_server()
+    launcher.wait_for("starting it again")
+    assert launcher.stop(signal.SIGINT) == 0
+    assert launcher.output.endswith("Stopped.\n")
+    assert launcher.output.count("Serving after") == 1
     assert launcher.left_in_shared_memory() == []
 
 
@@ -333,6 +378,35 @@ def nodes_of(server: EmbeddedServer) -> dict[str, int]:
     children = psutil.Process(server.pid).children()
     living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     return {child.cmdline()[-2].removesuffix("_0_0"): child.pid for child in living}
+
+
+def ask_for_classes(address: tuple[str, int]) -> None:
+    """Classification, which Triton has for numbers, of an output of texts."""
+    output = {"name": "ITEM_IDS", "parameters": {"classification": 1}}
+    send(address, json.dumps({"inputs": [USER], "outputs": [output]}))
+
+
+def overflow_a_shape(address: tuple[str, int]) -> None:
+    """2^62 numbers of 8 bytes, whose bytes 64 bits cannot count."""
+    numbers = {"name": "X", "datatype": "INT64", "shape": [1, 2**62], "data": [1]}
+    send(address, json.dumps({"inputs": [USER, numbers]}))
+
+
+def send_in_crumbs(address: tuple[str, int]) -> None:
+    """A request in 600,000 chunks of one byte."""
+    body = json.dumps({"inputs": [USER]}).encode().ljust(600_000)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    send(address, chunks + b"0\r\n\r\n", b"Transfer-Encoding: chunked")
+
+
+def send(address: tuple[str, int], body: str | bytes, length: bytes | None = None) -> None:
+    """Posts to the ensemble, and waits for the connection's end."""
+    content = body.encode() if isinstance(body, str) else body
+    length = length or b"Content-Length: %d" % len(content)
+    head = b"POST /v2/models/recommend/infer HTTP/1.1\r\nHost: a\r\n" + length + b"\r\n\r\n"
+    with socket.create_connection(address, timeout=20) as connection, suppress(ConnectionError):
+        connection.sendall(head + content)
+        assert connection.recv(1) == b"", "the server was to die"
 
 
 def infer(url: str, user: str) -> str:

@@ -16,8 +16,8 @@ from ensemble.embedded_server import EmbeddedServer
 from ensemble.launcher import UserCanary
 from ensemble.watchdog import Watchdog
 from tests.conftest import Exported, serving
-from tests.served.answers import Likeness, assert_alike
 from tests.served.requests import stored
+from tests.support.answers import Likeness, assert_alike
 
 NODES = ("history", "retrieval", "ann", "ranking")
 RECOVERY_S = 240.0
@@ -61,7 +61,7 @@ def until_recovered(server: EmbeddedServer, node: str, instances: int, client: G
 
 @pytest.mark.parametrize("node", NODES)
 def test_a_killed_node_comes_back_with_the_same_answers(
-    watched: EmbeddedServer, exported: Exported, batched: Likeness, node: str
+    watched: EmbeddedServer, exported: Exported, promised: Likeness, node: str
 ) -> None:
     server_pid = watched.pid
     with GrpcClient(watched.grpc_url, timeout_s=2.0, retry=RetryPolicy(attempts=1)) as client:
@@ -73,7 +73,7 @@ def test_a_killed_node_comes_back_with_the_same_answers(
         # The model is never away: other requests than those that meet the dead process are answered.
         assert not [failure for failure in failures if "unknown model" in failure]
         after = [client.recommend(stored(exported, user)) for user in range(8)]
-    assert_alike(after, before, batched)
+    assert_alike(after, before, promised)
     assert watched.pid == server_pid
     pools = list(Path(watched.settings.runtime_dir).glob("kv-*.json"))
     assert len(pools) == len(watched.node_processes("retrieval"))

@@ -16,8 +16,8 @@ from unipinrec_client import (
 
 from ensemble.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
-from tests.served.answers import Answer, Likeness, assert_alike
 from tests.served.requests import events_of, inline, offline, stored
+from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
 from unipinrec.offline import OfflineRecommender
 
@@ -34,7 +34,7 @@ def mixed_requests(exported: Exported, count: int) -> list[RecommendRequest]:
 
 
 def test_200_users_are_served_what_offline_pytorch_recommends(
-    server: EmbeddedServer, exported: Exported, to_offline: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     defaults = read_manifest(exported.bundle).defaults
     expected = OfflineRecommender(exported.model).recommend(
@@ -49,7 +49,7 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
             response = client.recommend(stored(exported, user, NUM_RESULTS))
             served = Answer.served(response)
             right = Answer.offline(answer, exported.dataset.item_ids_V)
-            difference = to_offline.difference(served, right)
+            difference = promised.difference(served, right)
             assert not difference, f"user {user}: {difference}"
             queries.update(served.origins)
             sources[response.kv_source] += 1
@@ -63,7 +63,7 @@ def test_200_users_are_served_what_offline_pytorch_recommends(
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 0.0, 2.0), (3.0, 1.0, 0.5)])
 def test_outcome_weights_decide_what_is_retrieved(
-    server: EmbeddedServer, exported: Exported, to_offline: Likeness, weights: tuple[float, ...]
+    server: EmbeddedServer, exported: Exported, promised: Likeness, weights: tuple[float, ...]
 ) -> None:
     defaults = read_manifest(exported.bundle).defaults
     users = range(40)
@@ -76,36 +76,37 @@ def test_outcome_weights_decide_what_is_retrieved(
         for user, answer, before in zip(users, expected, unasked, strict=True):
             request = dataclasses.replace(stored(exported, user, NUM_RESULTS), outcome_weights=weights)
             served = Answer.served(client.recommend(request))
-            assert not to_offline.difference(served, Answer.offline(answer, exported.dataset.item_ids_V))
+            assert not promised.difference(served, Answer.offline(answer, exported.dataset.item_ids_V))
             outcomes = {origin // 2 % (len(ACTIONS) + 1) for origin in served.origins}
             assert outcomes <= {action for action, weight in enumerate(weights) if weight > 0}
             changed += answer.item_row_K.tolist() != before.item_row_K.tolist()
     assert changed > 30
 
 
-def test_grpc_and_http_answer_identically(server: EmbeddedServer, exported: Exported) -> None:
+def test_grpc_and_http_answer_alike(server: EmbeddedServer, exported: Exported, promised: Likeness) -> None:
+    requests = mixed_requests(exported, 60)
     with GrpcClient(server.grpc_url) as grpc, HttpClient(server.http_url) as http:
-        for request in mixed_requests(exported, 60):
-            assert grpc.recommend(request).recommendations == http.recommend(request).recommendations
+        over_grpc = [grpc.recommend(request) for request in requests]
+        assert_alike(over_grpc, [http.recommend(request) for request in requests], promised)
 
 
 def test_a_batch_of_16_equals_16_single_requests(
-    server: EmbeddedServer, exported: Exported, batched: Likeness
+    server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
     with GrpcClient(server.grpc_url) as client:
         for first in range(0, 160, 16):
             users = [stored(exported, user, num_results=1 + user % 60) for user in range(first, first + 16)]
             assert_alike(
-                client.recommend_many(users), [client.recommend(request) for request in users], batched
+                client.recommend_many(users), [client.recommend(request) for request in users], promised
             )
         histories = [inline(seed, length=(53 * seed) % 201) for seed in range(16)]
         alone = [client.recommend(request) for request in histories]
-        assert_alike(client.recommend_many(histories), alone, batched)
+        assert_alike(client.recommend_many(histories), alone, promised)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])
 def test_asyncio_clients_answer_as_the_blocking_one(
-    server: EmbeddedServer, exported: Exported, batched: Likeness, kind: str
+    server: EmbeddedServer, exported: Exported, promised: Likeness, kind: str
 ) -> None:
     requests = mixed_requests(exported, 32)
 
@@ -115,10 +116,12 @@ def test_asyncio_clients_answer_as_the_blocking_one(
             return await asyncio.gather(*(client.recommend(request) for request in requests))
 
     with GrpcClient(server.grpc_url) as client:
-        assert_alike(asyncio.run(ask()), [client.recommend(request) for request in requests], batched)
+        assert_alike(asyncio.run(ask()), [client.recommend(request) for request in requests], promised)
 
 
-def test_a_sent_history_counts_as_the_stored_one_does(server: EmbeddedServer, exported: Exported) -> None:
+def test_a_sent_history_counts_as_the_stored_one_does(
+    server: EmbeddedServer, exported: Exported, promised: Likeness
+) -> None:
     with GrpcClient(server.grpc_url) as client:
         for user in range(0, 60, 5):
             request = stored(exported, user)
@@ -129,7 +132,7 @@ def test_a_sent_history_counts_as_the_stored_one_does(server: EmbeddedServer, ex
                 surface=request.surface,
                 num_results=request.num_results,
             )
-            assert client.recommend(sent).recommendations == client.recommend(request).recommendations
+            assert_alike([client.recommend(sent)], [client.recommend(request)], promised)
 
 
 def test_every_answer_names_the_bundle(server: EmbeddedServer, exported: Exported) -> None:

@@ -11,6 +11,7 @@ from ensemble.launcher import MODEL_REPOSITORY, UserCanary
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
 from tests.served.requests import stored
+from tests.support.answers import Likeness, assert_alike
 
 
 def gpu_profile_on_a_cpu(folder: Path) -> Path:
@@ -24,7 +25,7 @@ def gpu_profile_on_a_cpu(folder: Path) -> Path:
 
 
 def test_triton_takes_the_profile_where_there_is_one_and_the_default_elsewhere(
-    server: EmbeddedServer, exported: Exported, tmp_path: Path
+    server: EmbeddedServer, exported: Exported, promised: Likeness, tmp_path: Path
 ) -> None:
     profiled = EmbeddedServer(
         model_repository=gpu_profile_on_a_cpu(tmp_path),
@@ -39,6 +40,6 @@ def test_triton_takes_the_profile_where_there_is_one_and_the_default_elsewhere(
         nodes = ("history", "retrieval", "ann", "ranking")
         assert [len(profiled.node_processes(node)) for node in nodes] == [1, 1, 1, 1]
         with GrpcClient(profiled.grpc_url) as there, GrpcClient(server.grpc_url) as here:
-            for user in range(8):
-                request = stored(exported, user)
-                assert there.recommend(request).recommendations == here.recommend(request).recommendations
+            requests = [stored(exported, user) for user in range(8)]
+            answers = ([client.recommend(request) for request in requests] for client in (there, here))
+            assert_alike(*answers, promised)

@@ -16,22 +16,19 @@ from unipinrec_client import GrpcClient, HttpClient, RecommendRequest
 from unipinrec_client.routing import routing_key
 
 from benchmarks.fleet import REPLICAS, Fleet
-from benchmarks.proxy import Proxy, find_tool
+from benchmarks.proxy import Proxy
 from benchmarks.scale import CALLERS_A_PROTOCOL, ask_all, connect, homes, kill_and_return, logged
 from ensemble.settings import ServingSettings
 from tests.conftest import USERS, Exported
+from tests.support.tools import tool
 
 NAMES = [f"user-{user}" for user in range(60)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    missing = [tool for tool in ("haproxy", "openssl") if find_tool(tool) is None]
-    if missing:
-        reason = f"not installed: {', '.join(missing)}"
-        if os.environ.get("UNIPINREC_REQUIRE_TOOLS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    for name in ("haproxy", "openssl"):
+        tool(name)
     return tmp_path_factory.mktemp("proxy")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ensemble.cpu.shared_memory import SharedMemory
 from ensemble.history import HistoryNode
@@ -17,15 +16,6 @@ from tests.conftest import Exported
 from tests.unit.node_chain import Chain
 from tests.unit.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped
 from tests.unit.stand_in_device import StandInPools, eager_engine
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Over small tensors a second thread gains nothing, and waits where other programs compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from ensemble.ranking import RankingNode
 from ensemble.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
+from tests.support.answers import PROMISED, Answer
 from unipinrec.bundle import read_manifest
 from unipinrec.data.history import History
-from unipinrec.offline import OfflineAnswer, OfflineRecommender, OfflineRequest
+from unipinrec.offline import OfflineRecommender, OfflineRequest
 
 NOW = 1_750_000_000
 UTILITY = (1.0, 0.5, 0.0)
@@ -88,8 +89,8 @@ def stored(exported: Exported, users: Sequence[int], num_results: int = 20) -> T
     return {
         "USER_ID": np.array([[user_id] for user_id in ids], np.object_),
         "REQUEST_TIME": np.full((len(users), 1), NOW),
-        "SURFACE": np.array([[surface_of(user)] for user in users], np.int32),
-        "NUM_RESULTS": np.full((len(users), 1), num_results, np.int32),
+        "SURFACE": np.array([[surface_of(user)] for user in users], np.int64),
+        "NUM_RESULTS": np.full((len(users), 1), num_results, np.int64),
     }
 
 
@@ -100,24 +101,24 @@ def inline(exported: Exported, history: History, surface: int, **tensors: NDArra
         "HISTORY_ITEM_IDS": exported.dataset.item_ids_V[history.item_row_N][None],
         "HISTORY_ACTIONS": history.actions_N[None],
         "HISTORY_TIMESTAMPS": history.timestamp_N[None],
-        "HISTORY_SURFACES": history.surface_N[None].astype(np.int32),
+        "HISTORY_SURFACES": history.surface_N[None].astype(np.int64),
         "REQUEST_TIME": np.array([[NOW]]),
-        "SURFACE": np.array([[surface]], np.int32),
-        "NUM_RESULTS": np.array([[20]], np.int32),
+        "SURFACE": np.array([[surface]], np.int64),
+        "NUM_RESULTS": np.array([[20]], np.int64),
         **tensors,
     }
 
 
 def offline(
     exported: Exported, histories: Sequence[History], surfaces: Sequence[int], num_results: int = 20
-) -> list[OfflineAnswer]:
+) -> list[Answer]:
     requests = [
         OfflineRequest(history=history, request_time=NOW, surface=surface)
         for history, surface in zip(histories, surfaces, strict=True)
     ]
-    return OfflineRecommender(exported.model).recommend(
-        requests, num_results, read_manifest(exported.bundle).defaults
-    )
+    defaults = read_manifest(exported.bundle).defaults
+    answers = OfflineRecommender(exported.model).recommend(requests, num_results, defaults)
+    return [Answer.offline(answer, exported.dataset.item_ids_V) for answer in answers]
 
 
 def made_up(seed: int, length: int) -> History:
@@ -137,9 +138,15 @@ def users_of_many_lengths(exported: Exported) -> list[int]:
 
 
 def assert_same_answers(found: Tensors, expected: Tensors) -> None:
-    assert found["ITEM_IDS"].tolist() == expected["ITEM_IDS"].tolist()
-    assert np.abs(found["ACTION_PROBS"] - expected["ACTION_PROBS"]).max() < 1e-5
-    assert np.allclose(found["SCORES"], expected["SCORES"], rtol=0, atol=1e-5)
+    rows = range(len(expected["ITEM_IDS"]))
+    assert_answered(found, [Answer.of_row(expected, row) for row in rows])
+
+
+def assert_answered(found: Tensors, expected: Sequence[Answer]) -> None:
+    """As far as it is promised, whether keys and values were computed, continued or read."""
+    rows = range(len(found["ITEM_IDS"]))
+    difference = PROMISED.differences([Answer.of_row(found, row) for row in rows], expected)
+    assert not difference, difference
 
 
 def sources(answers: Tensors) -> list[str]:

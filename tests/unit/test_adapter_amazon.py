@@ -90,7 +90,7 @@ def test_reviews_are_ordered_by_day_and_then_as_in_the_file(tmp_path: Path) -> N
     ]
     assert dataset.items["title"].to_list() == ["0001", "B000", "B009"]
     assert dataset.info.name == "amazon-toys_and_games"
-    assert dataset.info.tie_rule == "reviews of one user and day keep the order of the file"
+    assert dataset.info.tie_rule == "reviews of one user and time keep the order of the file"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_reviews_are_ordered_by_day_and_then_as_in_the_file(tmp_path: Path) -> N
         ("1 2 3\n4\n", "line 2 is '4'; allowed: user item item …"),
         ("1 2 x3\n", "line 1 is '1 2 x3'; allowed: user item item …"),
         ("1 -2 3\n", "line 1 is '1 -2 3'; allowed: user item item …"),
-        ("1 2 3\n\n2 3\n", "line 2 is ''; allowed: user item item …"),
+        ("1 2 3\n\n2\n", "line 3 is '2'; allowed: user item item …"),
         ("1 2\n2 3\n1 4\n", "user is 1 in lines 1 and 3; allowed: one line per user"),
     ],
 )
@@ -123,15 +123,89 @@ def test_malformed_attributes_are_named(tmp_path: Path, attributes: str) -> None
 
 
 @pytest.mark.parametrize(
-    "line", ['{"asin": "B1", "unixReviewTime": 3}', review("A", "B", 3).replace("3", '"x"'), "[1]", "{"]
+    "line",
+    [
+        '{"asin": "B1", "unixReviewTime": 3}',
+        review("A", "B", 3).replace("3", '"x"'),
+        review("A", "B", 3).replace("3", "1e999"),
+        review("A", "B", 3).replace("3", "-1"),
+        review("A", "B", 3).replace('"A"', "null"),
+        review("A", "B", 3).replace('"B"', "null"),
+        review("", "B", 3),
+        "[1]",
+        "[" * 100_000,
+        "{",
+    ],
 )
 def test_a_malformed_review_is_named(tmp_path: Path, line: str) -> None:
     file = reviews(tmp_path, [review("A1", "B1", 1), line])
     with pytest.raises(EventFormatError) as error:
         prepare(file, tmp_path / "out")
-    assert str(error.value) == (
-        f"file {file}: line 2 is {line[:60]!r}; allowed: JSON with reviewerID, asin, unixReviewTime"
+    allowed = (
+        "JSON with texts reviewerID and asin and the number unixReviewTime, "
+        "or user_id, parent_asin and timestamp"
     )
+    assert str(error.value) == f"file {file}: line 2 is {line[:60]!r}; allowed: {allowed}"
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_data(tmp_path: Path) -> None:
+    write(tmp_path, {"Beauty.txt": "\ufeff1 20 10\r\n\n2 10\n\n"})
+    sequences = prepare(tmp_path / "Beauty.txt", tmp_path / "sequences").events
+    assert sequences.select("user_id", "item_id").rows() == [("1", 20), ("1", 10), ("2", 10)]
+    file = reviews(tmp_path, ["\ufeff" + review("A1", "B1", 1), "", "  ", review("A2", "B1", 1), "", ""])
+    assert prepare(file, tmp_path / "reviews").events["user_id"].to_list() == ["A1", "A2"]
+
+
+def test_a_file_without_a_review_is_named(tmp_path: Path) -> None:
+    file = reviews(tmp_path, ["", ""])
+    with pytest.raises(EventFormatError, match=rf"^file {file}: there is no review; allowed: 1 or more$"):
+        prepare(file, tmp_path / "out")
+
+
+def test_reviews_of_2023_are_ordered_by_millisecond(tmp_path: Path) -> None:
+    def line(user: str, asin: str, parent: str, time_ms: int) -> str:
+        fields = {"rating": 1.0, "title": "x", "asin": asin, "parent_asin": parent, "user_id": user}
+        return json.dumps(fields | {"timestamp": time_ms, "verified_purchase": True})
+
+    lines = [line("A1", "B2", "B0", 7002), line("A1", "B3", "B1", 7001), line("A2", "B4", "B1", 5)]
+    (tmp_path / "All_Beauty.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "All_Beauty.jsonl").write_text("\n".join(lines))
+    for file in ("All_Beauty.jsonl.gz", "plain"):
+        dataset = prepare(tmp_path / file, tmp_path / f"out-{file}")
+        # B0 and B1 are items 1 and 2.
+        assert dataset.events.select("user_id", "item_id", "timestamp").rows() == [
+            ("A1", 2, 7),
+            ("A1", 1, 7),
+            ("A2", 2, 0),
+        ]
+        assert dataset.info.name == "amazon-all_beauty"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("reviews_Beauty_5.json.gz", "amazon-beauty"),
+        ("reviews_Beauty_5 (1).json.gz", "amazon-beauty"),
+        ("reviews_Beauty_5(2).json.gz", "amazon-beauty"),
+        ("reviews_Home & Kitchen_5 - Copy.json.gz", "amazon-home-kitchen_5-copy"),
+        ("reviews_été_5.json.gz", "amazon-t"),
+    ],
+)
+def test_a_name_is_made_of_the_files(tmp_path: Path, name: str, expected: str) -> None:
+    file = reviews(tmp_path, [review("A1", "B1", 1)]).rename(tmp_path / name)
+    assert prepare(file, tmp_path / "out").info.name == expected
+
+
+@pytest.mark.parametrize("flipped", range(20, 60, 4))
+def test_a_damaged_review_file_is_named(tmp_path: Path, flipped: int) -> None:
+    file = reviews(tmp_path, [review(f"A{n}", "B1", n) for n in range(100)])
+    content = bytearray(file.read_bytes())
+    content[flipped] ^= 0xFF
+    file.write_bytes(content)
+    with pytest.raises(EventFormatError, match=rf"^file {file}(: line| is unreadable: .)") as error:
+        prepare(file, tmp_path / "out")
+    assert "\n" not in str(error.value)
 
 
 def test_a_truncated_review_file_is_named(tmp_path: Path) -> None:
@@ -143,7 +217,8 @@ def test_a_truncated_review_file_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_such_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        EventFormatError, match=r"has 0 files \*\.txt or reviews_\*\.json\.gz; allowed: 1, or name the file"
+        EventFormatError,
+        match=r"has 0 files \*\.txt or reviews_\*\.json\.gz or .*; allowed: 1, or name the file",
     ):
         prepare(tmp_path, tmp_path / "out")
 

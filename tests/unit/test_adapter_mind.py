@@ -123,6 +123,23 @@ def test_a_row_of_other_columns_is_named(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_blank_lines_and_a_byte_order_mark_are_no_data(tmp_path: Path) -> None:
+    write(tmp_path)
+    expected = prepare(tmp_path, tmp_path / "expected")
+    write(tmp_path, "\ufeff" + BEHAVIORS + "\n\n", NEWS + "\n")
+    assert prepare(tmp_path, tmp_path / "out").info.sha256 == expected.info.sha256
+
+
+def test_slates_without_a_number_are_named(tmp_path: Path) -> None:
+    columns = "impression_id, user_id, time, history, impressions"
+    early = "".join(line.split("\t", 1)[1] for line in BEHAVIORS.splitlines(keepends=True))
+    write(tmp_path, early)
+    with pytest.raises(EventFormatError) as error:
+        prepare(tmp_path, tmp_path / "out")
+    file = tmp_path / "behaviors.tsv"
+    assert str(error.value) == f"file {file}: there are 4 columns; allowed: 5: {columns}"
+
+
 def test_missing_news_are_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "news.tsv").unlink()

@@ -82,8 +82,8 @@ def test_a_host_that_does_not_answer_is_told_with_what_to_do(
     downloads = [Download("host.example", "/a.txt"), Download("host.example", "/b.json")]
     urls = "https://host.example/a.txt and https://host.example/b.json"
     line = (
-        f"host.example answered 404 Not Found; allowed: 200; download {urls} elsewhere, unpack, "
-        "and name the folder with --path"
+        f"host.example answered 404 Not Found; allowed: 200; download {urls} elsewhere, "
+        "and name the file or folder with --path"
     )
     with (
         pytest.raises(DownloadError, match=f"^{re.escape(line)}$"),
@@ -113,6 +113,57 @@ def test_a_local_path_is_used_as_it_is(tmp_path: Path) -> None:
         source_files(tmp_path / "none", [], tmp_path / "out", lambda _: None),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [("set.zip", zipped()), ("SET.ZIP", zipped()), ("set.tar.gz", tarred()), ("set.tgz", tarred())],
+)
+def test_a_local_archive_is_unpacked(tmp_path: Path, name: str, archive: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(archive)
+    download = Download("host.example", "/x.zip", MEMBERS)
+    with source_files(path, [download], tmp_path / "out", lambda _: None) as folder:
+        assert sorted(file.name for file in folder.rglob("*.*")) == ["log_1.csv", "log_2.csv"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def damaged(archive: bytes) -> bytes:
+    """The first member's content is another than its checksum says."""
+    assert archive.count(b"log_1.csva") == 1
+    return archive.replace(b"log_1.csva", b"log_1.csvb")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("set.zip", damaged(zipped()), r"is unreadable: Bad CRC-32 for file .*log_1\.csv'$"),
+        ("set.zip", b"", r"is unreadable: File is not a zip file$"),
+        ("set.tgz", tarred()[:-20], r"is unreadable: .+$"),
+        ("set.tgz", tarred()[:30] + b"?" * 9 + tarred()[39:], r"is unreadable: .+$"),
+    ],
+)
+def test_a_damaged_local_archive_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with (
+        pytest.raises(EventFormatError, match=f"^archive {path} {message}"),
+        source_files(path, [Download("host.example", "/x", MEMBERS)], tmp_path / "out", lambda _: None),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_archive_of_other_files_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    path.write_bytes(zipped())
+    download = Download("host.example", "/x.zip", ("*behaviors.tsv", "*news.tsv"))
+    with (
+        pytest.raises(EventFormatError) as error,
+        source_files(path, [download], tmp_path / "out", lambda _: None),
+    ):
+        pass
+    assert str(error.value) == f"archive {path} has no file *behaviors.tsv or *news.tsv; allowed: 1 or more"
 
 
 def test_one_file_is_found_at_any_depth_and_several_are_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def answer(user_id):
         "BUNDLE_ID": ("BYTES", [1, 1], text(b"bundle-1")),
         "KV_SOURCE": ("BYTES", [1, 1], text(b"prefix")),
         "ITEM_IDS": ("INT64", [1, 2], struct.pack("<2q", int(user_id), -1)),
-        "SCORES": ("FP32", [1, 2], struct.pack("<2f", 0.75, float("-inf"))),
+        "SCORES": ("FP32", [1, 2], struct.pack("<2f", 0.75, -3.4028234663852886e38)),
         "RETRIEVED_BY": ("INT32", [1, 2], struct.pack("<2i", 3, 0)),
         "ACTION_PROBS": ("FP32", [1, 2, 2], struct.pack("<4f", 0.5, 0.25, 0.0, 0.0)),
     }
@@ -149,8 +149,8 @@ def test_a_request_arrives_and_its_answer_comes_back(server, asynchronous):
         "HISTORY_ITEM_IDS": ("INT64", [1, 1], struct.pack("<q", 7)),
         "HISTORY_ACTIONS": ("INT64", [1, 1], struct.pack("<q", 5)),
         "HISTORY_TIMESTAMPS": ("INT64", [1, 1], struct.pack("<q", 9)),
-        "HISTORY_SURFACES": ("INT32", [1, 1], struct.pack("<i", 0)),
-        "SURFACE": ("INT32", [1, 1], struct.pack("<i", 2)),
+        "HISTORY_SURFACES": ("INT64", [1, 1], struct.pack("<q", 0)),
+        "SURFACE": ("INT64", [1, 1], struct.pack("<q", 2)),
     }
     assert {tensor.name for tensor in received.outputs} == set(answer(b"0"))
     assert server.metadata[0]["x-tenant"] == "a"

@@ -37,7 +37,7 @@ def answer(user_id):
     """One user's answer of one item and one padded place, packed by hand."""
     return [
         ("ITEM_IDS", "INT64", [1, 2], struct.pack("<2q", int(user_id), -1)),
-        ("SCORES", "FP32", [1, 2], struct.pack("<2f", 0.75, float("-inf"))),
+        ("SCORES", "FP32", [1, 2], struct.pack("<2f", 0.75, -3.4028234663852886e38)),
         ("ACTION_PROBS", "FP32", [1, 2, 2], struct.pack("<4f", 0.5, 0.25, 0.0, 0.0)),
         ("RETRIEVED_BY", "INT32", [1, 2], struct.pack("<2i", 3, 0)),
         ("KV_SOURCE", "BYTES", [1, 1], struct.pack("<I", 6) + b"prefix"),
@@ -186,10 +186,10 @@ def test_a_request_arrives_and_its_answer_comes_back(server, asynchronous):
         ("HISTORY_ITEM_IDS", "INT64", [1, 1]),
         ("HISTORY_ACTIONS", "INT64", [1, 1]),
         ("HISTORY_TIMESTAMPS", "INT64", [1, 1]),
-        ("HISTORY_SURFACES", "INT32", [1, 1]),
-        ("SURFACE", "INT32", [1, 1]),
+        ("HISTORY_SURFACES", "INT64", [1, 1]),
+        ("SURFACE", "INT64", [1, 1]),
     ]
-    assert content == b"\x02\x00\x00\x0042" + struct.pack("<qqqii", 7, 5, 9, 0, 2)
+    assert content == b"\x02\x00\x00\x0042" + struct.pack("<5q", 7, 5, 9, 0, 2)
     assert {(o["name"], o["parameters"]["binary_data"]) for o in received["outputs"]} == {
         (name, True) for name, *_ in answer(b"0")
     }

@@ -51,10 +51,10 @@ def test_two_users_are_padded_at_the_end():
             "HISTORY_ITEM_IDS": ("int64", [[11, 12], [-5, -1]]),
             "HISTORY_ACTIONS": ("int64", [[5, 1], [2, 0]]),
             "HISTORY_TIMESTAMPS": ("int64", [[1000, 1001], [9, 0]]),
-            "HISTORY_SURFACES": ("int32", [[2, 0], [0, 0]]),
+            "HISTORY_SURFACES": ("int64", [[2, 0], [0, 0]]),
             "REQUEST_TIME": ("int64", [[2000], [2001]]),
-            "SURFACE": ("int32", [[1], [0]]),
-            "NUM_RESULTS": ("int32", [[3], [4]]),
+            "SURFACE": ("int64", [[1], [0]]),
+            "NUM_RESULTS": ("int64", [[3], [4]]),
             "OUTCOME_WEIGHTS": ("float32", [[0.5, 0.25], [0.5, 0.25]]),
             "UTILITY_WEIGHTS": ("float32", [[1.0, 2.0], [1.0, 2.0]]),
             "EXCLUDE_ITEM_IDS": ("int64", [[7, 8], [-1, -1]]),
@@ -71,7 +71,7 @@ def test_an_empty_history_is_one_padded_event():
             "HISTORY_ITEM_IDS": ("int64", [[-1]]),
             "HISTORY_ACTIONS": ("int64", [[0]]),
             "HISTORY_TIMESTAMPS": ("int64", [[0]]),
-            "HISTORY_SURFACES": ("int32", [[0]]),
+            "HISTORY_SURFACES": ("int64", [[0]]),
         },
     )
 
@@ -101,16 +101,16 @@ def test_no_users_cannot_be_encoded():
     [
         ({"request_time": 2**63}, "REQUEST_TIME is 9223372036854775808; allowed: integers from -922"),
         ({"request_time": 12.5}, "REQUEST_TIME is 12.5; allowed: integers"),
-        ({"surface": 2**31}, "SURFACE is 2147483648; allowed: integers from -2147483648 to 2147483647"),
-        ({"num_results": -(2**31) - 1}, "NUM_RESULTS is -2147483649; allowed"),
+        ({"surface": 2**63}, "SURFACE is 9223372036854775808; allowed: integers from -922"),
+        ({"num_results": -(2**63) - 1}, "NUM_RESULTS is -9223372036854775809; allowed"),
         ({"exclude_item_ids": [1, -(2**63) - 1]}, "EXCLUDE_ITEM_IDS is -9223372036854775809; allowed"),
         (
             {"history": [Event(item_id=2**64, actions=0, timestamp=0)]},
             "HISTORY_ITEM_IDS is 18446744073709551616",
         ),
         (
-            {"history": [Event(item_id=1, actions=0, timestamp=0, surface=2**40)]},
-            "HISTORY_SURFACES is 1099511627776",
+            {"history": [Event(item_id=1, actions=0, timestamp=0, surface=2**80)]},
+            "HISTORY_SURFACES is 1208925819614629174706176",
         ),
         ({"outcome_weights": ()}, r"OUTCOME_WEIGHTS has lengths \[0\]"),
         ({"utility_weights": (1e40, 0.0)}, r"UTILITY_WEIGHTS is 1e\+40; allowed"),
@@ -238,12 +238,12 @@ def test_weights_of_different_lengths_are_refused():
 
 
 def test_the_extremes_of_each_type_are_sent_unchanged():
-    largest = dataclasses.replace(FIRST, request_time=2**63 - 1, surface=2**31 - 1, num_results=-(2**31))
+    largest = dataclasses.replace(FIRST, request_time=2**63 - 1, surface=2**32, num_results=-(2**63))
     arrays = encode([largest])
     assert [arrays[n].item() for n in ("REQUEST_TIME", "SURFACE", "NUM_RESULTS")] == [
         9223372036854775807,
-        2147483647,
-        -2147483648,
+        4294967296,
+        -9223372036854775808,
     ]
 
 
@@ -253,10 +253,13 @@ def test_ranges_are_left_to_the_server():
     assert math.isnan(arrays["UTILITY_WEIGHTS"][0, 0])
 
 
+LOWEST = -3.4028235e38
+
+
 def outputs():
     return {
         "ITEM_IDS": np.array([[9, 4], [6, -1], [-1, -1]], np.int64),
-        "SCORES": np.array([[0.75, 0.5], [0.25, -np.inf], [-np.inf, -np.inf]], np.float32),
+        "SCORES": np.array([[0.75, 0.5], [0.25, LOWEST], [LOWEST, LOWEST]], np.float32),
         "ACTION_PROBS": np.array(
             [[[0.5, 0.25], [0.125, 0.0]], [[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32
         ),

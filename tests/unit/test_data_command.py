@@ -10,6 +10,7 @@ from commands import fetch
 from commands.app import app
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.movielens import MovieLensError
+from unipinrec.data.prepared import read_prepared
 
 LOG = """user_id,item_id,actions,timestamp
 7,5,1,100
@@ -124,9 +125,11 @@ def test_a_broken_log_is_refused(log: Path, tmp_path: Path, content: str, messag
 def test_a_file_that_is_no_table_is_refused(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     missing = refused("import", "--events", tmp_path / "none.csv", "--actions", "click", "--out", out)
-    assert missing == f"file is {tmp_path / 'none.csv'}; allowed: a file that exists"
+    assert missing == f"file is {tmp_path / 'none.csv'}; allowed: a file or folder that exists"
+    (tmp_path / "log.txt").touch()
     text = refused("import", "--events", tmp_path / "log.txt", "--actions", "click", "--out", out)
-    assert text == f"file is {tmp_path / 'log.txt'}; allowed: names that end in .parquet or .csv"
+    endings = ".parquet, .csv, .csv.gz, .tsv, .tsv.gz"
+    assert text == f"file is {tmp_path / 'log.txt'}; allowed: names that end in {endings}"
     log.rename(tmp_path / "log.parquet")
     unreadable = refused("import", "--events", tmp_path / "log.parquet", "--actions", "click", "--out", out)
     assert unreadable.startswith(f"file {tmp_path / 'log.parquet'} is unreadable: ")
@@ -138,9 +141,36 @@ def test_options_out_of_range_are_refused(log: Path, tmp_path: Path) -> None:
     assert weights == "utility_weights is 1,high; allowed: numbers with commas between them"
     count = refused(*options, "--utility-weights", "1")
     assert "utility_weights is [1.0]; allowed: 2 finite numbers >= 0" in count
-    assert refused(*options, "--name", "my shop").startswith("name is 'my shop'; ")
+    allowed = "allowed: at most 100 letters, digits, dots, dashes and underscores, no mark first"
+    assert refused(*options, "--name", "my shop") == f"name is 'my shop'; {allowed}"
+    assert refused(*options, "--name", "") == f"name is ''; {allowed}"
     positive = refused(*options, "--positive-actions", "save,buy")
-    assert positive == "Value error, positive_actions is save, buy; allowed: some of click, save"
+    assert positive == "positive_actions is save, buy; allowed: some of click, save"
+
+
+def test_a_name_is_made_of_the_folders(log: Path, tmp_path: Path) -> None:
+    options = ("import", "--events", log, "--actions", "click,save")
+    assert run(*options, "--out", tmp_path / "my (new) shop!")[0] == 0
+    assert read_prepared(tmp_path / "my (new) shop!").info.name == "my-new-shop"
+    line = refused(*options, "--out", tmp_path / "店")
+    assert line == "no name can be made of '店'; name the dataset with --name"
+
+
+def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "log1.csv").write_text(LOG.replace("7,", "other,"))
+    (tmp_path / "log[1].csv").write_text(LOG)
+    out = tmp_path / "shop[1]"
+    assert run("import", "--events", tmp_path / "log[1].csv", "--actions", "click,save", "--out", out)[0] == 0
+    assert InteractionDataset.load(out).user_ids_U.tolist() == ["7", "8"]
+
+
+def test_a_line_stays_one_line(log: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two\nlines"
+    line = refused("import", "--events", folder / "log.csv", "--actions", "click", "--out", tmp_path / "out")
+    assert line == f"file is {tmp_path}/two lines/log.csv; allowed: a file or folder that exists"
+    run("import", "--events", log, "--actions", "click,save", "--out", tmp_path / "shop")
+    (tmp_path / "shop" / "dataset.json").write_text('{"name": 3, "actions": 4}')
+    assert refused("describe", tmp_path / "shop").startswith(f"dataset {tmp_path / 'shop'}: dataset.json is ")
 
 
 def test_an_existing_folder_is_refused(log: Path, tmp_path: Path) -> None:

@@ -1,87 +1,235 @@
-"""A source that does not answer is one clear error, whatever went wrong."""
+"""A file comes over HTTPS, through a proxy where one is named; what goes wrong is one clear error."""
 
-import http.client
-import io
+import base64
 import socket
+import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import IO
 
 import pytest
 
+from tests.support.tools import tool
 from unipinrec.data import download
 from unipinrec.data.download import DownloadError, download_https, download_wheel
 
-
-class Answer:
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status, self.reason, self._body = status, "Moved", io.BytesIO(body)
-
-    def read(self, size: int) -> bytes:
-        return self._body.read(size)
+HOST = "files.example"
+"""A name that nothing resolves: it is reached through a proxy alone."""
+VARIABLES = ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY")
 
 
-class Connection:
-    """Stands in for an HTTPS connection; remembers what was asked of it."""
+class Files(SimpleHTTPRequestHandler):
+    """Sends the files of a folder, of those named `cut` only a part."""
 
-    asked: tuple[str, int, str, str]
-    answer: Answer
+    def copyfile(self, source: IO[bytes], outputfile: IO[bytes]) -> None:
+        content = source.read()
+        outputfile.write(content[:3] if "cut" in self.path else content)
 
-    def __init__(self, host: str, timeout: int) -> None:
-        self._host, self._timeout = host, timeout
-
-    def request(self, method: str, path: str) -> None:
-        Connection.asked = (self._host, self._timeout, method, path)
-
-    def getresponse(self) -> Answer:
-        return Connection.answer
-
-    def close(self) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
-def test_a_file_is_asked_for_with_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
-    monkeypatch.setattr(Connection, "answer", Answer(200, b"ratings"), raising=False)
+class Proxy(ThreadingTCPServer):
+    """Connects whatever host is asked for to one port of this machine, if the password is right."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.asked: list[str] = []
+        self.admitted: str | None = None
+        super().__init__(("127.0.0.1", 0), Tunnel)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class Tunnel(StreamRequestHandler):
+    """One connection to the proxy."""
+
+    server: Proxy
+
+    def handle(self) -> None:
+        request = self.rfile.readline().decode()
+        headers = dict(line.decode().rstrip().split(": ", 1) for line in iter(self.rfile.readline, b"\r\n"))
+        self.server.asked.append(request.split(" HTTP/")[0])
+        admitted = self.server.admitted
+        expected = f"Basic {base64.b64encode(admitted.encode()).decode()}" if admitted else None
+        if headers.get("Proxy-Authorization") != expected:
+            self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            return
+        self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", self.server.port)) as host:
+            back = threading.Thread(target=_copy, args=(host, self.connection), daemon=True)
+            back.start()
+            _copy(self.connection, host)
+            back.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    # Either side may hang up at any time.
+    with suppress(OSError):
+        while piece := source.recv(65536):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for both names of the host, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    openssl = tool("openssl")
+    names = f"subjectAltName=DNS:{HOST},DNS:localhost"
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    command = [openssl, "req", "-x509", *made, "-subj", f"/CN={HOST}", "-addext", names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+def running(server: ThreadingTCPServer) -> Iterator[None]:
+    thread = threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True)
+    thread.start()
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def port(certificate: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Where the host listens, over TLS."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "a.zip").write_bytes(b"ratings")
+    (folder / "cut.zip").write_bytes(b"ratings")
+    (folder / "moved").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    for _ in running(server):
+        yield server.server_address[1]
+
+
+@pytest.fixture
+def proxy(port: int, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy that `https_proxy` names."""
+    server = Proxy(port)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    monkeypatch.setenv("https_proxy", f"http://{server.address}")
+    for _ in running(server):
+        yield server
+
+
+def test_a_file_comes_through_the_proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PIECE", 3)
-    assert download_https("files.example", "/a.zip") == b"ratings"
-    assert Connection.asked == ("files.example", 5, "GET", "/a.zip")
+    assert download_https(HOST, "/a.zip") == b"ratings"
+    assert proxy.asked == [f"CONNECT {HOST}:443"]
 
 
-def test_another_status_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
-    monkeypatch.setattr(Connection, "answer", Answer(301, b""), raising=False)
-    with pytest.raises(DownloadError, match=r"^files.example answered 301 Moved; allowed: 200$"):
-        download_https("files.example", "/a.zip")
+def test_a_proxy_may_want_a_password(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy.admitted = "ann:secret"
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://ann:secret@{proxy.address}")
+    assert download_https(HOST, "/a.zip") == b"ratings"
+
+
+def test_a_host_of_no_proxy_is_asked_directly(
+    proxy: Proxy, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "example.org,localhost")
+    assert download_https(f"localhost:{port}", "/a.zip") == b"ratings"
+    assert proxy.asked == []
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.admitted = "ann:secret"
+    monkeypatch.setenv("https_proxy", f"http://ann:wrong@{proxy.address}")
+    with pytest.raises(DownloadError) as error:
+        download_https(HOST, "/a.zip")
+    assert str(error.value) == (
+        f"{HOST} does not answer through https_proxy {proxy.address}: "
+        "Tunnel connection failed: 407 Proxy Authentication Required"
+    )
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:high", "http://[::1", "http://127.0.0.1:1"])
+@pytest.mark.usefixtures("proxy")
+def test_a_proxy_that_is_none_is_a_download_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", address)
+    with pytest.raises(DownloadError, match=rf"^{HOST} does not answer through https_proxy .+: .+$"):
+        download_https(HOST, "/a.zip")
+
+
+def test_without_a_proxy_it_is_said_that_there_is_none(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("https_proxy")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(DownloadError) as error:
+        download_https(host, "/a.zip")
+    assert str(error.value) == (
+        f"{host} does not answer directly (https_proxy names no proxy for it): [Errno 111] Connection refused"
+    )
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"), [("/none.zip", "404 File not found"), ("/moved", "301 Moved Permanently")]
+)
+@pytest.mark.usefixtures("proxy")
+def test_another_status_is_refused(path: str, answer: str) -> None:
+    with pytest.raises(DownloadError, match=f"^{HOST} answered {answer}; allowed: 200$"):
+        download_https(HOST, path)
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_part_of_a_file_is_refused() -> None:
+    with pytest.raises(DownloadError, match=f"^{HOST} broke off after 3 bytes; allowed: the whole 7$"):
+        download_https(HOST, "/cut.zip")
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_certificate_that_nobody_signed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(DownloadError, match=f"^{HOST} does not answer through .*CERTIFICATE_VERIFY_FAILED"):
+        download_https(HOST, "/a.zip")
 
 
 @pytest.mark.parametrize(
     ("limit", "value", "message"),
     [
-        ("LARGEST_FILE", 6, r"^files.example sends over 6 bytes; allowed: at most that$"),
-        ("TRANSFER_SECONDS", -1, r"^files.example takes over -1 seconds; allowed: at most that$"),
+        ("LARGEST_FILE", 6, f"^{HOST} sends over 6 bytes; allowed: at most that$"),
+        ("TRANSFER_SECONDS", -1, f"^{HOST} takes over -1 seconds; allowed: at most that$"),
     ],
 )
+@pytest.mark.usefixtures("proxy")
 def test_too_large_or_too_slow_a_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, limit: str, value: int, message: str
 ) -> None:
-    monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
-    monkeypatch.setattr(Connection, "answer", Answer(200, b"ratings"), raising=False)
     monkeypatch.setattr(download, limit, value)
     with pytest.raises(DownloadError, match=message):
-        download_https("files.example", "/a.zip")
+        download_https(HOST, "/a.zip")
 
 
-@pytest.mark.parametrize(
-    "error", [TimeoutError("timed out"), http.client.IncompleteRead(b""), socket.gaierror()]
-)
-def test_a_broken_connection_is_a_download_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def broken(_connection: Connection) -> Answer:
-        raise error
-
-    monkeypatch.setattr(http.client, "HTTPSConnection", Connection)
-    monkeypatch.setattr(Connection, "getresponse", broken)
-    with pytest.raises(DownloadError, match=r"^files.example does not answer: "):
-        download_https("files.example", "/a.zip")
+@pytest.mark.usefixtures("proxy")
+def test_a_silent_proxy_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(download, "HOST_SECONDS", 0.05)
+        with pytest.raises(DownloadError, match=r"timed out$"):
+            download_https(HOST, "/a.zip")
 
 
 def test_the_wheel_pip_leaves_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

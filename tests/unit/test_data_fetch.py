@@ -48,11 +48,21 @@ def test_without_network_the_files_to_get_are_named(
     monkeypatch.setattr(sources, "download_https", unreachable)
     code, _, stderr = fetch(*arguments, "--out", tmp_path / "out")
     assert code == 2
-    assert stderr == f"no route; download {urls} elsewhere, unpack, and name the folder with --path\n"
+    assert stderr == f"no route; download {urls} elsewhere, and name the file or folder with --path\n"
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["amazon", "kuairand", "ebnerd", "mind"])
+def test_movielens_comes_from_local_files_too(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n1::661::3::978302109\n")
+    out = tmp_path / "out"
+    code, stdout, _ = fetch("movielens", "--path", tmp_path / "ratings.dat", "--out", out)
+    assert (code, stdout) == (0, f"2 ratings written to {out}\n")
+    code, _, stderr = fetch("movielens", "--out", out)
+    assert code == 2
+    assert stderr == f"folder is {out}, which holds movielens; allowed: movielens-100k, or no folder\n"
+
+
+@pytest.mark.parametrize("name", ["movielens", "amazon", "kuairand", "ebnerd", "mind"])
 def test_a_folder_without_the_files_is_one_line(tmp_path: Path, name: str) -> None:
     code, _, stderr = fetch(name, "--path", tmp_path, "--out", tmp_path / "out")
     assert code == 2

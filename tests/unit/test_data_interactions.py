@@ -119,6 +119,20 @@ def test_a_catalogue_without_features_has_no_columns_for_them(tmp_path: Path) ->
     assert dataset.catalogue_fields["num_attributes"] == 0
 
 
+def test_texts_take_their_own_room_and_keep_every_character(tmp_path: Path) -> None:
+    users = ["u0", "u0\0", "\0", "ü" * 128]
+    count = 20_000
+    rows = [(user, item, 1, 0, item, None) for user in users for item in (0, 1)]
+    titles = ["x" * 500_000, "t\0", *(str(item) for item in range(2, count))]
+    items = pl.DataFrame({"item_id": range(count), "title": titles})
+    write_prepared(tmp_path / "shop", pl.DataFrame(rows, COLUMNS, orient="row"), items, INFO)
+    # As fixed-width text, the titles alone would take 37 GiB.
+    dataset = InteractionDataset.load(tmp_path / "shop")
+    assert sorted(dataset.user_ids_U.tolist()) == sorted(users)
+    assert dataset.titles_V.tolist() == titles
+    assert dataset.titles_V.nbytes == 8 * count
+
+
 def test_positive_actions_are_a_bitmask(dataset: InteractionDataset) -> None:
     assert dataset.positive_mask == 0b10
 

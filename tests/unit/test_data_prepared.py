@@ -80,6 +80,17 @@ def test_an_unreadable_description_is_refused(tmp_path: Path) -> None:
         read_prepared(folder)
 
 
+def test_a_folder_out_of_range_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    info = write_prepared(folder, EVENTS, None, INFO).info
+    pl.DataFrame({"item_id": [5], "content": [[1e25]]}).write_parquet(folder / "items.parquet")
+    digest = hashlib.sha256((folder / "items.parquet").read_bytes()).hexdigest()
+    hashes = info.sha256 | {"items.parquet": digest}
+    (folder / "dataset.json").write_text(info.model_copy(update={"sha256": hashes}).model_dump_json())
+    with pytest.raises(PreparedDatasetError, match=f"^dataset {folder}: content is .* in row 1; allowed: "):
+        read_prepared(folder)
+
+
 def test_a_folder_without_attributes_and_content_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     info = write_prepared(folder, EVENTS, None, INFO).info

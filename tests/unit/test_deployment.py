@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.proxy import CONFIGURATION, find_tool
+from benchmarks.proxy import CONFIGURATION
 from ensemble.settings import ROOT, ServingSettings
+from tests.support.tools import tool
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile.*"))
@@ -46,11 +47,7 @@ def test_the_compose_file_passes_yamllint_and_its_specification() -> None:
 
 
 def test_haproxy_accepts_the_proxys_configuration(tmp_path: Path) -> None:
-    haproxy, openssl = find_tool("haproxy"), find_tool("openssl")
-    if haproxy is None or openssl is None:
-        if os.environ.get("UNIPINREC_REQUIRE_TOOLS") == "1":
-            pytest.fail("haproxy or openssl is not installed")
-        pytest.skip("haproxy or openssl is not installed")
+    haproxy, openssl = tool("haproxy"), tool("openssl")
     pem = tmp_path / "server.pem"
     made = ["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"]
     subprocess.run(
@@ -87,13 +84,22 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
     assert all(image.rpartition(":")[2][-1].isdigit() for image in foreign)
 
 
-def test_servers_read_bundles_that_they_cannot_write(services: dict[str, Any]) -> None:
-    for name in ("server", "server-gpu", "replica-1", "replica-2", "replica-3"):
-        bundles, *own = services[name]["volumes"]
-        assert own == (["compile-cache:/compile-cache"] if name == "server-gpu" else [])
+def test_what_our_images_run_reads_bundles_that_it_cannot_write(services: dict[str, Any]) -> None:
+    volumes = {"server-gpu": ["compile-cache:/compile-cache"], "loadtest": ["reports:/reports"]}
+    ours = {name: service for name, service in services.items() if "build" in service}
+    assert ours.keys() == {"server", "server-gpu", "replica-1", "replica-2", "replica-3", "loadtest"}
+    for name, service in ours.items():
+        bundles, *own = service["volumes"]
+        assert own == volumes.get(name, [])
         assert bundles["read_only"] is True
         assert bundles["target"] == "/bundles"
-        assert services[name]["shm_size"]
+        assert name == "loadtest" or service["shm_size"]
+
+
+def test_volumes_that_are_written_belong_to_our_user() -> None:
+    owned = "install --directory --owner=10001 --group=10001"
+    assert f"{owned} /reports" in (DOCKER / "Dockerfile.cpu").read_text()
+    assert f"{owned} --mode=0700 /compile-cache" in (DOCKER / "Dockerfile.gpu").read_text()
 
 
 def test_the_gpu_service_serves_the_gpu_profile_and_waits_for_the_compiler(services: dict[str, Any]) -> None:

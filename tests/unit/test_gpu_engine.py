@@ -18,8 +18,6 @@ from tests.unit.node_chain import (
     users_of_many_lengths,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 POISON = 1e9
 """Large, and finite in all that comes of it: without the fused kernel, every position is computed before it
 is hidden."""

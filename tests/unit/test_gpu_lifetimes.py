@@ -19,8 +19,6 @@ from tests.unit.node_chain import NOW, WINDOW_BLOCK, made_up
 from tests.unit.stand_in_device import StandInAllocator, eager_engine
 from unipinrec.data.history import History
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LENGTH = 40
 
 

@@ -34,8 +34,9 @@ def path(tmp_path: Path) -> Path:
 
 def test_every_history_is_read_as_it_was_written(path: Path) -> None:
     written = {"ann": EXTREMES, "bob": [], "Ünïcode 用户": many(1), "x" * 256: many(3000)}
+    written |= {"ann\0": many(2), "\0": many(3)}
     pairs = [(user_id, events(rows)) for user_id, rows in written.items()]
-    assert write_histories(path, pairs, users=4, events=4000) == 4
+    assert write_histories(path, pairs, users=6, events=4000) == 6
     with HistoryStore(path) as store:
         for user_id, rows in written.items():
             found = store.read(user_id.encode())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from commands.serve import serve
 from ensemble.endpoints import Endpoints, check_endpoints
 from ensemble.launcher import check_bundle, example_user
+from ensemble.restarts import Restarts
 from ensemble.runtime_folder import claim_folder, remove_abandoned
 from ensemble.server_error import ServerError
 from ensemble.settings import ROOT, ServingSettings
@@ -93,11 +94,12 @@ def test_libpython_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> N
 
 
 def test_free_endpoints_can_all_be_opened_at_once() -> None:
-    endpoints = Endpoints.free()
-    assert len({*endpoints.ports.values()}) == 3
+    servers = Endpoints.free_for(3)
+    ports = [port for endpoints in servers for port in endpoints.ports.values()]
+    assert len(set(ports)) == 9
     with ExitStack() as held:
-        for port in endpoints.ports.values():
-            held.enter_context(socket.create_server((endpoints.address, port)))
+        for port in ports:
+            held.enter_context(socket.create_server((servers[0].address, port)))
 
 
 def test_taken_port_is_named_with_its_option(taken_port: int) -> None:
@@ -189,3 +191,13 @@ def test_runtime_folder_is_private_and_kept_while_held(tmp_path: Path) -> None:
     os.close(lock)
     remove_abandoned(base)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_restarts_come_later_and_later_and_are_bounded_within_a_window() -> None:
+    restarts = Restarts()
+    assert [restarts.grant(now) for now in (10, 20, 30, 40, 50)] == [0, 1, 2, 4, 8]
+    assert restarts.grant(309.9) is None
+    assert str(restarts) == "5 in 300 s"
+    assert restarts.grant(310) == 8
+    assert restarts.grant(311) is None
+    assert restarts.grant(1_000) == 0

@@ -25,8 +25,6 @@ from tests.unit.node_chain import (
 )
 from tests.unit.pool_content import content_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_pool_too_small_for_the_batch_recomputes_the_rest(
     make_any_chain: Callable[..., Chain], exported: Exported
@@ -145,8 +143,7 @@ def test_what_lies_in_a_slot_behind_the_history_is_never_read(
         whole[:, :, :, handle.length :] = float("nan")
     answers = chain.rank(tensors)
     assert sources(answers) == ["prefix"] * len(users)
-    for name in ("ITEM_IDS", "SCORES", "ACTION_PROBS"):
-        assert np.array_equal(answers[name], expected[name]), name
+    assert_same_answers(answers, expected)
 
 
 def test_a_slot_shows_what_the_model_computes_in_its_filled_positions(
@@ -175,8 +172,7 @@ def test_answers_do_not_depend_on_the_slots_history_of_use(
     for user in [*range(6), *reversed(range(5))]:
         answer = chain(stored(exported, [user]))
         assert sources(answer) == ["prefill"]
-        for name, tensor in first.setdefault(user, answer).items():
-            assert np.array_equal(tensor, answer[name]), name
+        assert_same_answers(answer, first.setdefault(user, answer))
 
 
 def test_an_equal_request_gets_an_equal_answer_from_its_prefix(
@@ -188,8 +184,7 @@ def test_an_equal_request_gets_an_equal_answer_from_its_prefix(
     again = chain(stored(exported, users))
     assert sources(first) == ["prefill"] * len(users)
     assert sources(again) == ["prefix"] * len(users)
-    for name in first.keys() - {"KV_SOURCE"}:
-        assert np.array_equal(first[name], again[name]), name
+    assert_same_answers(again, first)
 
 
 def test_a_longer_history_of_the_same_user_computes_its_last_events_only(

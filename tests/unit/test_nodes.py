@@ -16,6 +16,7 @@ from tests.unit.node_chain import (
     NOW,
     WINDOW_BLOCK,
     Chain,
+    assert_answered,
     assert_same_answers,
     counted,
     inline,
@@ -28,6 +29,8 @@ from tests.unit.node_chain import (
 )
 from unipinrec.offline import OfflineRecommender, OfflineRequest
 
+LOWEST = np.finfo(np.float32).min
+
 
 def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
     long_lived: Chain, exported: Exported
@@ -39,12 +42,8 @@ def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
     assert lengths[-1] > MAX_HISTORY
     expected = offline(exported, histories, [surface_of(user) for user in users])
     answers = long_lived(stored(exported, users))
-    for row, answer in enumerate(expected):
-        count = len(answer.item_row_K)
-        assert count == 20
-        assert answers["ITEM_IDS"][row].tolist() == exported.dataset.item_ids_V[answer.item_row_K].tolist()
-        assert np.abs(answers["ACTION_PROBS"][row] - answer.probability_KA).max() < 1e-5
-        assert np.abs(answers["SCORES"][row] - answer.score_K).max() < 1e-5
+    assert [len(answer.items) for answer in expected] == [20] * len(users)
+    assert_answered(answers, expected)
     assert sources(answers) == ["prefill"] * len(users)
 
 
@@ -67,8 +66,7 @@ def test_as_many_results_are_ranked_as_offline_pytorch_ranks(
     histories = [exported.dataset.history(user) for user in users]
     expected = offline(exported, histories, [surface_of(user) for user in users], num_results)
     answers = long_lived(stored(exported, users, num_results))
-    for row, answer in enumerate(expected):
-        assert answers["ITEM_IDS"][row].tolist() == exported.dataset.item_ids_V[answer.item_row_K].tolist()
+    assert_answered(answers, expected)
 
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 129, 160, 161, 300])
@@ -85,8 +83,7 @@ def test_the_window_of_a_long_history_moves_in_blocks(
     assert not set(answers["ITEM_IDS"][0].tolist()) & set(seen.tolist())
     windowed = long_lived(inline(exported, window, 1, EXCLUDE_ITEM_IDS=seen[None]))
     assert_same_answers(answers, windowed)
-    (expected,) = offline(exported, [history], [1])
-    assert answers["ITEM_IDS"][0].tolist() == exported.dataset.item_ids_V[expected.item_row_K].tolist()
+    assert_answered(answers, offline(exported, [history], [1]))
 
 
 def test_a_batch_of_mixed_lengths_equals_its_rows_alone(long_lived: Chain, exported: Exported) -> None:
@@ -99,13 +96,13 @@ def test_a_batch_of_mixed_lengths_equals_its_rows_alone(long_lived: Chain, expor
 
 def test_users_of_a_batch_keep_their_own_number_of_results(long_lived: Chain, exported: Exported) -> None:
     request = stored(exported, [0, 1, 2])
-    request["NUM_RESULTS"] = np.array([[2], [5], [1]], np.int32)
+    request["NUM_RESULTS"] = np.array([[2], [5], [1]], np.int64)
     answers = long_lived(request)
     assert (answers["ITEM_IDS"] != -1).sum(axis=1).tolist() == [2, 5, 1]
     for row, count in enumerate([2, 5, 1]):
         alone = long_lived(stored(exported, [row], count))
-        assert answers["ITEM_IDS"][row].tolist() == alone["ITEM_IDS"][0].tolist() + [-1] * (5 - count)
-        assert np.isneginf(answers["SCORES"][row, count:]).all()
+        assert_same_answers({name: tensor[row : row + 1] for name, tensor in answers.items()}, alone)
+        assert (answers["SCORES"][row, count:] == LOWEST).all()
         assert not answers["ACTION_PROBS"][row, count:].any()
         assert not answers["RETRIEVED_BY"][row, count:].any()
 
@@ -113,8 +110,7 @@ def test_users_of_a_batch_keep_their_own_number_of_results(long_lived: Chain, ex
 def test_a_stored_history_counts_as_the_same_one_sent(long_lived: Chain, exported: Exported) -> None:
     for user in users_of_many_lengths(exported):
         sent = long_lived(inline(exported, exported.dataset.history(user), surface_of(user)))
-        for name, tensor in long_lived(stored(exported, [user])).items():
-            assert np.array_equal(sent[name], tensor), name
+        assert_same_answers(sent, long_lived(stored(exported, [user])))
 
 
 def test_an_unknown_user_is_answered_as_an_empty_history(long_lived: Chain, exported: Exported) -> None:
@@ -143,8 +139,17 @@ def test_everything_excluded_answers_with_no_item(long_lived: Chain, exported: E
     request["EXCLUDE_ITEM_IDS"] = np.stack([everything, np.full_like(everything, -1)])
     answers = long_lived(request)
     assert (answers["ITEM_IDS"][0] == -1).all()
-    assert np.isneginf(answers["SCORES"][0]).all()
-    assert answers["ITEM_IDS"][1].tolist() == long_lived(stored(exported, [1]))["ITEM_IDS"][0].tolist()
+    assert (answers["SCORES"][0] == LOWEST).all()
+    alone = long_lived(stored(exported, [1]))
+    assert_same_answers({name: tensor[1:] for name, tensor in answers.items()}, alone)
+
+
+def test_the_largest_weights_give_finite_scores(long_lived: Chain, exported: Exported) -> None:
+    request = stored(exported, [0])
+    request["UTILITY_WEIGHTS"] = np.full((1, 3), 1e30, np.float32)
+    scores = long_lived(request)["SCORES"]
+    assert np.isfinite(scores).all()
+    assert scores.max() > 1e28
 
 
 def test_utility_weights_decide_the_order_and_equal_scores_fall_back_to_item_ids(

@@ -34,8 +34,6 @@ from unipinrec.data.window import window_start
 from unipinrec.model import UnifiedRecommender
 from unipinrec.model.served import ServedModel
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TOLERANCE = 1e-9
 BLOCK, MAX_HISTORY = 8, 24
 USERS, EVENTS = 4, 48
@@ -205,7 +203,10 @@ class Instances:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("side", "sequences"), [(OnCpu, 10_000), (OnGpu, 200)])
+@pytest.mark.parametrize(
+    ("side", "sequences"),
+    [(OnCpu, 1_000), (OnGpu, 200), pytest.param(OnCpu, 10_000, marks=pytest.mark.slow)],
+)
 def test_random_sequences_equal_recomputation(truth: Truth, folder: Path, side: Side, sequences: int) -> None:
     """Users append, go back, change an event and meet either instance; slots are evicted, leases end or do
     not, instances restart."""

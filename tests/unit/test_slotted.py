@@ -206,6 +206,7 @@ def test_generation_masks_list_the_blocks_of_a_dense_mask() -> None:
     assert [tensor.tolist() for tensor in listed(mask)] == [tensor.tolist() for tensor in blocks_of(dense)]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_fused_kernel_reads_listed_blocks_alone() -> None:
     """The compiled kernel for CPUs follows the same lists, and meets no number of another slot."""
@@ -224,6 +225,7 @@ def test_the_fused_kernel_reads_listed_blocks_alone() -> None:
         assert (found[row, :, :count] - expected).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_fused_kernel_reads_no_scratch_block_but_a_rows_own() -> None:
     memory = torch.full((2, 2, POSITIONS + BLOCK, 16), float("nan"))

@@ -24,10 +24,6 @@ def int64(*rows: list[int]) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-def int32(*rows: list[int]) -> NDArray[np.int32]:
-    return np.array(rows, np.int32)
-
-
 def float32(*rows: list[float]) -> NDArray[np.float32]:
     return np.array(rows, np.float32)
 
@@ -39,10 +35,10 @@ def request(**changed: NDArray[Any] | None) -> Tensors:
         "HISTORY_ITEM_IDS": int64([11, 12, 13], [14, -1, -1]),
         "HISTORY_ACTIONS": int64([1, 2, 4], [7, 0, 0]),
         "HISTORY_TIMESTAMPS": int64([100, 100, 300], [50, 0, 0]),
-        "HISTORY_SURFACES": int32([0, 1, 0], [1, 0, 0]),
+        "HISTORY_SURFACES": int64([0, 1, 0], [1, 0, 0]),
         "REQUEST_TIME": int64([400], [500]),
-        "SURFACE": int32([0], [1]),
-        "NUM_RESULTS": int32([1], [16]),
+        "SURFACE": int64([0], [1]),
+        "NUM_RESULTS": int64([1], [16]),
         "OUTCOME_WEIGHTS": float32([1, 0, 0], [0.5, 0.5, 0]),
         "UTILITY_WEIGHTS": float32([0, 0, 0], [1, 2, 3]),
         "EXCLUDE_ITEM_IDS": int64([11, -1], [12, 13]),
@@ -70,7 +66,7 @@ WITHOUT_CONTEXT: dict[str, None] = {
 REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
     ({"USER_ID": users(b"a", b"x" * 257)}, "USER_ID has 257 bytes; allowed: 0 to 256"),
     (
-        {**WITHOUT_HISTORY, "HISTORY_SURFACES": int32([0], [0])},
+        {**WITHOUT_HISTORY, "HISTORY_SURFACES": int64([0], [0])},
         "HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only",
     ),
     (
@@ -98,7 +94,7 @@ REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
         "HISTORY_TIMESTAMPS has 4 values; allowed: 3, as many as HISTORY_ITEM_IDS",
     ),
     (
-        {"HISTORY_SURFACES": int32([0], [0])},
+        {"HISTORY_SURFACES": int64([0], [0])},
         "HISTORY_SURFACES has 1 values; allowed: 3, as many as HISTORY_ITEM_IDS",
     ),
     (
@@ -122,11 +118,11 @@ REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
         "HISTORY_TIMESTAMPS is 253402300800 at user 0, event 2; allowed: 0 to 253402300799",
     ),
     (
-        {"HISTORY_SURFACES": int32([0, 1, 0], [2, 0, 0])},
+        {"HISTORY_SURFACES": int64([0, 1, 0], [2, 0, 0])},
         "HISTORY_SURFACES is 2 at user 1, event 0; allowed: 0 to 1",
     ),
     (
-        {"HISTORY_SURFACES": int32([0, -1, 0], [1, 0, 0])},
+        {"HISTORY_SURFACES": int64([0, -1, 0], [1, 0, 0])},
         "HISTORY_SURFACES is -1 at user 0, event 1; allowed: 0 to 1",
     ),
     (
@@ -138,10 +134,10 @@ REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
         {"REQUEST_TIME": int64([END_OF_9999 + 1], [5])},
         "REQUEST_TIME is 253402300800 at user 0; allowed: 0 to 253402300799",
     ),
-    ({"SURFACE": int32([0], [2])}, "SURFACE is 2 at user 1; allowed: 0 to 1"),
-    ({"SURFACE": int32([-1], [0])}, "SURFACE is -1 at user 0; allowed: 0 to 1"),
-    ({"NUM_RESULTS": int32([0], [1])}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 16"),
-    ({"NUM_RESULTS": int32([1], [17])}, "NUM_RESULTS is 17 at user 1; allowed: 1 to 16"),
+    ({"SURFACE": int64([0], [2])}, "SURFACE is 2 at user 1; allowed: 0 to 1"),
+    ({"SURFACE": int64([-1], [0])}, "SURFACE is -1 at user 0; allowed: 0 to 1"),
+    ({"NUM_RESULTS": int64([0], [1])}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 16"),
+    ({"NUM_RESULTS": int64([1], [17])}, "NUM_RESULTS is 17 at user 1; allowed: 1 to 16"),
     (
         {"OUTCOME_WEIGHTS": float32([1, 0], [1, 0])},
         "OUTCOME_WEIGHTS has 2 values; allowed: 3, one for each action",
@@ -152,15 +148,19 @@ REFUSED: list[tuple[dict[str, NDArray[Any] | None], str]] = [
     ),
     (
         {"UTILITY_WEIGHTS": float32([1, 0, 0], [1, -0.5, 0])},
-        "UTILITY_WEIGHTS is -0.5 at user 1, action 1; allowed: 0 or more, finite",
+        "UTILITY_WEIGHTS is -0.5 at user 1, action 1; allowed: 0 to 1e+30",
+    ),
+    (
+        {"UTILITY_WEIGHTS": float32([1, 1.1e30, 0], [1, 0, 0])},
+        "UTILITY_WEIGHTS is 1.1e+30 at user 0, action 1; allowed: 0 to 1e+30",
     ),
     (
         {"UTILITY_WEIGHTS": float32([1, 0, float("inf")], [1, 0, 0])},
-        "UTILITY_WEIGHTS is inf at user 0, action 2; allowed: 0 or more, finite",
+        "UTILITY_WEIGHTS is inf at user 0, action 2; allowed: 0 to 1e+30",
     ),
     (
         {"OUTCOME_WEIGHTS": float32([1, 0, 0], [float("nan"), 0, 0])},
-        "OUTCOME_WEIGHTS is nan at user 1, action 0; allowed: 0 or more, finite",
+        "OUTCOME_WEIGHTS is nan at user 1, action 0; allowed: 0 to 1e+30",
     ),
     (
         {"OUTCOME_WEIGHTS": float32([1, 0, 0], [0, 0, 0])},
@@ -193,17 +193,17 @@ def test_a_request_outside_the_contract_is_refused_with_tensor_value_and_range(
             "HISTORY_ITEM_IDS": int64([1] * 5, [-1] * 5),
             "HISTORY_ACTIONS": int64([0, 7, 0, 7, 0], [0] * 5),
             "HISTORY_TIMESTAMPS": int64([0, 0, 1, END_OF_9999, END_OF_9999], [0] * 5),
-            "HISTORY_SURFACES": int32([0, 1, 0, 1, 0], [0] * 5),
+            "HISTORY_SURFACES": int64([0, 1, 0, 1, 0], [0] * 5),
         },
         {
             "HISTORY_ITEM_IDS": np.empty((2, 0), np.int64),
             "HISTORY_ACTIONS": np.empty((2, 0), np.int64),
             "HISTORY_TIMESTAMPS": np.empty((2, 0), np.int64),
-            "HISTORY_SURFACES": np.empty((2, 0), np.int32),
+            "HISTORY_SURFACES": np.empty((2, 0), np.int64),
         },
         {"HISTORY_ITEM_IDS": int64([0, -2, 2**62], [14, -1, -1])},
         {"REQUEST_TIME": int64([0], [END_OF_9999])},
-        {"UTILITY_WEIGHTS": float32([0, 0, 0], [3.4e38, 0, 0])},
+        {"UTILITY_WEIGHTS": float32([0, 0, 0], [1e30, 0, 0])},
         {"OUTCOME_WEIGHTS": float32([0, 0, 1e-30], [1, 1, 1])},
         {"EXCLUDE_ITEM_IDS": int64([1, 2, 3, 4], [-1, -1, -1, -1])},
         {"EXCLUDE_ITEM_IDS": np.empty((2, 0), np.int64)},

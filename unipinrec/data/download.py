@@ -5,6 +5,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,22 +30,41 @@ class DownloadError(Exception):
 def download_https(host: str, path: str) -> bytes:
     """The body at `https://host/path`.
 
+    It is asked for through the proxy that `https_proxy` names, unless `no_proxy` has the host.
+
     Raises:
-        DownloadError: the host is unknown or slow, or answers with a status other than 200 or a larger file
-            than `LARGEST_FILE`.
+        DownloadError: the host or the proxy is unknown or slow, or answers with a status other than 200, a
+            part of the file or a larger file than `LARGEST_FILE`.
     """
     deadline = time.monotonic() + TRANSFER_SECONDS
-    connection = http.client.HTTPSConnection(host, timeout=HOST_SECONDS)
+    opener = urllib.request.build_opener(_Unmoved)
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise DownloadError(f"{host} answered {response.status} {response.reason}; allowed: 200")
-        return b"".join(_pieces(response, host, deadline))
-    except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(f"{host} does not answer: {error}") from error
-    finally:
-        connection.close()
+        with opener.open(f"https://{host}{path}", timeout=HOST_SECONDS) as response:
+            announced = response.length
+            body = b"".join(_pieces(response, host, deadline))
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"{host} answered {error.code} {error.reason}; allowed: 200") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise DownloadError(f"{host} does not answer {_way_to(host)}: {reason}") from error
+    if announced not in (None, len(body)):
+        raise DownloadError(f"{host} broke off after {len(body)} bytes; allowed: the whole {announced}")
+    return body
+
+
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection, which could lead away from HTTPS."""
+
+    def redirect_request(self, *_args: object) -> None:
+        """No other request."""
+
+
+def _way_to(host: str) -> str:
+    """How a host is reached; a proxy without the password that its address may have."""
+    proxy = urllib.request.getproxies().get("https")
+    if proxy is None or urllib.request.proxy_bypass(host):
+        return "directly (https_proxy names no proxy for it)"
+    return f"through https_proxy {proxy.rsplit('@', 1)[-1]}"
 
 
 def _pieces(response: http.client.HTTPResponse, host: str, deadline: float) -> Iterator[bytes]:

@@ -1,10 +1,11 @@
 """The event format: column types, what a dataset says of itself, and the checks on both."""
 
 import math
+import re
 from typing import Annotated, Any, Self
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from unipinrec.config import Config
 from unipinrec.history_store import LONGEST_USER_ID
@@ -33,12 +34,49 @@ TIE_RULE = "events of one user with equal timestamps keep the order of the log"
 LARGEST_ATTRIBUTE = 2**31
 LATEST_TIMESTAMP = 99_999_999_999
 """Seconds; a log in milliseconds exceeds it, and is refused instead of being read as the far future."""
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+MOST_ATTRIBUTES = 256
+"""Of one item. In memory, all items have room for as many as the item with the most."""
+WIDEST_CONTENT = 8192
+"""Numbers in a content vector. In memory, all items have one."""
+LARGEST_CONTENT = 1_000_000
+"""Size of a number in a content vector. Beside larger ones, an item's id and attributes count for nothing;
+from 1e19 on, squares leave the range of 32 bits, and all items with content get one vector."""
+MOST_SHOWN_TOGETHER = 1024
+"""Rows of one feedview. In training, all feedviews of a batch have room for as many as the largest."""
+SHOWN_CHARACTERS = 80
+"""Of a refused value, in its error message."""
+LONGEST_NAME = 100
 
 
 class EventFormatError(ValueError):
     """A table that is not in the event format. One line: column, value, row and what is allowed."""
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= LONGEST_NAME and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text))
+
+
+def _checked_name(text: str) -> str:
+    if not _is_name(text):
+        raise ValueError(
+            f"allowed: at most {LONGEST_NAME} letters, digits, dots, dashes and underscores, no mark first"
+        )
+    return text
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+def name_from(text: str) -> str:
+    """A dataset's name made of the name of a file or folder: what names may not have becomes a dash.
+
+    Raises:
+        EventFormatError: nothing is left.
+    """
+    name = text if _is_name(text) else re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:LONGEST_NAME]
+    if not name:
+        raise EventFormatError(f"no name can be made of {text!r}; name the dataset with --name")
+    return name
 
 
 def _all_actions(validated: dict[str, Any]) -> tuple[str, ...]:
@@ -90,7 +128,8 @@ class DatasetInfo(Config):
 def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
     """The events in `EVENT_SCHEMA`, ordered by `ORDER` with ties as they were.
 
-    Optional columns are filled in, others left out.
+    Optional columns are filled in, others left out. User ids may be numbers, which become their decimal text;
+    timestamps may be dates and times, taken for UTC where they have no zone, and lose fractions of a second.
 
     Rows are numbered from 1 in error messages.
 
@@ -103,7 +142,7 @@ def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
             raise EventFormatError(f"{name} is missing; allowed: columns {columns}")
     if frame.is_empty():
         raise EventFormatError("events is empty; allowed: at least one row")
-    events = _typed(_with_optional_columns(frame), EVENT_SCHEMA)
+    events = _typed(_in_seconds(_with_optional_columns(frame)), EVENT_SCHEMA)
     for name in (*REQUIRED, "surface"):
         refuse(events, name, pl.col(name).is_null(), "a value in every row")
     _check_ranges(events, info)
@@ -118,8 +157,9 @@ def validate_items(frame: pl.DataFrame) -> pl.DataFrame:
     set: ascending, each once.
 
     Raises:
-        EventFormatError: `item_id` is missing, null, negative or repeated, an attribute is out of range,
-            content vectors differ in width or hold a number that is not finite, or a column has another type.
+        EventFormatError: `item_id` is missing, null, negative or repeated, an attribute is out of range or an
+            item has too many, content vectors differ in width, are too wide or hold a number that is not
+            finite or too large, or a column has another type.
     """
     if "item_id" not in frame.columns:
         columns = "item_id, and optionally title, attributes, content"
@@ -133,12 +173,28 @@ def validate_items(frame: pl.DataFrame) -> pl.DataFrame:
     out_of_range = ~pl.element().is_between(0, LARGEST_ATTRIBUTE)
     _refuse_element(items, "attributes", out_of_range, f"numbers from 0 to {LARGEST_ATTRIBUTE}")
     _refuse_element(items, "content", ~pl.element().is_finite(), "finite numbers")
-    widths = items.select(pl.col("content").list.len().alias("width of content"))
+    too_large = pl.element().abs() > LARGEST_CONTENT
+    _refuse_element(items, "content", too_large, f"-{LARGEST_CONTENT} to {LARGEST_CONTENT}; scale it")
+    _check_lengths(items)
+    return items.with_columns(pl.col("attributes").list.unique().list.sort()).sort("item_id")
+
+
+def _check_lengths(items: pl.DataFrame) -> None:
+    count = pl.col("number of attributes")
+    counts = items.select(pl.col("attributes").list.n_unique().alias("number of attributes"))
+    refuse(counts, "number of attributes", count > MOST_ATTRIBUTES, f"0 to {MOST_ATTRIBUTES}")
     width = pl.col("width of content")
+    widths = items.select(pl.col("content").list.len().alias("width of content"))
+    refuse(widths, "width of content", width > WIDEST_CONTENT, f"0 to {WIDEST_CONTENT}")
     first_width = width.filter(width > 0).first()
     allowed = f"{widths.select(first_width).item()}, as in the first row that has content"
     refuse(widths, "width of content", (width > 0) & (width != first_width), allowed)
-    return items.with_columns(pl.col("attributes").list.unique().list.sort()).sort("item_id")
+
+
+def _in_seconds(frame: pl.DataFrame) -> pl.DataFrame:
+    if frame["timestamp"].dtype in (pl.Datetime, pl.Date):
+        return frame.with_columns(pl.col("timestamp").dt.epoch("s"))
+    return frame
 
 
 def _with_optional_columns(frame: pl.DataFrame) -> pl.DataFrame:
@@ -156,21 +212,52 @@ def _typed_column(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     """The column as `dtype`.
 
     CSV knows no types, so text of an integer is an integer, and text of numbers with spaces between a list.
+    Categories and bytes are text of another form, and a user's or an item's number is its name.
     """
+    column = _text(column)
     if isinstance(dtype, pl.List):
         return _typed_lists(column, dtype)
-    convertible = column.dtype.is_integer() or column.dtype == pl.String
-    if column.dtype in (dtype, pl.Null) or (dtype.is_integer() and convertible):
+    convertible = column.dtype.is_integer() or (dtype.is_integer() and _is_text_or_whole(column.dtype))
+    if column.dtype in (dtype, pl.Null) or convertible:
         typed = column.cast(dtype, strict=False)
         refuse(column.to_frame(), column.name, typed.is_null() & column.is_not_null(), f"{dtype}")
         return typed
-    raise EventFormatError(f"{column.name} has type {column.dtype}; allowed: {dtype}")
+    allowed = f"{dtype}" if dtype.is_integer() else f"{dtype} or integers"
+    raise EventFormatError(f"{column.name} has type {column.dtype}; allowed: {allowed}")
+
+
+def _text(column: pl.Series) -> pl.Series:
+    """A column of categories or of bytes as text, any other as it is."""
+    if column.dtype in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
+    if column.dtype == pl.Binary:
+        try:
+            return column.cast(pl.String)
+        except pl.exceptions.ComputeError:
+            broken = pl.Series([value is not None and not _is_utf8(value) for value in column])
+            refuse(column.to_frame(), column.name, broken, "text in UTF-8")
+            raise
+    return column
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_text_or_whole(dtype: pl.DataType) -> bool:
+    return dtype == pl.String or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
 
 
 def _typed_lists(column: pl.Series, dtype: pl.List) -> pl.Series:
     lists = column.str.extract_all(r"\S+") if column.dtype == pl.String else column
-    inexact = isinstance(lists.dtype, pl.List | pl.Array) and lists.dtype.inner.is_float()
-    if not (lists.dtype == pl.Null or lists.dtype.is_nested()) or (inexact and dtype.inner.is_integer()):
+    element = lists.dtype.inner if isinstance(lists.dtype, pl.List | pl.Array) else lists.dtype
+    convertible = element.is_integer() or (dtype.inner.is_float() and element.is_numeric())
+    is_list = lists.dtype == pl.Null or isinstance(lists.dtype, pl.List | pl.Array)
+    if not is_list or not (convertible or element in (pl.String, pl.Null)):
         raise EventFormatError(f"{column.name} has type {column.dtype}; allowed: {dtype}")
     typed = lists.cast(dtype, strict=False)
     refuse(column.to_frame(), column.name, typed.list.drop_nulls().list.len() < typed.list.len(), f"{dtype}")
@@ -194,6 +281,8 @@ def _check_rows_of_a_user(events: pl.DataFrame) -> None:
     refuse(events, "item_id", ~first, "once per user_id and timestamp")
     earlier = pl.col("timestamp") < pl.col("timestamp").shift(1).over("user_id")
     refuse(events, "timestamp", earlier, "ascending within a user_id")
+    beyond = pl.col("feedview_id").cum_count().over("user_id", "feedview_id") > MOST_SHOWN_TOGETHER
+    refuse(events, "feedview_id", beyond, f"at most {MOST_SHOWN_TOGETHER} rows of a user with one number")
 
 
 def _refuse_element(frame: pl.DataFrame, column: str, wrong: pl.Expr, allowed: str) -> None:
@@ -207,4 +296,6 @@ def refuse(frame: pl.DataFrame, column: str, wrong: pl.Expr | pl.Series, allowed
     found = frame.with_row_index("row", offset=1).filter(wrong).select("row", column).head(1)
     for row, value in found.iter_rows():
         shown = "null" if value is None else repr(value)
+        if len(shown) > SHOWN_CHARACTERS:
+            shown = f"{shown[:SHOWN_CHARACTERS]}…"
         raise EventFormatError(f"{column} is {shown} in row {row}; allowed: {allowed}")

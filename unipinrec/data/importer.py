@@ -1,12 +1,11 @@
-"""Brings a log of one's own, parquet or CSV, into a prepared dataset."""
+"""Brings a log of one's own into a prepared dataset."""
 
 from pathlib import Path
 
-import polars as pl
-
-from unipinrec.data.events import DatasetInfo, EventFormatError, validate_events
+from unipinrec.data.events import DatasetInfo, validate_events
 from unipinrec.data.feedviews import group_in_time
 from unipinrec.data.prepared import PreparedDataset, write_prepared
+from unipinrec.data.tables import read_table
 
 
 def import_events(
@@ -22,8 +21,9 @@ def import_events(
 ) -> PreparedDataset:
     """Write the prepared dataset `folder` from an event log and, optionally, a table of items.
 
-    A log without a `feedview_id` column gets feedviews of events close in time. A log without impressions
-    (rows whose `actions` is 0) is marked `sampled_impressions`. Without `positive_actions`, all actions are.
+    Both are what `read_table` reads. A log without a `feedview_id` column gets feedviews of events close in
+    time. A log without impressions (rows whose `actions` is 0) is marked `sampled_impressions`. Without
+    `positive_actions`, all actions are.
 
     Raises:
         EventFormatError: a file is not a table in the event format.
@@ -46,21 +46,3 @@ def import_events(
     has_impressions = bool((events["actions"] == 0).any())
     info = info.model_copy(update={"sampled_impressions": not has_impressions})
     return write_prepared(folder, events, read_table(items_file) if items_file else None, info)
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """The table in a parquet or CSV file; every column of a CSV file is text.
-
-    Raises:
-        EventFormatError: the file has another ending or cannot be parsed.
-        FileNotFoundError: there is no such file.
-    """
-    if path.suffix not in (".parquet", ".csv"):
-        raise EventFormatError(f"file is {path}; allowed: names that end in .parquet or .csv")
-    if not path.is_file():
-        raise FileNotFoundError(f"file is {path}; allowed: a file that exists")
-    try:
-        return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise EventFormatError(f"file {path} is unreadable: {reason}") from error

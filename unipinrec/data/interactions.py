@@ -25,12 +25,14 @@ class InteractionDataset:
     info: DatasetInfo
     item_ids_V: NDArray[np.int64]
     """External ids, ascending."""
-    titles_V: NDArray[np.str_]
+    titles_V: NDArray[np.object_]
+    """Texts of Python, as `user_ids_U`: an array of fixed width would give every one the room of the longest,
+    and lose NUL characters at the end."""
     attributes_VX: NDArray[np.int64]
     """Attribute numbers, consecutive from 0, padded with -1."""
     content_VF: NDArray[np.float32]
     """Dense content vectors; zeros for an item that has none."""
-    user_ids_U: NDArray[np.str_]
+    user_ids_U: NDArray[np.object_]
     offset_U1: NDArray[np.int64]
     """Events of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
     item_row_E: NDArray[np.int64]
@@ -51,12 +53,12 @@ class InteractionDataset:
         prepared = read_prepared(folder)
         item_ids_V = prepared.items["item_id"].to_numpy()
         rows = _numbered(prepared.events, item_ids_V, prepared.info.history_impressions)
-        user_ids_U = prepared.events["user_id"].unique(maintain_order=True).to_numpy().astype(np.str_)
+        user_ids_U = prepared.events["user_id"].unique(maintain_order=True).to_numpy()
         engaged = rows.filter("is_event")
         return cls(
             info=prepared.info,
             item_ids_V=item_ids_V,
-            titles_V=prepared.items["title"].to_numpy().astype(np.str_),
+            titles_V=prepared.items["title"].to_numpy(),
             attributes_VX=_attributes(prepared.items["attributes"]),
             content_VF=_content(prepared.items["content"]),
             user_ids_U=user_ids_U,

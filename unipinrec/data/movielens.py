@@ -113,13 +113,22 @@ def canonical_text(ratings: pl.DataFrame) -> str:
 
 
 def read_grouplens(files: zipfile.ZipFile) -> Ratings:
-    """Ratings and items out of GroupLens' own archive; `u.item` is latin-1 and ends in a flag per genre."""
-    rows = [line.split("|") for line in files.read("ml-100k/u.item").decode("latin-1").splitlines()]
-    films = [
+    """Ratings and items out of GroupLens' own archive."""
+    films = films_of_flags(files.read("ml-100k/u.item").decode("latin-1"))
+    return Ratings(_ratings(files.read("ml-100k/u.data")), items_of(films))
+
+
+def films_of_flags(text: str) -> list[Film]:
+    """The films in the text of `u.item`, whose lines end in a flag for every genre.
+
+    Raises:
+        ValueError: a line is malformed.
+    """
+    rows = [line.split("|") for line in text.splitlines() if line.strip()]
+    return [
         Film(int(item), title, tuple(compress(GENRES, map(int, flags))))
         for item, title, _, _, _, *flags in rows
     ]
-    return Ratings(_ratings(files.read("ml-100k/u.data")), _items(films))
 
 
 def read_recbole(files: zipfile.ZipFile) -> Ratings:
@@ -132,7 +141,7 @@ def read_recbole(files: zipfile.ZipFile) -> Ratings:
         for item, title, year, genres in fields
     ]
     body = files.read(f"{folder}.inter").split(b"\n", 1)[1]
-    return Ratings(_ratings(body), _items(films))
+    return Ratings(_ratings(body), items_of(films))
 
 
 def events_of(ratings: pl.DataFrame) -> pl.DataFrame:
@@ -147,7 +156,8 @@ def events_of(ratings: pl.DataFrame) -> pl.DataFrame:
         pl.col("user_id").cast(pl.String), "item_id", actions.cast(pl.Int64).alias("actions"), "timestamp"
     )
     pairs = zip(events["user_id"], events["item_id"], strict=True)
-    tie = pl.Series("tie", [hashlib.sha256(f"{user} {item}".encode()).hexdigest() for user, item in pairs])
+    # The first 64 bits order as the whole hash does, and take a tenth of its room.
+    tie = pl.Series("tie", [hashlib.sha256(f"{user} {item}".encode()).digest()[:8] for user, item in pairs])
     return group_in_time(events.with_columns(tie).sort("user_id", "timestamp", "tie").drop("tie"))
 
 
@@ -156,7 +166,8 @@ def _ratings(text: bytes) -> pl.DataFrame:
     return pl.read_csv(text, has_header=False, separator="\t", schema=schema)
 
 
-def _items(films: list[Film]) -> pl.DataFrame:
+def items_of(films: list[Film]) -> pl.DataFrame:
+    """Films as `ITEM_SCHEMA`, without content: attributes are the genres and the year in the title."""
     frame = pl.DataFrame(
         {
             "item_id": [film.item_id for film in films],

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from unipinrec.data.events import DatasetInfo, validate_events, validate_items
+from unipinrec.data.events import DatasetInfo, EventFormatError, validate_events, validate_items
+from unipinrec.data.tables import read_parquet
 
 EVENTS = "events.parquet"
 ITEMS = "items.parquet"
@@ -79,9 +80,12 @@ def read_prepared(folder: Path) -> PreparedDataset:
         found, expected = _sha256(folder / name), info.sha256.get(name)
         if found != expected:
             raise PreparedDatasetError(f"dataset {folder}: sha256 of {name} is {found}; allowed: {expected}")
-    # Validated again, as a folder written before items had attributes and content lacks those columns.
-    items = validate_items(pl.read_parquet(folder / ITEMS))
-    return PreparedDataset(info, pl.read_parquet(folder / EVENTS), items)
+    try:
+        # Validated again, as a folder written before items had attributes and content lacks those columns.
+        items = validate_items(read_parquet(folder / ITEMS))
+        return PreparedDataset(info, read_parquet(folder / EVENTS), items)
+    except EventFormatError as error:
+        raise PreparedDatasetError(f"dataset {folder}: {error}") from error
 
 
 def _catalogue(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFrame:

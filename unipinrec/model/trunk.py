@@ -19,8 +19,8 @@ from unipinrec.model.attention import (
 from unipinrec.model.linear import PartedLinear
 
 ROW_STEP = 16
-"""Packed rows are padded to multiples of this. No lone last row then takes another kernel, which would round
-differently: on the machines measured, results are bit-equal whatever else is in the batch."""
+"""Packed rows are padded to multiples of this, so that no lone last row takes another kernel. That keeps the
+rounding of a request nearly the same in any batch; bit for bit it is on some processors only."""
 
 
 class Block(nn.Module):

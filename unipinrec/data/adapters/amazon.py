@@ -1,27 +1,55 @@
-"""Amazon reviews, 5-core: the sequences of S3-Rec, or the review files of McAuley et al. (2014).
+"""Amazon reviews: the sequences of S3-Rec, or review files of McAuley et al. (2014) or Hou et al. (2023).
 
 A review of any rating is a purchase. Every event is its own feedview: sequence files have no times, and
-reviews only days, so that closeness in time says nothing about what was shown together.
+reviews of 2014 only days, so that closeness in time says nothing about what was shown together.
 """
 
 import gzip
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from unipinrec.data.adapters.sources import Download, one_file, reading
+from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
-from unipinrec.data.events import ITEM_SCHEMA, DatasetInfo, EventFormatError
+from unipinrec.data.events import ITEM_SCHEMA, LATEST_TIMESTAMP, DatasetInfo, EventFormatError, name_from
 from unipinrec.data.prepared import write_prepared
+from unipinrec.data.tables import reading
 
 PURCHASE = 1
 PLACE_IS_TIME = "there are none: the place in the sequence is the timestamp"
-FILE_ORDER = "reviews of one user and day keep the order of the file"
-REVIEWS = "reviews_*.json.gz"
+FILE_ORDER = "reviews of one user and time keep the order of the file"
+REVIEWS = ("reviews_*.json.gz", "reviews_*.json", "*.jsonl.gz", "*.jsonl")
 
+Id = Annotated[str, Field(min_length=1)]
+
+
+class Review2014(BaseModel):
+    """What a line of the release of 2014 tells of a purchase; the time is a day."""
+
+    user: Id = Field(alias="reviewerID")
+    asin: Id
+    time_s: int = Field(alias="unixReviewTime", ge=0, le=LATEST_TIMESTAMP)
+
+    @property
+    def time_ms(self) -> int:
+        """Unix milliseconds."""
+        return self.time_s * 1000
+
+
+class Review2023(BaseModel):
+    """What a line of the release of 2023 tells of a purchase; variants of a product are one item."""
+
+    user: Id = Field(alias="user_id")
+    asin: Id = Field(alias="parent_asin")
+    time_ms: int = Field(alias="timestamp", ge=0, le=1000 * LATEST_TIMESTAMP)
+
+
+REVIEW: TypeAdapter[Review2014 | Review2023] = TypeAdapter(Review2014 | Review2023)
+FIELDS = "texts reviewerID and asin and the number unixReviewTime, or user_id, parent_asin and timestamp"
 ATTRIBUTES_OF_ITEM = TypeAdapter(dict[int, list[int]])
 
 
@@ -42,12 +70,11 @@ def prepare_amazon(path: Path, folder: Path, report: Report) -> None:
         EventFormatError: a file is missing or malformed.
         PreparedDatasetError: `folder` exists.
     """
-    file = one_file(path, "*.txt", REVIEWS)
-    sequences = file.suffix == ".txt"
+    file = one_file(path, "*.txt", *REVIEWS)
+    sequences = file.suffix.lower() == ".txt"
     events, items = read_sequences(file) if sequences else read_reviews(file)
-    category = file.name.split(".")[0].removeprefix("reviews_").removesuffix("_5")
     info = DatasetInfo(
-        name=f"amazon-{category.lower()}",
+        name=name_from(f"amazon-{category_of(file)}"),
         actions=("purchase",),
         tie_rule=PLACE_IS_TIME if sequences else FILE_ORDER,
         sampled_impressions=True,
@@ -57,6 +84,12 @@ def prepare_amazon(path: Path, folder: Path, report: Report) -> None:
     report(f"{len(events)} purchases written to {folder}")
 
 
+def category_of(file: Path) -> str:
+    """The category in a file's name, in lower case, without what a browser adds to a second download."""
+    stem = re.sub(r" ?\(\d+\)$", "", file.name.split(".")[0])
+    return stem.removeprefix("reviews_").removesuffix("_5").lower()
+
+
 def read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     """Events and items of lines `user item item …`, oldest first; the place in a line is the timestamp.
 
@@ -64,7 +97,7 @@ def read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
         EventFormatError: a line is malformed, or a user has two.
     """
     with reading(file):
-        rows = list(_sequence_rows(file.read_text("utf-8")))
+        rows = list(_sequence_rows(file.read_text("utf-8-sig")))
     events = pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
     attributes = file.with_name(f"{file.stem}_item2attributes.json")
     return events.with_columns(actions=PURCHASE), _items(attributes) if attributes.is_file() else None
@@ -73,17 +106,20 @@ def read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
 def read_reviews(file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Events and items of a file with one JSON review a line; items are numbered in the order of their asin.
 
-    Reviews of one user and day keep the order of the file.
+    Reviews of one user and time keep the order of the file.
 
     Raises:
         EventFormatError: a line is no review.
     """
     with reading(file):
         rows = list(_review_rows(file))
-    reviews = pl.DataFrame(rows, ["user_id", "asin", "timestamp"], orient="row")
+        if not rows:
+            raise EventFormatError("there is no review; allowed: 1 or more")
+    reviews = pl.DataFrame(rows, ["user_id", "asin", "time_ms"], orient="row")
     asin = reviews.select(title=pl.col("asin").unique().sort()).with_row_index("item_id", offset=1)
     events = reviews.join(asin, left_on="asin", right_on="title", maintain_order="left")
-    events = events.sort("user_id", "timestamp", maintain_order=True)
+    events = events.sort("user_id", "time_ms", maintain_order=True)
+    events = events.with_columns(timestamp=pl.col("time_ms") // 1000)
     events = events.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True)
     return events.with_columns(actions=PURCHASE), asin
 
@@ -92,6 +128,8 @@ def _sequence_rows(text: str) -> Iterator[tuple[str, int, int]]:
     line_of_user: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
+        if not fields:
+            continue
         if len(fields) < 2 or not all(field.isascii() and field.isdigit() for field in fields[1:]):
             raise EventFormatError(f"line {number} is {line[:60]!r}; allowed: user item item …")
         user, *items = fields
@@ -104,16 +142,17 @@ def _sequence_rows(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _review_rows(file: Path) -> Iterator[tuple[str, str, int]]:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
+    opened = gzip.open if file.suffix.lower() == ".gz" else open
+    with opened(file, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
             try:
-                review = json.loads(line)
-                yield str(review["reviewerID"]), str(review["asin"]), int(review["unixReviewTime"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise EventFormatError(
-                    f"line {number} is {line.strip()[:60]!r}; "
-                    "allowed: JSON with reviewerID, asin, unixReviewTime"
-                ) from error
+                review = REVIEW.validate_json(line)
+            except ValidationError as error:
+                shown = repr(line.strip()[:60])
+                raise EventFormatError(f"line {number} is {shown}; allowed: JSON with {FIELDS}") from error
+            yield review.user, review.asin, review.time_ms
 
 
 def _items(file: Path) -> pl.DataFrame:

@@ -10,10 +10,11 @@ import polars as pl
 
 from unipinrec.data.adapters.attributes import named, numbered
 from unipinrec.data.adapters.slates import slate_events
-from unipinrec.data.adapters.sources import Download, one_file, reading, require_columns
+from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.prepared import write_prepared
+from unipinrec.data.tables import read_parquet, reading, require_columns
 
 CLICK, READ = 1, 2
 READ_SECONDS = 30
@@ -61,8 +62,8 @@ def read_behaviors(file: Path) -> pl.DataFrame:
         EventFormatError: a column is missing or of another type.
     """
     in_view, clicked, read_time = "article_ids_inview", "article_ids_clicked", "next_read_time"
+    table = read_parquet(file)
     with reading(file):
-        table = pl.read_parquet(file)
         require_columns(table.columns, ("user_id", "impression_time", in_view, clicked, read_time))
         item = pl.col("item_id")
         is_read = (item == pl.col(clicked).list.first()) & (pl.col(read_time) >= READ_SECONDS)
@@ -87,8 +88,8 @@ def read_history(file: Path) -> pl.DataFrame:
         EventFormatError: a column is missing or of another type, or lists of a user differ in length.
     """
     columns = ("article_id_fixed", "impression_time_fixed", "read_time_fixed")
+    table = read_parquet(file)
     with reading(file):
-        table = pl.read_parquet(file)
         require_columns(table.columns, ("user_id", *columns))
         return (
             table.select("user_id", *columns)
@@ -109,8 +110,8 @@ def read_articles(file: Path) -> pl.DataFrame:
     Raises:
         EventFormatError: a column is missing or of another type.
     """
+    table = read_parquet(file)
     with reading(file):
-        table = pl.read_parquet(file)
         features = ("category", "subcategory", "topics", "article_type")
         require_columns(table.columns, ("article_id", "title", *features))
         articles = table.with_columns(item_id=pl.col("article_id").cast(pl.Int64))

@@ -5,11 +5,12 @@ from pathlib import Path
 import polars as pl
 
 from unipinrec.data.adapters.attributes import named, numbered
-from unipinrec.data.adapters.sources import Download, files_below, reading, require_columns
+from unipinrec.data.adapters.sources import Download, files_below
 from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo, EventFormatError, refuse
 from unipinrec.data.feedviews import group_in_time
 from unipinrec.data.prepared import write_prepared
+from unipinrec.data.tables import read_header, read_text, reading, require_columns
 
 COLUMN_OF_ACTION = {
     "click": "is_click",
@@ -72,14 +73,13 @@ def read_log(file: Path) -> pl.DataFrame:
     Raises:
         EventFormatError: a column is missing, a value is no integer or a flag neither 0 nor 1.
     """
-    separator = "\t" if file.suffix == ".tsv" else ","
+    header = read_header(file)
     with reading(file):
-        header = pl.read_csv(file, separator=separator, n_rows=0).columns
         require_columns(header, REQUIRED)
-        flags = [column for column in COLUMN_OF_ACTION.values() if column in header]
-        columns = [*REQUIRED[:3], *flags, *(["tab"] if "tab" in header else [])]
-        types = dict.fromkeys(columns, pl.Int64)
-        log = pl.read_csv(file, separator=separator, columns=columns, schema_overrides=types)
+    flags = [column for column in COLUMN_OF_ACTION.values() if column in header]
+    columns = [*REQUIRED[:3], *flags, *(["tab"] if "tab" in header else [])]
+    log = read_text(file, dict.fromkeys(columns, pl.Int64))
+    with reading(file):
         for name in columns:
             refuse(log, name, pl.col(name).is_null(), "a value in every row")
         for name in flags:
@@ -113,8 +113,8 @@ def read_features(file: Path, events: pl.DataFrame) -> pl.DataFrame:
     Raises:
         EventFormatError: a column is missing, or an id or a duration is no number.
     """
+    table = read_text(file)
     with reading(file):
-        table = pl.read_csv(file, infer_schema=False)
         features = ("author_id", "video_type", "upload_type", "music_type", "tag", "video_duration")
         require_columns(table.columns, ("video_id", *features))
         videos = table.with_columns(item_id=pl.col("video_id").cast(pl.Int64))

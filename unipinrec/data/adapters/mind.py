@@ -11,10 +11,11 @@ import polars as pl
 
 from unipinrec.data.adapters.attributes import named, numbered
 from unipinrec.data.adapters.slates import slate_events
-from unipinrec.data.adapters.sources import Download, one_file, reading
+from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo, EventFormatError, refuse
 from unipinrec.data.prepared import write_prepared
+from unipinrec.data.tables import read_headless, reading
 
 CLICK = 1
 BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
@@ -59,11 +60,11 @@ def read_behaviors(file: Path) -> pl.DataFrame:
     Raises:
         EventFormatError: a row has other columns, or a value is malformed.
     """
+    columns = ("impression_id", "user_id", "time", "history", "impressions")
+    table = read_headless(file, "\t", columns)
     with reading(file):
-        columns = ("impression_id", "user_id", "time", "history", "impressions")
-        table = _read_tsv(file, columns).with_columns(pl.col("history", "impressions").str.strip_chars())
+        table = table.with_columns(pl.col("history", "impressions").str.strip_chars())
         time = pl.col("time").str.to_datetime(TIME_FORMAT, strict=False)
-        shown = table.with_columns(pl.col(columns).str.slice(0, SHOWN_CHARACTERS))
         checks = {
             "user_id": (pl.col("user_id").is_null(), "a value in every row"),
             "time": (time.is_null(), "times like 11/15/2019 8:55:22 AM"),
@@ -74,7 +75,7 @@ def read_behaviors(file: Path) -> pl.DataFrame:
             ),
         }
         for name, (wrong, allowed) in checks.items():
-            refuse(shown, name, table.select(wrong).to_series(), allowed)
+            refuse(table, name, wrong, allowed)
         ids = pl.col("history").str.extract_all(r"\d+").cast(pl.List(pl.Int64)).fill_null([])
         return table.select(
             "user_id",
@@ -124,8 +125,8 @@ def read_news(file: Path) -> pl.DataFrame:
         "title_entities",
         "abstract_entities",
     )
+    table = read_headless(file, "\t", columns)
     with reading(file):
-        table = _read_tsv(file, columns)
         refuse(table, "id", ~pl.col("id").fill_null("").str.contains(r"^N\d+$"), "N<number>")
         news = table.with_columns(item_id=pl.col("id").str.slice(1).cast(pl.Int64))
         attributes = numbered(
@@ -137,11 +138,6 @@ def read_news(file: Path) -> pl.DataFrame:
             ]
         )
     return news.select("item_id", "title").join(attributes, on="item_id", how="left")
-
-
-def _read_tsv(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    schema = dict.fromkeys(columns, pl.String)
-    return pl.read_csv(file, separator="\t", has_header=False, quote_char=None, schema=schema)
 
 
 def _entities(news: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-
-import polars as pl
+from typing import BinaryIO
 
 from unipinrec.data.download import DownloadError, Report, download_https
 from unipinrec.data.events import EventFormatError
@@ -36,67 +35,88 @@ class Download:
         """The file's own name."""
         return self.path.rsplit("/", 1)[-1]
 
-    def wants(self, member: str) -> bool:
-        """Whether a member of the archive is to be unpacked."""
-        return any(fnmatch(member, pattern) for pattern in self.members)
+
+ARCHIVES = (".zip", ".tar.gz", ".tgz")
 
 
 @contextmanager
 def source_files(
     path: Path | None, downloads: Sequence[Download], out: Path, report: Report
 ) -> Iterator[Path]:
-    """`path`, or a folder with the downloads, unpacked, that lasts as long as the context.
+    """`path`, or a folder with what it or the downloads have unpacked, that lasts as long as the context.
 
     `out` is the prepared dataset to be made; that it does not exist is checked before anything is downloaded.
 
     Raises:
         DownloadError: a host does not answer with the file.
-        EventFormatError: a downloaded archive cannot be unpacked.
+        EventFormatError: an archive cannot be unpacked, or has none of the files.
         FileNotFoundError: there is no `path`.
         PreparedDatasetError: `out` exists.
     """
     require_new(out)
-    if path is not None:
-        if not path.exists():
-            raise FileNotFoundError(f"path is {path}; allowed: a file or folder that exists")
+    if path is not None and not path.exists():
+        raise FileNotFoundError(f"path is {path}; allowed: a file or folder that exists")
+    members = [member for download in downloads for member in download.members]
+    if path is not None and not (members and path.is_file() and path.name.lower().endswith(ARCHIVES)):
         yield path
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as temporary:
-        for download in downloads:
-            report(f"downloading {download.url}")
-            try:
-                content = download_https(download.host, download.path)
-            except DownloadError as error:
-                urls = " and ".join(each.url for each in downloads)
-                raise DownloadError(
-                    f"{error}; download {urls} elsewhere, unpack, and name the folder with --path"
-                ) from error
-            unpack(content, download, Path(temporary))
-        yield Path(temporary)
+        folder = Path(temporary)
+        if path is not None:
+            with path.open("rb") as stream:
+                unpack(stream, str(path), members, folder)
+        else:
+            for download in downloads:
+                _fetch(download, downloads, folder, report)
+        yield folder
 
 
-def unpack(content: bytes, download: Download, folder: Path) -> None:
-    """Write a downloaded file, or the members of a downloaded archive, into `folder`.
+def unpack(stream: BinaryIO, name: str, members: Sequence[str], folder: Path) -> None:
+    """Write the members of an archive whose names match one of the patterns into `folder`.
+
+    `name` says what the archive is, and by its ending of which kind: zip, or else a compressed tar.
 
     Raises:
-        EventFormatError: the archive is damaged.
+        EventFormatError: the archive is damaged, or has no such member.
     """
-    if not download.members:
-        (folder / download.name).write_bytes(content)
-        return
     try:
-        if download.name.endswith(".zip"):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for name in filter(download.wants, archive.namelist()):
-                    archive.extract(name, folder)
+        if name.lower().endswith(".zip"):
+            with zipfile.ZipFile(stream) as archive:
+                wanted = [each for each in archive.namelist() if _matches(each, members)]
+                for each in wanted:
+                    archive.extract(each, folder)
         else:
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive_tar:
-                for member in archive_tar:
-                    if download.wants(member.name):
-                        archive_tar.extract(member, folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise EventFormatError(f"archive {download.url} is unreadable: {error}") from error
+            with tarfile.open(fileobj=stream, mode="r:gz") as packed:
+                wanted = []
+                for member in packed:
+                    if _matches(member.name, members):
+                        packed.extract(member, folder, filter="data")
+                        wanted.append(member.name)
+    except Exception as error:
+        # Decompressors raise what they like.
+        raise EventFormatError(f"archive {name} is unreadable: {error}") from error
+    if not wanted:
+        raise EventFormatError(f"archive {name} has no file {' or '.join(members)}; allowed: 1 or more")
+
+
+def _matches(member: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(member, pattern) for pattern in patterns)
+
+
+def _fetch(download: Download, all_downloads: Sequence[Download], folder: Path, report: Report) -> None:
+    report(f"downloading {download.url}")
+    try:
+        content = download_https(download.host, download.path)
+    except DownloadError as error:
+        urls = " and ".join(each.url for each in all_downloads)
+        raise DownloadError(
+            f"{error}; download {urls} elsewhere, and name the file or folder with --path"
+        ) from error
+    if download.members:
+        unpack(io.BytesIO(content), download.url, download.members, folder)
+    else:
+        (folder / download.name).write_bytes(content)
 
 
 def one_file(path: Path, *patterns: str) -> Path:
@@ -118,26 +138,3 @@ def one_file(path: Path, *patterns: str) -> Path:
 def files_below(folder: Path, *patterns: str) -> list[Path]:
     """Files in the folder and the folders in it whose name matches one of the patterns, sorted."""
     return sorted({found for pattern in patterns for found in folder.rglob(pattern) if found.is_file()})
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """What is wrong with a source file is said in one line that names it, as an `EventFormatError`."""
-    try:
-        yield
-    except EventFormatError as error:
-        raise EventFormatError(f"file {path}: {error}") from error
-    except (pl.exceptions.PolarsError, EOFError, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EventFormatError(f"file {path} is unreadable: {reason}") from error
-
-
-def require_columns(found: Sequence[str], required: Sequence[str]) -> None:
-    """Refuse a table that lacks a column.
-
-    Raises:
-        EventFormatError: naming the first missing column.
-    """
-    for name in required:
-        if name not in found:
-            raise EventFormatError(f"{name} is missing; allowed: columns {', '.join(required)}")

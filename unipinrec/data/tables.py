@@ -1,0 +1,186 @@
+"""Tables in files, whoever wrote them: parquet, CSV and TSV, compressed or not, whole or in parts."""
+
+import csv
+import gzip
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+import polars as pl
+
+from unipinrec.data.events import EventFormatError
+
+PARQUET = ".parquet"
+SEPARATOR_OF = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
+"""Of columns, by the ending of the file's name."""
+ENDINGS = (PARQUET, *SEPARATOR_OF)
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""What Spark and Hive name the folder of rows whose value is null."""
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """The table in a file, or in all files of a folder, one after the other in the order of their names.
+
+    Columns of CSV and TSV are text. As Spark writes them, folders may hold folders `column=value`, and what
+    has a name that begins with `_` or `.` is no part.
+
+    Raises:
+        EventFormatError: a file has another ending or cannot be read, or a folder has no such file.
+        FileNotFoundError: there is neither a file nor a folder.
+    """
+    if path.is_file():
+        return _read_part(path)
+    if not path.exists():
+        raise FileNotFoundError(f"file is {path}; allowed: a file or folder that exists")
+    files = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()}
+    parts = {
+        file: inner
+        for file, inner in files.items()
+        if _ending(file) and not any(name.startswith(("_", ".")) for name in inner.parts)
+    }
+    if not parts:
+        raise EventFormatError(f"folder {path} has no file whose name ends in {_ENDINGS}; allowed: 1 or more")
+    tables = [_read_part(file).with_columns(**_values_of(inner)) for file, inner in parts.items()]
+    with reading(path):
+        return pl.concat(tables)
+
+
+def read_parquet(file: Path) -> pl.DataFrame:
+    """The table in a parquet file.
+
+    Raises:
+        EventFormatError: the file cannot be read.
+    """
+    with reading(file), _silent_panics():
+        return pl.read_parquet(file, glob=False, hive_partitioning=False)
+
+
+def read_text(file: Path, types: Mapping[str, type[pl.DataType]] | None = None) -> pl.DataFrame:
+    """The table in a CSV or TSV file, without blank lines: the columns of `types`, or else all as text.
+
+    Raises:
+        EventFormatError: the file cannot be read, names a column twice, or has a value of another type.
+    """
+    columns = read_header(file)
+    with reading(file):
+        for name in filter(None, columns):
+            if columns.count(name) > 1:
+                raise EventFormatError(f"column {name} occurs {columns.count(name)} times; allowed: once")
+        table = pl.read_csv(
+            file,
+            glob=False,
+            separator=_separator(file),
+            columns=list(types) if types else None,
+            schema_overrides=types,
+            infer_schema=False,
+        )
+        return _without_blank_lines(table)
+
+
+def read_header(file: Path) -> list[str]:
+    """The column names of a CSV or TSV file; a column without a name has an empty one.
+
+    Raises:
+        EventFormatError: the file cannot be read.
+    """
+    opened = gzip.open if file.suffix.lower() == ".gz" else open
+    with reading(file), opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
+        return next(filter(any, csv.reader(lines, delimiter=_separator(file))), [])
+
+
+def read_headless(file: Path, separator: str, columns: Sequence[str]) -> pl.DataFrame:
+    """The table in a text file without header and quotes, as text, without blank lines.
+
+    A separator of several characters is looked for in memory, and may not stand beside tabs.
+
+    Raises:
+        EventFormatError: the file cannot be read or has another number of columns.
+    """
+    with reading(file):
+        source: Path | bytes = file
+        if len(separator) > 1:
+            source, separator = file.read_bytes().replace(separator.encode(), b"\t"), "\t"
+        table = pl.read_csv(
+            source, glob=False, separator=separator, has_header=False, quote_char=None, infer_schema=False
+        )
+        if table.width != len(columns):
+            allowed = f"{len(columns)}: {', '.join(columns)}"
+            raise EventFormatError(f"there are {table.width} columns; allowed: {allowed}")
+        return _without_blank_lines(table.rename(dict(zip(table.columns, columns, strict=True))))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What is wrong with a source file is said in one line that names it, as an `EventFormatError`.
+
+    Decoders of foreign bytes raise what they like, so nothing that they raise passes.
+    """
+    try:
+        yield
+    except EventFormatError as error:
+        raise EventFormatError(f"file {path}: {error}") from error
+    except pl.exceptions.PanicException as error:
+        raise EventFormatError(f"file {path} is unreadable: its content is damaged") from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EventFormatError(f"file {path} is unreadable: {reason}") from error
+
+
+def require_columns(found: Sequence[str], required: Sequence[str]) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        EventFormatError: naming the first missing column.
+    """
+    for name in required:
+        if name not in found:
+            raise EventFormatError(f"{name} is missing; allowed: columns {', '.join(required)}")
+
+
+_ENDINGS = ", ".join(ENDINGS)
+
+
+def _read_part(file: Path) -> pl.DataFrame:
+    if _ending(file) is None:
+        raise EventFormatError(f"file is {file}; allowed: names that end in {_ENDINGS}")
+    return read_parquet(file) if _ending(file) == PARQUET else read_text(file)
+
+
+def _ending(file: Path) -> str | None:
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), None)
+
+
+def _separator(file: Path) -> str:
+    return SEPARATOR_OF.get(_ending(file) or "", ",")
+
+
+def _values_of(part: Path) -> dict[str, pl.Expr]:
+    """Columns that a part has by the names of its folders."""
+    pairs = [name.split("=", 1) for name in part.parent.parts if "=" in name]
+    return {
+        column: pl.lit(None if value == NO_VALUE else unquote(value), pl.String) for column, value in pairs
+    }
+
+
+def _without_blank_lines(table: pl.DataFrame) -> pl.DataFrame:
+    """Lines without a value, of blanks and separators alone, which editors and exports leave at the end."""
+    blank = [
+        (pl.col(name).str.strip_chars().replace("", None) if dtype == pl.String else pl.col(name)).is_null()
+        for name, dtype in table.schema.items()
+    ]
+    return table.filter(~pl.all_horizontal(blank))
+
+
+@contextmanager
+def _silent_panics() -> Iterator[None]:
+    """Damaged parquet makes polars panic, and it writes its stack to the error output before it raises."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
