@@ -54,9 +54,9 @@ def checked_history(history: Any) -> list[Event]:
     return events
 
 
-def checked_integers(name: str, values: Any, dtype: type[np.signedinteger[Any]]) -> list[Any]:
-    """Return the integers of any collection; raise `ValueError` with `name` for what `dtype` cannot hold."""
-    smallest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+def checked_integers(name: str, values: Any) -> list[Any]:
+    """Return the integers of any collection; raise `ValueError` with `name` for what has no 64-bit form."""
+    smallest, largest = -(2**63), 2**63 - 1
     allowed = f"integers from {smallest} to {largest}"
     if not _is_row(values):
         raise ValueError(f"{name} is {_shown(values)}; allowed: a collection of {allowed}")

@@ -49,7 +49,6 @@ OUTPUT_RANKS = {
 }
 """Number of dimensions of every output, the batch included."""
 
-_INTEGER_TYPES: dict[str, type[np.signedinteger[Any]]] = {"INT64": np.int64, "INT32": np.int32}
 
 
 def encode(requests: Iterable[RecommendRequest]) -> Arrays:
@@ -80,7 +79,7 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     excluded = [() if r.exclude_item_ids is None else r.exclude_item_ids for r in requests]
     exclusions = _rows("EXCLUDE_ITEM_IDS", excluded)
     if any(exclusions):
-        arrays["EXCLUDE_ITEM_IDS"] = _padded("EXCLUDE_ITEM_IDS", exclusions, PADDING_ITEM_ID)
+        arrays["EXCLUDE_ITEM_IDS"] = _padded(exclusions, PADDING_ITEM_ID)
     return arrays
 
 
@@ -135,18 +134,17 @@ def _encode_histories(histories: list[list[Event]]) -> Arrays:
     }
 
 
-def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[Any]:
-    return _padded(name, _rows(name, rows), padding)
+def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[np.int64]:
+    return _padded(_rows(name, rows), padding)
 
 
 def _rows(name: str, rows: Sequence[Any]) -> list[list[Any]]:
-    dtype = _INTEGER_TYPES[TRITON_TYPES[name]]
-    return [checked_integers(name, values, dtype) for values in rows]
+    return [checked_integers(name, values) for values in rows]
 
 
-def _padded(name: str, rows: list[list[Any]], padding: int) -> npt.NDArray[Any]:
+def _padded(rows: list[list[Any]], padding: int) -> npt.NDArray[np.int64]:
     width = max(1, *(len(row) for row in rows))
-    array_BN = np.full((len(rows), width), padding, dtype=_INTEGER_TYPES[TRITON_TYPES[name]])
+    array_BN = np.full((len(rows), width), padding, dtype=np.int64)
     for row, values in enumerate(rows):
         array_BN[row, : len(values)] = values
     return array_BN
