@@ -50,7 +50,6 @@ OUTPUT_RANKS = {
 """Number of dimensions of every output, the batch included."""
 
 
-
 def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     """Return the input tensors of one Triton request for all users, keyed by tensor name.
 
