@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from unipinrec_client.client import check_timeout
 
 from commands.load_target import LoadTarget, limit_of, target_of, write_traffic
 from ensemble.settings import ServingSettings
@@ -74,7 +75,9 @@ class LoadOptions:
         Raises:
             ServerError: the server does not answer or start.
             PreparedDatasetError: the dataset cannot be read.
+            ValueError: an address or the timeout cannot be.
         """
+        check_timeout(self.timeout_s)
         # A SIGTERM ends the run in order too, with the server stopped and its shared memory removed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         out = self.out.absolute()

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gevent
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from safetensors.numpy import load_file
-from tritonclient.utils import InferenceServerException
+from unipinrec_client.address import grpc_target, http_address
+from unipinrec_client.grpc_client import channel_arguments
 
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
@@ -62,9 +64,12 @@ def target_of(
 
     Raises:
         ServerError: it does not answer or start.
+        ValueError: `url` or `metrics_url` is no address.
     """
+    if metrics_url is not None:
+        http_address(metrics_url)
     if url is not None:
-        address = url.rpartition("://")[2].rstrip("/")
+        address = grpc_target(url) if protocol is Protocol.GRPC else http_address(url)
         yield LoadTarget(url=address, server=_metadata(address, protocol), metrics_url=metrics_url)
         return
     check_bundle(settings.bundle)
@@ -105,19 +110,24 @@ def _embedded(server: EmbeddedServer, protocol: Protocol) -> LoadTarget:
 def _metadata(url: str, protocol: Protocol) -> dict[str, Any]:
     try:
         if protocol is Protocol.GRPC:
-            with tritonclient.grpc.InferenceServerClient(url) as client:
+            channel = channel_arguments(url)
+            with tritonclient.grpc.InferenceServerClient(url, channel_args=channel) as client:
                 found = client.get_server_metadata(as_json=True, client_timeout=CONNECT_TIMEOUT_S)
         else:
-            with tritonclient.http.InferenceServerClient(
-                url, connection_timeout=CONNECT_TIMEOUT_S, network_timeout=CONNECT_TIMEOUT_S
-            ) as client:
+            with (
+                tritonclient.http.InferenceServerClient(
+                    url, connection_timeout=CONNECT_TIMEOUT_S, network_timeout=CONNECT_TIMEOUT_S
+                ) as client,
+                gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(f"no answer within {CONNECT_TIMEOUT_S:g} s")),
+            ):
                 found = client.get_server_metadata()
-    except (InferenceServerException, OSError, ValueError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return {"triton": str(found["version"]), "url": url}
+    except Exception as error:  # What answers may be anything, and libraries fail at it in as many ways.
+        message = " ".join(str(error).split()) or type(error).__name__
         raise ServerError(
-            f"--url is {url}, where no server answers over {protocol.value}: {message}; allowed: host:port"
+            f"--url is {url}, where no server answers over {protocol.value}: {message};"
+            f" allowed: host:port of its {protocol.value} endpoint"
         ) from None
-    return {"triton": str(found["version"]), "url": url}
 
 
 def limit_of(bundle: Path) -> HistoryLimit:

@@ -41,6 +41,13 @@ HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
 LOGGED_ERROR = re.compile(r'^E\d{4} \S+ \d+ \S+ "?(?P<message>.+?)(?:\\n.*)?"?$')
 LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
 
+CHANNEL_ARGUMENTS = (
+    # gRPC's own pauses between attempts to connect grow to minutes.
+    *((f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")),
+    # The server is on this machine, which no proxy of the environment leads to.
+    ("grpc.enable_http_proxy", 0),
+)
+
 _libc = ctypes.CDLL(None)
 
 Canary = Callable[[triton.InferenceServerClient], None]
@@ -223,9 +230,7 @@ class EmbeddedServer:
     @contextmanager
     def client(self) -> Iterator[triton.InferenceServerClient]:
         """A gRPC client of this server, closed at the end."""
-        # gRPC's own pauses between attempts to connect grow to minutes.
-        pauses = [(f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")]
-        client = triton.InferenceServerClient(self.grpc_url, channel_args=pauses)
+        client = triton.InferenceServerClient(self.grpc_url, channel_args=CHANNEL_ARGUMENTS)
         try:
             yield client
         finally:

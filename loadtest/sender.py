@@ -11,10 +11,10 @@ import gevent
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 from unipinrec_client.client import to_inputs
 from unipinrec_client.errors import translate
+from unipinrec_client.grpc_client import channel_arguments
 from unipinrec_client.wire import OUTPUT_RANKS, Arrays
 
 from loadtest.outcomes import OK
@@ -69,7 +69,9 @@ class GrpcSender(Sender):
 
     def __init__(self, plan: LoadPlan) -> None:
         super().__init__(plan)
-        self._triton = tritonclient.grpc.InferenceServerClient(plan.url)
+        self._triton = tritonclient.grpc.InferenceServerClient(
+            plan.url, channel_args=channel_arguments(plan.url)
+        )
         self._outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS]
 
     def prepare(self, visit: Visit) -> list[Any]:
@@ -79,12 +81,13 @@ class GrpcSender(Sender):
     def send(self, prepared: list[Any]) -> Reply:
         """See `Sender`."""
         try:
-            result = self._triton.infer(
-                self._plan.model, prepared, outputs=self._outputs, client_timeout=self._plan.timeout_s
+            return _answered(
+                self._triton.infer(
+                    self._plan.model, prepared, outputs=self._outputs, client_timeout=self._plan.timeout_s
+                )
             )
-        except InferenceServerException as error:
-            return Reply(translate(error).status or NO_CONNECTION)
-        return _answered(result)
+        except Exception as error:  # Whatever it is, it ends this request and no other.
+            return _failed(error)
 
 
 class HttpSender(Sender):
@@ -106,18 +109,18 @@ class HttpSender(Sender):
         triton = self._idle.pop() if self._idle else self._connect()
         try:
             with gevent.Timeout(self._plan.timeout_s):
-                result = triton.infer(self._plan.model, prepared, outputs=self._outputs)
+                reply = _answered(triton.infer(self._plan.model, prepared, outputs=self._outputs))
         except gevent.Timeout:
             triton.close()
             return Reply(NO_ANSWER)
         except InferenceServerException as error:
             self._idle.append(triton)
-            return Reply(translate(error).status or NO_CONNECTION)
-        except (OSError, HTTPParseError):
+            return _failed(error)
+        except Exception as error:  # Whatever it is, it ends this request and no other.
             triton.close()
-            return Reply(NO_CONNECTION)
+            return _failed(error)
         self._idle.append(triton)
-        return _answered(result)
+        return reply
 
     def _connect(self) -> Any:
         timeout_s = self._plan.timeout_s
@@ -129,6 +132,10 @@ class HttpSender(Sender):
 def connect(plan: LoadPlan) -> Sender:
     """The sender of the plan's protocol; it connects with the first request."""
     return GrpcSender(plan) if plan.protocol is Protocol.GRPC else HttpSender(plan)
+
+
+def _failed(error: Exception) -> Reply:
+    return Reply(translate(error).status or NO_CONNECTION)
 
 
 def _answered(result: Any) -> Reply:

@@ -23,7 +23,12 @@ class Catalogue:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds a {type(content).__name__}; allowed: an object")
-        return cls(actions=tuple(content.get("actions", ())), titles=dict(content.get("titles", {})))
+        actions, titles = content.get("actions", []), content.get("titles", {})
+        if not isinstance(actions, list) or not all(isinstance(name, str) for name in actions):
+            raise ValueError(f"actions of {path} are {actions!r:.100}; allowed: a list of names")
+        if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
+            raise ValueError(f"titles of {path} are {titles!r:.100}; allowed: an object of names by item id")
+        return cls(actions=tuple(actions), titles=titles)
 
     def title(self, item_id: int) -> str:
         """Return the item's title, empty if it has none."""

@@ -26,6 +26,7 @@ from unipinrec_client.errors import (
 from unipinrec_client.grpc_client import GrpcClient
 from unipinrec_client.http_client import HttpClient
 from unipinrec_client.types import Event, RecommendRequest, RecommendResponse
+from unipinrec_client.values import user_id_bytes
 
 EXIT_FAILED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
 
@@ -52,7 +53,10 @@ _DEFAULT_URLS = {Protocol.GRPC: "localhost:8001", Protocol.HTTP: "localhost:8000
 
 UrlOption = Annotated[
     str | None,
-    typer.Option(help="host:port of the server. [default: localhost:8001 for grpc, :8000 for http]"),
+    typer.Option(
+        help="host:port of the server, or a target of gRPC as dns:///host:port."
+        " [default: localhost:8001 for grpc, :8000 for http]"
+    ),
 ]
 ProtocolOption = Annotated[Protocol, typer.Option(help="How to talk to the server.")]
 ModelOption = Annotated[str, typer.Option(help="Model to ask.")]
@@ -188,8 +192,7 @@ def _weights(option: str, text: str | None) -> list[float] | None:
 
 
 def _user(response: RecommendResponse) -> str:
-    user_id = response.user_id
-    return user_id if isinstance(user_id, str) else user_id.decode(errors="replace")
+    return user_id_bytes(response.user_id).decode(errors="replace")
 
 
 def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, latency_ms: float) -> str:

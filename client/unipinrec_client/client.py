@@ -1,30 +1,40 @@
 """What every client offers, whatever the transport."""
 
+import os
+import re
 import secrets
+import ssl as tls
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from types import TracebackType
 from typing import Any, Self
 
-from unipinrec_client.errors import RecommendError
+from unipinrec_client.errors import RecommendError, translate
 from unipinrec_client.retry import RetryPolicy
 from unipinrec_client.types import RecommendRequest, RecommendResponse
 from unipinrec_client.wire import OUTPUT_RANKS, TRITON_TYPES, Arrays, decode, encode
 
 DEFAULT_RETRY = RetryPolicy()
 
+LONGEST_TIMEOUT_S = 365 * 24 * 3600
+"""A year. gRPC takes a deadline that it cannot represent for one that has passed."""
+
+_HEADER_NAME = re.compile(r"[0-9A-Za-z_.-]+")
+
 
 class Connection:
     """Where the server is and how to talk to it.
 
     `url` is `host:port`, alone or after `http://` (`https://` with `ssl`), for HTTP optionally followed by a
-    path. `timeout_s` bounds one call in seconds, with all its retries and waits. `headers` go with every
-    request: gRPC metadata or HTTP headers. `ssl` encrypts the connection; `root_certificates` is then a PEM
-    file of the authorities to trust instead of the system's.
+    path, for gRPC also one of its own targets (`dns:///host:port`). `timeout_s` bounds one call in seconds,
+    with all its retries and waits. `headers` go with every request: gRPC metadata or HTTP headers. `ssl`
+    encrypts the connection; `root_certificates` is then a PEM file of the authorities to trust instead of
+    the system's.
 
-    Raises `ValueError` for a url with another scheme, a `timeout_s` of 0 or less, and `root_certificates`
-    without `ssl`.
+    Raises `ValueError` for a url or headers of another form, a `timeout_s` out of range, and
+    `root_certificates` without `ssl` or without certificates.
     """
 
     def __init__(
@@ -38,17 +48,12 @@ class Connection:
         ssl: bool = False,
         root_certificates: str | None = None,
     ) -> None:
-        scheme, _, address = url.rpartition("://")
-        expected = "https" if ssl else "http"
-        if scheme not in ("", expected):
-            raise ValueError(f"url is {url!r}; allowed: host:port, alone or after {expected}://")
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s is {timeout_s}; allowed: more than 0")
-        if root_certificates is not None and not ssl:
-            raise ValueError(f"root_certificates is {root_certificates!r}; allowed: None unless ssl is True")
-        self.url = address
+        self.url = self._address(url, ssl)
+        check_timeout(timeout_s)
+        _check_root_certificates(root_certificates, ssl)
+        _check_headers(headers or {})
         self.model = model
-        self.timeout_s = timeout_s
+        self.timeout_s = float(timeout_s)
         self.retry = retry
         self.headers = dict(headers or {})
         self.ssl = ssl
@@ -56,12 +61,30 @@ class Connection:
         self._closed = False
         self._prepare()
 
+    @abstractmethod
+    def _address(self, url: str, ssl: bool) -> str:
+        """The url as the transport takes it; raises `ValueError` for another."""
+
     def _prepare(self) -> None:
         """Make what a transport needs before its first call."""
 
-    def _check_open(self) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             raise RuntimeError("the client is closed")
+
+    def _failure(self, error: Exception) -> RecommendError:
+        """What the caller gets for an exception of the transport."""
+        return translate(error)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        # Transports and the libraries below them raise more than anyone can list.
+        try:
+            yield
+        except RecommendError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
 
 
 class Client(Connection, ABC):
@@ -72,7 +95,7 @@ class Client(Connection, ABC):
         return self.recommend_many([request], request_id=request_id)[0]
 
     def recommend_many(
-        self, requests: Sequence[RecommendRequest], *, request_id: str | None = None
+        self, requests: Iterable[RecommendRequest], *, request_id: str | None = None
     ) -> tuple[RecommendResponse, ...]:
         """Return the recommendations for several users, in their order, from one Triton request.
 
@@ -83,11 +106,17 @@ class Client(Connection, ABC):
         refuses, `UnavailableError` if it cannot be reached or is overloaded after all attempts,
         `DeadlineExceededError` after `timeout_s`, and `RecommendError` for everything else.
         """
-        self._check_open()
+        self._check_usable()
+        requests = tuple(requests)
         arrays = encode(requests)
+
         with _named(request_id) as name:
-            outputs = self.retry.call(lambda seconds: self._infer(arrays, name, seconds), self.timeout_s)
-            return decode(outputs, requests, name)
+
+            def attempt(seconds: float) -> Arrays:
+                with self._failures():
+                    return self._infer(arrays, name, seconds)
+
+            return decode(self.retry.call(attempt, self.timeout_s), requests, name)
 
     def ready(self) -> bool:
         """Return whether the server can be reached and reports the model as ready.
@@ -95,9 +124,10 @@ class Client(Connection, ABC):
         This is the server's opinion of itself: it stays true when a node's process has died. Only a
         recommendation proves that recommending works.
         """
-        self._check_open()
+        self._check_usable()
         try:
-            return self._model_ready(self.timeout_s)
+            with self._failures():
+                return self._model_ready(self.timeout_s)
         except RecommendError:
             return False
 
@@ -123,6 +153,9 @@ class Client(Connection, ABC):
 class AsyncClient(Connection, ABC):
     """A client for asyncio. It connects on first use and belongs to the event loop of that moment."""
 
+    _triton: Any = None
+    _connected_in: int | None = None
+
     async def recommend(
         self, request: RecommendRequest, *, request_id: str | None = None
     ) -> RecommendResponse:
@@ -130,28 +163,53 @@ class AsyncClient(Connection, ABC):
         return (await self.recommend_many([request], request_id=request_id))[0]
 
     async def recommend_many(
-        self, requests: Sequence[RecommendRequest], *, request_id: str | None = None
+        self, requests: Iterable[RecommendRequest], *, request_id: str | None = None
     ) -> tuple[RecommendResponse, ...]:
         """Return the recommendations for several users; see `Client.recommend_many`."""
-        self._check_open()
+        self._check_usable()
+        requests = tuple(requests)
         arrays = encode(requests)
+
         with _named(request_id) as name:
-            outputs = await self.retry.call_async(
-                lambda seconds: self._infer(arrays, name, seconds), self.timeout_s
-            )
-            return decode(outputs, requests, name)
+
+            async def attempt(seconds: float) -> Arrays:
+                with self._failures():
+                    return await self._infer(arrays, name, seconds)
+
+            return decode(await self.retry.call_async(attempt, self.timeout_s), requests, name)
 
     async def ready(self) -> bool:
         """Return whether the server reports the model as ready; see `Client.ready`."""
-        self._check_open()
+        self._check_usable()
         try:
-            return await self._model_ready(self.timeout_s)
+            with self._failures():
+                return await self._model_ready(self.timeout_s)
         except RecommendError:
             return False
 
-    @abstractmethod
     async def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
+        self._closed = True
+        # The child of a fork shares the parent's sockets, and what watches them: it leaves them alone.
+        if self._connected_in == os.getpid():
+            await self._triton.close()
+
+    def _check_usable(self) -> None:
+        super()._check_usable()
+        if self._connected_in not in (None, os.getpid()):
+            raise RuntimeError(
+                f"the client connected before a fork, in process {self._connected_in};"
+                " make one in each process"
+            )
+
+    def _connected(self) -> Any:
+        if self._triton is None:
+            self._triton = self._connect()
+            self._connected_in = os.getpid()
+        return self._triton
+
+    @abstractmethod
+    def _connect(self) -> Any: ...
 
     @abstractmethod
     async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
@@ -168,9 +226,41 @@ class AsyncClient(Connection, ABC):
         await self.close()
 
 
+def check_timeout(seconds: float) -> None:
+    """Raise `ValueError` unless it is a number of seconds that every transport can wait."""
+    if not isinstance(seconds, Real) or not 0 < seconds <= LONGEST_TIMEOUT_S:
+        raise ValueError(
+            f"timeout_s is {seconds!r}; allowed: more than 0, at most {LONGEST_TIMEOUT_S} (a year)"
+        )
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"headers has the name {name!r}; allowed: letters, digits, `-`, `_` and `.`")
+        # The value may be a secret.
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+            raise ValueError(f"headers[{name!r}] has a {type(value).__name__}; allowed: printable ASCII text")
+
+
+def _check_root_certificates(path: str | None, ssl: bool) -> None:
+    if path is None:
+        return
+    if not ssl:
+        raise ValueError(f"root_certificates is {path!r}; allowed: None unless ssl is True")
+    try:
+        tls.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(
+            f"root_certificates is {path!r}; allowed: a PEM file of certificates; {error}"
+        ) from None
+
+
 @contextmanager
 def _named(request_id: str | None) -> Iterator[str]:
     """The id of one call, which errors inside get too."""
+    if not isinstance(request_id, str | None):
+        raise ValueError(f"request_id is {request_id!r}; allowed: text, or None for a random one")
     name = request_id or secrets.token_hex(8)
     try:
         yield name

@@ -53,7 +53,7 @@ def translate(error: Exception) -> RecommendError:
         return DeadlineExceededError(f"no answer in time: {text}")
     if isinstance(error, OSError):
         return UnavailableError(f"no connection: {text}")
-    return RecommendError(f"request failed: {text}")
+    return RecommendError(f"request failed: {type(error).__name__}: {text}")
 
 
 def _from_server(error: InferenceServerException) -> RecommendError:

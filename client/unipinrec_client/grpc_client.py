@@ -5,83 +5,96 @@ from typing import Any
 
 import tritonclient.grpc
 import tritonclient.grpc.aio
-from tritonclient.utils import InferenceServerException
 
+from unipinrec_client.address import grpc_target, is_this_machine, may_be_several_servers
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
-from unipinrec_client.errors import translate
+from unipinrec_client.forks import check_grpc_asyncio, grpc_broken_by, grpc_call
 from unipinrec_client.routing import with_routing
 from unipinrec_client.wire import OUTPUT_RANKS, Arrays
 
 # gRPC waits a second and more before it connects again, and fails every call until then: retries within
 # a call's timeout would all meet the same broken connection.
-_CHANNEL_ARGUMENTS = [
+_CHANNEL_ARGUMENTS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
-]
+)
 
 
 class GrpcClient(Client):
-    """A blocking client over gRPC, with one connection for all threads."""
+    """A blocking client over gRPC, with one connection for all threads.
+
+    It outlives a fork unless a call was under way, which raises `RuntimeError` in the child.
+    """
+
+    def _address(self, url: str, ssl: bool) -> str:
+        return grpc_target(url, ssl=ssl)
 
     def _prepare(self) -> None:
         self._triton = tritonclient.grpc.InferenceServerClient(**_triton_options(self))
 
+    def _check_usable(self) -> None:
+        super()._check_usable()
+        if reason := grpc_broken_by():
+            raise RuntimeError(reason)
+
     def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
         self._closed = True
-        self._triton.close()
+        if not grpc_broken_by():
+            self._triton.close()
 
     def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
-        try:
-            result = self._triton.infer(
-                **_infer_arguments(self, arrays, request_id), client_timeout=timeout_s
+        with grpc_call():
+            return to_arrays(
+                self._triton.infer(**_infer_arguments(self, arrays, request_id), client_timeout=timeout_s)
             )
-            return to_arrays(result)
-        except (InferenceServerException, ValueError) as error:
-            raise translate(error) from error
 
     def _model_ready(self, timeout_s: float) -> bool:
-        try:
+        with grpc_call():
             return bool(self._triton.is_model_ready(self.model, "", _metadata(self.headers), timeout_s))
-        except InferenceServerException as error:
-            raise translate(error) from error
 
 
 class AsyncGrpcClient(AsyncClient):
-    """A client over gRPC for asyncio."""
+    """A client over gRPC for asyncio. After a fork none can be used in the child if one was in the parent."""
 
-    _triton: Any = None
+    def _address(self, url: str, ssl: bool) -> str:
+        return grpc_target(url, ssl=ssl)
 
-    async def close(self) -> None:
-        """Close the connection; later calls raise `RuntimeError`."""
-        self._closed = True
-        if self._triton is not None:
-            await self._triton.close()
+    def _check_usable(self) -> None:
+        check_grpc_asyncio()
+        super()._check_usable()
+
+    def _connect(self) -> Any:
+        return tritonclient.grpc.aio.InferenceServerClient(**_triton_options(self))
 
     async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
-        try:
-            result = await self._connected().infer(
+        return to_arrays(
+            await self._connected().infer(
                 **_infer_arguments(self, arrays, request_id), client_timeout=timeout_s
             )
-            return to_arrays(result)
-        except (InferenceServerException, ValueError) as error:
-            raise translate(error) from error
+        )
 
     async def _model_ready(self, timeout_s: float) -> bool:
-        try:
-            return bool(
-                await self._connected().is_model_ready(self.model, "", _metadata(self.headers), timeout_s)
-            )
-        except InferenceServerException as error:
-            raise translate(error) from error
+        return bool(
+            await self._connected().is_model_ready(self.model, "", _metadata(self.headers), timeout_s)
+        )
 
-    def _connected(self) -> Any:
-        if self._triton is None:
-            self._triton = tritonclient.grpc.aio.InferenceServerClient(**_triton_options(self))
-        return self._triton
+
+def channel_arguments(target: str) -> list[tuple[str, int | str]]:
+    """Return the options of a channel to `target`, as `grpc_target` returns it.
+
+    A proxy that the environment names is left out on the way to this machine. Calls go in turn to the
+    servers that a target of gRPC's own stands for.
+    """
+    arguments = list(_CHANNEL_ARGUMENTS)
+    if is_this_machine(target):
+        arguments.append(("grpc.enable_http_proxy", 0))
+    if may_be_several_servers(target):
+        arguments.append(("grpc.lb_policy_name", "round_robin"))
+    return arguments
 
 
 def _triton_options(connection: Connection) -> dict[str, Any]:
@@ -89,7 +102,7 @@ def _triton_options(connection: Connection) -> dict[str, Any]:
         "url": connection.url,
         "ssl": connection.ssl,
         "root_certificates": connection.root_certificates,
-        "channel_args": _CHANNEL_ARGUMENTS,
+        "channel_args": channel_arguments(connection.url),
     }
 
 

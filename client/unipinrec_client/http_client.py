@@ -11,21 +11,26 @@ import tritonclient.http.aio
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 from tritonclient.utils import InferenceServerException
 
+from unipinrec_client.address import http_address
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
 from unipinrec_client.errors import DeadlineExceededError, RecommendError, UnavailableError, translate
 from unipinrec_client.routing import with_routing
 from unipinrec_client.thread_connections import connections_of_this_thread
 from unipinrec_client.wire import OUTPUT_RANKS, Arrays
 
-_FAILURES = (InferenceServerException, OSError, ValueError, HTTPParseError, aiohttp.ClientError)
-
 
 class HttpClient(Client):
-    """A blocking client over HTTP, with one connection per calling thread.
+    """A blocking client over HTTP, with one connection per calling thread, in each process.
 
     Threads cannot share tritonclient's HTTP client. `close` closes the calling thread's connection at
     once; another thread's closes when that thread ends.
     """
+
+    def _address(self, url: str, ssl: bool) -> str:
+        return http_address(url, ssl=ssl)
+
+    def _failure(self, error: Exception) -> RecommendError:
+        return _failure(self, error)
 
     def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
@@ -69,47 +74,35 @@ class _Deadline:
             connections_of_this_thread().drop(self._client)
         if error is self._timer:
             raise DeadlineExceededError(f"no answer within {self._timeout_s:.3f} s") from None
-        if isinstance(error, _FAILURES):
-            raise _failure(error) from error
 
 
 class AsyncHttpClient(AsyncClient):
     """A client over HTTP for asyncio."""
 
-    _triton: Any = None
+    def _address(self, url: str, ssl: bool) -> str:
+        return http_address(url, ssl=ssl)
 
-    async def close(self) -> None:
-        """Close the connection; later calls raise `RuntimeError`."""
-        self._closed = True
-        if self._triton is not None:
-            await self._triton.close()
+    def _failure(self, error: Exception) -> RecommendError:
+        return _failure(self, error)
+
+    def _connect(self) -> Any:
+        context = ssl.create_default_context(cafile=self.root_certificates) if self.ssl else None
+        return tritonclient.http.aio.InferenceServerClient(
+            self.url,
+            # Callers bound their concurrency; beyond a limit here, requests would wait unseen.
+            conn_limit=0,
+            conn_timeout=self.timeout_s,
+            ssl=self.ssl,
+            ssl_context=context,
+        )
 
     async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return to_arrays(await self._connected().infer(**_infer_arguments(self, arrays, request_id)))
-        except _FAILURES as error:
-            raise _failure(error) from error
+        async with asyncio.timeout(timeout_s):
+            return to_arrays(await self._connected().infer(**_infer_arguments(self, arrays, request_id)))
 
     async def _model_ready(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return bool(await self._connected().is_model_ready(self.model, headers=dict(self.headers)))
-        except _FAILURES as error:
-            raise _failure(error) from error
-
-    def _connected(self) -> Any:
-        if self._triton is None:
-            context = ssl.create_default_context(cafile=self.root_certificates) if self.ssl else None
-            self._triton = tritonclient.http.aio.InferenceServerClient(
-                self.url,
-                # Callers bound their concurrency; beyond a limit here, requests would wait unseen.
-                conn_limit=0,
-                conn_timeout=self.timeout_s,
-                ssl=self.ssl,
-                ssl_context=context,
-            )
-        return self._triton
+        async with asyncio.timeout(timeout_s):
+            return bool(await self._connected().is_model_ready(self.model, headers=dict(self.headers)))
 
 
 def _connect(connection: Connection) -> Any:
@@ -135,8 +128,14 @@ def _infer_arguments(connection: Connection, arrays: Arrays, request_id: str) ->
     }
 
 
-def _failure(error: Exception) -> RecommendError:
-    lost = isinstance(error, (HTTPConnectionClosed, aiohttp.ClientConnectionError))
+def _failure(connection: Connection, error: Exception) -> RecommendError:
+    lost = isinstance(
+        error, (HTTPConnectionClosed, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+    )
     if lost and not isinstance(error, TimeoutError):
         return UnavailableError(f"no connection: {error}")
+    if isinstance(error, (HTTPParseError, aiohttp.ClientResponseError)):
+        return UnavailableError(
+            f"url is {connection.url!r}, where no HTTP is spoken; allowed: the server's port for HTTP"
+        )
     return translate(error)

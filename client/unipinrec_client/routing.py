@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy.typing as npt
 
+from unipinrec_client.types import UserId
+from unipinrec_client.values import user_id_bytes
+
 ROUTING_HEADER = "unipinrec-user"
 """HTTP header and gRPC metadata key."""
 
 DIGEST_CHARACTERS = 16
 
 
-def routing_key(user_id: str | bytes) -> str:
-    """Return the first 16 hex characters of the SHA-256 of a user id; text is hashed as UTF-8.
+def routing_key(user_id: UserId) -> str:
+    """Return the first 16 hex characters of the SHA-256 of a user id as it is sent.
 
     Proxies log headers: the digest keeps the id itself out of their logs. It hides nothing from somebody who
-    can list all ids and hash them.
+    can list all ids and hash them. Raises `ValueError` as `user_id_bytes` does.
     """
-    raw = user_id.encode() if isinstance(user_id, str) else user_id
-    return hashlib.sha256(raw).hexdigest()[:DIGEST_CHARACTERS]
+    return hashlib.sha256(user_id_bytes(user_id)).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def with_routing(headers: Mapping[str, str], user_ids_B1: npt.NDArray[Any]) -> dict[str, str]:

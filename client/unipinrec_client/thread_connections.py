@@ -1,5 +1,6 @@
 """The HTTP connections of one thread."""
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,6 +18,7 @@ class ThreadConnections:
     """
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self._triton_by_client: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
         # Where gevent has replaced threading, "threads" are greenlets that share one hub.
         ends_with_thread = not gevent.monkey.is_module_patched("threading")
@@ -37,6 +39,10 @@ class ThreadConnections:
             triton.close()
 
     def __del__(self) -> None:
+        if self.pid != os.getpid():
+            # The child of a fork closes its copies of the sockets with the last references to them, which
+            # the parent does not notice. The hub is that of the child's own thread.
+            return
         for client in list(self._triton_by_client):
             self.drop(client)
         if self._hub is not None:
@@ -56,5 +62,11 @@ _local = _Local()
 
 
 def connections_of_this_thread() -> ThreadConnections:
-    """Return the calling thread's connections."""
+    """Return the calling thread's connections.
+
+    The child of a fork shares the sockets of the thread that forked, so it gets connections of its own.
+    """
+    if _local.connections.pid != os.getpid():
+        gevent.reinit()
+        _local.connections = ThreadConnections()
     return _local.connections

@@ -1,7 +1,13 @@
 """What a caller asks for and gets back, in the caller's own terms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+UserId = str | bytes | int | np.integer[Any]
+"""Text is sent as UTF-8, an integer as its decimal text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +28,8 @@ class Event:
 class RecommendRequest:
     """What to recommend to one user. The server fills what is None; it also checks all ranges."""
 
-    user_id: str | bytes
-    """External user id; text is sent as UTF-8."""
+    user_id: UserId
+    """External user id."""
     history: Sequence[Event] | None = None
     """Events, oldest first. None uses the server's stored history; an empty sequence means that the user
     has no history at all, whatever is stored."""
@@ -38,8 +44,8 @@ class RecommendRequest:
     utility_weights: Sequence[float] | None = None
     """A result's score is the sum of weight x predicted probability over the actions; None takes the
     bundle's."""
-    exclude_item_ids: Sequence[int] = ()
-    """Items that must not be returned."""
+    exclude_item_ids: Iterable[int] | None = ()
+    """Items that must not be returned, in any order; None means none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +65,7 @@ class Recommendation:
 class RecommendResponse:
     """What one user gets."""
 
-    user_id: str | bytes
+    user_id: UserId
     """As it was in the request."""
     recommendations: tuple[Recommendation, ...]
     """Best first; may be empty."""

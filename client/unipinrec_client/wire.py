@@ -8,6 +8,13 @@ import numpy.typing as npt
 
 from unipinrec_client.errors import RecommendError
 from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
+from unipinrec_client.values import (
+    checked_history,
+    checked_integers,
+    checked_requests,
+    checked_weights,
+    user_id_bytes,
+)
 
 # B requests, N entries of the longest row, K results of the longest row, A actions
 
@@ -42,10 +49,8 @@ OUTPUT_RANKS = {
 }
 """Number of dimensions of every output, the batch included."""
 
-_INTEGER_TYPES: dict[str, type[np.signedinteger[Any]]] = {"INT64": np.int64, "INT32": np.int32}
 
-
-def encode(requests: Sequence[RecommendRequest]) -> Arrays:
+def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     """Return the input tensors of one Triton request for all users, keyed by tensor name.
 
     Shapes are [B,1] for scalars, [B,N] for histories and exclusions and [B,A] for weights; optional
@@ -54,14 +59,14 @@ def encode(requests: Sequence[RecommendRequest]) -> Arrays:
     padding, so it reads as no history.
 
     Raises `ValueError` for values that have no encoding: no users, an optional field set for some users
-    only, integers beyond the tensor's type, weights of different lengths.
+    only, values of another type, integers beyond the tensor's type, weights of different lengths.
     """
-    if not requests:
-        raise ValueError("requests is empty; allowed: 1 and more")
-    arrays: Arrays = {"USER_ID": _user_ids(requests)}
+    requests = checked_requests(requests)
+    ids = [[user_id_bytes(request.user_id)] for request in requests]
+    arrays: Arrays = {"USER_ID": np.array(ids, dtype=np.object_)}
     histories = _of_all_or_none("history", requests)
     if histories is not None:
-        arrays |= _encode_histories(histories)
+        arrays |= _encode_histories([checked_history(history) for history in histories])
     for name in ("REQUEST_TIME", "SURFACE", "NUM_RESULTS"):
         scalars = _of_all_or_none(name.lower(), requests)
         if scalars is not None:
@@ -70,9 +75,10 @@ def encode(requests: Sequence[RecommendRequest]) -> Arrays:
         weights = _of_all_or_none(name.lower(), requests)
         if weights is not None:
             arrays[name] = _weights(name, weights)
-    if any(len(request.exclude_item_ids) for request in requests):
-        exclusions = [request.exclude_item_ids for request in requests]
-        arrays["EXCLUDE_ITEM_IDS"] = _integers("EXCLUDE_ITEM_IDS", exclusions, padding=PADDING_ITEM_ID)
+    excluded = [() if r.exclude_item_ids is None else r.exclude_item_ids for r in requests]
+    exclusions = _rows("EXCLUDE_ITEM_IDS", excluded)
+    if any(exclusions):
+        arrays["EXCLUDE_ITEM_IDS"] = _padded(exclusions, PADDING_ITEM_ID)
     return arrays
 
 
@@ -101,11 +107,6 @@ def decode(
     )
 
 
-def _user_ids(requests: Sequence[RecommendRequest]) -> npt.NDArray[Any]:
-    ids = [r.user_id.encode() if isinstance(r.user_id, str) else r.user_id for r in requests]
-    return np.array([[user_id] for user_id in ids], dtype=np.object_)
-
-
 def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[Any] | None:
     values = [getattr(request, field) for request in requests]
     missing = sum(value is None for value in values)
@@ -118,7 +119,7 @@ def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[An
     return values
 
 
-def _encode_histories(histories: list[Sequence[Event]]) -> Arrays:
+def _encode_histories(histories: list[list[Event]]) -> Arrays:
     def rows(field: Callable[[Event], int]) -> list[list[int]]:
         return [[field(event) for event in history] for history in histories]
 
@@ -132,38 +133,30 @@ def _encode_histories(histories: list[Sequence[Event]]) -> Arrays:
     }
 
 
-def _integers(name: str, rows: Sequence[Sequence[int]], padding: int = 0) -> npt.NDArray[Any]:
-    dtype = _INTEGER_TYPES[TRITON_TYPES[name]]
+def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[np.int64]:
+    return _padded(_rows(name, rows), padding)
+
+
+def _rows(name: str, rows: Sequence[Any]) -> list[list[Any]]:
+    return [checked_integers(name, values) for values in rows]
+
+
+def _padded(rows: list[list[Any]], padding: int) -> npt.NDArray[np.int64]:
     width = max(1, *(len(row) for row in rows))
-    array_BN = np.full((len(rows), width), padding, dtype=dtype)
+    array_BN = np.full((len(rows), width), padding, dtype=np.int64)
     for row, values in enumerate(rows):
-        _check_integers(name, values, dtype)
         array_BN[row, : len(values)] = values
     return array_BN
 
 
-def _check_integers(name: str, values: Iterable[int], dtype: type[np.signedinteger[Any]]) -> None:
-    smallest, largest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    for value in values:
-        # numpy would cut fractions off and wrap large values around without a word.
-        if not isinstance(value, (int, np.integer)) or not smallest <= value <= largest:
-            raise ValueError(f"{name} is {value!r}; allowed: integers from {smallest} to {largest}")
-
-
-def _weights(name: str, rows: list[Sequence[float]]) -> npt.NDArray[np.float32]:
-    lengths = sorted({len(row) for row in rows})
+def _weights(name: str, rows: list[Any]) -> npt.NDArray[np.float32]:
+    found = [checked_weights(name, row) for row in rows]
+    lengths = sorted({len(row) for row in found})
     if len(lengths) > 1 or lengths[0] == 0:
         raise ValueError(
             f"{name} has lengths {lengths}; allowed: one weight per action, as many for every user"
         )
-    exact_BA = np.array(rows, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        array_BA = exact_BA.astype(np.float32)
-    overflowed = exact_BA[np.isinf(array_BA) & np.isfinite(exact_BA)]
-    if overflowed.size:
-        limit = np.finfo(np.float32).max
-        raise ValueError(f"{name} is {float(overflowed[0])!r}; allowed: {-limit} to {limit}")
-    return array_BA
+    return np.array(found, dtype=np.float32)
 
 
 def _output(name: str, array: npt.NDArray[Any] | None, batch: int) -> npt.NDArray[Any]:

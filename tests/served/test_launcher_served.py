@@ -95,6 +95,9 @@ except ServerError as error:
     sys.exit(str(error))
 """
 
+NO_PROXY_THERE = "http://127.0.0.1:9"
+"""What a machine's environment may say of the way out: no server of this machine is reached by it."""
+
 
 class Launcher:
     """`serve` in a process of its own, as a user runs it."""
@@ -106,7 +109,7 @@ class Launcher:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", LAUNCHER, str(folder), *ports],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONUNBUFFERED": "1", "http_proxy": NO_PROXY_THERE, "no_proxy": ""},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

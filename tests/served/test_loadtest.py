@@ -42,8 +42,15 @@ def command(*arguments: object) -> tuple[int, str]:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_loadtest_writes_its_reports_and_exact_outcomes(
-    loaded: EmbeddedServer, exported: Exported, tmp_path: Path, protocol: str
+    loaded: EmbeddedServer,
+    exported: Exported,
+    tmp_path: Path,
+    protocol: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # No proxy is asked on the way to this machine.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
     url = loaded.grpc_url if protocol == "grpc" else loaded.http_url
     workers = 2 if protocol == "grpc" else 1
     fixed = ("--bundle", exported.bundle, "--seconds", 3, "--warm-up", 1, "--out", tmp_path)

@@ -173,6 +173,11 @@ def test_a_timeout_exits_3(http_server):
         (["--history", "absent.json"], "absent.json"),
         (["--history", "-", "--user", "2"], "--history is given for 2 users; allowed: one --user"),
         (["--url", "ftp://localhost:8001"], "url is 'ftp://localhost:8001'; allowed: host:port"),
+        (["--url", "127.0.0.1:99999"], "url is '127.0.0.1:99999'; allowed: host:port"),
+        (["--url", "http://[::1", "--protocol", "http"], "url is 'http://[::1'; allowed: host:port"),
+        (["--timeout", "inf"], "timeout_s is inf; allowed: more than 0, at most 31536000"),
+        (["--timeout", "1e12", "--protocol", "http"], "timeout_s is 1000000000000.0; allowed: more than 0"),
+        (["--user", "\udcff"], r"user_id is '\udcff'; allowed: text with a UTF-8 form"),
     ],
 )
 def test_arguments_without_a_meaning_exit_2(arguments, message):
@@ -188,11 +193,29 @@ def test_arguments_without_a_meaning_exit_2(arguments, message):
             "--history[1] is {'item': 2}; allowed: {item_id",
         ),
         ("[3]", "--history[0] is 3; allowed"),
+        (
+            '[{"item_id": "5", "actions": 1, "timestamp": 1}]',
+            "HISTORY_ITEM_IDS is '5'; allowed: integers from",
+        ),
         ("not json", "Expecting value"),
     ],
 )
 def test_a_malformed_history_exits_2(history, message):
     assert_one_line(run("recommend", "--user", "1", "--history", "-", text=history), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "holds a list; allowed: an object"),
+        ('{"titles": [1]}', "titles of names.json are [1]; allowed: an object of names by item id"),
+        ('{"titles": {"1": 2}}', "titles of names.json are {'1': 2}; allowed: an object"),
+        ('{"actions": 5}', "actions of names.json are 5; allowed: a list of names"),
+    ],
+)
+def test_malformed_titles_exit_2(tmp_path, content, message):
+    (tmp_path / "names.json").write_text(content)
+    assert_one_line(run("recommend", "--user", "1", "--titles", "names.json"), 2, message)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

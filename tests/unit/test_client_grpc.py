@@ -1,6 +1,7 @@
 """The gRPC clients against a real gRPC server that plays Triton's part."""
 
 import asyncio
+import math
 import socket
 import struct
 import threading
@@ -12,9 +13,11 @@ import pytest
 from tritonclient.grpc import service_pb2
 from unipinrec_client import (
     AsyncGrpcClient,
+    AsyncHttpClient,
     DeadlineExceededError,
     Event,
     GrpcClient,
+    HttpClient,
     InvalidRequestError,
     Recommendation,
     RecommendError,
@@ -78,7 +81,8 @@ class GrpcServer:
         }
         service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
         self._server.add_generic_rpc_handlers((service,))
-        self.url = f"127.0.0.1:{self._server.add_insecure_port(address)}"
+        port = self._server.add_insecure_port(address)
+        self.url = address if address.startswith("unix:") else f"127.0.0.1:{port}"
         self._server.start()
 
     def _infer(self, request, context):
@@ -284,12 +288,34 @@ def test_a_closed_client_says_so(server):
     [
         ({"url": "ftp://localhost:8001"}, "url is 'ftp://localhost:8001'; allowed: host:port"),
         ({"url": "localhost:8001", "timeout_s": 0.0}, "timeout_s is 0.0; allowed: more than 0"),
+        ({"url": "localhost:8001", "timeout_s": math.inf}, "timeout_s is inf; allowed: more than 0"),
+        ({"url": "localhost:8001", "timeout_s": 1e12}, "timeout_s is 1000000000000.0; allowed: more than 0"),
+        ({"url": "localhost:8001", "timeout_s": math.nan}, "timeout_s is nan; allowed: more than 0"),
+        ({"url": "localhost:8001", "timeout_s": "5"}, "timeout_s is '5'; allowed: more than 0"),
+        ({"url": "localhost:8001", "timeout_s": None}, "timeout_s is None; allowed: more than 0"),
         (
             {"url": "localhost:8001", "root_certificates": "ca.pem"},
             "root_certificates is 'ca.pem'; allowed: None",
         ),
+        (
+            {"url": "localhost:8001", "root_certificates": "absent.pem", "ssl": True},
+            "root_certificates is 'absent.pem'; allowed: a PEM file",
+        ),
+        (
+            {"url": "localhost:8001", "root_certificates": __file__, "ssl": True},
+            "root_certificates is .*; allowed: a PEM file",
+        ),
+        ({"url": "localhost:8001", "headers": {"a b": "c"}}, "headers has the name 'a b'; allowed: letters"),
+        ({"url": "localhost:8001", "headers": {"a": "b\n"}}, r"headers\['a'\] has a str; allowed: printable"),
+        ({"url": "localhost:8001", "headers": {"a": 5}}, r"headers\['a'\] has a int; allowed: printable"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+@pytest.mark.parametrize("kind", [GrpcClient, AsyncGrpcClient, HttpClient, AsyncHttpClient])
+def test_options_out_of_range_are_refused(kind, options, message):
     with pytest.raises(ValueError, match=message):
-        GrpcClient(**options)
+        kind(**options)
+
+
+@both
+def test_the_longest_timeout_is_not_taken_for_none(server, asynchronous):
+    assert ask(server.url, asynchronous, timeout_s=365 * 24 * 3600) == expected("42", 42)

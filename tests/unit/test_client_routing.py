@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 from unipinrec_client import AsyncGrpcClient, AsyncHttpClient, GrpcClient, HttpClient, RecommendRequest
 from unipinrec_client.routing import ROUTING_HEADER, routing_key
@@ -46,6 +47,13 @@ def asynchronous(server, request, headers=None):
 
 def test_the_key_is_the_start_of_the_sha256_of_the_id():
     assert routing_key("42") == routing_key(b"42") == KEY_OF_42
+
+
+@pytest.mark.parametrize("user_id", [42, np.int64(42), np.uint8(42), np.str_("42"), np.bytes_(b"42")])
+def test_an_integer_id_has_the_key_of_the_text_that_is_sent(played, user_id):
+    server, received = played
+    blocking(server, RecommendRequest(user_id=user_id))
+    assert received()[ROUTING_HEADER] == KEY_OF_42 == routing_key(user_id)
 
 
 @pytest.mark.parametrize("ask", [blocking, asynchronous])

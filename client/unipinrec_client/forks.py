@@ -1,0 +1,76 @@
+"""What a fork leaves of gRPC in the child."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+_REMEDY = "fork while no call is under way, start the process with `spawn`, or use HttpClient"
+_ASYNCIO_REMEDY = "fork before the first use, start the process with `spawn`, or use another client"
+
+
+@dataclass(slots=True)
+class _GrpcUse:
+    """gRPC in one process."""
+
+    pid: int
+    calls: set[object] = field(default_factory=set)
+    """Calls that threads are waiting for. A set needs no lock, which a fork could leave taken for ever."""
+    broken_by: str = ""
+    """Why blocking calls would never be answered; empty if they are."""
+    with_asyncio: bool = False
+    asyncio_broken_by: str = ""
+    """Why calls of asyncio would never be answered; empty if they are."""
+
+
+_use = _GrpcUse(os.getpid())
+
+
+@contextmanager
+def grpc_call() -> Iterator[None]:
+    """Note that the thread is in a blocking call."""
+    calls, call = _of_this_process().calls, object()
+    calls.add(call)
+    try:
+        yield
+    finally:
+        calls.discard(call)
+
+
+def grpc_broken_by() -> str:
+    """Return why blocking calls of this process are never answered; empty if they are.
+
+    gRPC gets ready for a fork only while no thread is calling. Otherwise the child's calls, and closing an
+    inherited connection, last for ever, whatever their deadlines.
+    """
+    return _of_this_process().broken_by
+
+
+def check_grpc_asyncio() -> None:
+    """Note that gRPC is used with asyncio; raise `RuntimeError` in a child of a process that did so.
+
+    One thread reads the answers for all event loops of a process. A child does not have it, and gRPC starts
+    no other.
+    """
+    use = _of_this_process()
+    if use.asyncio_broken_by:
+        raise RuntimeError(use.asyncio_broken_by)
+    use.with_asyncio = True
+
+
+def _of_this_process() -> _GrpcUse:
+    global _use
+    if _use.pid != os.getpid():
+        _use = _in_child_of(_use)
+    return _use
+
+
+def _in_child_of(parent: _GrpcUse) -> _GrpcUse:
+    child = _GrpcUse(os.getpid(), broken_by=parent.broken_by, asyncio_broken_by=parent.asyncio_broken_by)
+    if parent.calls:
+        child.broken_by = (
+            f"calls under way at a fork are {len(parent.calls)}; allowed with gRPC: 0; {_REMEDY}"
+        )
+    if parent.with_asyncio:
+        child.asyncio_broken_by = f"gRPC was used with asyncio before a fork; {_ASYNCIO_REMEDY}"
+    return child
