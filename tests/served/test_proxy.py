@@ -1,16 +1,21 @@
 """The proxy in front of three real servers, through TLS: users stay, a dead replica is left."""
 
 import http.client
+import json
 import os
 import signal
 import ssl
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+import tritonclient.http as triton_http
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from unipinrec_client import GrpcClient, HttpClient, RecommendRequest
 from unipinrec_client.routing import routing_key
@@ -23,6 +28,13 @@ from tests.conftest import USERS, Exported
 from tests.support.tools import tool
 
 NAMES = [f"user-{user}" for user in range(60)]
+USER = {"name": "USER_ID", "datatype": "BYTES", "shape": [1, 1], "data": ["42"]}
+MOST_USERS, MOST_EVENTS, MOST_EXCLUDED, LONGEST_NAME = 16, 8192, 1024, 256
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def json_body(*inputs: dict[str, Any], **others: Any) -> str:
+    return json.dumps({"inputs": [USER, *inputs], **others})
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +106,11 @@ def test_requests_without_the_header_go_to_all_replicas(proxy: Proxy) -> None:
     ],
 )
 def test_only_recommending_passes_over_http(proxy: Proxy, method: str, path: str, status: int) -> None:
-    host, port = proxy.http_url.split(":")
-    context = ssl.create_default_context(cafile=str(proxy.certificate))
-    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
-    connection.request(method, path)
-    assert connection.getresponse().status == status
-    connection.close()
+    assert http_request(proxy, method, path)[0] == status
 
 
 def test_only_recommending_passes_over_grpc(proxy: Proxy) -> None:
-    credentials = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
-    with grpc.secure_channel(proxy.grpc_url, credentials) as channel:
+    with grpc_channel(proxy) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert stub.ServerReady(service_pb2.ServerReadyRequest()).ready
         assert stub.ModelReady(service_pb2.ModelReadyRequest(name="recommend")).ready
@@ -119,6 +125,140 @@ def test_only_recommending_passes_over_grpc(proxy: Proxy) -> None:
             with pytest.raises(grpc.RpcError) as error:
                 call(message)
             assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            json_body(outputs=[{"name": "KV_SOURCE", "parameters": {"classification": 1}}]),
+            "parameter classification is set; allowed: outputs without it",
+        ),
+        (
+            json_body(outputs=[{"name": "KV_SOURCE", "parameters": {"CLASS": 1}}]).replace(
+                "CLASS", r"\u0063lassification"
+            ),
+            "body has letters as codes; allowed: plain letters",
+        ),
+        (
+            json_body({"name": "EXCLUDE_ITEM_IDS", "datatype": "INT64", "shape": [1, 2**62], "data": [1]}),
+            "shape is wrong; allowed: two numbers, below 100 and below 100000",
+        ),
+        (
+            json_body({"name": "SURFACE", "datatype": "INT64", "shape": [99, 99, 99, 99], "data": [1]}),
+            "shape is wrong; allowed: two numbers, below 100 and below 100000",
+        ),
+        ("[" * 300_000, "body is nested too deep; allowed: 500 brackets"),
+        ("[1," * 300_000, "body is nested too deep; allowed: 500 brackets"),
+    ],
+    ids=["classification", "hidden classification", "overflow", "four numbers", "deep", "deep with numbers"],
+)
+def test_a_request_that_would_kill_a_server_is_refused_over_http(
+    fleet: Fleet, proxy: Proxy, body: str, message: str
+) -> None:
+    assert post(proxy, body) == (400, {"error": message})
+    assert_all_serve(fleet, proxy)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "message"),
+    [
+        (
+            "1\r\n{\r\n0\r\n\r\n",
+            {"Transfer-Encoding": "chunked"},
+            400,
+            "Content-Length is missing; allowed: one, and no chunks",
+        ),
+        ("", {"Content-Length": "9000000"}, 413, "body is too large; allowed: 8388608 bytes"),
+        ("x", {"Content-Encoding": "gzip"}, 415, "Content-Encoding is set; allowed: none"),
+        (
+            json_body(),
+            {"Inference-Header-Content-Length": "10000"},
+            400,
+            "Inference-Header-Content-Length is wrong; allowed: 1 to 9999",
+        ),
+    ],
+    ids=["chunks", "too long", "compressed", "long header"],
+)
+def test_what_the_proxy_cannot_look_through_is_refused(
+    fleet: Fleet,
+    proxy: Proxy,
+    body: str,
+    headers: dict[str, str],
+    status: int,
+    message: str,
+) -> None:
+    assert post(proxy, body, headers) == (status, {"error": message})
+    assert_all_serve(fleet, proxy)
+
+
+@pytest.mark.parametrize(
+    ("tag", "length"), [(b"\x0a", b"\x0e"), (b"\x0a", b"\x8e\x80\x00"), (b"\x8a\x00", b"\x8e\x00")]
+)
+def test_a_request_that_would_kill_a_server_is_refused_over_grpc(
+    fleet: Fleet, proxy: Proxy, tag: bytes, length: bytes
+) -> None:
+    """Also where idle bytes lengthen what stands before the parameter's name, and zeros before that."""
+    entry = tag + length + b"classification" + field(b"\x12", b"\x10\x01")
+    output = field(b"\x32", field(b"\x0a", b"KV_SOURCE") + field(b"\x12", entry))
+    tensors = {
+        "USER_ID": np.array([[b"42"]], np.object_),
+        "EXCLUDE_ITEM_IDS": np.zeros((1, MOST_EXCLUDED), np.int64),
+    }
+    request = message(tensors).SerializeToString() + output
+    meant = service_pb2.ModelInferRequest.FromString(request)
+    assert meant.outputs[0].parameters["classification"].int64_param == 1
+    with grpc_channel(proxy) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(INFER)(request)
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.value.details() == "parameter classification is set; allowed: outputs without it"
+    assert_all_serve(fleet, proxy)
+
+
+def test_a_request_without_a_length_is_refused_over_http_2_too(proxy: Proxy) -> None:
+    credentials = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
+    with grpc.secure_channel(proxy.http_url, credentials) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary("/v2/models/recommend/infer")(json_body().encode())
+    assert error.value.details() == "Received http2 header with status: 400"
+
+
+def test_compressed_messages_are_refused_and_the_parameters_name_is_no_users(proxy: Proxy) -> None:
+    with grpc_channel(proxy) as channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        named = message({"USER_ID": np.array([[b"classification"]], np.object_)})
+        assert infer(named).model_name == "recommend"
+        with pytest.raises(grpc.RpcError) as error:
+            infer(message(largest_tensors()), compression=grpc.Compression.Gzip)
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert error.value.details() == "message is compressed; allowed: none"
+
+
+def test_the_largest_requests_pass_over_both_protocols(proxy: Proxy) -> None:
+    """16 users with full inline histories, the most exclusions and the longest names."""
+    tensors = largest_tensors()
+    with grpc_channel(proxy) as channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        assert infer(message(tensors)).outputs[0].shape[0] == MOST_USERS
+    inputs = []
+    for name, array in tensors.items():
+        inputs.append(triton_http.InferInput(name, list(array.shape), datatype_of(array)))
+        inputs[-1].set_data_from_numpy(array)
+    binary, header = triton_http.InferenceServerClient.generate_request_body(inputs)
+    status, _ = post(proxy, binary, {"Inference-Header-Content-Length": str(header)})
+    assert status == 200
+    names = [name.decode() for name in tensors["USER_ID"].ravel()]
+    rows = {name: array.tolist() for name, array in tensors.items()} | {"USER_ID": names}
+    described = [
+        {"name": name, "datatype": datatype_of(array), "shape": list(array.shape), "data": rows[name]}
+        for name, array in tensors.items()
+    ]
+    text = json.dumps({"inputs": described})
+    # What `curl -d` calls it; as a form of this size it would kill the server.
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, answer = post(proxy, text.ljust(8 * 2**20), form)
+    assert (status, answer["outputs"][0]["shape"][0]) == (200, MOST_USERS)
+    at_end = text[:-1] + ', "outputs": [{"name": "KV_SOURCE", "parameters": {"classification": 1}}]}'
+    assert post(proxy, at_end)[0] == 400
 
 
 def test_metrics_are_served_beside_the_statistics(proxy: Proxy) -> None:
@@ -159,3 +299,70 @@ def test_a_replica_whose_node_died_is_left_though_it_calls_itself_ready(fleet: F
         with connect(kind, proxy) as through_proxy:
             for name in NAMES:
                 assert through_proxy.recommend(RecommendRequest(user_id=name)).recommendations
+
+
+def http_request(
+    proxy: Proxy,
+    method: str,
+    path: str,
+    body: str | bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, bytes]:
+    host, port = proxy.http_url.split(":")
+    context = ssl.create_default_context(cafile=str(proxy.certificate))
+    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
+    connection.request(method, path, body, headers or {})
+    response = connection.getresponse()
+    status, content = response.status, response.read()
+    connection.close()
+    return status, content
+
+
+def post(proxy: Proxy, body: str | bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    """Status and JSON of an inference; the content of a binary answer is left unread."""
+    status, content = http_request(proxy, "POST", "/v2/models/recommend/infer", body, headers)
+    return status, json.loads(content) if content.endswith(b"}") else None
+
+
+def grpc_channel(proxy: Proxy) -> grpc.Channel:
+    credentials = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
+    return grpc.secure_channel(proxy.grpc_url, credentials)
+
+
+def message(tensors: Mapping[str, NDArray[Any]]) -> service_pb2.ModelInferRequest:
+    request = service_pb2.ModelInferRequest(model_name="recommend")
+    for name, array in tensors.items():
+        request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
+        raw = array.tobytes()
+        if array.dtype == object:
+            raw = b"".join(struct.pack("<I", len(text)) + text for text in array.ravel())
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def datatype_of(array: NDArray[Any]) -> str:
+    return "BYTES" if array.dtype == object else "INT64"
+
+
+def field(tag: bytes, content: bytes) -> bytes:
+    """A field of a message, as it is on the wire."""
+    return tag + bytes([len(content)]) + content
+
+
+def largest_tensors() -> dict[str, NDArray[Any]]:
+    events = (MOST_USERS, MOST_EVENTS)
+    return {
+        "USER_ID": np.full((MOST_USERS, 1), b"x" * LONGEST_NAME, np.object_),
+        "HISTORY_ITEM_IDS": np.full(events, 2**63 - 1),
+        "HISTORY_ACTIONS": np.full(events, 7),
+        "HISTORY_TIMESTAMPS": np.full(events, 253_402_300_799),
+        "HISTORY_SURFACES": np.full(events, 1),
+        "EXCLUDE_ITEM_IDS": np.full((MOST_USERS, MOST_EXCLUDED), 2**63 - 1),
+    }
+
+
+def assert_all_serve(fleet: Fleet, proxy: Proxy) -> None:
+    """Each replica's process lives, and the proxy answers."""
+    for server in fleet.servers:
+        server.check_running()
+    assert post(proxy, json_body())[0] == 200
