@@ -26,13 +26,17 @@ _CHANNEL_ARGUMENTS: tuple[tuple[str, int | str], ...] = (
 class GrpcClient(Client):
     """A blocking client over gRPC, with one connection for all threads.
 
-    It outlives a fork unless a call was under way, which raises `RuntimeError` in the child.
+    It outlives a fork unless a call was under way. In the child of such a fork, calls and making a client
+    raise `RuntimeError`.
     """
 
     def _address(self, url: str, ssl: bool) -> str:
         return grpc_target(url, ssl=ssl)
 
     def _prepare(self) -> None:
+        # Making a channel may hang, too.
+        if reason := grpc_broken_by():
+            raise RuntimeError(reason)
         self._triton = tritonclient.grpc.InferenceServerClient(**_triton_options(self))
 
     def _check_usable(self) -> None:

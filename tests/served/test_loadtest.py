@@ -23,6 +23,8 @@ from tests.served.relay import Relay
 
 PAUSE_S = 2.0
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def loaded(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
