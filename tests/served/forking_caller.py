@@ -7,12 +7,10 @@ off.
 import asyncio
 import json
 import multiprocessing
-import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from unipinrec_client import (
@@ -52,12 +50,12 @@ class Caller:
         if len({tuple(found) for found in self._items.values()}) < USERS:
             raise RuntimeError("two users have the same items, so that their answers cannot be told apart")
 
-    def ask(self, users: Share, client: Client | None = None) -> Outcomes:
+    def ask(self, users: Share) -> Outcomes:
         outcomes: Counter[str] = Counter()
         for _ in range(ROUNDS):
             for user in users:
                 try:
-                    found = items((client or self._client).recommend(request(user)))
+                    found = items(self._client.recommend(request(user)))
                     outcomes["right" if found == self._items[user] else "wrong"] += 1
                 except Exception as error:
                     outcomes[f"{type(error).__name__}: {error}"] += 1
@@ -115,38 +113,6 @@ def grpc(url: str) -> dict[str, list[Outcomes]]:
     return {"children": in_children(work), "here": [caller.ask((0, 1))]}
 
 
-def grpc_busy(url: str) -> dict[str, list[Outcomes]]:
-    """A thread calls while the process forks; children use the inherited client and make one themselves."""
-    client = GrpcClient(url, retry=ONCE)
-    caller = Caller(client)
-
-    def work(share: Share) -> Outcomes:
-        outcomes = caller.ask(share)
-        try:
-            GrpcClient(url, retry=ONCE)
-        except RuntimeError as error:
-            outcomes[f"own {type(error).__name__}: {error}"] = 1
-        client.close()
-        return outcomes
-
-    with calling():
-        children = in_children(work)
-    return {"children": children, "here": [caller.ask((0, 1))]}
-
-
-@contextmanager
-def calling() -> Iterator[None]:
-    """A call that is under way for as long as the block lasts, to a server that never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        waiting = GrpcClient(f"127.0.0.1:{silent.getsockname()[1]}", retry=ONCE, timeout_s=LONGEST_S)
-        thread = threading.Thread(target=waiting.ready)
-        thread.start()
-        connection, _ = silent.accept()
-        yield
-        connection.close()
-    thread.join()
-
-
 def asyncio_(kind: type[AsyncGrpcClient] | type[AsyncHttpClient], url: str) -> dict[str, list[Outcomes]]:
     """An asyncio client that is connected; children use it, and one of their own."""
 
@@ -182,7 +148,6 @@ def asyncio_(kind: type[AsyncGrpcClient] | type[AsyncHttpClient], url: str) -> d
 CASES: dict[str, Callable[[str], dict[str, list[Outcomes]]]] = {
     "http": http,
     "grpc": grpc,
-    "grpc-busy": grpc_busy,
     "asyncio-http": lambda url: asyncio_(AsyncHttpClient, url),
     "asyncio-grpc": lambda url: asyncio_(AsyncGrpcClient, url),
 }

@@ -33,16 +33,6 @@ def test_a_grpc_client_outlives_a_fork_between_calls(server: EmbeddedServer) -> 
     assert here == [{"right": 2 * ROUNDS}]
 
 
-def test_a_fork_during_calls_of_grpc_is_named_instead_of_waiting_for_ever(server: EmbeddedServer) -> None:
-    children, here = forking("grpc-busy", server.grpc_url)
-    named = (
-        "RuntimeError: calls under way at a fork are 1; allowed with gRPC: 0;"
-        " fork while no call is under way, start the process with `spawn`, or use HttpClient"
-    )
-    assert children == [{named: ALL_OF_A_CHILD, f"own {named}": 1}] * CHILDREN
-    assert here == [{"right": 2 * ROUNDS}]
-
-
 @pytest.mark.parametrize(
     ("protocol", "own"),
     [("http", "right"), ("grpc", "RuntimeError: gRPC was used with asyncio before a fork; ")],
