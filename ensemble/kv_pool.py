@@ -288,6 +288,7 @@ class PoolDirectory:
         self._mapped: dict[int, MappedPool] = {}
         self._forgot = False
         self._stopped = threading.Event()
+        self._watcher: threading.Thread | None = None
 
     def find(self, handle: Handle) -> MappedPool | None:
         """The handle's pool, or None when it is gone."""
@@ -317,11 +318,17 @@ class PoolDirectory:
 
     def watch(self) -> None:
         """Let go of pools as soon as they are gone, in a thread, until `close`."""
-        threading.Thread(target=self._watch, name="pools", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="pools", daemon=True)
+        self._watcher.start()
 
     def close(self) -> None:
-        """End the thread of `watch`."""
+        """End the thread of `watch`.
+
+        It must not outlive the interpreter: a thread that lets go of a tensor then takes the process down.
+        """
         self._stopped.set()
+        if self._watcher is not None:
+            self._watcher.join()
 
     def _watch(self) -> None:
         while not self._stopped.wait(WATCH_S):
