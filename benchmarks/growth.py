@@ -27,7 +27,8 @@ from ensemble.event_chain import EventChain
 from ensemble.item_search import ItemSearch
 from ensemble.kv_pool import KVPool, PoolDirectory
 from ensemble.prefix_cache import PrefixCache
-from ensemble.slot_storage import SHARED_MEMORY, SlotLayout
+from ensemble.settings import SHARED_MEMORY
+from ensemble.slot_storage import SlotLayout
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from export.item_index import build_index, choose_kind

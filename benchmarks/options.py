@@ -28,8 +28,8 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.node import Node
 from ensemble.ranking import RankingNode
 from ensemble.retrieval import RetrievalNode
-from ensemble.settings import ServingSettings
-from ensemble.slot_storage import SHARED_MEMORY, Precision, SlotLayout
+from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
+from ensemble.slot_storage import SlotLayout
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import HISTORIES, read_manifest

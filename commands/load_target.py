@@ -18,8 +18,7 @@ from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
 from ensemble.launcher import MODEL_REPOSITORY, check_bundle, default_canaries
 from ensemble.server_error import ServerError
-from ensemble.settings import ServingSettings
-from ensemble.slot_storage import SHARED_MEMORY
+from ensemble.settings import SHARED_MEMORY, ServingSettings
 from loadtest.histories import UserHistory, write_histories
 from loadtest.plan import Protocol
 from loadtest.traffic import HistoryLimit

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from containers.compose import Service
-from ensemble.slot_storage import SHARED_MEMORY
+from ensemble.settings import SHARED_MEMORY
 
 USER = "10001:10001"
 """Whom our images run as."""

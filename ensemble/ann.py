@@ -20,7 +20,6 @@ from ensemble.contract import (
     stack,
     stamp_bundle,
 )
-from ensemble.gpu.item_search import search_on_gpu
 from ensemble.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
@@ -60,7 +59,10 @@ class AnnNode:
         on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
         self._index: NearestItems = on_cpu
         if settings.ann_device == "cuda":
-            self._index = search_on_gpu(on_cpu, loaded.vocabulary().vector_VE)
+            # The CPU's nodes do without what this imports.
+            from ensemble.gpu.item_search import search_on_gpu
+
+            self._index = search_on_gpu(on_cpu, loaded.item_vectors())
         self.metrics = CollectorRegistry()
         self._candidates = Histogram(
             "unipinrec_candidates", "Candidates found for a user", buckets=FOUND, registry=self.metrics

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from ensemble.cpu.engine import CpuEngine
 from ensemble.engine import Engine
 from ensemble.loaded_bundle import LoadedBundle
@@ -14,6 +16,7 @@ def engine_of(args: Mapping[str, str], loaded: LoadedBundle, settings: ServingSe
     `args` is what Triton passes to `initialize`. `KIND_GPU` moves nothing by itself: the process computes on
     the device that is named beside it.
     """
+    torch.set_num_threads(settings.threads)
     if args["model_instance_kind"] != "GPU":
         return CpuEngine(loaded, settings.kv_precision)
     # The CPU's nodes do without what this imports.

@@ -5,13 +5,12 @@ Shapes: V items, E item width.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from ensemble.contract import Floats, Int64s
 from unipinrec import bundle
-from unipinrec.bundle import Manifest, load_graph, verify_bundle
+from unipinrec.bundle import Manifest, verify_bundle
 from unipinrec.data.history import rows_of
 
 
@@ -37,22 +36,26 @@ class LoadedBundle:
         """The bundle's identity, which every answer carries."""
         return self.manifest.bundle_id
 
-    def graph(self, name: str) -> Any:
-        """An exported graph, ready to call."""
-        return load_graph(self.folder / name)
-
     def vocabulary(self) -> "Vocabulary":
-        """Item ids and item vectors, mapped: the nodes share one copy, and load only what they read."""
-        items = load_file(self.folder / bundle.ITEMS)
-        return Vocabulary(item_id_V=items["item_id_V"].numpy(), vector_VE=items["vector_VE"].numpy())
+        """The external ids of all items, in memory of the calling process."""
+        with safe_open(self.folder / bundle.ITEMS, framework="np") as items:
+            return Vocabulary(items.get_tensor("item_id_V"))
+
+    def item_vectors(self) -> Floats:
+        """What the embedder makes of each item [V, E], mapped: nodes share one copy, and load what they read.
+
+        It takes PyTorch to map them.
+        """
+        with safe_open(self.folder / bundle.ITEMS, framework="pt") as items:
+            vector_VE: Floats = items.get_tensor("vector_VE").numpy()
+        return vector_VE
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """External item ids, ascending, beside the embedder's output for each."""
+    """External item ids, ascending."""
 
     item_id_V: Int64s
-    vector_VE: Floats
 
     def rows_of(self, item_id: Int64s) -> Int64s:
         """Item rows of external ids; `UNKNOWN_ROW` for unknown ones."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
 
@@ -61,7 +60,6 @@ class TritonNode:
         settings = ServingSettings()
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
-        torch.set_num_threads(settings.threads)
         self._backend = backend
         self._node = make(LoadedBundle.open(settings.bundle), settings)
         self._watched = _Watched()

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ensemble.slot_storage import SHARED_MEMORY
+from ensemble.settings import SHARED_MEMORY
 
 
 def claim_folder(base: Path) -> tuple[Path, int]:

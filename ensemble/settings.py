@@ -8,12 +8,15 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ensemble.slot_storage import SHARED_MEMORY, Precision
-
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, which relative paths in the environment start from."""
 
 ENV_PREFIX = "UNIPINREC_"
+
+SHARED_MEMORY = Path("/dev", "shm")
+
+Precision = Literal["float32", "bfloat16", "int8"]
+"""What a server may keep keys and values in."""
 
 Count = Annotated[int, Field(ge=1)]
 

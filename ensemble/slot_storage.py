@@ -11,12 +11,8 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
 
+from ensemble.settings import Precision
 from unipinrec.config import ModelConfig
-
-SHARED_MEMORY = Path("/dev", "shm")
-
-Precision = Literal["float32", "bfloat16", "int8"]
-"""What a server may keep keys and values in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

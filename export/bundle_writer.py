@@ -32,11 +32,11 @@ from unipinrec.bundle import (
     ServingDefaults,
     content_id,
     describe_file,
-    load_graph,
     verify_bundle,
 )
 from unipinrec.checkpoint import load_model, load_state
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.graph import load_graph
 from unipinrec.history_store import EVENT, write_histories
 from unipinrec.model import UnifiedRecommender
 from unipinrec.model.served import ServedModel

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from pydantic import Field, ValidationError
 
 from unipinrec.config import Config, ModelConfig
@@ -90,15 +88,6 @@ def describe_file(path: Path) -> BundleFile:
     """Hash and size of a file."""
     with path.open("rb") as stream:
         return BundleFile(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=path.stat().st_size)
-
-
-def load_graph(path: Path) -> torch.jit.ScriptModule:
-    """A TorchScript graph of a bundle, ready to call."""
-    with warnings.catch_warnings():
-        # TorchScript is deprecated upstream; it is a format this project promises.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        graph: torch.jit.ScriptModule = torch.jit.load(str(path))
-    return graph
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -13,8 +13,10 @@ from ensemble.cpu.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.engine import Place, ScoringRow, Use
 from ensemble.generation import Asked, Queries, QueryPlanner
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.slot_storage import Precision, SlotLayout
+from ensemble.settings import Precision
+from ensemble.slot_storage import SlotLayout
 from unipinrec import bundle
+from unipinrec.graph import load_graph
 
 
 class CpuEngine(SharedMemory):
@@ -45,7 +47,7 @@ class CpuEngine(SharedMemory):
     @cached_property
     def encode(self) -> HistoryEncoder:
         """See `Engine`."""
-        return HistoryEncoder(self._loaded.graph(bundle.ENCODER), self._vectors)
+        return HistoryEncoder(load_graph(self._loaded.folder / bundle.ENCODER), self._vectors)
 
     def generate(
         self, storage: SharedMemoryStorage, asked: Sequence[Asked], places: Sequence[Place]
@@ -65,12 +67,12 @@ class CpuEngine(SharedMemory):
 
     @cached_property
     def _generator(self) -> QueryGenerator:
-        return QueryGenerator(self._loaded.graph(bundle.RETRIEVAL_HEAD), self.encode)
+        return QueryGenerator(load_graph(self._loaded.folder / bundle.RETRIEVAL_HEAD), self.encode)
 
     @cached_property
     def _scorer(self) -> CandidateScorer:
-        return CandidateScorer(self._loaded.graph(bundle.RANKING_HEAD), self._vectors)
+        return CandidateScorer(load_graph(self._loaded.folder / bundle.RANKING_HEAD), self._vectors)
 
     @cached_property
     def _vectors(self) -> Floats:
-        return self._loaded.vocabulary().vector_VE
+        return self._loaded.item_vectors()

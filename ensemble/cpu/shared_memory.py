@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble.slot_storage import SHARED_MEMORY, SlotLayout, SlotStorage
+from ensemble.settings import SHARED_MEMORY
+from ensemble.slot_storage import SlotLayout, SlotStorage
 
 Parts = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 

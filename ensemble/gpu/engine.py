@@ -69,7 +69,7 @@ class GpuEngine:
         self._parts = Parts(
             device=device,
             model=model.requires_grad_(False),
-            items=ItemTable(loaded.vocabulary().vector_VE, options.item_precision, device),
+            items=ItemTable(loaded.item_vectors(), options.item_precision, device),
             launches=Launches.on(device, capture=options.capture),
             compiled=options.compiled,
             batches=options.batches,

@@ -23,8 +23,7 @@ from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
 from ensemble.launcher import UserCanary
 from ensemble.server_error import ServerError
-from ensemble.settings import ROOT, ServingSettings
-from ensemble.slot_storage import SHARED_MEMORY
+from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
 from ensemble.watchdog import Watchdog
 
 NODE = """

@@ -42,6 +42,12 @@ def test_the_cpus_nodes_need_no_cuda_bindings() -> None:
     assert printed == "[]\n"
 
 
+@pytest.mark.parametrize("node", ["history", "ann"])
+def test_nodes_that_compute_nothing_with_it_need_no_pytorch(node: str) -> None:
+    printed = run("import sys", f"import ensemble.node, ensemble.{node}", "print('torch' in sys.modules)")
+    assert printed == "False\n"
+
+
 def test_importing_everything_for_a_gpu_touches_none() -> None:
     printed = run(
         "import importlib, pkgutil, ensemble.gpu, torch",

@@ -17,8 +17,7 @@ from containers.compose import COMPOSE, ComposeError, Service, interpolate, seco
 from containers.confinement import promises
 from containers.host_pip import TORCH, build_options
 from containers.probe import main as probe
-from ensemble.settings import ROOT
-from ensemble.slot_storage import SHARED_MEMORY
+from ensemble.settings import ROOT, SHARED_MEMORY
 
 GIB = 2**30
 AS_ROOT = {
