@@ -131,7 +131,11 @@ def serving(
         model_repository=MODEL_REPOSITORY,
         # With few programs a server starts within the time of a test.
         settings=ServingSettings(
-            bundle=bundle, lease_ms=LEASE_MS, gpu_precision=gpu_precision, gpu_compile="dynamic"
+            bundle=bundle,
+            lease_ms=LEASE_MS,
+            gpu_precision=gpu_precision,
+            gpu_compile="dynamic",
+            log_level="INFO",
         ),
         endpoints=Endpoints.free(),
         baseline=baseline,

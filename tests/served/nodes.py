@@ -1,13 +1,22 @@
-"""Calls single nodes of the graph, so that a test can stand between them."""
+"""Single nodes of the graph: called, so that a test can stand between them, and killed."""
 
-from collections.abc import Mapping
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
+from unipinrec_client import GrpcClient, RecommendError, RecommendRequest
 
 from ensemble.embedded_server import EmbeddedServer
+from ensemble.metrics import EXPORT_S
+
+NODES = ("history", "retrieval", "ann", "ranking")
+RECOVERY_S = 240.0
+"""A GPU's nodes load their programs and capture graphs; a CPU's are back within seconds."""
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -39,3 +48,42 @@ def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -
     candidates = call(server, "ann", left_out | {name: retrieved[name] for name in made})
     ranking = {name: resolved[name] for name in ("NUM_RESULTS", "UTILITY_WEIGHTS")}
     return events | context | candidates | ranking | {"KV_HANDLE": retrieved["KV_HANDLE"]}
+
+
+def kill(processes: Iterable[int]) -> None:
+    """End processes of nodes when they have told Triton all that they counted.
+
+    Triton 2.51 may abort when a process dies while it does so: docs/operations.md. So nothing else may ask
+    the server meanwhile.
+    """
+    time.sleep(2 * EXPORT_S)
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+
+
+def until_recovered(server: EmbeddedServer, instances: Mapping[str, int], client: GrpcClient) -> set[str]:
+    """Ask until each node has so many instances, none too many, and ten requests in a row are answered.
+
+    Returns what requests failed with meanwhile.
+    """
+    deadline = time.monotonic() + RECOVERY_S
+    failures: set[str] = set()
+    answered = 0
+    while answered < 10:
+        server.check_running()
+        assert time.monotonic() < deadline
+        try:
+            client.recommend(RecommendRequest(user_id="user-0"))
+            answered += 1
+        except RecommendError as error:
+            failures.add(str(error))
+            answered = 0
+            time.sleep(0.1)
+        if instances_of(server, instances) != instances:
+            answered = 0
+    return failures
+
+
+def instances_of(server: EmbeddedServer, nodes: Iterable[str] = NODES) -> dict[str, int]:
+    """How many processes each node has."""
+    return {node: len(server.node_processes(node)) for node in nodes}

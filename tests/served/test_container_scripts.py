@@ -1,6 +1,5 @@
 """What the images run, without a container: entry point and health check against a real server."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,8 @@ from ensemble.embedded_server import EmbeddedServer
 from ensemble.endpoints import Endpoints
 from ensemble.installation import Installation
 from ensemble.settings import ROOT
-from tests.conftest import Exported, serving
+from tests.conftest import Exported
+from tests.served.nodes import kill
 from tests.served.requests import stored
 
 DOCKER = ROOT / "docker"
@@ -100,12 +100,6 @@ def container(exported: Exported, tmp_path: Path) -> Iterator[Container]:
         container.process.wait(timeout=60)
 
 
-@pytest.fixture(scope="module")
-def unwatched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    with serving(exported.bundle, tmp_path_factory.mktemp("log") / "server.log") as server:
-        yield server
-
-
 def test_sigterm_lets_requests_in_flight_finish(container: Container, exported: Exported) -> None:
     container.wait_until_serving()
     checked = health(container.endpoints)
@@ -135,12 +129,12 @@ def test_health_fails_when_nothing_listens() -> None:
     assert len(checked.stderr.splitlines()) == 1
 
 
-def test_health_fails_when_one_instance_of_a_node_has_died(unwatched: EmbeddedServer) -> None:
-    with GrpcClient(unwatched.grpc_url) as client:
+def test_health_fails_when_one_instance_of_a_node_has_died(revived: EmbeddedServer) -> None:
+    with GrpcClient(revived.grpc_url) as client:
         client.recommend(RecommendRequest(user_id="someone"))
-        assert health(unwatched.endpoints).returncode == 0
-        os.kill(unwatched.node_processes("ranking")[0], signal.SIGKILL)
-        checked = health(unwatched.endpoints)
+        assert health(revived.endpoints).returncode == 0
+        kill(revived.node_processes("ranking")[:1])
+        checked = health(revived.endpoints)
         assert client.ready()
     assert checked.returncode == 1
     assert "is not healthy" in checked.stderr

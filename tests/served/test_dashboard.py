@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -17,7 +15,8 @@ from unipinrec_client import GrpcClient, RecommendError, RetryPolicy
 
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
-from tests.conftest import Exported, serving
+from tests.conftest import Exported
+from tests.served.nodes import kill
 from tests.served.prometheus import FOLDER, Prometheus, scraping
 from tests.served.requests import stored
 from tests.support.tools import tool
@@ -41,21 +40,17 @@ def queries() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def watched(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def traffic(server: EmbeddedServer, exported: Exported) -> Iterator[threading.Event]:
+    """Ten requests a second of twenty users, while the event is set."""
     tool("prometheus")
-    with serving(exported.bundle, tmp_path_factory.mktemp("log") / "server.log") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def traffic(watched: EmbeddedServer, exported: Exported) -> Iterator[EmbeddedServer]:
-    """The server while it gets ten requests a second of twenty users."""
-    stopped = threading.Event()
+    running, stopped = threading.Event(), threading.Event()
 
     def call() -> None:
-        with GrpcClient(watched.grpc_url, timeout_s=2.0, retry=RetryPolicy(attempts=1)) as client:
+        with GrpcClient(server.grpc_url, timeout_s=2.0, retry=RetryPolicy(attempts=1)) as client:
             user = 0
             while not stopped.wait(0.1):
+                if not running.is_set():
+                    continue
                 user = (user + 1) % 20
                 try:
                     client.recommend(stored(exported, user))
@@ -64,14 +59,17 @@ def traffic(watched: EmbeddedServer, exported: Exported) -> Iterator[EmbeddedSer
 
     thread = threading.Thread(target=call)
     thread.start()
-    yield watched
+    yield running
     stopped.set()
     thread.join()
 
 
 @pytest.fixture(scope="module")
-def prometheus(traffic: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    with scraping(traffic, tmp_path_factory.mktemp("prometheus")) as prometheus:
+def prometheus(
+    server: EmbeddedServer, traffic: threading.Event, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    traffic.set()
+    with scraping(server, tmp_path_factory.mktemp("prometheus")) as prometheus:
         yield prometheus
 
 
@@ -142,9 +140,12 @@ def test_every_rule_evaluates_and_a_healthy_server_raises_no_alert(prometheus: P
     assert [name for name in records if not has_data(prometheus.query(name))] == []
 
 
-def test_a_dead_node_that_nobody_reloads_is_named(prometheus: Prometheus, watched: EmbeddedServer) -> None:
-    for pid in watched.node_processes(DEAD_NODE):
-        os.kill(pid, signal.SIGKILL)
+def test_a_dead_node_that_nobody_reloads_is_named(
+    prometheus: Prometheus, traffic: threading.Event, revived: EmbeddedServer
+) -> None:
+    traffic.clear()
+    kill(revived.node_processes(DEAD_NODE))
+    traffic.set()
     firing: dict[str, list[dict[str, str]]] = {}
 
     def look() -> bool:

@@ -3,9 +3,7 @@
 The memory is the host's, and what would be captured runs as it is; all else is what serves on a GPU.
 """
 
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +19,8 @@ from ensemble.launcher import MODEL_REPOSITORY, UserCanary, default_canaries
 from ensemble.settings import ServingSettings
 from ensemble.watchdog import Watchdog
 from tests.conftest import LEASE_MS, Exported
-from tests.served.metrics import metric
-from tests.served.nodes import call, until_ranking
+from tests.served.metrics import Scrape
+from tests.served.nodes import call, kill, until_ranking
 from tests.served.requests import NOW, offline, stored
 from tests.support.answers import PROMISED, Answer
 from unipinrec.bundle import read_manifest
@@ -118,10 +116,11 @@ def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
 
 def test_launches_and_padding_are_counted(server: EmbeddedServer, exported: Exported) -> None:
     ask(server, exported)
+    scrape = Scrape(server)
     for node in ("retrieval", "ranking"):
-        assert metric(server, "unipinrec_launches_total", node=node, by="eager") > 0
-        assert metric(server, "unipinrec_bucket_rows_total", node=node, kind="user") > 0
-        assert metric(server, "unipinrec_cuda_graphs", node=node) == 0
+        assert scrape.value("unipinrec_launches_total", node=node, by="eager") > 0
+        assert scrape.value("unipinrec_bucket_rows_total", node=node, kind="user") > 0
+        assert scrape.value("unipinrec_cuda_graphs", node=node) == 0
 
 
 @pytest.mark.parametrize("node", ["retrieval", "ranking"])
@@ -130,9 +129,9 @@ def test_a_killed_node_comes_back_and_its_memory_is_let_go(
 ) -> None:
     right = expected(exported, range(USERS))
     before = pools_mapped_by_ranking(server)
+    (instance,) = server.node_processes(node)
+    kill([instance])
     with Watchdog(server, [UserCanary()], report=print, interval_s=0.5):
-        (instance,) = server.node_processes(node)
-        os.kill(instance, signal.SIGKILL)
         until_answered(server, instance, node)
         found, sources = ask(server, exported)
     assert not PROMISED.differences(found, right)

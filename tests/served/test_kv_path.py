@@ -13,7 +13,7 @@ from unipinrec_client import Event, GrpcClient, RecommendRequest
 from ensemble.embedded_server import EmbeddedServer
 from ensemble.kv_pool import COLUMNS, GENERATION, Handle
 from tests.conftest import USERS, Exported, serving
-from tests.served.metrics import metric
+from tests.served.metrics import Scrape, metric
 from tests.served.nodes import Tensors, call, until_ranking
 from tests.served.requests import NOW, events_of, stored
 from tests.support.answers import Answer, Likeness, assert_alike
@@ -165,7 +165,8 @@ def test_metrics_tell_of_prefixes_and_padding(server: EmbeddedServer, exported: 
 
 
 def positions(server: EmbeddedServer) -> dict[str, float]:
-    return {kind: metric(server, "unipinrec_positions_total", node="retrieval", kind=kind) for kind in KINDS}
+    scrape = Scrape(server)
+    return {kind: scrape.value("unipinrec_positions_total", node="retrieval", kind=kind) for kind in KINDS}
 
 
 def test_tensors_of_another_bundle_are_refused(server: EmbeddedServer) -> None:

@@ -2,8 +2,6 @@
 
 import http.client
 import json
-import os
-import signal
 import ssl
 import struct
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ from benchmarks.proxy import Proxy
 from benchmarks.scale import CALLERS_A_PROTOCOL, ask_all, connect, homes, kill_and_return, logged
 from ensemble.settings import ServingSettings
 from tests.conftest import USERS, Exported
+from tests.served.nodes import kill
 from tests.support.tools import tool
 
 NAMES = [f"user-{user}" for user in range(60)]
@@ -290,8 +289,7 @@ def test_a_killed_replica_costs_requests_in_flight_and_keeps_the_other_users(
 
 def test_a_replica_whose_node_died_is_left_though_it_calls_itself_ready(fleet: Fleet, proxy: Proxy) -> None:
     server = fleet.servers[2]
-    for pid in server.node_processes("ranking"):
-        os.kill(pid, signal.SIGKILL)
+    kill(server.node_processes("ranking"))
     proxy.wait_for("http/replica-3", "DOWN")
     with server.client() as client:
         assert client.is_server_ready()
