@@ -74,9 +74,8 @@ lint: install ## Linter, formatter and type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Linters, then all tests but the slow ones, two files side by side, with real Triton servers
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not alone'
-	$(BIN)/python -m pytest -m alone
+test: lint ## Linters, then all tests but the slow ones, three files side by side, with real Triton servers
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
 	$(BIN)/python -m pytest -m slow
