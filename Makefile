@@ -78,7 +78,7 @@ test: lint ## Linters, then all tests but the slow ones, three files side by sid
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 3 -m slow
 
 format: install ## Rewrite sources in the project's format
 	$(BIN)/ruff check --fix .
