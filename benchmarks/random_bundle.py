@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from benchmarks.random_weights import spread_weights
-from ensemble.contract import Int64s
+from ensemble.arrays import Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ROOT
 from export.bundle_writer import write_bundle

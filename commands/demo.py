@@ -8,7 +8,7 @@ from rich.console import Console
 
 from commands.errors import one_line_errors
 from demo.tour import run_tour
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.training import CheckpointMismatchError

@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 import torch
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import MODEL_REPOSITORY, default_canaries
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import MODEL_REPOSITORY, default_canaries
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
 from unipinrec.checkpoint import CheckpointState, load_model, save_checkpoint

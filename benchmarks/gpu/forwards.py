@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.item_table import ItemTable
+from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.kv.cuda.device_storage import DeviceStorage
 from unipinrec.model.served import ServedModel
 from unipinrec.model.slotted import Compile
 from unipinrec.model.trunk import Block

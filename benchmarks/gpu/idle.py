@@ -15,9 +15,10 @@ import torch
 from benchmarks.gpu.intervals import covered
 from benchmarks.gpu.report import Idle, Kernel
 from benchmarks.workload import ASKED_AFTER_S, EventSpace, GrowingHistory
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.generation import Asked
-from ensemble.gpu.engine import GpuEngine
+from ensemble.executors.cuda.engine import GpuEngine
+from ensemble.executors.engine import ScoringRow
+from ensemble.executors.generation import Asked
+from ensemble.kv.filling import Continuation, Place
 from ensemble.loaded_bundle import LoadedBundle
 
 BATCHES = 50

@@ -8,18 +8,19 @@ from torch import Tensor
 
 from benchmarks.gpu.inputs import Batch
 from benchmarks.gpu.shape import Shape
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.generation import Asked
-from ensemble.gpu.calls import Launches
-from ensemble.gpu.device_memory import DeviceAllocator
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.encoder import SlotEncoder
-from ensemble.gpu.generator import SlotGenerator
-from ensemble.gpu.item_table import ItemTable
-from ensemble.gpu.parts import Parts
-from ensemble.gpu.scorer import CandidateScorer
-from ensemble.gpu.static_call import StaticCall
-from ensemble.slot_storage import SlotLayout
+from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.encoder import SlotEncoder
+from ensemble.executors.cuda.generator import SlotGenerator
+from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.cuda.scorer import CandidateScorer
+from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.engine import ScoringRow
+from ensemble.executors.generation import Asked
+from ensemble.kv.cuda.device_memory import DeviceAllocator
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.filling import Continuation, Place
+from ensemble.kv.slot_storage import SlotLayout
 from unipinrec.model.served import ServedModel
 from unipinrec.model.slotted import Compile
 from unipinrec.queries import plan_queries

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.generation import Asked
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.executors.engine import ScoringRow
+from ensemble.executors.generation import Asked
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.filling import Continuation, Place
 from ensemble.loaded_bundle import LoadedBundle
 from tests.conftest import ACTIONS, ITEMS, USERS, Exported
 from unipinrec.data.history import History
@@ -33,7 +34,7 @@ class Subject:
     def __init__(self, loaded: LoadedBundle, device: torch.device, **options: Any) -> None:
         chosen = GpuOptions(batches=BATCHES, **options)
         # Collecting the tests must not need what a host without a GPU lacks.
-        from ensemble.gpu.cuda_memory import CudaAllocator
+        from ensemble.kv.cuda.cuda_memory import CudaAllocator
 
         self.engine = GpuEngine(loaded, CudaAllocator(device), chosen)
         self.storage: DeviceStorage = self.engine.create(Path("unused"), self.engine.layout(SLOTS))

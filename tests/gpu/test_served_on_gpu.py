@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RecommendResponse, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.launcher import UserCanary
-from ensemble.watchdog import Watchdog
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.launcher import UserCanary
+from ensemble.server.watchdog import Watchdog
 from tests.conftest import LEASE_MS, USERS, Exported
 from tests.gpu.conftest import LEAK_BYTES, SETTLING_S, DeviceMemoryWatch
 from tests.served.metrics import metric

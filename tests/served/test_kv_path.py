@@ -10,8 +10,8 @@ import pytest
 import tritonclient.grpc as triton
 from unipinrec_client import Event, GrpcClient, RecommendRequest
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.kv_pool import COLUMNS, GENERATION, Handle
+from ensemble.kv.pool import COLUMNS, GENERATION, Handle
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import USERS, Exported, serving
 from tests.served.metrics import Scrape, metric
 from tests.served.nodes import Tensors, call, until_ranking

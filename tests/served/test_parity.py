@@ -14,7 +14,7 @@ from unipinrec_client import (
     RecommendResponse,
 )
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
 from tests.served.requests import events_of, inline, offline, stored
 from tests.support.answers import Answer, Likeness, assert_alike

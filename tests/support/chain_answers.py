@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.history import HistoryNode
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.history import HistoryNode
 from ensemble.settings import ServingSettings
 from tests.unit.node_chain import NOW, Chain, Tensors
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from ensemble.cpu.shared_memory import SharedMemory
-from ensemble.history import HistoryNode
-from ensemble.kv_pool import KVPool, PoolDirectory
+from ensemble.kv.pool import KVPool, PoolDirectory
+from ensemble.kv.shared_memory import SharedMemory
+from ensemble.kv.slot_storage import PoolMemory
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.history import HistoryNode
 from ensemble.settings import ServingSettings
-from ensemble.slot_storage import PoolMemory
 from tests.conftest import Exported
 from tests.unit.node_chain import Chain
 from tests.unit.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped

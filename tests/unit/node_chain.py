@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ensemble.ann import AnnNode
-from ensemble.cpu.engine import CpuEngine
-from ensemble.engine import Engine, ScoringRow
-from ensemble.history import HistoryNode
-from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
+from ensemble.executors.engine import Engine, ScoringRow
+from ensemble.executors.torchscript.engine import CpuEngine
+from ensemble.kv.pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.node import Node
-from ensemble.ranking import RankingNode
-from ensemble.retrieval import RetrievalNode
+from ensemble.nodes.ann import AnnNode
+from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.node import Node
+from ensemble.nodes.ranking import RankingNode
+from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
 from tests.support.answers import PROMISED, Answer

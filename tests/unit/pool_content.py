@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble.cpu.shared_memory import SharedMemoryStorage
-from ensemble.event_chain import EventChain
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.kv_pool import Handle, KVPool, MappedPool, PoolDirectory
-from ensemble.slot_storage import PoolMemory, SlotLayout, SlotStorage
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.event_chain import EventChain
+from ensemble.kv.pool import Handle, KVPool, MappedPool, PoolDirectory
+from ensemble.kv.shared_memory import SharedMemoryStorage
+from ensemble.kv.slot_storage import PoolMemory, SlotLayout, SlotStorage
 from unipinrec.data.history import History
 
 SHAPE = (2, 2, 1, 5, 3)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble.gpu.device_memory import DeviceMemory
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.kv.cuda.device_memory import DeviceMemory
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.slot_storage import SlotLayout
 
 
 class StandInMemory:

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from ensemble.ann import AnnNode, Candidates
-from ensemble.contract import BundleMismatchError, InvalidInputError, stack
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.ann import AnnNode, Candidates
+from ensemble.nodes.contract import BundleMismatchError, InvalidInputError, stack
 from ensemble.settings import ServingSettings
 from export.item_index import build_index
 from tests.conftest import ITEMS, Exported

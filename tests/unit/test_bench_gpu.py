@@ -37,10 +37,10 @@ from benchmarks.random_bundle import RandomBundle, make_random_bundle
 from benchmarks.workload import EventSpace
 from commands.app import app
 from commands.errors import NO_GPU
-from ensemble.gpu.engine import GpuEngine, GpuOptions
-from ensemble.gpu.item_table import ItemTable
-from ensemble.launcher import MODEL_REPOSITORY
+from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.executors.cuda.item_table import ItemTable
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.server.launcher import MODEL_REPOSITORY
 from tests.unit.stand_in_device import StandInAllocator
 from unipinrec.model.served import ServedModel
 from unipinrec.offline import OfflineRecommender, OfflineRequest

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ensemble.cpu.encoder import HistoryEncoder
-from ensemble.cpu.shared_memory import SharedMemoryStorage
-from ensemble.engine import Continuation
+from ensemble.executors.torchscript.encoder import HistoryEncoder
+from ensemble.kv.filling import Continuation
+from ensemble.kv.shared_memory import SharedMemoryStorage
+from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.slot_storage import SlotLayout
 from export.check import ExportMismatchError, Probe, probe, refuse_if_different
 from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ensemble.gpu.fetching_search import FetchingSearch, keep_first
-from ensemble.item_search import ItemSearch
+from ensemble.index.cuda.fetching_search import FetchingSearch, keep_first
+from ensemble.index.item_search import ItemSearch
 from tests.unit.gpu_stand_in import brute_force
 
 WIDTH = 6

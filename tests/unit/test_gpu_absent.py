@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ensemble.engines import engine_of
-from ensemble.gpu.cuda_memory import CudaAllocator, CudaError
+from ensemble.executors.engines import engine_of
 from ensemble.gpu_presence import NoGpuError
+from ensemble.kv.cuda.cuda_memory import CudaAllocator, CudaError
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
 
@@ -35,24 +35,27 @@ def test_the_cpus_nodes_need_no_cuda_bindings() -> None:
     printed = run(
         "import sys",
         "sys.modules['cuda'] = None",
-        "import ensemble.engines, ensemble.retrieval, ensemble.ranking",
-        "print(sorted(name for name in sys.modules if name.startswith('ensemble.gpu.')))",
-        "import ensemble.gpu.engine",
+        "import ensemble.executors.engines, ensemble.nodes.retrieval, ensemble.nodes.ranking",
+        "print(sorted(name for name in sys.modules if name.startswith('ensemble.') and '.cuda' in name))",
+        "import ensemble.executors.cuda.engine",
     )
     assert printed == "[]\n"
 
 
 @pytest.mark.parametrize("node", ["history", "ann"])
 def test_nodes_that_compute_nothing_with_it_need_no_pytorch(node: str) -> None:
-    printed = run("import sys", f"import ensemble.node, ensemble.{node}", "print('torch' in sys.modules)")
+    printed = run(
+        "import sys", f"import ensemble.nodes.node, ensemble.nodes.{node}", "print('torch' in sys.modules)"
+    )
     assert printed == "False\n"
 
 
 def test_importing_everything_for_a_gpu_touches_none() -> None:
     printed = run(
-        "import importlib, pkgutil, ensemble.gpu, torch",
-        "for module in pkgutil.iter_modules(ensemble.gpu.__path__):",
-        "    importlib.import_module(f'ensemble.gpu.{module.name}')",
+        "import importlib, pkgutil, ensemble, torch",
+        "for module in pkgutil.walk_packages(ensemble.__path__, 'ensemble.'):",
+        "    if '.cuda.' in module.name:",
+        "        importlib.import_module(module.name)",
         "print(torch.cuda.is_initialized())",
     )
     assert printed == "False\n"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.kv_pool import Handle
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.pool import Handle
 from tests.conftest import Exported
 from tests.unit.node_chain import (
     Chain,

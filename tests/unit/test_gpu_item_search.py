@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.synthetic_vectors import draw_clustered
-from ensemble.ann import AnnNode
-from ensemble.gpu.item_search import move_to_gpu, require_gpu, search_on_gpu, with_flat_centroids
 from ensemble.gpu_presence import NoGpuError
-from ensemble.item_search import ItemSearch
+from ensemble.index.cuda.item_search import move_to_gpu, require_gpu, search_on_gpu, with_flat_centroids
+from ensemble.index.item_search import ItemSearch
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.ann import AnnNode
 from ensemble.settings import ServingSettings
 from export.item_index import build_index
 from tests.conftest import Exported

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.contract import Floats
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.event_chain import EventChain
-from ensemble.gpu.engine import GpuEngine
-from ensemble.kv_pool import Handle, KVPool, MappedPool, PoolDirectory
+from ensemble.arrays import Floats
+from ensemble.executors.cuda.engine import GpuEngine
+from ensemble.executors.engine import ScoringRow
+from ensemble.kv.event_chain import EventChain
+from ensemble.kv.filling import Continuation, Place
+from ensemble.kv.pool import Handle, KVPool, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from tests.unit.node_chain import NOW, WINDOW_BLOCK, made_up
 from tests.unit.stand_in_device import StandInAllocator, eager_engine

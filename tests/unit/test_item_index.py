@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.synthetic_vectors import draw_clustered
-from ensemble.item_search import ItemSearch
+from ensemble.index.item_search import ItemSearch
 from export.item_index import EXACT_UP_TO, UnknownIndexError, build_index, choose_kind
 from unipinrec.bundle import INDEX_KINDS, IndexKind
 

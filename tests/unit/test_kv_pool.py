@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.cpu.shared_memory import bytes_of
-from ensemble.kv_pool import (
+from ensemble.kv.pool import (
     DEADLINE_NS,
     DIGEST,
     GENERATION,
@@ -28,7 +27,8 @@ from ensemble.kv_pool import (
     PoolDirectory,
     no_slot,
 )
-from ensemble.slot_storage import PoolMemory, SlotLayout
+from ensemble.kv.shared_memory import bytes_of
+from ensemble.kv.slot_storage import PoolMemory, SlotLayout
 from tests.unit.pool_content import (
     MINUTE_MS,
     POSITIONS,

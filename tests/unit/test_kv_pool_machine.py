@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
-from ensemble.cpu.shared_memory import SharedMemory
-from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, PoolDirectory
+from ensemble.kv.pool import DEADLINE_NS, Handle, KVPool, PoolDirectory
+from ensemble.kv.shared_memory import SharedMemory
 from tests.unit.pool_content import MINUTE_MS, POSITIONS, chain, content, content_of, filling, layout, mapped
 from tests.unit.stand_in_device import StandInPools
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from ensemble.event_chain import EventChain
-from ensemble.kv_pool import Handle, KVPool
+from ensemble.kv.event_chain import EventChain
+from ensemble.kv.pool import Handle, KVPool
 from tests.unit.pool_content import MakeDirectory, ReaderOf, chain_of, content_of, filling
 
 

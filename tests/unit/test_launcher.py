@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from commands.serve import serve
-from ensemble.endpoints import Endpoints, check_endpoints
-from ensemble.launcher import check_bundle, example_user
-from ensemble.restarts import Restarts
-from ensemble.runtime_folder import claim_folder, remove_abandoned
-from ensemble.server_error import ServerError
+from ensemble.server.endpoints import Endpoints, check_endpoints
+from ensemble.server.launcher import check_bundle, example_user
+from ensemble.server.restarts import Restarts
+from ensemble.server.runtime_folder import claim_folder, remove_abandoned
+from ensemble.server.server_error import ServerError
+from ensemble.server.watchdog import dead_models
+from ensemble.server.wheel import Host, Wheel, find_libpython
 from ensemble.settings import ROOT, ServingSettings
-from ensemble.watchdog import dead_models
-from ensemble.wheel import Host, Wheel, find_libpython
 
 SUPPORTED = Host(glibc="glibc 2.36", python=(3, 11), numpy="1.26.4")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.kv_pool import Handle
-from ensemble.ranking import Ranked
+from ensemble.kv.pool import Handle
+from ensemble.nodes.ranking import Ranked
 from tests.conftest import Exported
 from tests.unit.node_chain import (
     MAX_HISTORY,

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ensemble.contract import BundleMismatchError, InvalidInputError
-from ensemble.cpu.engine import CpuEngine
-from ensemble.cpu.scorer import gather_vectors
+from ensemble.executors.torchscript.engine import CpuEngine
+from ensemble.executors.torchscript.scorer import gather_vectors
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.retrieval import RetrievalNode
+from ensemble.nodes.contract import BundleMismatchError, InvalidInputError
+from ensemble.nodes.retrieval import RetrievalNode
 from tests.conftest import ITEMS, Exported
 from tests.unit.node_chain import (
     MAX_HISTORY,

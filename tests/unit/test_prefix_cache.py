@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ensemble.cpu.encoder import HistoryEncoder
-from ensemble.cpu.shared_memory import SharedMemory, SharedMemoryStorage
-from ensemble.engine import Continuation
-from ensemble.event_chain import EventChain
-from ensemble.gpu.calls import Launches
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.encoder import SlotEncoder
-from ensemble.gpu.engine import StorageFiller
-from ensemble.gpu.item_table import ItemTable
-from ensemble.gpu.parts import Parts
-from ensemble.kv_pool import DEADLINE_NS, Handle, KVPool, MappedPool, Match, PoolDirectory
-from ensemble.prefix_cache import Encoded, PrefixCache
-from ensemble.slot_storage import SlotLayout, SlotStorage
+from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.encoder import SlotEncoder
+from ensemble.executors.cuda.engine import StorageFiller
+from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.torchscript.encoder import HistoryEncoder
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.event_chain import EventChain
+from ensemble.kv.filling import Continuation
+from ensemble.kv.pool import DEADLINE_NS, Handle, KVPool, MappedPool, Match, PoolDirectory
+from ensemble.kv.prefix_cache import Encoded, PrefixCache
+from ensemble.kv.shared_memory import SharedMemory, SharedMemoryStorage
+from ensemble.kv.slot_storage import SlotLayout, SlotStorage
 from export.graphs import EncoderGraph
 from tests.unit.pool_content import content_of, slot_content
 from tests.unit.stand_in_device import StandInPools

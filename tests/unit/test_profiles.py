@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from commands.errors import NO_GPU
 from commands.serve import serve
 from ensemble.gpu_presence import NoGpuError
-from ensemble.launcher import MODEL_REPOSITORY
-from ensemble.profiles import check_profile, read_config
-from ensemble.server_error import ServerError
+from ensemble.server.launcher import MODEL_REPOSITORY
+from ensemble.server.profiles import check_profile, read_config
+from ensemble.server.server_error import ServerError
 from tests.conftest import Exported
 
 ON_THE_GPU = ("ranking", "retrieval", "retrieval_separate")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ensemble.runtime_folder import claim_folder, remove_abandoned
+from ensemble.server.runtime_folder import claim_folder, remove_abandoned
 
 
 def test_only_abandoned_folders_of_launchers_are_removed(tmp_path: Path) -> None:

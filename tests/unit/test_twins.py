@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ensemble.gpu.item_search import search_on_gpu
-from ensemble.item_search import ItemSearch
+from ensemble.index.cuda.item_search import search_on_gpu
+from ensemble.index.item_search import ItemSearch
 from export import item_index
 from export.checked_index import IndexRecallError, build_checked
 from export.item_index import build_index

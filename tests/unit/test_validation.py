@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ensemble.contract import InvalidInputError
-from ensemble.validation import Limits, check_request
+from ensemble.nodes.contract import InvalidInputError
+from ensemble.nodes.validation import Limits, check_request
 
 LIMITS = Limits(num_actions=3, num_surfaces=2, max_candidates=16, max_events=5, max_exclude=4)
 END_OF_9999 = 253_402_300_799
