@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
-from tests.unit.stand_in_device import StandInAllocator
+from tests.support.stand_in_device import StandInAllocator
 
 
 def engine_of(args: Mapping[str, str], loaded: LoadedBundle, settings: ServingSettings) -> GpuEngine:
