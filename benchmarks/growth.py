@@ -34,7 +34,7 @@ from export.graphs import EncoderGraph, RankingHeadGraph
 from export.item_index import build_index, choose_kind
 from unipinrec.config import Config, ModelConfig, preset
 from unipinrec.data.history import History
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 PRESET = "bench-cpu"
 ITEMS, ACTIONS = 5_000, 4

@@ -35,7 +35,7 @@ from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import HISTORIES, read_manifest
 from unipinrec.config import Config, ModelConfig, preset
 from unipinrec.history_store import HistoryStore
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 EVENTS, CANDIDATES, APPENDED = 512, 128, 8
 ITEMS, ACTIONS = 1_000, 4

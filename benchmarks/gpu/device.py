@@ -15,7 +15,7 @@ from ensemble.kv.cuda.cuda_memory import CudaAllocator
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
 
 
 class Cuda:

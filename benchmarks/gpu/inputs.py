@@ -17,7 +17,7 @@ from benchmarks.workload import ASKED_AFTER_S, EventSpace, GrowingHistory
 from ensemble.arrays import Floats, Int64s
 from ensemble.executors.engine import EVENT_FIELDS, event_columns
 from unipinrec.data.history import History
-from unipinrec.model.served import ServedModel
+from unipinrec.models.unified.served import ServedModel
 
 SEED = 17
 

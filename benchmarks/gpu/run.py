@@ -37,7 +37,7 @@ from benchmarks.target import UNIFIED
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from experiments.report import Machine
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
 
 
 class Part(StrEnum):

@@ -21,9 +21,9 @@ from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.kv.cuda.device_storage import DeviceStorage
 from ensemble.kv.filling import Continuation, Place
 from ensemble.kv.slot_storage import SlotLayout
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
-from unipinrec.queries import plan_queries
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.unified.queries import plan_queries
+from unipinrec.models.unified.served import ServedModel
 
 
 class FilledSlots:

@@ -20,9 +20,9 @@ from benchmarks.gpu.served_forwards import FilledSlots, StagedScorer
 from benchmarks.gpu.shape import Shape
 from ensemble.executors.cuda.item_table import ItemPrecision, ItemTable
 from ensemble.kv.cuda.device_memory import DeviceAllocator
-from unipinrec.model.precision import Lowered, lower_precision
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.unified.precision import Lowered, lower_precision
+from unipinrec.models.unified.served import ServedModel
 
 Precision = Literal["float32"] | Lowered
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ensemble.arrays import Floats, Int64s
 from unipinrec.bundle import Manifest
-from unipinrec.queries import QueryPlan, merge_similar, plan_queries
+from unipinrec.models.unified.queries import QueryPlan, merge_similar, plan_queries
 
 
 @dataclass(frozen=True, slots=True)

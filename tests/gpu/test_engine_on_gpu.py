@@ -17,7 +17,7 @@ from ensemble.loaded_bundle import LoadedBundle
 from tests.conftest import ACTIONS, ITEMS, USERS, Exported
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 NOW = 1_750_000_000
 SLOTS, BATCHES = 24, (1, 4)

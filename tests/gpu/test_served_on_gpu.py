@@ -22,7 +22,7 @@ from tests.served.metrics import metric
 from tests.served.requests import offline, stored
 from tests.support.answers import IN_BFLOAT16, Answer
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 
 REQUESTS, THREADS, NUM_RESULTS = 2_000, 32, 20
 RECOVERY_S = 240.0

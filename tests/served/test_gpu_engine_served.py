@@ -24,7 +24,7 @@ from tests.served.nodes import call, kill, until_ranking
 from tests.served.requests import NOW, offline, stored
 from tests.support.answers import PROMISED, Answer
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 
 USERS = 8
 SLOTS = 3

@@ -18,7 +18,7 @@ from tests.served.nodes import Tensors, call, until_ranking
 from tests.served.requests import NOW, events_of, stored
 from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),

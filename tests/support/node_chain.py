@@ -22,7 +22,7 @@ from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
 from tests.support.answers import PROMISED, Answer
 from unipinrec.bundle import read_manifest
 from unipinrec.data.history import History
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 NOW = 1_750_000_000
 UTILITY = (1.0, 0.5, 0.0)

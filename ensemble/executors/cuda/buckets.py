@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from unipinrec.model.slot_attention import BLOCK
+from unipinrec.models.common.slot_attention import BLOCK
 
 BATCHES = (1, 2, 4, 8, 16)
 

@@ -9,7 +9,7 @@ from ensemble.gpu_presence import require_gpu
 from ensemble.kv.cuda.cuda_memory import CudaAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
 
 COMPILERS: Mapping[str, Compile] = {
     "static": compile_each_shape,

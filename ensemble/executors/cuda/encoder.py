@@ -16,7 +16,7 @@ from ensemble.executors.cuda.static_call import StaticCall
 from ensemble.executors.engine import EVENT_FIELDS, event_columns
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
 from ensemble.kv.filling import Continuation
-from unipinrec.model.slotted import SlottedTrunk
+from unipinrec.models.common.slotted import SlottedTrunk
 
 
 class SlotEncoder:

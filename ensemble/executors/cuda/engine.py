@@ -26,9 +26,9 @@ from ensemble.kv.filling import Continuation, Place
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
 from unipinrec import bundle
-from unipinrec.model.precision import Lowered, lower_precision
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.unified.precision import Lowered, lower_precision
+from unipinrec.models.unified.served import ServedModel
 
 ComputePrecision = Literal["float32"] | Lowered
 Made = TypeVar("Made")

@@ -19,9 +19,9 @@ from ensemble.executors.cuda.static_call import StaticCall
 from ensemble.executors.generation import Asked
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
 from ensemble.kv.filling import Place
-from unipinrec.model.slot_attention import BLOCK
-from unipinrec.model.slotted import SlottedTrunk
-from unipinrec.queries import QueryPlan
+from unipinrec.models.common.slot_attention import BLOCK
+from unipinrec.models.common.slotted import SlottedTrunk
+from unipinrec.models.unified.queries import QueryPlan
 
 
 class SlotGenerator:

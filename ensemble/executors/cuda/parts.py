@@ -7,8 +7,8 @@ import torch
 
 from ensemble.executors.cuda.calls import Launches
 from ensemble.executors.cuda.item_table import ItemTable
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.unified.served import ServedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from ensemble.executors.cuda.staging import Field, Packing
 from ensemble.executors.cuda.static_call import StaticCall
 from ensemble.executors.engine import ScoringRow
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
-from unipinrec.model.slotted import SlottedTrunk
+from unipinrec.models.common.slotted import SlottedTrunk
 
 
 class CandidateScorer:

@@ -16,7 +16,7 @@ from ensemble.arrays import Floats, Int64s
 from ensemble.executors.engine import event_columns
 from ensemble.kv.filling import Continuation
 from ensemble.kv.shared_memory import SharedMemoryStorage
-from unipinrec.model.trunk import ROW_STEP
+from unipinrec.models.common.trunk import ROW_STEP
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ensemble.executors.generation import Asked
 from ensemble.executors.torchscript.encoder import HistoryEncoder, Tokens
 from ensemble.kv.filling import Place
 from ensemble.kv.shared_memory import SharedMemoryStorage
-from unipinrec.queries import QueryPlan
+from unipinrec.models.unified.queries import QueryPlan
 
 ROW_STEP = 16
 """The head runs on multiples of this many rows, so that no lone last row takes another kernel."""

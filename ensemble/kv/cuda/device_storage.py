@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.kv.slot_storage import SlotLayout, SlotStorage
-from unipinrec.model.slot_attention import BLOCK
+from unipinrec.models.common.slot_attention import BLOCK
 
 ALIGNMENT = 256
 """Bytes."""

@@ -42,8 +42,8 @@ from ensemble.executors.cuda.item_table import ItemTable
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.server.launcher import MODEL_REPOSITORY
 from tests.support.stand_in_device import StandInAllocator
-from unipinrec.model.served import ServedModel
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.served import ServedModel
 
 CPU = torch.device("cpu")
 SIZES = (TINY.positions, TINY.candidates)

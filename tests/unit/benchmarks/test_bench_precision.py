@@ -13,7 +13,7 @@ from commands.app import app
 from export.bundle_writer import DatasetMismatchError
 from tests.conftest import Exported
 from unipinrec.bundle import read_manifest
-from unipinrec.checkpoint import latest_checkpoint
+from unipinrec.training.checkpoint import latest_checkpoint
 
 USERS = 12
 

@@ -18,7 +18,7 @@ from export.item_index import build_index
 from tests.conftest import ITEMS, Exported
 from unipinrec.bundle import INDEX, INDEX_KINDS, IndexKind
 from unipinrec.bundle import ITEMS as ITEMS_FILE
-from unipinrec.queries import split_budget
+from unipinrec.models.unified.queries import split_budget
 
 MAX_CANDIDATES = 128
 

@@ -27,7 +27,7 @@ from tests.support.node_chain import (
     surface_of,
     users_of_many_lengths,
 )
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 LOWEST = np.finfo(np.float32).min
 

@@ -31,8 +31,8 @@ from tests.support.stand_in_device import StandInPools
 from unipinrec.config import preset
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.served import ServedModel
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.served import ServedModel
 
 TOLERANCE = 1e-9
 BLOCK, MAX_HISTORY = 8, 24

@@ -12,7 +12,7 @@ from tests.support.sequences import sequence_dataset
 from unipinrec.config import preset
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation.leave_one_out import RetrievalScorer, evaluate_leave_one_out
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 ITEMS = 60
 

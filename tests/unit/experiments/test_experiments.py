@@ -9,12 +9,12 @@ import torch
 from experiments.recipes import RECIPES, Recipe
 from experiments.runner import Runner, forward_flops
 from experiments.variants import INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, UNIFIED
-from unipinrec.baselines.interleaved import InterleavedRecommender
-from unipinrec.baselines.sasrec import SASRec
 from unipinrec.config import ModelConfig, TrainingConfig, preset
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.baselines.interleaved import InterleavedRecommender
+from unipinrec.models.baselines.sasrec import SASRec
+from unipinrec.models.unified import UnifiedRecommender
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth

@@ -13,8 +13,8 @@ from experiments.variants import MULTI_TOKEN, UNIFIED
 from unipinrec.config import ModelConfig, preset
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
-from unipinrec.model import UnifiedRecommender
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth

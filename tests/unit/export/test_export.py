@@ -18,7 +18,7 @@ from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
 from unipinrec.data.history import History
 from unipinrec.graph import load_graph
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 HEAD_WEIGHT = "retrieval_head.project.straight.weight"
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], str]] = {

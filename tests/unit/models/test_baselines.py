@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.support.sequences import SEQUENCES, sequence_dataset
-from unipinrec.baselines.markov import Markov
-from unipinrec.baselines.popularity import Popularity
-from unipinrec.baselines.rates import Rates, Shown, choose_strength
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
+from unipinrec.models.baselines.markov import Markov
+from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from unipinrec.config import DEMO_TRAINING, PRESETS, ModelConfig, TrainingConfig, preset
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 SIZES = {
     "tiny": (2, 32, 2, 16, 16),

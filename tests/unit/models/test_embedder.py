@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from unipinrec.config import ModelConfig, preset
-from unipinrec.model.catalogue import Catalogue, id_slots
-from unipinrec.model.embedder import ItemEmbedder
+from unipinrec.models.unified.catalogue import Catalogue, id_slots
+from unipinrec.models.unified.embedder import ItemEmbedder
 
 ITEMS = 200
 

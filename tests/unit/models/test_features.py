@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unipinrec.model.features import AbsoluteTime, EventGap, multi_hot_actions
+from unipinrec.models.common.features import AbsoluteTime, EventGap, multi_hot_actions
 
 DAY = 24 * 60 * 60
 MONTH = 30 * DAY

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.config import preset
-from unipinrec.model.float8 import Float8Linear, check_float8, quantise, quantise_trunk
-from unipinrec.model.linear import PartedLinear
-from unipinrec.model.trunk import Block, Trunk
+from unipinrec.models.common.float8 import Float8Linear, check_float8, quantise, quantise_trunk
+from unipinrec.models.common.linear import PartedLinear
+from unipinrec.models.common.trunk import Block, Trunk
 
 INPUTS, OUTPUTS, ROWS = 128, 96, 48
 HALF_STEP = 2.0**-8

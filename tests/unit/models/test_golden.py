@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unipinrec.config import ModelConfig, preset
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.trunk import Block
+from unipinrec.models.common.trunk import Block
+from unipinrec.models.unified import UnifiedRecommender
 
 TOLERANCE = 1e-9
 LENGTHS = (0, 1, 7, 16)

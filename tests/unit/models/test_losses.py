@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipinrec.losses import SampledSoftmax, action_loss
+from unipinrec.models.common.losses import SampledSoftmax, action_loss
 
 
 class Draw:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from unipinrec.config import preset
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.float8 import Float8Linear
-from unipinrec.model.precision import Lowered, lower_precision
+from unipinrec.models.common.float8 import Float8Linear
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.precision import Lowered, lower_precision
 
 MINUTE = 60
 LENGTH = 12

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipinrec.queries import merge_similar, plan_queries, split_budget
+from unipinrec.models.unified.queries import merge_similar, plan_queries, split_budget
 
 weights = st.lists(st.integers(0, 1000), min_size=1, max_size=12).filter(any)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unipinrec.sketch import CountMinSketch
+from unipinrec.models.common.sketch import CountMinSketch
 
 streams = st.lists(st.lists(st.integers(0, 60), max_size=50), max_size=6)
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from unipinrec.config import ModelConfig, preset
-from unipinrec.model.slot_attention import BLOCK, causal_mask, generation_mask, prefix_mask
-from unipinrec.model.slotted import SlottedTrunk
-from unipinrec.model.trunk import Trunk
+from unipinrec.models.common.slot_attention import BLOCK, causal_mask, generation_mask, prefix_mask
+from unipinrec.models.common.slotted import SlottedTrunk
+from unipinrec.models.common.trunk import Trunk
 
 SLOTS, SLOT = 4, 2 * BLOCK
 POSITIONS = SLOTS * SLOT + 2 * BLOCK

@@ -53,10 +53,10 @@ def first_calls(module: str) -> list[list[str]]:
 
 
 def test_first_calls_on_two_threads_are_right() -> None:
-    assert first_calls("unipinrec.model") == [[]] * CHILDREN
+    assert first_calls("unipinrec.models.unified") == [[]] * CHILDREN
 
 
 @pytest.mark.parametrize("module", ["commands.export", "ensemble.executors.engines"])
 def test_whatever_computes_has_settled_first(module: str) -> None:
-    code = f"import sys, {module}; assert 'unipinrec.vector_math' in sys.modules"
+    code = f"import sys, {module}; assert 'unipinrec.models.common.vector_math' in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.config import ModelConfig, TrainingConfig, preset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.model import UnifiedRecommender
-from unipinrec.objective import Objective
-from unipinrec.training import CheckpointMismatchError, learning_rate, train
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.objective import Objective
+from unipinrec.training.checkpoint import latest_checkpoint
+from unipinrec.training.trainer import CheckpointMismatchError, learning_rate, train
 
 USERS, ITEMS, CLUSTERS = 48, 40, 4
 EPOCHS = 6

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.embedder import ItemEmbedder
-from unipinrec.model.heads import RankingHead, RetrievalHead
-from unipinrec.model.tokens import Tokenizer
-from unipinrec.model.trunk import Trunk
+from unipinrec.models.common.heads import RankingHead, RetrievalHead
+from unipinrec.models.common.tokens import Tokenizer
+from unipinrec.models.common.trunk import Trunk
+from unipinrec.models.unified.embedder import ItemEmbedder
 
 
 class Reading(NamedTuple):

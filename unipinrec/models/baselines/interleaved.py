@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from unipinrec.config import ModelConfig
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.features import multi_hot_actions
-from unipinrec.model.unified import Reading
+from unipinrec.models.common.features import multi_hot_actions
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.module import Reading
 
 
 class InterleavedRecommender(UnifiedRecommender):

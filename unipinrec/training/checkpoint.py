@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unipinrec.config import Config, ModelConfig, TrainingConfig
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 
 class CheckpointState(Config):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from unipinrec.config import ModelConfig, TrainingConfig
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.heads import RetrievalHead
-from unipinrec.model.unified import Reading
+from unipinrec.models.common.heads import RetrievalHead
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.module import Reading
 
 
 class SASRec(UnifiedRecommender):

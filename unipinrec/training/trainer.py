@@ -16,7 +16,12 @@ from rich.progress import (
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from unipinrec.checkpoint import (
+from unipinrec.config import ModelConfig, TrainingConfig
+from unipinrec.data.blended import BlendedDataset, loader
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.catalogue import Catalogue
+from unipinrec.models.unified.objective import LOSS_NAMES, Losses, Objective
+from unipinrec.training.checkpoint import (
     CheckpointState,
     latest_checkpoint,
     load_optimizer,
@@ -24,11 +29,6 @@ from unipinrec.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from unipinrec.config import ModelConfig, TrainingConfig
-from unipinrec.data.blended import BlendedDataset, loader
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.catalogue import Catalogue
-from unipinrec.objective import LOSS_NAMES, Losses, Objective
 
 
 class CheckpointMismatchError(Exception):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.catalogue import Catalogue
-from unipinrec.model.projection import Projection
+from unipinrec.models.common.projection import Projection
+from unipinrec.models.unified.catalogue import Catalogue
 
 
 class ItemEmbedder(nn.Module):

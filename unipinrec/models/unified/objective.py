@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from unipinrec.config import TrainingConfig
 from unipinrec.data.blended import BlendedBatch
-from unipinrec.losses import SampledSoftmax, action_loss
-from unipinrec.model import UnifiedRecommender
-from unipinrec.sketch import CountMinSketch
-from unipinrec.targets import Targets, make_targets
+from unipinrec.models.common.losses import SampledSoftmax, action_loss
+from unipinrec.models.common.sketch import CountMinSketch
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.targets import Targets, make_targets
 
 NO_USER = -1
 """Whose item a random negative is."""

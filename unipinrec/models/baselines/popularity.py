@@ -6,8 +6,8 @@ Shapes: U users, B users of one chunk, V items of the catalogue, E events.
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.baselines.places import place_in_history
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.baselines.places import place_in_history
 
 
 class Popularity:

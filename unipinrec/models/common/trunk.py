@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.attention import (
+from unipinrec.models.common.attention import (
     cached_candidate_attention,
     candidate_attention,
     causal_attention,
     continued_attention,
 )
-from unipinrec.model.linear import PartedLinear
+from unipinrec.models.common.linear import PartedLinear
 
 ROW_STEP = 16
 """Packed rows are padded to multiples of this, so that no lone last row takes another kernel. That keeps the

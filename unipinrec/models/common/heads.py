@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.features import AbsoluteTime
-from unipinrec.model.projection import Projection
+from unipinrec.models.common.features import AbsoluteTime
+from unipinrec.models.common.projection import Projection
 
 
 class RetrievalHead(nn.Module):

@@ -17,7 +17,7 @@ FUNCTIONS = (
 def settle() -> None:
     """Call each of `FUNCTIONS` once, in float32 and float64, in the calling thread alone.
 
-    Importing `unipinrec.model` does so, and with it every process that trains, exports, serves or measures.
+    Importing `unipinrec.models` does so, and with it every process that trains, exports, serves or measures.
     It takes some milliseconds.
     """
     for dtype in (torch.float32, torch.float64):

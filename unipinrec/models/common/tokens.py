@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.features import AbsoluteTime, EventGap, multi_hot_actions
+from unipinrec.models.common.features import AbsoluteTime, EventGap, multi_hot_actions
 
 
 class Tokenizer(nn.Module):

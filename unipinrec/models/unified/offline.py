@@ -19,8 +19,8 @@ from torch import Tensor
 from unipinrec.bundle import ServingDefaults
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.model import UnifiedRecommender
-from unipinrec.queries import QueryPlan, merge_similar, plan_queries
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.queries import QueryPlan, merge_similar, plan_queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from unipinrec.model.slot_attention import (
+from unipinrec.models.common.slot_attention import (
     BLOCK,
     attend,
     attend_with_own,
@@ -22,7 +22,7 @@ from unipinrec.model.slot_attention import (
     generation_mask,
     prefix_mask,
 )
-from unipinrec.model.trunk import Block, Trunk
+from unipinrec.models.common.trunk import Block, Trunk
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -6,10 +6,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.heads import RankingHead, RetrievalHead
-from unipinrec.model.tokens import Tokenizer
-from unipinrec.model.trunk import Trunk
-from unipinrec.model.unified import UnifiedRecommender
+from unipinrec.models.common.heads import RankingHead, RetrievalHead
+from unipinrec.models.common.tokens import Tokenizer
+from unipinrec.models.common.trunk import Trunk
+from unipinrec.models.unified.module import UnifiedRecommender
 
 
 class ServedModel(nn.Module):

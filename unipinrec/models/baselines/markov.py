@@ -6,9 +6,9 @@ Shapes: U users, B users of one chunk, V items of the catalogue, E events, P dis
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.baselines.places import place_in_history
-from unipinrec.baselines.popularity import Popularity
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.baselines.places import place_in_history
+from unipinrec.models.baselines.popularity import Popularity
 
 
 class Markov:

@@ -10,9 +10,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from unipinrec.model.float8 import check_float8, quantise_trunk
-from unipinrec.model.served import ServedModel
-from unipinrec.model.unified import UnifiedRecommender
+from unipinrec.models.common.float8 import check_float8, quantise_trunk
+from unipinrec.models.unified.module import UnifiedRecommender
+from unipinrec.models.unified.served import ServedModel
 
 Lowered = Literal["bfloat16", "float8"]
 """`float8` is bfloat16 but for the trunk's linear layers, whose weights and inputs are E4M3."""
