@@ -23,8 +23,8 @@ from benchmarks.synthetic_vectors import draw_clustered
 from ensemble.executors.torchscript.encoder import HistoryEncoder
 from ensemble.index.item_search import ItemSearch
 from ensemble.kv.event_chain import EventChain
-from ensemble.kv.filling import Continuation
 from ensemble.kv.pool import KVPool, PoolDirectory
+from ensemble.kv.prefill import Prefill
 from ensemble.kv.prefix_cache import PrefixCache
 from ensemble.kv.shared_memory import SharedMemoryStorage, bytes_of
 from ensemble.kv.slot_storage import SlotLayout
@@ -128,9 +128,7 @@ class _Model:
 
     def encode(self, histories: Sequence[History], cached: int) -> None:
         """Continue the slots of as many requests behind `cached` positions."""
-        self.encoder(
-            self.storage, [Continuation(history, cached, slot) for slot, history in enumerate(histories)]
-        )
+        self.encoder(self.storage, [Prefill(history, cached, slot) for slot, history in enumerate(histories)])
 
     @property
     def slot_mib(self) -> float:

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 
 from ensemble.arrays import Floats, Int64s
 from ensemble.executors.generation import Asked, Queries
-from ensemble.kv.filling import Filler, Place
+from ensemble.kv.prefill import CachedSequence, Prefiller
 from ensemble.kv.slot_storage import PoolMemory, SlotLayout, SlotStorage
 from unipinrec.data.history import History
 
@@ -22,7 +22,7 @@ class ScoringRow:
     """One request's candidates."""
 
     storage: Any
-    place: Place
+    place: CachedSequence
     item_row_K: Int64s
     request_time: int
     surface: int
@@ -43,7 +43,7 @@ class Engine(PoolMemory, Protocol):
     """Seconds that a node waits at its start for a pool that it may prepare for."""
 
     @property
-    def encode(self) -> Filler:
+    def encode(self) -> Prefiller:
         """Fills slots of any storage that this process made."""
 
     def prepare(self, storage: Any, uses: Sequence[Use]) -> None:
@@ -55,7 +55,9 @@ class Engine(PoolMemory, Protocol):
     def private(self) -> SlotStorage:
         """A storage of spare slots alone."""
 
-    def generate(self, storage: Any, asked: Sequence[Asked], places: Sequence[Place]) -> list[Queries]:
+    def generate(
+        self, storage: Any, asked: Sequence[Asked], places: Sequence[CachedSequence]
+    ) -> list[Queries]:
         """Query embeddings of every request behind its encoded history."""
 
     def score(self, rows: Sequence[ScoringRow]) -> list[Floats]:

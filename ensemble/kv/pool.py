@@ -170,7 +170,7 @@ class KVPool:
 
     def publish(self, slot: int, chain: EventChain, reused: int = 0) -> Handle:
         """Let readers see a slot, once its content is complete on its device, under a lease of its own."""
-        self.storage.settle()
+        self.storage.synchronize()
         header = self.header_SX[slot]
         self._remember(slot, chain)
         self._lend(slot)

@@ -8,8 +8,8 @@ from typing import Protocol
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ensemble.kv.event_chain import EventChain
-from ensemble.kv.filling import Continuation, Filler, Place
 from ensemble.kv.pool import Handle, KVPool, Match, PoolDirectory, no_slot
+from ensemble.kv.prefill import CachedSequence, Prefill, Prefiller
 from ensemble.kv.slot_storage import SlotStorage
 from unipinrec.data.history import History
 
@@ -21,7 +21,7 @@ LEAST_REUSED = 16
 class Encoded:
     """Where the keys, the values and the last hidden state of a history are, until the next batch."""
 
-    place: Place
+    place: CachedSequence
     handle: Handle
     computed: int
     """Positions that had to be computed."""
@@ -50,30 +50,30 @@ class ScratchHistories:
     What two separately served models do, and what ranking does when a slot is gone.
     """
 
-    def __init__(self, encode: Filler, storage: SlotStorage) -> None:
+    def __init__(self, encode: Prefiller, storage: SlotStorage) -> None:
         """`storage` has spare slots."""
         self.storage = storage
         self._encode = encode
         self._computed = 0
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """See `HistoryCache`."""
+        """Encode every history whole, into spare slots that the next batch overwrites."""
         spare = range(self.storage.layout.slots, self.storage.layout.slots + len(histories))
-        whole = [Continuation(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
+        whole = [Prefill(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
         self._encode(self.storage, whole)
         lengths = [len(history) + 1 for history in histories]
         self._computed += sum(lengths)
         return [
-            Encoded(Place(slot, length), no_slot(length), length)
+            Encoded(CachedSequence(slot, length), no_slot(length), length)
             for slot, length in zip(spare, lengths, strict=True)
         ]
 
     def collect(self) -> Iterable[Metric]:
-        """See `HistoryCache`."""
+        """Positions computed and padded; none is ever reused."""
         yield _positions(computed=self._computed, reused=0, padding=self._encode.padding)
 
     def close(self) -> None:
-        """See `HistoryCache`."""
+        """Nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class PrefixCache:
 
     def __init__(
         self,
-        encode: Filler,
+        encode: Prefiller,
         pool: KVPool,
         others: PoolDirectory,
         make_chain: Callable[[History], EventChain],
@@ -110,11 +110,11 @@ class PrefixCache:
 
     @property
     def storage(self) -> SlotStorage:
-        """See `HistoryCache`."""
+        """The pool's own storage."""
         return self._pool.storage
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """See `HistoryCache`; slots are complete before this returns."""
+        """Encode what is new of every history; slots are complete before this returns."""
         chains = [self._make_chain(history) for history in histories]
         claims: dict[bytes, _Claim] = {}
         busy: set[int] = set()
@@ -134,7 +134,7 @@ class PrefixCache:
         return [self._lend(claims[chain.whole], places[chain.whole]) for chain in chains]
 
     def collect(self) -> Iterable[Metric]:
-        """See `HistoryCache`."""
+        """Positions computed, reused and padded, and how full the pool is."""
         pool, storage = self._pool, self._pool.storage
         yield _positions(
             computed=self._counted["computed"], reused=self._counted["reused"], padding=self._encode.padding
@@ -194,29 +194,29 @@ class PrefixCache:
                 return None, 0
             self._pool.storage.copy(slot, pool.storage, match.slot, match.length)
             # Checked once the copy is made: the other instance may have gone on with its slot meanwhile.
-            self._pool.storage.settle()
+            self._pool.storage.synchronize()
             if pool.shows(match, chain):
                 return slot, _reusable(match, chain)
             self._pool.abandon(slot)
         return None, 0
 
-    def _fill(self, claims: dict[bytes, _Claim]) -> dict[bytes, Place]:
+    def _fill(self, claims: dict[bytes, _Claim]) -> dict[bytes, CachedSequence]:
         """Compute what no slot holds. Returns where each history is, by digest."""
-        places: dict[bytes, Place] = {}
-        fresh: list[Continuation] = []
+        places: dict[bytes, CachedSequence] = {}
+        fresh: list[Prefill] = []
         spare = self.storage.layout.slots
         for digest, claim in claims.items():
             slot = claim.slot
             if slot is None:
                 slot, spare = spare, spare + 1
-            places[digest] = Place(slot, len(claim.chain))
+            places[digest] = CachedSequence(slot, len(claim.chain))
             if claim.computed:
-                fresh.append(Continuation(claim.history, claim.cached, slot))
+                fresh.append(Prefill(claim.history, claim.cached, slot))
         if fresh:
             self._encode(self.storage, fresh)
         return places
 
-    def _lend(self, claim: _Claim, place: Place) -> Encoded:
+    def _lend(self, claim: _Claim, place: CachedSequence) -> Encoded:
         """The result of one row, under a lease of its own."""
         handle = no_slot(place.length)
         if claim.slot is not None:

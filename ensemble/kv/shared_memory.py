@@ -61,7 +61,7 @@ class SharedMemoryStorage:
 
     @property
     def bytes(self) -> int:
-        """See `SlotStorage`."""
+        """Size of the whole memory."""
         return bytes_of(self.layout)
 
     def describe(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class SharedMemoryStorage:
         return value * self._parts["scales"][slot, :, :, :, :length].unsqueeze(-1)
 
     def hidden(self, slot: int) -> Tensor:
-        """See `SlotStorage`."""
+        """The hidden state [C] beside a slot, in place."""
         if slot < self.layout.slots:
             return self._parts["hidden"][slot]
         return self._spare_slot(slot)["hidden"][0]
@@ -104,15 +104,15 @@ class SharedMemoryStorage:
         value[:, :, :, cached:length] = fresh.to(value.dtype)
 
     def copy(self, slot: int, source: SlotStorage, source_slot: int, length: int) -> None:
-        """See `SlotStorage`; bit for bit, whatever the precision."""
+        """Take the first `length` positions and the hidden state of a slot, bit for bit."""
         if not isinstance(source, SharedMemoryStorage):
             raise TypeError(f"a slot of {type(source).__name__} cannot be copied into shared memory")
         self._parts["hidden"][slot] = source._parts["hidden"][source_slot]
         for name in self._parts.keys() - {"hidden"}:
             self._parts[name][slot, :, :, :, :length] = source._parts[name][source_slot, :, :, :, :length]
 
-    def settle(self) -> None:
-        """See `SlotStorage`: stores of this process are seen in order."""
+    def synchronize(self) -> None:
+        """Return at once: stores of this process are seen in order."""
 
     def _value(self, slot: int) -> Tensor:
         if slot < self.layout.slots:
@@ -134,20 +134,20 @@ class SharedMemoryStorage:
 
 
 class SharedMemory:
-    """See `PoolMemory`: a file beside the pool's descriptor."""
+    """Memory of pools in files beside their descriptors, which processes map."""
 
     def create(self, base: Path, layout: SlotLayout) -> SharedMemoryStorage:
-        """See `PoolMemory`."""
+        """Zeroed memory in a file whose path begins with `base`."""
         return SharedMemoryStorage.create(base.with_suffix(".slots"), layout)
 
     def open(self, folder: Path, fields: Mapping[str, Any]) -> SharedMemoryStorage:
-        """See `PoolMemory`."""
+        """The mapped file that another process described."""
         if fields["device"] != "cpu":
             raise ValueError(f"the KV pool's device is {fields['device']!r}; allowed: 'cpu'")
         return SharedMemoryStorage(folder / fields["file"], SlotLayout.of(fields))
 
     def close(self, storage: SharedMemoryStorage) -> None:
-        """See `PoolMemory`; the mapping ends with its last view."""
+        """Nothing to do: the mapping ends with its last view."""
 
 
 def parts_of(layout: SlotLayout) -> Parts:

@@ -71,7 +71,7 @@ class SlotStorage(Protocol):
             TypeError: it is of another kind.
         """
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Return when all that was launched on the device is done, and so visible to other processes."""
 
 

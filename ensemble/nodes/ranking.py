@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.executors.engine import Engine, ScoringRow
-from ensemble.kv.filling import Place
 from ensemble.kv.pool import Handle, MappedPool, PoolDirectory
+from ensemble.kv.prefill import CachedSequence
 from ensemble.kv.prefix_cache import ScratchHistories
 from ensemble.kv.slot_storage import SlotStorage
 from ensemble.loaded_bundle import LoadedBundle
@@ -143,7 +143,11 @@ class RankingNode:
         pools = {place: pool for place, row in enumerate(rows) if (pool := self._pool_of(row)) is not None}
         scored = self._score(
             [
-                _scoring(rows[place], pool.storage, Place(rows[place].handle.slot, rows[place].handle.length))
+                _scoring(
+                    rows[place],
+                    pool.storage,
+                    CachedSequence(rows[place].handle.slot, rows[place].handle.length),
+                )
                 for place, pool in pools.items()
             ]
         )
@@ -191,5 +195,5 @@ class RankingNode:
         )
 
 
-def _scoring(row: RankingRow, storage: SlotStorage, place: Place) -> ScoringRow:
+def _scoring(row: RankingRow, storage: SlotStorage, place: CachedSequence) -> ScoringRow:
     return ScoringRow(storage, place, row.candidate_row_K, row.request_time, row.surface)

@@ -32,7 +32,7 @@ BUSY = 4096
 
 
 class DevicePools:
-    """See `PoolMemory`."""
+    """Pools in the memory of one GPU."""
 
     def __init__(self) -> None:
         # Collecting the tests must not need what a host without a GPU lacks.

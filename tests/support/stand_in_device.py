@@ -24,7 +24,7 @@ class StandInMemory:
 
 
 class StandInAllocator:
-    """See `DeviceAllocator`; counts what is mapped, and notes when writers waited."""
+    """Host memory as if it were a device's; counts what is mapped, and notes when writers waited."""
 
     device = torch.device("cpu")
 
@@ -59,7 +59,7 @@ class StandInAllocator:
 
 
 class StandInPools:
-    """See `PoolMemory`: pools in the memory of one allocator, as `GpuEngine` makes and opens them."""
+    """Pools in the memory of one allocator, as `GpuEngine` makes and opens them."""
 
     def __init__(self, spare: int = 2) -> None:
         self.allocator = StandInAllocator()

@@ -15,7 +15,7 @@ from ensemble.executors.cuda.staging import Field, Packing
 from ensemble.executors.cuda.static_call import StaticCall
 from ensemble.executors.engine import EVENT_FIELDS, event_columns
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
-from ensemble.kv.filling import Continuation
+from ensemble.kv.prefill import Prefill
 from unipinrec.models.common.slotted import SlottedTrunk
 
 
@@ -25,7 +25,7 @@ class SlotEncoder:
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
         self.padding = 0
-        """Positions computed so far that belonged to nobody."""
+        """Padding positions computed so far."""
         encode = _Encode(parts, storage)
         sizes = history_sizes(parts.model.config.max_positions)
 
@@ -34,12 +34,12 @@ class SlotEncoder:
 
         self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
 
-    def __call__(self, histories: Sequence[Continuation]) -> None:
-        """Launch what fills all slots; see `DeviceStorage.settle`."""
+    def __call__(self, histories: Sequence[Prefill]) -> None:
+        """Launch what fills all slots; see `DeviceStorage.synchronize`."""
         for call in self.stage(histories):
             call.launch()
 
-    def stage(self, histories: Sequence[Continuation]) -> Iterator[StaticCall]:
+    def stage(self, histories: Sequence[Prefill]) -> Iterator[StaticCall]:
         """Calls that are filled and can be launched."""
         counts = [len(one.history) + 1 - one.cached for one in histories]
         for call, bucket, places in self._calls.split(counts):
@@ -91,7 +91,7 @@ class _Encode:
 def _packing(bucket: Bucket, where: PositionMap) -> Packing:
     batch, shape = (bucket.batch,), (bucket.batch, bucket.size)
     fields = {name: Field(shape) for name in EVENT_FIELDS}
-    fields["begin"] = Field(batch, blank=where.nobody)
+    fields["begin"] = Field(batch, blank=where.null_block)
     fields["cached"] = Field(batch)
     fields["count"] = Field(batch, blank=1)
     fields["slot"] = Field(batch, blank=where.rows - 1)

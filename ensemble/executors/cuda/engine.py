@@ -22,7 +22,7 @@ from ensemble.executors.engine import ScoringRow, Use
 from ensemble.executors.generation import Asked, Queries, QueryPlanner
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.kv.cuda.device_storage import DeviceStorage
-from ensemble.kv.filling import Continuation, Place
+from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
 from unipinrec import bundle
@@ -76,45 +76,45 @@ class GpuEngine:
             batches=options.batches,
         )
         self._functions: WeakKeyDictionary[DeviceStorage, dict[Use, Any]] = WeakKeyDictionary()
-        self.encode = StorageFiller(self._encoder)
+        self.encode = StoragePrefiller(self._encoder)
 
     def create(self, base: Path, layout: SlotLayout) -> DeviceStorage:
-        """See `Engine`."""
+        """Zeroed device memory for a pool, whose descriptor lies beside `base`."""
         return DeviceStorage.create(base.parent, layout, self._spare, self._allocator)
 
     def open(self, folder: Path, fields: Mapping[str, Any]) -> DeviceStorage:
-        """See `Engine`."""
+        """The device memory that another process described in `fields`."""
         del folder
         return DeviceStorage.open(fields, self._allocator)
 
     def close(self, storage: DeviceStorage) -> None:
-        """See `Engine`; the memory is given back with the last function that works on it."""
+        """Forget a storage; its memory is given back with the last function that works on it."""
         self._functions.pop(storage, None)
 
     def layout(self, slots: int) -> SlotLayout:
-        """See `Engine`; slots hold what the trunk computes in."""
+        """The layout of a pool of so many slots, which hold what the trunk computes in."""
         return SlotLayout.of_model(self._config, slots, self._precision)
 
     def private(self) -> DeviceStorage:
-        """See `Engine`."""
+        """A storage of spare slots alone, in device memory."""
         return DeviceStorage.private(self.layout(0), self._spare, self._allocator)
 
     @torch.inference_mode()
     def prepare(self, storage: DeviceStorage, uses: Sequence[Use]) -> None:
-        """See `Engine`."""
+        """Compile and capture what these uses of a storage need."""
         for use in uses:
             {"encode": self._encoder, "generate": self._generator, "score": self._scorer}[use](storage)
 
     def generate(
-        self, storage: DeviceStorage, asked: Sequence[Asked], places: Sequence[Place]
+        self, storage: DeviceStorage, asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> list[Queries]:
-        """See `Engine`."""
+        """Query embeddings of every request behind its encoded history, similar ones merged."""
         plans = [self._planner.plan(one) for one in asked]
         made = self._generator(storage)(plans, asked, places)
         return [self._planner.finish(plan, vector_QE) for plan, vector_QE in zip(plans, made, strict=True)]
 
     def score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """See `Engine`; one launch for each storage among the rows."""
+        """Action probabilities [K, A] of every row; one launch for each storage among the rows."""
         by_storage: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_storage.setdefault(id(row.storage), []).append(place)
@@ -125,7 +125,7 @@ class GpuEngine:
         return [scored[place] for place in range(len(rows))]
 
     def collect(self) -> Iterable[Metric]:
-        """See `Engine`."""
+        """What launches, shapes and graphs have been counted."""
         yield from self._parts.launches.collect()
         yield GaugeMetricFamily(
             "unipinrec_item_table_bytes", "Device memory of the item vectors", self._parts.items.bytes
@@ -154,15 +154,15 @@ class GpuEngine:
         return made
 
 
-class StorageFiller:
-    """See `Filler`: each storage has an encoder of its own."""
+class StoragePrefiller:
+    """Fills slots of any storage; each storage has an encoder of its own."""
 
     def __init__(self, encoder: Callable[[DeviceStorage], SlotEncoder]) -> None:
         self._encoder = encoder
         self.padding = 0
 
-    def __call__(self, storage: DeviceStorage, histories: Sequence[Continuation]) -> None:
-        """See `Filler`."""
+    def __call__(self, storage: DeviceStorage, histories: Sequence[Prefill]) -> None:
+        """Put keys, values and the last hidden state of every history into its slot."""
         encoder = self._encoder(storage)
         before = encoder.padding
         encoder(histories)

@@ -18,7 +18,7 @@ from ensemble.executors.cuda.staging import Field, Packing
 from ensemble.executors.cuda.static_call import StaticCall
 from ensemble.executors.generation import Asked
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
-from ensemble.kv.filling import Place
+from ensemble.kv.prefill import CachedSequence
 from unipinrec.models.common.slot_attention import BLOCK
 from unipinrec.models.common.slotted import SlottedTrunk
 from unipinrec.models.unified.queries import QueryPlan
@@ -44,7 +44,7 @@ class SlotGenerator:
         self._calls = Calls(Buckets([steps], parts.batches), make, parts.launches)
 
     def __call__(
-        self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[Place]
+        self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> list[Floats]:
         """Query embeddings [Q, E] of every request in generation order, once the device is done."""
         made: dict[int, Floats] = {}
@@ -56,7 +56,7 @@ class SlotGenerator:
         return [made[place] for place in range(len(plans))]
 
     def stage(
-        self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[Place]
+        self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> Iterator[tuple[StaticCall, list[int]]]:
         """Calls that are filled and can be launched, and the places of each one's requests."""
         for call, _, chosen in self._calls.split([plan.steps for plan in plans]):
@@ -130,7 +130,7 @@ def _packing(queries: tuple[int, int, int], where: PositionMap) -> Packing:
             "outcome": Field(queries),
             "offset": Field(queries),
             "slot": Field(batch, blank=where.rows - 1),
-            "begin": Field(batch, blank=where.nobody),
+            "begin": Field(batch, blank=where.null_block),
             "length": Field(batch, blank=1),
             "time": Field(batch),
             "previous": Field(batch),

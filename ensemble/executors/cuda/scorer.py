@@ -79,7 +79,7 @@ def _packing(bucket: Bucket, where: PositionMap) -> Packing:
     return Packing(
         {
             "item": Field((bucket.batch, bucket.size)),
-            "begin": Field(batch, blank=where.nobody),
+            "begin": Field(batch, blank=where.null_block),
             "length": Field(batch, blank=1),
             "time": Field(batch),
             "surface": Field(batch),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ensemble.arrays import Floats, Int64s
 from ensemble.executors.engine import event_columns
-from ensemble.kv.filling import Continuation
+from ensemble.kv.prefill import Prefill
 from ensemble.kv.shared_memory import SharedMemoryStorage
 from unipinrec.models.common.trunk import ROW_STEP
 
@@ -42,9 +42,9 @@ class HistoryEncoder:
         self._graph = graph
         self._vector_VE = torch.from_numpy(vector_VE)
         self.padding = 0
-        """Positions computed so far that belonged to nobody."""
+        """Padding positions computed so far."""
 
-    def __call__(self, storage: SharedMemoryStorage, histories: Sequence[Continuation]) -> None:
+    def __call__(self, storage: SharedMemoryStorage, histories: Sequence[Prefill]) -> None:
         """Fill the slots: keys, values, and the hidden state after each history's last event."""
         with ExitStack() as stack:
             rows = [
@@ -84,7 +84,7 @@ class HistoryEncoder:
         )
         return hidden_BC[: len(rows)]
 
-    def _tokens(self, one: Continuation, memory_L2HTD: Tensor) -> Tokens:
+    def _tokens(self, one: Prefill, memory_L2HTD: Tensor) -> Tokens:
         item_X, actions_X, timestamp_X, previous_X, surface_X = event_columns(one.history, one.cached)
         masked_X = np.zeros_like(actions_X)
         position_X = np.arange(one.cached, one.cached + len(item_X))

@@ -11,7 +11,7 @@ from ensemble.executors.generation import Asked, Queries, QueryPlanner
 from ensemble.executors.torchscript.encoder import HistoryEncoder
 from ensemble.executors.torchscript.generator import QueryGenerator
 from ensemble.executors.torchscript.scorer import CandidateScorer
-from ensemble.kv.filling import Place
+from ensemble.kv.prefill import CachedSequence
 from ensemble.kv.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
@@ -32,38 +32,38 @@ class CpuEngine(SharedMemory):
         self._planner = QueryPlanner(loaded.manifest)
 
     def layout(self, slots: int) -> SlotLayout:
-        """See `Engine`."""
+        """The layout of a pool of so many slots, in the precision that the engine was made with."""
         return SlotLayout.of_model(self._loaded.manifest.model, slots, self._precision)
 
     def private(self) -> SharedMemoryStorage:
-        """See `Engine`."""
+        """A storage without slots of its own; spare ones are added as batches need them."""
         return SharedMemoryStorage(None, self.layout(slots=0))
 
     def prepare(self, storage: SharedMemoryStorage, uses: Sequence[Use]) -> None:
-        """See `Engine`; a graph serves every storage."""
+        """Load the graphs of these uses; each serves every storage."""
         del storage
         for use in uses:
             getattr(self, {"encode": "encode", "generate": "_generator", "score": "_scorer"}[use])
 
     @cached_property
     def encode(self) -> HistoryEncoder:
-        """See `Engine`."""
+        """What fills slots, loaded at its first use."""
         return HistoryEncoder(load_graph(self._loaded.folder / bundle.ENCODER), self._vectors)
 
     def generate(
-        self, storage: SharedMemoryStorage, asked: Sequence[Asked], places: Sequence[Place]
+        self, storage: SharedMemoryStorage, asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> list[Queries]:
-        """See `Engine`."""
+        """Query embeddings of every request behind its encoded history, similar ones merged."""
         plans = [self._planner.plan(one) for one in asked]
         made = self._generator(storage, plans, asked, places)
         return [self._planner.finish(plan, vector_QE) for plan, vector_QE in zip(plans, made, strict=True)]
 
     def score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """See `Engine`."""
+        """Action probabilities [K, A] of every row, in float32."""
         return self._scorer(rows)
 
     def collect(self) -> Iterable[Metric]:
-        """See `Engine`."""
+        """No metrics: TorchScript graphs have nothing of their own to count."""
         return ()
 
     @cached_property

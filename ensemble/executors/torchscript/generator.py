@@ -13,7 +13,7 @@ from torch import Tensor
 from ensemble.arrays import Floats, Int64s
 from ensemble.executors.generation import Asked
 from ensemble.executors.torchscript.encoder import HistoryEncoder, Tokens
-from ensemble.kv.filling import Place
+from ensemble.kv.prefill import CachedSequence
 from ensemble.kv.shared_memory import SharedMemoryStorage
 from unipinrec.models.unified.queries import QueryPlan
 
@@ -37,7 +37,7 @@ class QueryGenerator:
         storage: SharedMemoryStorage,
         plans: Sequence[QueryPlan],
         asked: Sequence[Asked],
-        places: Sequence[Place],
+        places: Sequence[CachedSequence],
     ) -> list[Floats]:
         """Query embeddings [Q, E] of every request behind its encoded history, in generation order."""
         hidden_BC = torch.stack([storage.hidden(place.slot) for place in places])
@@ -120,7 +120,7 @@ class QueryGenerator:
 class _Scratch:
     """One request's keys and values with room for what is fed back; nothing where nothing is."""
 
-    def __init__(self, storage: SharedMemoryStorage, place: Place, room: int) -> None:
+    def __init__(self, storage: SharedMemoryStorage, place: CachedSequence, room: int) -> None:
         self._length = place.length
         if room:
             past_L2HTD = storage.read(place.slot, place.length)

@@ -35,7 +35,7 @@ class CudaAllocator:
         self._wait_s = wait_s
 
     def allocate(self, size: int, folder: Path) -> "CudaMemory":
-        """See `DeviceAllocator`; `folder` stays empty."""
+        """Zeroed memory of so many bytes on the device; `folder` stays empty."""
         del folder
         self._select()
         pointer = self._malloc(size)
@@ -45,7 +45,7 @@ class CudaAllocator:
         return CudaMemory(pointer, size, self.device, _to_text(handle), "cudaFree")
 
     def open(self, handle: str, size: int) -> "CudaMemory":
-        """See `DeviceAllocator`."""
+        """The memory behind another process's CUDA IPC handle."""
         self._select()
         try:
             pointer = _call(
@@ -56,7 +56,7 @@ class CudaAllocator:
         return CudaMemory(pointer, size, self.device, handle, "cudaIpcCloseMemHandle")
 
     def synchronize(self) -> None:
-        """See `DeviceAllocator`."""
+        """Return when all that was launched on the device is complete."""
         torch.cuda.current_stream(self.device).synchronize()
 
     def _select(self) -> None:
@@ -82,7 +82,7 @@ class CudaAllocator:
 
 
 class CudaMemory:
-    """See `DeviceMemory`."""
+    """One allocation of CUDA's, or another process's mapped here."""
 
     def __init__(self, pointer: int, size: int, device: torch.device, handle: str, release: str) -> None:
         """`release` names the runtime's function that gives the memory back."""

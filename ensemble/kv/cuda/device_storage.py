@@ -25,7 +25,7 @@ ALIGNMENT = 256
 
 @dataclass(frozen=True, slots=True)
 class PositionMap:
-    """What the positions of the memory are for: slots, spare slots, scratch blocks, and a block of nobody.
+    """What the positions of the memory are for: slots, spare slots, scratch blocks, and the null block.
 
     A spare slot serves the row of a batch that found no slot; a scratch block holds what a row generates.
     Padding is written to the last block.
@@ -39,7 +39,7 @@ class PositionMap:
 
     @property
     def rows(self) -> int:
-        """R; the last row belongs to nobody."""
+        """R; the last is the null row, which belongs to no slot."""
         return self.slots + self.spare + 1
 
     @property
@@ -62,13 +62,13 @@ class PositionMap:
         return (self.slots + self.spare) * self.room + row * BLOCK
 
     @property
-    def nobody(self) -> int:
+    def null_block(self) -> int:
         """Where the block begins that holds padding."""
         return self.positions - BLOCK
 
 
 class DeviceStorage:
-    """See `SlotStorage`: every slot's keys, values and hidden state are found by its number."""
+    """Slots in device memory: keys, values and hidden state of each are found by its number."""
 
     def __init__(
         self, layout: SlotLayout, spare: int, allocator: DeviceAllocator, memory: Tensor, handle: str | None
@@ -81,7 +81,7 @@ class DeviceStorage:
         hidden, values = _parts(layout, self.map)
         split = _bytes(hidden)
         self.hidden_RC: Tensor = _view(memory[:split], hidden)
-        """Hidden states after each slot's last position, in float32; the last row belongs to nobody."""
+        """Hidden states after each slot's last position, in float32; the last row is the null row."""
         self.values_L2HPD: Tensor = _view(memory[split:], values)
 
     @classmethod
@@ -119,7 +119,7 @@ class DeviceStorage:
 
     @property
     def bytes(self) -> int:
-        """See `SlotStorage`."""
+        """Size of the whole memory."""
         return storage_bytes(self.layout, self.map.spare)
 
     def describe(self) -> dict[str, Any]:
@@ -132,11 +132,11 @@ class DeviceStorage:
         }
 
     def hidden(self, slot: int) -> Tensor:
-        """See `SlotStorage`."""
+        """The hidden state [C] beside a slot, in place."""
         return self.hidden_RC[slot]
 
     def copy(self, slot: int, source: SlotStorage, source_slot: int, length: int) -> None:
-        """See `SlotStorage`; inside the device."""
+        """Take the first `length` positions and the hidden state of a slot, inside the device."""
         if not isinstance(source, DeviceStorage):
             raise TypeError(f"a slot of {type(source).__name__} cannot be copied into device memory")
         to, of = self.map.begin(slot), source.map.begin(source_slot)
@@ -145,8 +145,8 @@ class DeviceStorage:
         # As a pass over the slot leaves it: see `SlottedTrunk`.
         self.values_L2HPD[:, :, :, to + length : to + -(-length // BLOCK) * BLOCK] = 0
 
-    def settle(self) -> None:
-        """See `SlotStorage`: waits for the device."""
+    def synchronize(self) -> None:
+        """Return when the device has done all that was launched on it."""
         self._allocator.synchronize()
 
 

@@ -13,8 +13,8 @@ from ensemble.arrays import Floats
 from ensemble.executors.cuda.engine import GpuEngine
 from ensemble.executors.engine import ScoringRow
 from ensemble.kv.event_chain import EventChain
-from ensemble.kv.filling import Continuation, Place
 from ensemble.kv.pool import Handle, KVPool, MappedPool, PoolDirectory
+from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.loaded_bundle import LoadedBundle
 from tests.support.node_chain import NOW, WINDOW_BLOCK, made_up
 from tests.support.stand_in_device import StandInAllocator, eager_engine
@@ -46,7 +46,7 @@ class Owner:
     def encode(self, history: History) -> Handle:
         slot = self.pool.acquire()
         assert slot is not None
-        self._engine.encode(self.pool.storage, [Continuation(history, 0, slot)])
+        self._engine.encode(self.pool.storage, [Prefill(history, 0, slot)])
         return self.pool.publish(slot, EventChain(history, "bundle", WINDOW_BLOCK))
 
     def die(self) -> None:
@@ -66,7 +66,7 @@ class Reader:
         return pool
 
     def score(self, pool: MappedPool, handle: Handle) -> Floats:
-        place = Place(handle.slot, handle.length)
+        place = CachedSequence(handle.slot, handle.length)
         return self.engine.score([ScoringRow(pool.storage, place, np.arange(30), NOW, 0)])[0]
 
 

@@ -131,7 +131,7 @@ def test_a_device_is_waited_for_before_readers_are_shown_what_it_wrote(
     pool = make_pool(slots=1)
     shown: list[list[int]] = []
     monkeypatch.setattr(
-        pool.storage, "settle", lambda: shown.append(pool.header_SX[0, [STATE, LENGTH, DIGEST]].tolist())
+        pool.storage, "synchronize", lambda: shown.append(pool.header_SX[0, [STATE, LENGTH, DIGEST]].tolist())
     )
     put(pool, 1, length=3)
     match = pool.find(chain(1, 4))

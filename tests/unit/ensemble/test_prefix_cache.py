@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ensemble.executors.cuda.calls import Launches
 from ensemble.executors.cuda.encoder import SlotEncoder
-from ensemble.executors.cuda.engine import StorageFiller
+from ensemble.executors.cuda.engine import StoragePrefiller
 from ensemble.executors.cuda.item_table import ItemTable
 from ensemble.executors.cuda.parts import Parts
 from ensemble.executors.torchscript.encoder import HistoryEncoder
 from ensemble.kv.cuda.device_storage import DeviceStorage
 from ensemble.kv.event_chain import EventChain
-from ensemble.kv.filling import Continuation
 from ensemble.kv.pool import DEADLINE_NS, Handle, KVPool, MappedPool, Match, PoolDirectory
+from ensemble.kv.prefill import Prefill
 from ensemble.kv.prefix_cache import Encoded, PrefixCache
 from ensemble.kv.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout, SlotStorage
@@ -144,7 +144,7 @@ class OnGpu:
             batches=(1, 4),
         )
         self.memory = StandInPools(spare=4)
-        self.encode = StorageFiller(cache(partial(SlotEncoder, parts)))
+        self.encode = StoragePrefiller(cache(partial(SlotEncoder, parts)))
 
 
 Side = type[OnCpu | OnGpu]
@@ -325,7 +325,7 @@ def test_positions_of_several_requests_stand_without_padding_between(truth: Trut
     with torch.inference_mode():
         encoder(
             SharedMemoryStorage(None, layout),
-            [Continuation(one, 0, slot) for slot, one in enumerate(histories)],
+            [Prefill(one, 0, slot) for slot, one in enumerate(histories)],
         )
     assert encoder.padding == 1
 
@@ -343,7 +343,7 @@ class LaggingStorage(DeviceStorage):
         self.copies += 1
         self._launched.append(lambda: super(LaggingStorage, self).copy(slot, source, source_slot, length))
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         while self._launched:
             self._launched.pop(0)()
 

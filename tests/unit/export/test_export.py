@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.executors.torchscript.encoder import HistoryEncoder
-from ensemble.kv.filling import Continuation
+from ensemble.kv.prefill import Prefill
 from ensemble.kv.shared_memory import SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
@@ -61,9 +61,9 @@ def test_the_encoder_continues_slots_as_encoding_whole_histories_does(
             memory.fill_(float("nan"))
     with torch.inference_mode():
         # A first part of each history, then what is left of it.
-        encoder(storage, [Continuation(one[: len(one) // 2], 0, slot) for slot, one in enumerate(histories)])
+        encoder(storage, [Prefill(one[: len(one) // 2], 0, slot) for slot, one in enumerate(histories)])
         late = [
-            Continuation(one, len(one) // 2 + 1, slot)
+            Prefill(one, len(one) // 2 + 1, slot)
             for slot, one in enumerate(histories)
             if len(one) > len(one) // 2
         ]

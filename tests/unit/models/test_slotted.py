@@ -12,7 +12,7 @@ from unipinrec.models.common.trunk import Trunk
 
 SLOTS, SLOT = 4, 2 * BLOCK
 POSITIONS = SLOTS * SLOT + 2 * BLOCK
-"""Slots, a block of scratch memory, and the block that belongs to nobody."""
+"""Slots, a block of scratch memory, and the null block."""
 SCRATCH = SLOTS * SLOT
 EXACT = 1e-12
 POISON = 1e30

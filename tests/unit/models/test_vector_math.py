@@ -1,7 +1,7 @@
 """The first vector math of a process is right, however many threads compute it.
 
 Each child is forked from a process that has computed nothing but what its imports did, so its state is that
-of a fresh process. Without `settle`, one child in some dozens is wrong where the processor has AVX-512.
+of a fresh process. Without `warm_up`, one child in some dozens is wrong where the processor has AVX-512.
 """
 
 import json

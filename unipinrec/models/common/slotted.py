@@ -30,7 +30,7 @@ Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 class SlottedTrunk:
     """A trunk over a memory [L, 2, H, P, D] that is slots of equal room, one after another.
 
-    Tokens that are padding are written to the memory's last block, which belongs to nobody.
+    Tokens that are padding are written to the memory's last block, the null block.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ FUNCTIONS = (
 """Every vector function of PyTorch that MKL may compute, whether a model uses it or an optimizer does."""
 
 
-def settle() -> None:
+def warm_up() -> None:
     """Call each of `FUNCTIONS` once, in float32 and float64, in the calling thread alone.
 
     Importing `unipinrec.models` does so, and with it every process that trains, exports, serves or measures.

@@ -8,7 +8,7 @@ from unipinrec.data.history import History
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class Prefill:
     """A history, the first positions of which are in a slot already."""
 
     history: History
@@ -19,7 +19,7 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CachedSequence:
     """An encoded history."""
 
     slot: int
@@ -27,11 +27,11 @@ class Place:
     """Positions, BOS included."""
 
 
-class Filler(Protocol):
+class Prefiller(Protocol):
     """Fills slots with histories."""
 
     padding: int
-    """Positions computed so far that belonged to nobody."""
+    """Padding positions computed so far."""
 
-    def __call__(self, storage: Any, histories: Sequence[Continuation]) -> None:
+    def __call__(self, storage: Any, histories: Sequence[Prefill]) -> None:
         """Put keys, values and the last hidden state of every history into its slot."""
