@@ -69,9 +69,10 @@ image-check: install ## Build the image for CPU hosts, run it as docker/compose.
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve
 
-lint: install ## Linter, formatter and type checker
+lint: install ## Linter, formatter, import rules and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 test: lint ## Linters, then all tests but the slow ones, three files side by side, with real Triton servers

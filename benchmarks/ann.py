@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from benchmarks.synthetic_vectors import GENERATOR, LEARNED_NOISE, Floats, draw_clustered
-from ensemble.contract import Int64s
-from ensemble.gpu.fetching_search import FetchingSearch, keep_first
-from ensemble.gpu.item_search import CAGRA_FROM, CAGRA_SEARCH, GpuIndex, has_cagra, move_to_gpu
-from ensemble.item_search import ItemSearch, NearestItems
+from ensemble.arrays import Int64s
+from ensemble.index.cuda.fetching_search import FetchingSearch, keep_first
+from ensemble.index.cuda.item_search import CAGRA_FROM, CAGRA_SEARCH, GpuIndex, has_cagra, move_to_gpu
+from ensemble.index.item_search import ItemSearch, NearestItems
 from experiments.report import Machine
 from export.item_index import (
     EXACT_UP_TO,

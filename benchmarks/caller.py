@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from unipinrec_client.wire import OUTPUT_RANKS, TRITON_TYPES
 
 from benchmarks.workload import Visit
-from ensemble.contract import PADDING, stack
+from ensemble.arrays import PADDING
+from ensemble.nodes.contract import stack
 
 OK = "OK"
 

@@ -13,7 +13,7 @@ from benchmarks.load import Sample
 from benchmarks.random_bundle import RandomBundle
 from benchmarks.report import Correctness
 from unipinrec.data.history import rows_of
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 LEAST_CHECKED = 20
 """Answers of each stack that have to be compared."""

@@ -20,21 +20,21 @@ from pydantic import Field
 from torch import nn
 
 from benchmarks.synthetic_vectors import draw_clustered
-from ensemble.cpu.encoder import HistoryEncoder
-from ensemble.cpu.shared_memory import SharedMemoryStorage, bytes_of
-from ensemble.engine import Continuation
-from ensemble.event_chain import EventChain
-from ensemble.item_search import ItemSearch
-from ensemble.kv_pool import KVPool, PoolDirectory
-from ensemble.prefix_cache import PrefixCache
+from ensemble.executors.torchscript.encoder import HistoryEncoder
+from ensemble.index.item_search import ItemSearch
+from ensemble.kv.event_chain import EventChain
+from ensemble.kv.pool import KVPool, PoolDirectory
+from ensemble.kv.prefill import Prefill
+from ensemble.kv.prefix_cache import PrefixCache
+from ensemble.kv.shared_memory import SharedMemoryStorage, bytes_of
+from ensemble.kv.slot_storage import SlotLayout
 from ensemble.settings import SHARED_MEMORY
-from ensemble.slot_storage import SlotLayout
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from export.item_index import build_index, choose_kind
 from unipinrec.config import Config, ModelConfig, preset
 from unipinrec.data.history import History
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 PRESET = "bench-cpu"
 ITEMS, ACTIONS = 5_000, 4
@@ -128,9 +128,7 @@ class _Model:
 
     def encode(self, histories: Sequence[History], cached: int) -> None:
         """Continue the slots of as many requests behind `cached` positions."""
-        self.encoder(
-            self.storage, [Continuation(history, cached, slot) for slot, history in enumerate(histories)]
-        )
+        self.encoder(self.storage, [Prefill(history, cached, slot) for slot, history in enumerate(histories)])
 
     @property
     def slot_mib(self) -> float:

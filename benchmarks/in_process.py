@@ -19,14 +19,14 @@ import torch
 
 from benchmarks.caller import RequestMaker, Tensors
 from benchmarks.workload import ColdTraffic, EventSpace, Traffic, WarmTraffic
-from ensemble.ann import AnnNode
-from ensemble.cpu.engine import CpuEngine
-from ensemble.history import HistoryNode
+from ensemble.executors.torchscript.engine import CpuEngine
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.node import Node
-from ensemble.ranking import RankingNode
-from ensemble.retrieval import RetrievalNode
-from ensemble.runtime_folder import claim_folder, remove_folder
+from ensemble.nodes.ann import AnnNode
+from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.node import Node
+from ensemble.nodes.ranking import RankingNode
+from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.server.runtime_folder import claim_folder, remove_folder
 from ensemble.settings import ServingSettings
 
 INSTANCE = "retrieval_0"

@@ -20,22 +20,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ensemble.ann import AnnNode
-from ensemble.cpu.engine import CpuEngine
-from ensemble.cpu.shared_memory import bytes_of
-from ensemble.history import HistoryNode
+from ensemble.executors.torchscript.engine import CpuEngine
+from ensemble.kv.shared_memory import bytes_of
+from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.node import Node
-from ensemble.ranking import RankingNode
-from ensemble.retrieval import RetrievalNode
+from ensemble.nodes.ann import AnnNode
+from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.node import Node
+from ensemble.nodes.ranking import RankingNode
+from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
-from ensemble.slot_storage import SlotLayout
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import HISTORIES, read_manifest
 from unipinrec.config import Config, ModelConfig, preset
 from unipinrec.history_store import HistoryStore
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 EVENTS, CANDIDATES, APPENDED = 512, 128, 8
 ITEMS, ACTIONS = 1_000, 4

@@ -17,16 +17,16 @@ from torch import Tensor
 
 from experiments.report import Machine
 from export.bundle_writer import DatasetMismatchError
-from unipinrec.checkpoint import load_model, load_state
 from unipinrec.config import Config
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.evaluation.auc import auc_by_user
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
 from unipinrec.evaluation.catalogue import ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.evaluation.leave_one_out import CHUNK_USERS, K, RetrievalScorer, request_before
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.precision import Lowered, lower_precision
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
+from unipinrec.models.unified.precision import Lowered, lower_precision
+from unipinrec.training.checkpoint import load_model, load_state
 
 REFERENCE = "float32"
 

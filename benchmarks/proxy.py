@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ensemble.endpoints import LOOPBACK, Endpoints
+from ensemble.server.endpoints import LOOPBACK, Endpoints
 from ensemble.settings import ROOT
 
 CONFIGURATION = ROOT / "docker" / "proxy" / "haproxy.cfg"

@@ -15,17 +15,17 @@ import polars as pl
 import torch
 
 from benchmarks.random_weights import spread_weights
-from ensemble.contract import Int64s
+from ensemble.arrays import Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ROOT
 from export.bundle_writer import write_bundle
 from unipinrec.bundle import BundleError, Manifest, verify_bundle
-from unipinrec.checkpoint import CheckpointState, latest_checkpoint, load_model, save_checkpoint
 from unipinrec.config import TrainingConfig, preset
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.training.checkpoint import CheckpointState, latest_checkpoint, load_model, save_checkpoint
 
 PRESET = "bench-cpu"
 """Sizes of the model, where nothing else is asked for."""

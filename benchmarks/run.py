@@ -16,7 +16,7 @@ from benchmarks.report import BenchReport, Bound, Overhead, Ratio, Stages
 from benchmarks.target import UNIFIED, serving
 from benchmarks.zipf import MODELS as ZIPF_MODELS
 from benchmarks.zipf import fitting_size, pools, run_zipf
-from ensemble.installation import Installation
+from ensemble.server.installation import Installation
 from ensemble.settings import ServingSettings
 from experiments.report import Machine
 

@@ -21,7 +21,7 @@ from benchmarks.run import Benchmark
 from benchmarks.tables import show
 from benchmarks.zipf import TooLittleMemoryError
 from commands.errors import one_line_errors
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 
 LOG_WIDTH = 140
 """Columns where no terminal says how many it has."""

@@ -11,8 +11,8 @@ from benchmarks.ann import BUDGET, LEFT_OUT, AnnReport, Device, measure
 from benchmarks.ann_plot import plot
 from benchmarks.synthetic_vectors import LEARNED_NOISE
 from commands.errors import NO_GPU, one_line_errors
-from ensemble.gpu.item_search import require_gpu
 from ensemble.gpu_presence import NoGpuError
+from ensemble.index.cuda.item_search import require_gpu
 
 SMALLEST = BUDGET + LEFT_OUT
 

@@ -16,7 +16,7 @@ from benchmarks.gpu.show import show
 from benchmarks.load import FillError
 from benchmarks.measures import NoAnswerError
 from commands.errors import NO_GPU, one_line_errors
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 
 LOG_WIDTH = 170
 """Columns where no terminal says how many it has."""

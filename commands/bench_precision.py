@@ -9,9 +9,9 @@ from rich.console import Console
 from benchmarks.precision import measure_precision
 from commands.errors import one_line_errors
 from export.bundle_writer import DatasetMismatchError
-from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
+from unipinrec.training.checkpoint import latest_checkpoint
 
 
 def bench_precision(

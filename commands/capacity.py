@@ -13,7 +13,7 @@ from commands import load_options as options
 from commands.errors import one_line_errors
 from commands.load_options import LoadOptions, load_console, parse_mix
 from commands.load_target import LoadTarget
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 from loadtest.capacity import CapacityError
 from loadtest.capacity_run import CapacityPlan, CapacityRun, measure_capacity
 from loadtest.generators import GeneratorError, Generators

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from commands.errors import one_line_errors
 from demo.tour import run_tour
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training import CheckpointMismatchError
+from unipinrec.training.trainer import CheckpointMismatchError
 
 LOG_WIDTH = 120
 """Columns where no terminal says how many it has: wide enough for a history beside an answer."""

@@ -10,9 +10,9 @@ from export.bundle_writer import DatasetMismatchError, write_bundle
 from export.check import ExportMismatchError
 from export.checked_index import IndexRecallError
 from export.item_index import AUTO, CHOICES, UnknownIndexError
-from unipinrec.checkpoint import latest_checkpoint
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
+from unipinrec.training.checkpoint import latest_checkpoint
 
 
 def export_command(

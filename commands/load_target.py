@@ -14,10 +14,10 @@ from safetensors.numpy import load_file
 from unipinrec_client.address import grpc_target, http_address
 from unipinrec_client.grpc_client import channel_arguments
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import MODEL_REPOSITORY, check_bundle, default_canaries
-from ensemble.server_error import ServerError
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import MODEL_REPOSITORY, check_bundle, default_canaries
+from ensemble.server.server_error import ServerError
 from ensemble.settings import SHARED_MEMORY, ServingSettings
 from loadtest.histories import UserHistory, write_histories
 from loadtest.plan import Protocol

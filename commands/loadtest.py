@@ -15,7 +15,7 @@ from commands import load_options as options
 from commands.errors import one_line_errors
 from commands.load_options import LoadOptions, load_console, parse_mix
 from commands.load_target import LoadTarget
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 from loadtest.locust_run import LocustError, WebUi, run_locust
 from loadtest.measures import Measured, NothingMeasuredError, measure
 from loadtest.outcomes import read_outcomes

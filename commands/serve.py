@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from commands.errors import NO_GPU
-from ensemble.endpoints import Endpoints
 from ensemble.gpu_presence import NoGpuError
-from ensemble.launcher import serve as run_server
-from ensemble.server_error import ServerError
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import serve as run_server
+from ensemble.server.server_error import ServerError
 from ensemble.settings import ENV_PREFIX, ServingSettings
 
 Port = typer.Option(min=1, max=65535)

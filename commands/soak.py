@@ -12,7 +12,7 @@ from commands.capacity import capacity_runs
 from commands.errors import one_line_errors
 from commands.load_options import LoadOptions, load_console, parse_mix
 from commands.load_target import LoadTarget
-from ensemble.server_error import ServerError
+from ensemble.server.server_error import ServerError
 from loadtest.capacity import CapacityError
 from loadtest.capacity_run import CapacityPlan
 from loadtest.generators import GeneratorError, Generators

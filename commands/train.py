@@ -10,7 +10,7 @@ from unipinrec.config import DEMO_TRAINING, PRESETS, TrainingConfig, preset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training import CheckpointMismatchError, train
+from unipinrec.training.trainer import CheckpointMismatchError, train
 
 
 def train_command(

@@ -17,8 +17,8 @@ from containers.compose import Service
 from containers.confinement import Promise, promises
 from containers.container import Container
 from containers.engine import Engine, EngineError, Step
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import example_user
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import example_user
 from ensemble.settings import ROOT
 
 IMAGE = "unipinrec:image-check"

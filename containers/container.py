@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from containers.compose import Service
 from containers.engine import Engine, EngineError
-from ensemble.endpoints import Endpoints
+from ensemble.server.endpoints import Endpoints
 
 POLL_S = 2.0
 

@@ -12,7 +12,7 @@ from containers.check import IMAGE, variables
 from containers.compose import Service
 from containers.container import Container
 from containers.engine import Engine, EngineError
-from ensemble.endpoints import Endpoints
+from ensemble.server.endpoints import Endpoints
 
 REPLICAS = ("replica-1", "replica-2", "replica-3")
 USERS = [str(user) for user in range(1, 101)]

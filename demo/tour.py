@@ -14,14 +14,13 @@ from unipinrec_client import GrpcClient, HttpClient, RecommendRequest, Recommend
 
 from demo.pictures import show_answer, show_quality
 from demo.report import Report
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.installation import Installation
-from ensemble.launcher import MODEL_REPOSITORY, UserCanary, check_bundle
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.installation import Installation
+from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary, check_bundle
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
 from unipinrec.bundle import read_manifest
-from unipinrec.checkpoint import load_model
 from unipinrec.config import DEMO_TRAINING, preset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
@@ -29,7 +28,8 @@ from unipinrec.data.movielens import fetch_movielens
 from unipinrec.evaluation.bootstrap import estimate
 from unipinrec.evaluation.catalogue import ndcg_at_k, recall_at_k
 from unipinrec.evaluation.leave_one_out import K, Quality, evaluate_leave_one_out
-from unipinrec.training import train
+from unipinrec.training.checkpoint import load_model
+from unipinrec.training.trainer import train
 
 EXAMPLE_USERS = ("42", "7", "314")
 TIMED_REQUESTS, TIMED_EVENTS = 50, 128

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from ensemble.contract import Floats, Int64s
+from ensemble.arrays import Floats, Int64s
 from unipinrec import bundle
 from unipinrec.bundle import Manifest, verify_bundle
 from unipinrec.data.history import rows_of

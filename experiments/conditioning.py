@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from experiments.scores import K, Values
 from experiments.section import Answers, Question, Run
 from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
-from unipinrec.model import UnifiedRecommender
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.simulator.truth import Truth
 
 ANY = "any outcome"

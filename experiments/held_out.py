@@ -8,14 +8,14 @@ import numpy as np
 from experiments.recipes import Recipe
 from experiments.scores import Labelled, Values, leave_one_out_values, rates_scores
 from experiments.variants import Variant
-from unipinrec.baselines.markov import Markov
-from unipinrec.baselines.popularity import Popularity
 from unipinrec.data.interactions import InteractionDataset, Split, split_at_time, split_leave_one_out
 from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.leave_one_out import RetrievalScorer
-from unipinrec.model import UnifiedRecommender
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.baselines.markov import Markov
+from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.simulator.truth import Truth
 
 

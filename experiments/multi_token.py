@@ -14,9 +14,9 @@ from experiments.variants import MULTI_TOKEN, UNIFIED
 from unipinrec.evaluation.diversity import intra_list_diversity, item_coverage
 from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
 from unipinrec.evaluation.query_sets import retrieve_union, unordered_recall
-from unipinrec.model import UnifiedRecommender
-from unipinrec.offline import OfflineRecommender
-from unipinrec.queries import split_budget
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
+from unipinrec.models.unified.queries import split_budget
 
 HORIZON_DAYS = 7
 STEPS = (2, 3, 6)

@@ -24,7 +24,7 @@ from experiments.trial import Trial
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation.bootstrap import Estimate
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 from unipinrec.simulator.truth import Truth
 
 Report = Callable[[str], None]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.baselines.rates import Rates, Shown, choose_strength
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.auc import auc_estimate, gauc
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
@@ -16,7 +15,8 @@ from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recal
 from unipinrec.evaluation.feedviews import hit_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.leave_one_out import CHUNK_USERS
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
+from unipinrec.models.unified.offline import OfflineRecommender
 
 K = 10
 HITS = 3

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from experiments.recipes import Recipe
 from experiments.variants import Variant
-from unipinrec.checkpoint import latest_checkpoint, load_model
 from unipinrec.data.blended import BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, Split
-from unipinrec.model import UnifiedRecommender
-from unipinrec.training import train
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.training.checkpoint import latest_checkpoint, load_model
+from unipinrec.training.trainer import train
 
 SECONDS = "seconds.txt"
 

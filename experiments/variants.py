@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from unipinrec.baselines.interleaved import InterleavedRecommender
-from unipinrec.baselines.sasrec import SASRec, sasrec_training
 from unipinrec.config import ModelConfig, TrainingConfig
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.baselines.interleaved import InterleavedRecommender
+from unipinrec.models.baselines.sasrec import SASRec, sasrec_training
+from unipinrec.models.unified import UnifiedRecommender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

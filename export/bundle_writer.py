@@ -34,12 +34,12 @@ from unipinrec.bundle import (
     describe_file,
     verify_bundle,
 )
-from unipinrec.checkpoint import load_model, load_state
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.graph import load_graph
 from unipinrec.history_store import EVENT, write_histories
-from unipinrec.model import UnifiedRecommender
-from unipinrec.model.served import ServedModel
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.served import ServedModel
+from unipinrec.training.checkpoint import load_model, load_state
 
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]]]] = {
     bundle.ENCODER: (EncoderGraph, lambda p: p.encoder),

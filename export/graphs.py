@@ -7,7 +7,7 @@ A actions, L layers, H heads, D head width, E item width, C hidden width.
 import torch
 from torch import Tensor, nn
 
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
 
 
 class EncoderGraph(nn.Module):

@@ -28,7 +28,7 @@ def add_twins(index: Any, vector_VE: NDArray[np.float32], first_V: NDArray[np.in
     """Widen an HNSW graph over the first items of `first_V` to all items, of which twins are never reached.
 
     No node links to a twin; the twin links to itself, which no other node does, and to the first of its
-    group. So any FAISS reads the file, and `ensemble.twins` finds the groups in it.
+    group. So any FAISS reads the file, and `ensemble.index.twins` finds the groups in it.
     """
     row_V = np.arange(len(first_V))
     linked_V = first_V == row_V

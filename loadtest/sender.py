@@ -75,11 +75,11 @@ class GrpcSender(Sender):
         self._outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS]
 
     def prepare(self, visit: Visit) -> list[Any]:
-        """See `Sender`."""
+        """The inputs of one gRPC request."""
         return to_inputs(tensors_of(visit, self._plan.num_results), tritonclient.grpc.InferInput)
 
     def send(self, prepared: list[Any]) -> Reply:
-        """See `Sender`."""
+        """Send it over gRPC, and say what came back."""
         try:
             return _answered(
                 self._triton.infer(
@@ -101,11 +101,11 @@ class HttpSender(Sender):
         ]
 
     def prepare(self, visit: Visit) -> list[Any]:
-        """See `Sender`."""
+        """The inputs of one HTTP request."""
         return to_inputs(tensors_of(visit, self._plan.num_results), tritonclient.http.InferInput)
 
     def send(self, prepared: list[Any]) -> Reply:
-        """See `Sender`."""
+        """Send it over HTTP, and say what came back."""
         triton = self._idle.pop() if self._idle else self._connect()
         try:
             with gevent.Timeout(self._plan.timeout_s):

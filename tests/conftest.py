@@ -15,17 +15,17 @@ import polars as pl
 import pytest
 import torch
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import MODEL_REPOSITORY, default_canaries
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import MODEL_REPOSITORY, default_canaries
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
-from unipinrec.checkpoint import CheckpointState, load_model, save_checkpoint
 from unipinrec.config import ModelConfig, TrainingConfig, preset
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.model import UnifiedRecommender
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.training.checkpoint import CheckpointState, load_model, save_checkpoint
 
 # Test files run side by side, each with one core.
 torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from benchmarks.random_bundle import RandomBundle
 from benchmarks.report import Correctness
 from benchmarks.workload import EventSpace, Visit
 from unipinrec.data.history import rows_of
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 CONCURRENCY = 32
 USERS = 400

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.report import Card, Rates, Timing
 from benchmarks.gpu.shape import Shape
-from unipinrec.model.float8 import FLOAT8, LEAST_CAPABILITY
+from unipinrec.models.common.float8 import FLOAT8, LEAST_CAPABILITY
 
 QUERY = {
     "driver": "driver_version",

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from unipinrec.config import ModelConfig
-from unipinrec.model.features import EventGap
-from unipinrec.model.served import ServedModel
+from unipinrec.models.common.features import EventGap
+from unipinrec.models.unified.served import ServedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.idle import Chain, Ran, ran_on_device
-from ensemble.gpu.cuda_engine import COMPILERS, set_up_compiler
-from ensemble.gpu.cuda_memory import CudaAllocator
-from ensemble.gpu.device_memory import DeviceAllocator
-from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.executors.cuda.cuda_engine import COMPILERS, set_up_compiler
+from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.kv.cuda.cuda_memory import CudaAllocator
+from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
 
 
 class Cuda:

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.item_table import ItemTable
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
-from unipinrec.model.trunk import Block
+from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.common.trunk import Block
+from unipinrec.models.unified.served import ServedModel
 
 Fields = Mapping[str, Tensor]
 Mode = Literal["regional", "whole"]

@@ -15,9 +15,10 @@ import torch
 from benchmarks.gpu.intervals import covered
 from benchmarks.gpu.report import Idle, Kernel
 from benchmarks.workload import ASKED_AFTER_S, EventSpace, GrowingHistory
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.generation import Asked
-from ensemble.gpu.engine import GpuEngine
+from ensemble.executors.cuda.engine import GpuEngine
+from ensemble.executors.engine import ScoringRow
+from ensemble.executors.generation import Asked
+from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.loaded_bundle import LoadedBundle
 
 BATCHES = 50
@@ -77,16 +78,16 @@ class Chain:
 
     @torch.inference_mode()
     def _run(self, *, continued: bool) -> None:
-        places = [Place(slot, len(one) + 1) for slot, one in enumerate(self._histories)]
+        places = [CachedSequence(slot, len(one) + 1) for slot, one in enumerate(self._histories)]
         cached = [place.length - self._continued if continued else 0 for place in places]
         self._engine.encode(
             self._storage,
             [
-                Continuation(history, past, place.slot)
+                Prefill(history, past, place.slot)
                 for history, past, place in zip(self._histories, cached, places, strict=True)
             ],
         )
-        self._storage.settle()
+        self._storage.synchronize()
         self._engine.generate(self._storage, self._asked, places)
         self._engine.score(
             [

@@ -14,10 +14,10 @@ from torch import Tensor
 from benchmarks.gpu.shape import Shape
 from benchmarks.random_weights import spread_weights
 from benchmarks.workload import ASKED_AFTER_S, EventSpace, GrowingHistory
-from ensemble.contract import Floats, Int64s
-from ensemble.engine import EVENT_FIELDS, event_columns
+from ensemble.arrays import Floats, Int64s
+from ensemble.executors.engine import EVENT_FIELDS, event_columns
 from unipinrec.data.history import History
-from unipinrec.model.served import ServedModel
+from unipinrec.models.unified.served import ServedModel
 
 SEED = 17
 

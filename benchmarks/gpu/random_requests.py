@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.caller import RequestMaker, Tensors
 from benchmarks.workload import EventSpace, GrowingHistory, ReturningTraffic, Visit
-from ensemble.contract import Int64s
+from ensemble.arrays import Int64s
 
 
 class RandomTraffic(ReturningTraffic):

@@ -34,10 +34,10 @@ from benchmarks.gpu.served import (
 from benchmarks.gpu.shape import Shape
 from benchmarks.gpu.table import TableBench
 from benchmarks.target import UNIFIED
-from ensemble.gpu.device_memory import DeviceAllocator
+from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from experiments.report import Machine
-from unipinrec.model.slotted import Compile
+from unipinrec.models.common.slotted import Compile
 
 
 class Part(StrEnum):

@@ -8,21 +8,22 @@ from torch import Tensor
 
 from benchmarks.gpu.inputs import Batch
 from benchmarks.gpu.shape import Shape
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.generation import Asked
-from ensemble.gpu.calls import Launches
-from ensemble.gpu.device_memory import DeviceAllocator
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.encoder import SlotEncoder
-from ensemble.gpu.generator import SlotGenerator
-from ensemble.gpu.item_table import ItemTable
-from ensemble.gpu.parts import Parts
-from ensemble.gpu.scorer import CandidateScorer
-from ensemble.gpu.static_call import StaticCall
-from ensemble.slot_storage import SlotLayout
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
-from unipinrec.queries import plan_queries
+from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.encoder import SlotEncoder
+from ensemble.executors.cuda.generator import SlotGenerator
+from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.cuda.scorer import CandidateScorer
+from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.engine import ScoringRow
+from ensemble.executors.generation import Asked
+from ensemble.kv.cuda.device_memory import DeviceAllocator
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.prefill import CachedSequence, Prefill
+from ensemble.kv.slot_storage import SlotLayout
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.unified.queries import plan_queries
+from unipinrec.models.unified.served import ServedModel
 
 
 class FilledSlots:
@@ -51,19 +52,17 @@ class FilledSlots:
         self._encoder = SlotEncoder(self._parts(items, capture=False), self.storage)
         for place in range(len(batches)):
             self._encoder(self.continuations(place, cached=0))
-        self.storage.settle()
+        self.storage.synchronize()
 
     def slots(self, place: int) -> list[int]:
         """Those of one set."""
         first = place * self._shape.batch
         return list(range(first, first + self._shape.batch))
 
-    def continuations(self, place: int, cached: int) -> list[Continuation]:
+    def continuations(self, place: int, cached: int) -> list[Prefill]:
         """What fills the slots of one set again from position `cached` on."""
         histories = self._batches[place].histories
-        return [
-            Continuation(one, cached, slot) for one, slot in zip(histories, self.slots(place), strict=True)
-        ]
+        return [Prefill(one, cached, slot) for one, slot in zip(histories, self.slots(place), strict=True)]
 
     def scorer(self, *, capture: bool, items: ItemTable | None = None) -> "StagedScorer":
         """Ranking; with another item table than that of the histories where one is given."""
@@ -81,9 +80,9 @@ class FilledSlots:
             SlotGenerator(parts, self.storage, self._shape.steps), self, self._batches, self._shape
         )
 
-    def places(self, place: int) -> list[Place]:
+    def places(self, place: int) -> list[CachedSequence]:
         """Of the histories of one set."""
-        return [Place(slot, self._shape.positions) for slot in self.slots(place)]
+        return [CachedSequence(slot, self._shape.positions) for slot in self.slots(place)]
 
     def _parts(self, items: ItemTable, *, capture: bool) -> Parts:
         device = self.storage.values_L2HPD.device

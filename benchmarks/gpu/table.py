@@ -18,11 +18,11 @@ from benchmarks.gpu.parity import parity
 from benchmarks.gpu.report import Forward, ForwardTable, Rates
 from benchmarks.gpu.served_forwards import FilledSlots, StagedScorer
 from benchmarks.gpu.shape import Shape
-from ensemble.gpu.device_memory import DeviceAllocator
-from ensemble.gpu.item_table import ItemPrecision, ItemTable
-from unipinrec.model.precision import Lowered, lower_precision
-from unipinrec.model.served import ServedModel
-from unipinrec.model.slotted import Compile
+from ensemble.executors.cuda.item_table import ItemPrecision, ItemTable
+from ensemble.kv.cuda.device_memory import DeviceAllocator
+from unipinrec.models.common.slotted import Compile
+from unipinrec.models.unified.precision import Lowered, lower_precision
+from unipinrec.models.unified.served import ServedModel
 
 Precision = Literal["float32"] | Lowered
 

@@ -21,7 +21,7 @@ class Event:
     timestamp: int
     """Unix seconds."""
     surface: int = 0
-    """Place in the product where it happened."""
+    """CachedSequence in the product where it happened."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class RecommendRequest:
     request_time: int | None = None
     """Unix seconds; None means when the server handles the request."""
     surface: int | None = None
-    """Place in the product where the results will be shown; None means 0."""
+    """CachedSequence in the product where the results will be shown; None means 0."""
     num_results: int | None = None
     """Results wanted; None means 50. Fewer come back when fewer candidates are found."""
     outcome_weights: Sequence[float] | None = None

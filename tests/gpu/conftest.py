@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.gpu.cuda_engine import set_up_compiler
+from ensemble.executors.cuda.cuda_engine import set_up_compiler
 from ensemble.gpu_presence import NoGpuError, require_gpu
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported, serving
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble.event_chain import EventChain
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.kv_pool import KVPool
-from ensemble.slot_storage import SlotLayout
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.event_chain import EventChain
+from ensemble.kv.pool import KVPool
+from ensemble.kv.slot_storage import SlotLayout
 from unipinrec.data.history import History
 
 DEVICE = torch.device("cuda", 0)
@@ -32,11 +32,11 @@ BUSY = 4096
 
 
 class DevicePools:
-    """See `PoolMemory`."""
+    """Pools in the memory of one GPU."""
 
     def __init__(self) -> None:
         # Collecting the tests must not need what a host without a GPU lacks.
-        from ensemble.gpu.cuda_memory import CudaAllocator
+        from ensemble.kv.cuda.cuda_memory import CudaAllocator
 
         self._allocator = CudaAllocator(DEVICE)
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.engine import Continuation, Place, ScoringRow
-from ensemble.generation import Asked
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.gpu.engine import GpuEngine, GpuOptions
+from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.executors.engine import ScoringRow
+from ensemble.executors.generation import Asked
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.loaded_bundle import LoadedBundle
 from tests.conftest import ACTIONS, ITEMS, USERS, Exported
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 NOW = 1_750_000_000
 SLOTS, BATCHES = 24, (1, 4)
@@ -33,7 +34,7 @@ class Subject:
     def __init__(self, loaded: LoadedBundle, device: torch.device, **options: Any) -> None:
         chosen = GpuOptions(batches=BATCHES, **options)
         # Collecting the tests must not need what a host without a GPU lacks.
-        from ensemble.gpu.cuda_memory import CudaAllocator
+        from ensemble.kv.cuda.cuda_memory import CudaAllocator
 
         self.engine = GpuEngine(loaded, CudaAllocator(device), chosen)
         self.storage: DeviceStorage = self.engine.create(Path("unused"), self.engine.layout(SLOTS))
@@ -47,27 +48,27 @@ class Subject:
         return found
 
     def poison(self) -> None:
-        """Spoil what no answer may depend on: spare slots, scratch blocks and the block of nobody."""
+        """Spoil what no answer may depend on: spare slots, scratch blocks and the null block."""
         where = self.storage.map
         self.storage.values_L2HPD[:, :, :, where.begin(SLOTS) :] = torch.nan
         self.storage.hidden_RC[SLOTS:] = torch.nan
 
     @torch.inference_mode()
-    def encode(self, histories: list[Continuation]) -> None:
+    def encode(self, histories: list[Prefill]) -> None:
         self.engine.encode(self.storage, histories)
-        self.storage.settle()
+        self.storage.synchronize()
 
     @torch.inference_mode()
     def query(self, slots: list[int], lengths: list[int]) -> list[np.ndarray]:
         asked = [Asked(NOW, 0, NOW - 60, 20, np.array([0, 1, 0], np.float32)) for _ in slots]
-        places = [Place(slot, length) for slot, length in zip(slots, lengths, strict=True)]
+        places = [CachedSequence(slot, length) for slot, length in zip(slots, lengths, strict=True)]
         return [made.vector_QE for made in self.engine.generate(self.storage, asked, places)]
 
     @torch.inference_mode()
     def score(self, slots: list[int], lengths: list[int], candidates: list[np.ndarray]) -> list[np.ndarray]:
         return self.engine.score(
             [
-                ScoringRow(self.storage, Place(slot, length), row_K, NOW, 0)
+                ScoringRow(self.storage, CachedSequence(slot, length), row_K, NOW, 0)
                 for slot, length, row_K in zip(slots, lengths, candidates, strict=True)
             ]
         )
@@ -99,13 +100,13 @@ def test_probabilities_are_those_of_offline_pytorch(
 ) -> None:
     subject = Subject(loaded, device, **options)
     histories = windows(exported)[:SLOTS]
-    subject.encode([Continuation(history, 0, slot) for slot, history in enumerate(histories[:4])])
+    subject.encode([Prefill(history, 0, slot) for slot, history in enumerate(histories[:4])])
     for slot, history in enumerate(histories[4:], start=4):
         half = max(1, len(history) // 2)
-        subject.encode([Continuation(history[:half], 0, slot)])
+        subject.encode([Prefill(history[:half], 0, slot)])
         subject.poison()
         if half < len(history):
-            subject.encode([Continuation(history, half + 1, slot)])
+            subject.encode([Prefill(history, half + 1, slot)])
     candidates = [some_candidates(slot, 1 + 5 * slot) for slot in range(SLOTS)]
     found = []
     for first in range(0, SLOTS, 3):
@@ -153,7 +154,7 @@ def test_replays_equal_launches_bit_for_bit_in_any_order(
         answers = []
         for subject in graphs_and_launches:
             subject.poison()
-            subject.encode([Continuation(one, 0, slot) for one, slot in zip(chosen, slots, strict=True)])
+            subject.encode([Prefill(one, 0, slot) for one, slot in zip(chosen, slots, strict=True)])
             subject.poison()
             queries = subject.query(slots, lengths)
             subject.poison()
@@ -181,7 +182,7 @@ def test_the_last_action_has_a_probability_too(
     graphs_and_launches: tuple[Subject, Subject], exported: Exported
 ) -> None:
     subject, history = graphs_and_launches[0], windows(exported)[0]
-    subject.encode([Continuation(history, 0, 0)])
+    subject.encode([Prefill(history, 0, 0)])
     (probability_KA,) = subject.score([0], [len(history) + 1], [some_candidates(1, 128)])
     assert probability_KA.shape == (128, len(ACTIONS))
     assert ((probability_KA > 0) & (probability_KA < 1)).all()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unipinrec.model.float8 import LEAST_CAPABILITY, Float8Linear, quantise
-from unipinrec.model.linear import PartedLinear
+from unipinrec.models.common.float8 import LEAST_CAPABILITY, Float8Linear, quantise
+from unipinrec.models.common.linear import PartedLinear
 
 INPUTS, OUTPUTS = 256, 768
 ROWS = (1, 7, 16, 100, 255, 256, 257, 1000)

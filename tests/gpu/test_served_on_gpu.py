@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RecommendResponse, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.launcher import UserCanary
-from ensemble.watchdog import Watchdog
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.launcher import UserCanary
+from ensemble.server.watchdog import Watchdog
 from tests.conftest import LEASE_MS, USERS, Exported
 from tests.gpu.conftest import LEAK_BYTES, SETTLING_S, DeviceMemoryWatch
 from tests.served.metrics import metric
 from tests.served.requests import offline, stored
 from tests.support.answers import IN_BFLOAT16, Answer
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 
 REQUESTS, THREADS, NUM_RESULTS = 2_000, 32, 20
 RECOVERY_S = 240.0

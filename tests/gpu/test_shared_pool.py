@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.gpu.device_storage import DeviceStorage
-from ensemble.kv_pool import Handle, MappedPool, PoolDirectory
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from ensemble.kv.pool import Handle, MappedPool, PoolDirectory
 from ensemble.settings import ROOT
 from tests.gpu.conftest import LEAK_BYTES, DeviceMemoryWatch
 from tests.gpu.device_pools import DevicePools, content, slot_bytes, slot_of

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unipinrec.config import ModelConfig, preset
-from unipinrec.model.slot_attention import BLOCK
-from unipinrec.model.slotted import Compile, SlottedTrunk
-from unipinrec.model.trunk import Trunk
+from unipinrec.models.common.slot_attention import BLOCK
+from unipinrec.models.common.slotted import Compile, SlottedTrunk
+from unipinrec.models.common.trunk import Trunk
 
 SLOTS, SLOT = 5, 3 * BLOCK
 SCRATCH = SLOTS * SLOT

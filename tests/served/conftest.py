@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from unipinrec_client import GrpcClient, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.launcher import UserCanary
-from ensemble.watchdog import Watchdog
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.launcher import UserCanary
+from ensemble.server.watchdog import Watchdog
 from tests.served.nodes import instances_of, until_recovered
 from tests.support.answers import BATCHED_IN_FLOAT32, PROMISED, Likeness
 

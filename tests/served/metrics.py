@@ -5,8 +5,8 @@ import time
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.metrics import EXPORT_S
+from ensemble.nodes.metrics import EXPORT_S
+from ensemble.server.embedded_server import EmbeddedServer
 
 
 class Scrape:

@@ -11,8 +11,8 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.metrics import EXPORT_S
+from ensemble.nodes.metrics import EXPORT_S
+from ensemble.server.embedded_server import EmbeddedServer
 
 NODES = ("history", "retrieval", "ann", "ranking")
 RECOVERY_S = 240.0

@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
 from tests.support.tools import tool
 

@@ -4,7 +4,7 @@ import numpy as np
 from unipinrec_client import Event, RecommendRequest
 
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
-from unipinrec.offline import OfflineRequest
+from unipinrec.models.unified.offline import OfflineRequest
 
 NOW = 1_750_000_000
 

@@ -20,7 +20,7 @@ from unipinrec_client import (
     RecommendRequest,
 )
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import ITEMS, USERS, Exported
 from tests.served.metrics import metric
 from tests.served.nodes import DATATYPES, call

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from unipinrec_client import GrpcClient, RecommendResponse
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import Exported
 from tests.served.metrics import Scrape
 from tests.served.requests import inline, stored

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from unipinrec_client import GrpcClient, RecommendRequest, RecommendResponse, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.installation import Installation
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.installation import Installation
 from ensemble.settings import ROOT
 from tests.conftest import Exported
 from tests.served.nodes import kill

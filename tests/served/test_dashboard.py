@@ -13,7 +13,7 @@ import pytest
 import yaml
 from unipinrec_client import GrpcClient, RecommendError, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
 from tests.conftest import Exported
 from tests.served.nodes import kill

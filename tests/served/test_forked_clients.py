@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.served.forking_caller import CHILDREN, ROUNDS, USERS, Outcomes
 
 ALL_OF_A_CHILD = ROUNDS * USERS // CHILDREN

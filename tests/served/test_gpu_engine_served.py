@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.kv_pool import COLUMNS, GENERATION, Handle
-from ensemble.launcher import MODEL_REPOSITORY, UserCanary, default_canaries
+from ensemble.kv.pool import COLUMNS, GENERATION, Handle
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary, default_canaries
+from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
-from ensemble.watchdog import Watchdog
 from tests.conftest import LEASE_MS, Exported
 from tests.served.metrics import Scrape
 from tests.served.nodes import call, kill, until_ranking
 from tests.served.requests import NOW, offline, stored
 from tests.support.answers import PROMISED, Answer
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 
 USERS = 8
 SLOTS = 3
@@ -39,7 +39,7 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shutil.copytree(MODEL_REPOSITORY, repository)
     for node in NODES:
         entry, config = repository / node / "1" / "model.py", repository / node / "config.pbtxt"
-        replaced(entry, "from ensemble.engines import", "from tests.served.stand_in_engine import")
+        replaced(entry, "from ensemble.executors.engines import", "from tests.served.stand_in_engine import")
         replaced(config, "instance_group [ { count: 2, kind: KIND_CPU } ]", INSTANCES)
     server = EmbeddedServer(
         model_repository=repository,

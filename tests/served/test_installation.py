@@ -7,9 +7,9 @@ import psutil
 import pytest
 from unipinrec_client import GrpcClient
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.installation import Installation
-from ensemble.server_error import ServerError
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.installation import Installation
+from ensemble.server.server_error import ServerError
 from tests.conftest import Exported, serving
 from tests.served.requests import stored
 from tests.support.answers import Likeness, assert_alike

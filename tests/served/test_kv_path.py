@@ -10,15 +10,15 @@ import pytest
 import tritonclient.grpc as triton
 from unipinrec_client import Event, GrpcClient, RecommendRequest
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.kv_pool import COLUMNS, GENERATION, Handle
+from ensemble.kv.pool import COLUMNS, GENERATION, Handle
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import USERS, Exported, serving
 from tests.served.metrics import Scrape, metric
 from tests.served.nodes import Tensors, call, until_ranking
 from tests.served.requests import NOW, events_of, stored
 from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),

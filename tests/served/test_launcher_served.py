@@ -19,12 +19,12 @@ import psutil
 import pytest
 import tritonclient.grpc as triton
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import UserCanary
-from ensemble.server_error import ServerError
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import UserCanary
+from ensemble.server.server_error import ServerError
+from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
-from ensemble.watchdog import Watchdog
 
 NODE = """
 import os, sys, time
@@ -74,10 +74,10 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import serve
-from ensemble.restarts import Restarts
-from ensemble.server_error import ServerError
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import serve
+from ensemble.server.restarts import Restarts
+from ensemble.server.server_error import ServerError
 from ensemble.settings import ServingSettings
 
 folder, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:])

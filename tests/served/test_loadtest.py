@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from commands.app import app
 from commands.load_target import limit_of, write_traffic
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from loadtest.generators import Generators
 from loadtest.measures import Measured
 from loadtest.outcomes import read_outcomes

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from unipinrec_client import GrpcClient, RetryPolicy
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.launcher import UserCanary
-from ensemble.watchdog import Watchdog
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.launcher import UserCanary
+from ensemble.server.watchdog import Watchdog
 from tests.conftest import Exported
 from tests.served.nodes import NODES, instances_of, kill, until_recovered
 from tests.served.requests import stored

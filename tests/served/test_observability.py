@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from unipinrec_client import Client, GrpcClient, HttpClient, InvalidRequestError, RecommendRequest
 
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.metrics import FAILURES, STAGES
-from ensemble.ranking import KV_SOURCES
+from ensemble.nodes.metrics import FAILURES, STAGES
+from ensemble.nodes.ranking import KV_SOURCES
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import Exported
 from tests.served.metrics import Scrape, metric
 from tests.served.nodes import NODES

@@ -14,12 +14,12 @@ from unipinrec_client import (
     RecommendResponse,
 )
 
-from ensemble.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
 from tests.served.requests import events_of, inline, offline, stored
 from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
-from unipinrec.offline import OfflineRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 
 PARITY_USERS = 200
 NUM_RESULTS = 20

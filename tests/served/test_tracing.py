@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from unipinrec_client import GrpcClient
 
 from commands.serve import serve
-from ensemble.embedded_server import EmbeddedServer
-from ensemble.endpoints import Endpoints
-from ensemble.launcher import MODEL_REPOSITORY, default_canaries
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import MODEL_REPOSITORY, default_canaries
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
 from tests.served.requests import stored

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from unipinrec_client import RecommendResponse
 
-from unipinrec.offline import OfflineAnswer
+from unipinrec.models.unified.offline import OfflineAnswer
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.history import HistoryNode
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.history import HistoryNode
 from ensemble.settings import ServingSettings
-from tests.unit.node_chain import NOW, Chain, Tensors
+from tests.support.node_chain import NOW, Chain, Tensors
 
 USERS = 64
 NUMBERS = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")

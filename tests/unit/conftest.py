@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from ensemble.cpu.shared_memory import SharedMemory
-from ensemble.history import HistoryNode
-from ensemble.kv_pool import KVPool, PoolDirectory
+from ensemble.kv.pool import KVPool, PoolDirectory
+from ensemble.kv.shared_memory import SharedMemory
+from ensemble.kv.slot_storage import PoolMemory
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.history import HistoryNode
 from ensemble.settings import ServingSettings
-from ensemble.slot_storage import PoolMemory
 from tests.conftest import Exported
-from tests.unit.node_chain import Chain
-from tests.unit.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped
-from tests.unit.stand_in_device import StandInPools, eager_engine
+from tests.support.node_chain import Chain
+from tests.support.pool_content import MINUTE_MS, MakeDirectory, ReaderOf, layout, mapped
+from tests.support.stand_in_device import StandInPools, eager_engine
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.catalogue import rank_of_target
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 CHUNK_FEEDVIEWS = 128
 

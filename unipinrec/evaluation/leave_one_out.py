@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from unipinrec.baselines.markov import Markov
-from unipinrec.baselines.popularity import Popularity
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.evaluation.bootstrap import Estimate, estimate
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
-from unipinrec.model import UnifiedRecommender
-from unipinrec.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.baselines.markov import Markov
+from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 Quality = dict[str, dict[str, Estimate]]
 """Recommender to metric to its estimate."""

@@ -169,7 +169,7 @@ def session_starts(config: SimulatorConfig, sessions_U: Int64s, random: np.rando
 
 
 def _place_in_group(group_S: Int64s) -> Int64s:
-    """Place of every element among those of its group, from 0; groups are ascending."""
+    """CachedSequence of every element among those of its group, from 0; groups are ascending."""
     place_S: Int64s = np.arange(len(group_S)) - np.searchsorted(group_S, group_S)
     return place_S
 

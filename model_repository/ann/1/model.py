@@ -4,8 +4,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ensemble.ann import AnnNode
-from ensemble.node import TritonNode
+from ensemble.nodes.ann import AnnNode
+from ensemble.nodes.node import TritonNode
 
 
 class TritonPythonModel:

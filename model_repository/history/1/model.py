@@ -4,8 +4,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ensemble.history import HistoryNode
-from ensemble.node import TritonNode
+from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.node import TritonNode
 
 
 class TritonPythonModel:

@@ -4,10 +4,10 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ensemble.engines import engine_of
+from ensemble.executors.engines import engine_of
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.node import TritonNode
-from ensemble.retrieval import RetrievalNode
+from ensemble.nodes.node import TritonNode
+from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 
 

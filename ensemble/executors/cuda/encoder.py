@@ -1,0 +1,98 @@
+"""Histories into slots of device memory, each padded to the smallest shape that holds its new events.
+
+Shapes: B rows, N new positions of a row, C hidden width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ensemble.executors.cuda.buckets import Bucket, Buckets, history_sizes
+from ensemble.executors.cuda.calls import Calls
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.cuda.staging import Field, Packing
+from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.engine import EVENT_FIELDS, event_columns
+from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
+from ensemble.kv.prefill import Prefill
+from unipinrec.models.common.slotted import SlottedTrunk
+
+
+class SlotEncoder:
+    """Fills slots of one storage: keys, values, and the hidden state after the last event."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._map = storage.map
+        self.padding = 0
+        """Padding positions computed so far."""
+        encode = _Encode(parts, storage)
+        sizes = history_sizes(parts.model.config.max_positions)
+
+        def make(bucket: Bucket) -> StaticCall:
+            return StaticCall(encode, _packing(bucket, storage.map), parts.device)
+
+        self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
+
+    def __call__(self, histories: Sequence[Prefill]) -> None:
+        """Launch what fills all slots; see `DeviceStorage.synchronize`."""
+        for call in self.stage(histories):
+            call.launch()
+
+    def stage(self, histories: Sequence[Prefill]) -> Iterator[StaticCall]:
+        """Calls that are filled and can be launched."""
+        counts = [len(one.history) + 1 - one.cached for one in histories]
+        for call, bucket, places in self._calls.split(counts):
+            fields = call.blank()
+            for row, place in enumerate(places):
+                one, count = histories[place], counts[place]
+                for name, column in zip(EVENT_FIELDS, event_columns(one.history, one.cached), strict=True):
+                    fields[name][row, :count] = column
+                fields["begin"][row] = self._map.begin(one.slot)
+                fields["cached"][row] = one.cached
+                fields["count"][row] = count
+                fields["slot"][row] = one.slot
+                self.padding += bucket.size - count
+            self.padding += (bucket.batch - len(places)) * bucket.size
+            yield call
+
+
+class _Encode:
+    """What is computed on the device."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._items = parts.items
+        self._tokens = parts.compiled(parts.model.tokenizer.packed)
+        self._hidden_RC = storage.hidden_RC
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+
+    def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Hidden states [B, C], which also stand beside the slots."""
+        item_BN, begin_B, cached_B = fields["item"], fields["begin"], fields["cached"]
+        batch, new = item_BN.shape
+        position_BN = cached_B[:, None] + torch.arange(new, device=item_BN.device)
+        token_XC = self._tokens(
+            self._items(item_BN.flatten()),
+            fields["actions"].flatten(),
+            torch.zeros(batch * new, dtype=torch.bool, device=item_BN.device),
+            fields["timestamp"].flatten(),
+            fields["previous"].flatten(),
+            fields["surface"].flatten(),
+            position_BN.flatten(),
+        )
+        token_BNC = token_XC.view(batch, new, -1)
+        hidden_BC = self._slotted.continued(token_BNC, begin_B, cached_B, fields["count"]).float()
+        self._hidden_RC.index_copy_(0, fields["slot"], hidden_BC)
+        return hidden_BC
+
+
+def _packing(bucket: Bucket, where: PositionMap) -> Packing:
+    batch, shape = (bucket.batch,), (bucket.batch, bucket.size)
+    fields = {name: Field(shape) for name in EVENT_FIELDS}
+    fields["begin"] = Field(batch, blank=where.null_block)
+    fields["cached"] = Field(batch)
+    fields["count"] = Field(batch, blank=1)
+    fields["slot"] = Field(batch, blank=where.rows - 1)
+    return Packing(fields)

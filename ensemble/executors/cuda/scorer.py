@@ -1,0 +1,87 @@
+"""Candidates over slots of device memory, their own process's or another's.
+
+Shapes: B rows, K candidates, A actions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ensemble.arrays import Floats
+from ensemble.executors.cuda.buckets import Bucket, Buckets, candidate_sizes
+from ensemble.executors.cuda.calls import Calls
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.cuda.staging import Field, Packing
+from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.engine import ScoringRow
+from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
+from unipinrec.models.common.slotted import SlottedTrunk
+
+
+class CandidateScorer:
+    """Reads slots of one storage in place, and writes nothing into it."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._map = storage.map
+        score = _Score(parts, storage)
+        sizes = candidate_sizes(parts.model.config.max_candidates)
+
+        def make(bucket: Bucket) -> StaticCall:
+            return StaticCall(score, _packing(bucket, storage.map), parts.device)
+
+        self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
+
+    def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
+        """Action probabilities [K, A] of every row, once the device is done."""
+        scored: dict[int, Floats] = {}
+        for call, places in self.stage(rows):
+            call.launch()
+            probability_BKA = call.result()
+            for row, place in enumerate(places):
+                scored[place] = probability_BKA[row, : len(rows[place].item_row_K)].copy()
+        return [scored[place] for place in range(len(rows))]
+
+    def stage(self, rows: Sequence[ScoringRow]) -> Iterator[tuple[StaticCall, list[int]]]:
+        """Calls that are filled and can be launched, and the places of each one's rows."""
+        for call, _, places in self._calls.split([max(1, len(row.item_row_K)) for row in rows]):
+            fields = call.blank()
+            for row, place in enumerate(places):
+                one = rows[place]
+                fields["item"][row, : len(one.item_row_K)] = one.item_row_K
+                fields["begin"][row] = self._map.begin(one.place.slot)
+                fields["length"][row] = one.place.length
+                fields["time"][row] = one.request_time
+                fields["surface"][row] = one.surface
+            yield call, places
+
+
+class _Score:
+    """What is computed on the device."""
+
+    def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
+        self._items = parts.items
+        self._tokens = parts.compiled(parts.model.tokenizer.candidates)
+        self._head = parts.compiled(parts.model.ranking_head)
+        self._slotted = SlottedTrunk(
+            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
+        )
+
+    def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities [B, K, A] in float32."""
+        token_BKC = self._tokens(self._items(fields["item"]), fields["time"], fields["surface"])
+        hidden_BKC = self._slotted.candidates(token_BKC, fields["begin"], fields["length"])
+        return torch.sigmoid(self._head(hidden_BKC).float())
+
+
+def _packing(bucket: Bucket, where: PositionMap) -> Packing:
+    batch = (bucket.batch,)
+    return Packing(
+        {
+            "item": Field((bucket.batch, bucket.size)),
+            "begin": Field(batch, blank=where.null_block),
+            "length": Field(batch, blank=1),
+            "time": Field(batch),
+            "surface": Field(batch),
+        }
+    )

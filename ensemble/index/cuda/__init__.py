@@ -1,0 +1,1 @@
+"""Search of the item index on a GPU."""

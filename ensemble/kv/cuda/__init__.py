@@ -1,0 +1,1 @@
+"""Slots in the memory of an NVIDIA GPU."""

@@ -1,0 +1,97 @@
+"""What a KV pool needs of its memory, wherever that is.
+
+Shapes: S slots, L layers, H heads, T positions (BOS first), D head width, C hidden width.
+A slot is [L, 2, H, T, D]; beside it stands the hidden state after its last position, [C].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+from torch import Tensor
+
+from ensemble.settings import Precision
+from unipinrec.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotLayout:
+    """Sizes of a pool's memory; both sides of a mapping must agree on all of them."""
+
+    slots: int
+    shape: tuple[int, int, int, int, int]
+    """[L, 2, H, T, D] of one slot."""
+    width: int
+    """C of the hidden states."""
+    precision: Precision | Literal["float64"] = "float32"
+    """float64 is for models that compute in it."""
+
+    @classmethod
+    def of_model(cls, config: ModelConfig, slots: int, precision: Precision) -> Self:
+        """The layout of a model's pool."""
+        shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
+        return cls(slots=slots, shape=shape, width=config.width, precision=precision)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """The layout that `describe` told, among other fields."""
+        return cls(
+            slots=fields["slots"],
+            shape=tuple(fields["shape"]),
+            width=fields["width"],
+            precision=fields["precision"],
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The layout as plain values."""
+        return {name: getattr(self, name) for name in ("slots", "shape", "width", "precision")}
+
+
+class SlotStorage(Protocol):
+    """What a pool needs of its memory."""
+
+    layout: SlotLayout
+
+    @property
+    def bytes(self) -> int:
+        """Size of the whole memory."""
+
+    def describe(self) -> dict[str, Any]:
+        """What another process needs to map the same memory."""
+
+    def hidden(self, slot: int) -> Tensor:
+        """The hidden state [C] beside a slot, in place."""
+
+    def copy(self, slot: int, source: Any, source_slot: int, length: int) -> None:
+        """Take the first `length` positions and the hidden state of a slot of equal layout, whose storage is
+        of the same kind.
+
+        Raises:
+            TypeError: it is of another kind.
+        """
+
+    def synchronize(self) -> None:
+        """Return when all that was launched on the device is done, and so visible to other processes."""
+
+
+class PoolMemory(Protocol):
+    """Where pools get their memory from, and map that of others."""
+
+    def create(self, base: Path, layout: SlotLayout) -> SlotStorage:
+        """Zeroed memory for a pool whose files begin with the path `base`.
+
+        Raises:
+            MemoryError: there is no room for it.
+        """
+
+    def open(self, folder: Path, fields: Mapping[str, Any]) -> SlotStorage:
+        """The memory that another process described, its files in `folder`.
+
+        Raises:
+            ValueError: it is on another kind of device.
+            FileNotFoundError: it is gone.
+        """
+
+    def close(self, storage: Any) -> None:
+        """Keep nothing of a storage that was opened and is not read from here on."""

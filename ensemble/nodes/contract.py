@@ -1,0 +1,98 @@
+"""The tensors of the serving graph, what they may hold, and how rows become padded batches and back.
+
+Shapes: B users of one request, N events, A actions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.arrays import PADDING, Floats
+from unipinrec.data.history import History
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Tensors of one request by name, batch axis first; optional ones may be absent."""
+
+SCORE_PADDING = float(np.finfo(np.float32).min)
+"""Scores beyond the end of a shorter row: below every other, and a number, since JSON has no infinity."""
+
+LARGEST_WEIGHT = 1e30
+"""Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
+
+
+class InvalidInputError(ValueError):
+    """A request that the contract refuses; the message names the tensor, its value and the allowed range."""
+
+
+class BundleMismatchError(RuntimeError):
+    """Two nodes of the graph serve different bundles, as happens for a moment while one is replaced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a request says besides its history, with defaults filled in."""
+
+    request_time: int
+    surface: int
+    num_results: int
+    outcome_weight_A: Floats
+    utility_weight_A: Floats
+
+
+def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:
+    """Rows that differ in their first axis to one array [B, longest, ...], padded at the end.
+
+    At least one column wide: a server does not carry tensors without elements.
+    """
+    width = max(1, *(len(row) for row in rows))
+    stacked = np.full((len(rows), width, *rows[0].shape[1:]), padding, rows[0].dtype)
+    for index, row in enumerate(rows):
+        stacked[index, : len(row)] = row
+    return stacked
+
+
+def stack_histories(histories: Sequence[History]) -> dict[str, NDArray[Any]]:
+    """Histories to the tensors that the graph carries."""
+    return {
+        "EVENT_ITEMS": stack([history.item_row_N for history in histories], PADDING),
+        "EVENT_ACTIONS": stack([history.actions_N for history in histories], 0),
+        "EVENT_TIMESTAMPS": stack([history.timestamp_N for history in histories], 0),
+        "EVENT_SURFACES": stack([history.surface_N for history in histories], 0),
+    }
+
+
+def unstack_histories(arrays: Arrays) -> list[History]:
+    """The inverse of `stack_histories`."""
+    histories = []
+    for row, item_row_N in enumerate(arrays["EVENT_ITEMS"]):
+        length = int((item_row_N != PADDING).sum())
+        histories.append(
+            History(
+                item_row_N=item_row_N[:length],
+                actions_N=arrays["EVENT_ACTIONS"][row, :length],
+                timestamp_N=arrays["EVENT_TIMESTAMPS"][row, :length],
+                surface_N=arrays["EVENT_SURFACES"][row, :length],
+            )
+        )
+    return histories
+
+
+def check_bundle(arrays: Arrays, bundle_id: str) -> None:
+    """Refuse tensors that a node of another bundle made.
+
+    Raises:
+        BundleMismatchError: at least one BUNDLE_ID differs from `bundle_id`.
+    """
+    for found in np.unique(arrays["BUNDLE_ID"].ravel()):
+        if found.decode() != bundle_id:
+            raise BundleMismatchError(
+                f"BUNDLE_ID is {found.decode()}; this node serves {bundle_id}. Try again"
+            )
+
+
+def stamp_bundle(bundle_id: str, users: int) -> NDArray[np.object_]:
+    """The bundle's id for every user of a request, BYTES [B, 1]."""
+    return np.full((users, 1), bundle_id.encode(), dtype=np.object_)

@@ -1,0 +1,152 @@
+"""The `history` node: a request's tensors to a checked, windowed history in item rows.
+
+Shapes: B users of one request, N events, A actions.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
+
+from ensemble.arrays import PADDING, Int64s
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.contract import Arrays, Context, stack, stack_histories, stamp_bundle
+from ensemble.nodes.validation import Limits, check_request
+from ensemble.settings import ServingSettings
+from unipinrec import bundle
+from unipinrec.data.history import History
+from unipinrec.data.window import window_start
+from unipinrec.history_store import EVENT, HistoryStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """One user's part of a request, ready to be encoded."""
+
+    history: History
+    context: Context
+    seen_row_X: Int64s
+    """Items anywhere in the whole history, also before the window."""
+    excluded_row_X: Int64s
+    unknown_items: int
+    """Events that were ignored because the bundle does not know their item."""
+
+
+class HistoryNode:
+    """Looks stored histories up, checks what was sent, and fills defaults in."""
+
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
+        self._bundle = loaded
+        self._vocabulary = loaded.vocabulary()
+        self._store = HistoryStore(loaded.folder / bundle.HISTORIES)
+        model = loaded.manifest.model
+        self._limits = Limits(
+            num_actions=model.num_actions,
+            num_surfaces=model.num_surfaces,
+            max_candidates=model.max_candidates,
+            max_events=settings.max_events,
+            max_exclude=settings.max_exclude,
+        )
+        self.metrics = CollectorRegistry()
+        self._unknown_items = Counter(
+            "unipinrec_unknown_items",
+            "Events that were ignored because the bundle does not know their item",
+            registry=self.metrics,
+        )
+        self._cold_starts = Counter(
+            "unipinrec_cold_starts", "Users without any known event", registry=self.metrics
+        )
+
+    def parse(self, arrays: Arrays) -> list[Assembled]:
+        """Rows of one request.
+
+        Raises:
+            InvalidInputError: a tensor holds what the contract does not allow.
+        """
+        check_request(arrays, self._limits)
+        return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
+
+    def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
+        """Nothing is left to compute together."""
+        self._unknown_items.inc(sum(row.unknown_items for row in rows))
+        self._cold_starts.inc(sum(len(row.history) == 0 for row in rows))
+        return rows
+
+    def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
+        """The node's output tensors for one request."""
+        contexts = [row.context for row in rows]
+        return {
+            **stack_histories([row.history for row in rows]),
+            "SEEN_ITEMS": stack([row.seen_row_X for row in rows], PADDING),
+            "EXCLUDED_ITEMS": stack([row.excluded_row_X for row in rows], PADDING),
+            "RESOLVED_REQUEST_TIME": np.array([[context.request_time] for context in contexts], np.int64),
+            "RESOLVED_SURFACE": np.array([[context.surface] for context in contexts], np.int64),
+            "RESOLVED_NUM_RESULTS": np.array([[context.num_results] for context in contexts], np.int64),
+            "RESOLVED_OUTCOME_WEIGHTS": np.stack([context.outcome_weight_A for context in contexts]),
+            "RESOLVED_UTILITY_WEIGHTS": np.stack([context.utility_weight_A for context in contexts]),
+            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
+        }
+
+    def close(self) -> None:
+        """Close the history store."""
+        self._store.close()
+
+    def _assemble(self, arrays: Arrays, user: int) -> Assembled:
+        events = self._inline_events(arrays, user)
+        if events is None:
+            events = self._store.read(arrays["USER_ID"][user, 0])
+        history = History(
+            item_row_N=self._vocabulary.rows_of(events["item_id"]),
+            actions_N=events["actions"].astype(np.int64),
+            timestamp_N=events["timestamp"].astype(np.int64),
+            surface_N=events["surface"].astype(np.int64),
+        )
+        known = history[history.item_row_N != PADDING]
+        model = self._bundle.manifest.model
+        return Assembled(
+            history=known[window_start(len(known), model.max_history, model.window_block) :],
+            context=self._context(arrays, user),
+            seen_row_X=np.unique(known.item_row_N),
+            excluded_row_X=self._excluded(arrays, user),
+            unknown_items=len(history) - len(known),
+        )
+
+    def _inline_events(self, arrays: Arrays, user: int) -> NDArray[np.void] | None:
+        if "HISTORY_ITEM_IDS" not in arrays:
+            return None
+        item_id = arrays["HISTORY_ITEM_IDS"][user]
+        events = np.zeros(int((item_id != PADDING).sum()), EVENT)
+        events["item_id"] = item_id[: len(events)]
+        events["actions"] = arrays["HISTORY_ACTIONS"][user, : len(events)]
+        events["timestamp"] = arrays["HISTORY_TIMESTAMPS"][user, : len(events)]
+        if "HISTORY_SURFACES" in arrays:
+            events["surface"] = arrays["HISTORY_SURFACES"][user, : len(events)]
+        return events
+
+    def _excluded(self, arrays: Arrays, user: int) -> Int64s:
+        if "EXCLUDE_ITEM_IDS" not in arrays:
+            return np.empty(0, np.int64)
+        row = self._vocabulary.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])
+        known: Int64s = np.unique(row[row != PADDING])
+        return known
+
+    def _context(self, arrays: Arrays, user: int) -> Context:
+        defaults = self._bundle.manifest.defaults
+
+        def scalar(name: str, default: int) -> int:
+            return int(arrays[name][user, 0]) if name in arrays else default
+
+        def weights(name: str, default: tuple[float, ...]) -> NDArray[np.float32]:
+            return np.asarray(arrays[name][user] if name in arrays else default, np.float32)
+
+        return Context(
+            request_time=scalar("REQUEST_TIME", int(time.time())),
+            surface=scalar("SURFACE", 0),
+            num_results=scalar("NUM_RESULTS", defaults.num_results),
+            outcome_weight_A=weights("OUTCOME_WEIGHTS", defaults.outcome_weights),
+            utility_weight_A=weights("UTILITY_WEIGHTS", defaults.utility_weights),
+        )

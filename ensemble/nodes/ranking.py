@@ -1,0 +1,199 @@
+"""The `ranking` node: candidates over the cached history to sorted, scored results.
+
+Shapes: K candidates, A actions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
+
+from ensemble.arrays import PADDING, Floats, Int64s
+from ensemble.executors.engine import Engine, ScoringRow
+from ensemble.kv.pool import Handle, MappedPool, PoolDirectory
+from ensemble.kv.prefill import CachedSequence
+from ensemble.kv.prefix_cache import ScratchHistories
+from ensemble.kv.slot_storage import SlotStorage
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.contract import (
+    SCORE_PADDING,
+    Arrays,
+    check_bundle,
+    stack,
+    stamp_bundle,
+    unstack_histories,
+)
+from ensemble.nodes.sizes import check_sizes
+from ensemble.settings import ServingSettings
+from unipinrec.data.history import History
+
+KV_SOURCES = ("prefill", "prefix", "recomputed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingRow:
+    """One user's candidates, and the history to fall back on when the slot is gone."""
+
+    candidate_row_K: Int64s
+    origin_K: NDArray[np.int32]
+    handle: Handle
+    history: History
+    request_time: int
+    surface: int
+    num_results: int
+    utility_weight_A: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """One user's answer, best first."""
+
+    item_id_K: Int64s
+    score_K: Floats
+    probability_KA: Floats
+    origin_K: NDArray[np.int32]
+    kv_source: str
+    """`prefill` when the slot was used, `prefix` when some of it was an earlier request's, `recomputed` when
+    it was gone."""
+
+
+class RankingNode:
+    """Reads the retrieval node's slots in place, and encodes the history itself where there is none."""
+
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine) -> None:
+        self._bundle = loaded
+        self._vocabulary = loaded.vocabulary()
+        self._engine = engine
+        self._histories = ScratchHistories(engine.encode, engine.private())
+        engine.prepare(self._histories.storage, ("encode", "score"))
+        self._pools = PoolDirectory(settings.runtime_dir, engine)
+        self._pools.watch()
+        for pool in self._pools.wait(engine.pool_wait_s):
+            engine.prepare(pool.storage, ("score",))
+        self.metrics = CollectorRegistry()
+        self.metrics.register(self._histories)
+        self.metrics.register(engine)
+        self._sources = Counter(
+            "unipinrec_kv_source",
+            "Users by where ranking had keys and values from",
+            ["source"],
+            registry=self.metrics,
+        )
+        for source in KV_SOURCES:
+            self._sources.labels(source)
+
+    def parse(self, arrays: Arrays) -> list[RankingRow]:
+        """Rows of one request.
+
+        Raises:
+            InvalidInputError: more events or candidates than a request may have, or rows of no item.
+            BundleMismatchError: another node of the graph served another bundle.
+        """
+        check_bundle(arrays, self._bundle.id)
+        check_sizes(arrays, self._bundle.manifest.model)
+        rows = []
+        for user, history in enumerate(unstack_histories(arrays)):
+            kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
+            rows.append(
+                RankingRow(
+                    candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
+                    origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
+                    handle=Handle.from_array(arrays["KV_HANDLE"][user]),
+                    history=history,
+                    request_time=int(arrays["REQUEST_TIME"][user, 0]),
+                    surface=int(arrays["SURFACE"][user, 0]),
+                    num_results=int(arrays["NUM_RESULTS"][user, 0]),
+                    utility_weight_A=arrays["UTILITY_WEIGHTS"][user],
+                )
+            )
+        return rows
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[RankingRow]) -> list[Ranked]:
+        """One forward for all rows over their slots; rows whose slot is or becomes invalid are recomputed."""
+        answers = self._from_slots(rows)
+        stale = [place for place in range(len(rows)) if place not in answers]
+        if stale:
+            answers |= self._recomputed(rows, stale)
+        for answer in answers.values():
+            self._sources.labels(answer.kv_source).inc()
+        return [answers[place] for place in range(len(rows))]
+
+    def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
+        """The node's output tensors for one request."""
+        return {
+            "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
+            "SCORES": stack([row.score_K for row in rows], SCORE_PADDING),
+            "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
+            "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
+            "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
+            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
+        }
+
+    def close(self) -> None:
+        """Look after pools no longer; what is mapped ends with the process."""
+        self._pools.close()
+
+    def _from_slots(self, rows: Sequence[RankingRow]) -> dict[int, Ranked]:
+        """Answers by place in the batch, for the rows whose slot held before the forward and after it."""
+        pools = {place: pool for place, row in enumerate(rows) if (pool := self._pool_of(row)) is not None}
+        scored = self._score(
+            [
+                _scoring(
+                    rows[place],
+                    pool.storage,
+                    CachedSequence(rows[place].handle.slot, rows[place].handle.length),
+                )
+                for place, pool in pools.items()
+            ]
+        )
+        answers = {}
+        for (place, pool), probability_KA in zip(pools.items(), scored, strict=True):
+            row = rows[place]
+            if pool.holds(row.handle):
+                answers[place] = self._rank(row, probability_KA, "prefix" if row.handle.reused else "prefill")
+                pool.release(row.handle)
+        return answers
+
+    def _recomputed(self, rows: Sequence[RankingRow], places: Sequence[int]) -> dict[int, Ranked]:
+        """Answers by place in the batch, from histories that are encoded again."""
+        chosen = [rows[place] for place in places]
+        encoded = self._histories.encode([row.history for row in chosen])
+        storage = self._histories.storage
+        scored = self._score(
+            [_scoring(row, storage, one.place) for row, one in zip(chosen, encoded, strict=True)]
+        )
+        return {
+            place: self._rank(row, probability_KA, "recomputed")
+            for place, row, probability_KA in zip(places, chosen, scored, strict=True)
+        }
+
+    def _pool_of(self, row: RankingRow) -> MappedPool | None:
+        pool = self._pools.find(row.handle)
+        usable = pool is not None and pool.holds(row.handle) and row.handle.length == len(row.history) + 1
+        return pool if usable else None
+
+    def _score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
+        """Action probabilities [K, A] of every row."""
+        return self._engine.score(rows) if rows else []
+
+    def _rank(self, row: RankingRow, probability_KA: Floats, kv_source: str) -> Ranked:
+        """Score by utility, sort by score and then item id, and cut to the results asked for."""
+        score_K = (probability_KA * row.utility_weight_A).sum(axis=1)
+        item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
+        order = np.lexsort((item_id_K, -score_K))[: row.num_results]
+        return Ranked(
+            item_id_K=item_id_K[order],
+            score_K=score_K[order],
+            probability_KA=probability_KA[order],
+            origin_K=row.origin_K[order],
+            kv_source=kv_source,
+        )
+
+
+def _scoring(row: RankingRow, storage: SlotStorage, place: CachedSequence) -> ScoringRow:
+    return ScoringRow(storage, place, row.candidate_row_K, row.request_time, row.surface)

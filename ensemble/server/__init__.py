@@ -1,0 +1,1 @@
+"""The Triton server that `unipinrec serve` starts, watches and stops."""

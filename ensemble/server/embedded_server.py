@@ -1,0 +1,353 @@
+"""A `tritonserver` run as a child process, without Docker or inside a container."""
+
+import ctypes
+import ipaddress
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import tritonclient.grpc as triton
+
+from ensemble.server.draining import drain
+from ensemble.server.endpoints import LOOPBACK, Endpoints
+from ensemble.server.installation import Installation
+from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
+from ensemble.server.server_error import ServerError, ServerKilledError
+from ensemble.settings import ROOT, ServingSettings
+
+# A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
+REGION_BYTES = 5 * 2**20
+ENSEMBLES = ("recommend", "recommend_separate")
+# Two separately served models, to measure against.
+BASELINE = frozenset({"retrieval_separate", "recommend_separate"})
+ADMIN_KEY = "unipinrec-admin"
+ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
+POLL_S = 0.1
+# Triton takes all of it for HTTP connections that callers keep open, and once a node has died.
+UNLOAD_TIMEOUT_S = 3
+PR_SET_PDEATHSIG = 1
+# Said on every machine without a GPU.
+HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
+# Triton logs a traceback as one quoted line with escaped line ends: its first line says what failed.
+LOGGED_ERROR = re.compile(r'^E\d{4} \S+ \d+ \S+ "?(?P<message>.+?)(?:\\n.*)?"?$')
+LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
+
+CHANNEL_ARGUMENTS = (
+    # gRPC's own pauses between attempts to connect grow to minutes.
+    *((f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")),
+    # The server is on this machine, which no proxy of the environment leads to.
+    ("grpc.enable_http_proxy", 0),
+)
+
+_libc = ctypes.CDLL(None)
+
+Canary = Callable[[triton.InferenceServerClient], None]
+"""Sends one inference and raises `InferenceServerException` unless it is answered."""
+
+
+class EmbeddedServer:
+    """One `tritonserver` process with its log, its secrets and its shared memory.
+
+    Used as a context manager it stops the server and removes what it left, whatever happened in between.
+    Start it from a thread that lives as long as the server should: Linux ends the server with that thread,
+    by a SIGTERM, so that a killed launcher leaves no server. Folders in shared memory then stay until the
+    next start, which removes those that no living process holds.
+
+    The admin secret is in the server's command line, where other users of the machine can read it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_repository: Path,
+        settings: ServingSettings,
+        endpoints: Endpoints | None = None,
+        baseline: bool = False,
+        profile: str | None = None,
+        log_path: Path | None = None,
+    ) -> None:
+        """Prepares nothing yet; see `start`.
+
+        Args:
+            model_repository: folder of the models.
+            settings: what the nodes read from their environment.
+            endpoints: addresses and ports; by default Triton's own, on loopback.
+            baseline: loads `recommend_separate` and its retrieval too.
+            profile: loads `configs/<profile>.pbtxt` of each model that has it.
+            log_path: file for the output of the server and its nodes, overwritten.
+        """
+        self.endpoints = endpoints or Endpoints()
+        self.settings = settings
+        self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
+        names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
+        self.models = sorted(names if baseline else names - BASELINE)
+        self._model_repository = model_repository
+        self._profile = profile
+        self._secret = secrets.token_hex(16)
+        self._runtime_base = settings.runtime_dir
+        self._starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def host(self) -> str:
+        """An address at which this machine itself reaches the server."""
+        address = self.endpoints.address
+        return LOOPBACK if ipaddress.IPv4Address(address).is_unspecified else address
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as tritonclient takes it."""
+        return f"{self.host}:{self.endpoints.grpc_port}"
+
+    @property
+    def http_url(self) -> str:
+        """Base of the HTTP addresses."""
+        return f"http://{self.host}:{self.endpoints.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{self.host}:{self.endpoints.metrics_port}/metrics"
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """gRPC metadata that opens the restricted protocols, such as loading models."""
+        return {f"triton-grpc-protocol-{ADMIN_KEY}": self._secret}
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server. Raises `ServerError` when there is none."""
+        return self._running().pid
+
+    def start(self) -> None:
+        """Starts the process, again after `stop` too; it serves once `wait_until_serving` says so.
+
+        Raises:
+            ServerError: this machine misses a requirement.
+        """
+        triton_server = Installation.find(self.settings.triton_home)
+        command = [str(triton_server.binary), f"--backend-directory={triton_server.backends}"]
+        remove_abandoned(self._runtime_base)
+        runtime_dir, self._lock = claim_folder(self._runtime_base)
+        self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        # What ended one process stays in the log of the next.
+        with self.log_path.open("ab" if self._starts else "wb") as log:
+            self._starts += 1
+            self._process = subprocess.Popen(
+                command + self._flags(),
+                env=self._environment(triton_server.library_path),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A terminal's Ctrl-C must reach the launcher alone, which then stops the server in order.
+                start_new_session=True,
+                preexec_fn=_end_with_parent(os.getpid()),
+                # The server and its nodes hold the lock too, so their memory outlives a killed launcher.
+                pass_fds=(self._lock,),
+            )
+
+    def wait_until_serving(
+        self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """True as soon as `canary` is answered, False as soon as `cancelled` says so.
+
+        Raises:
+            ServerError: the process ended, or `timeout_s` seconds went by without an answer, by default the
+                settings' `load_timeout_s`.
+        """
+        timeout_s = self.settings.load_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        with self.client() as client:
+            while not cancelled():
+                self.check_running()
+                error = failure_of(canary, client)
+                if error is None:
+                    return True
+                if time.monotonic() > deadline:
+                    raise ServerError(f"server start is over {timeout_s:g} s: {error}; log: {self.log_path}")
+                time.sleep(POLL_S)
+        return False
+
+    def node_processes(self, model: str) -> list[int]:
+        """Process ids of a model's instances; those that have died are not among them."""
+        entry = f"/{model}/1/model.py".encode()
+        found = []
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            try:
+                command = Path(f"/proc/{child}/cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if entry in command:
+                found.append(int(child))
+        return found
+
+    def check_running(self) -> None:
+        """Raises `ServerError` with the last errors of the log when the process has ended.
+
+        `ServerKilledError`, its subclass, when a signal ended it.
+        """
+        ending = _ending(self._running().pid)
+        if ending is None:
+            return
+        if ending.si_code != os.CLD_EXITED:
+            raise ServerKilledError(f"server stopped by signal {ending.si_status}; log: {self.log_path}")
+        said = [f"server stopped by exit code {ending.si_status}", *self._last_errors()]
+        raise ServerError("; ".join([*said, f"log: {self.log_path}"]))
+
+    def stop(self) -> None:
+        """Ends the server once requests in flight are answered, and removes what it left in shared memory.
+
+        Takes at most the settings' `exit_timeout_s` for the requests and 5 s more.
+        """
+        if self._process is not None:
+            self._drain(self._process)
+            self._end_process(self._process)
+            self._process = None
+        if self._lock is not None:
+            remove_folder(self.settings.runtime_dir)
+            os.close(self._lock)
+            self._lock = None
+
+    @contextmanager
+    def client(self) -> Iterator[triton.InferenceServerClient]:
+        """A gRPC client of this server, closed at the end."""
+        client = triton.InferenceServerClient(self.grpc_url, channel_args=CHANNEL_ARGUMENTS)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServerError("server is not started; call start() first")
+        return self._process
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        if _ending(process.pid):
+            return
+        ensembles = [name for name in ENSEMBLES if name in self.models]
+        # A server that does not answer, as one that still loads, has nothing in flight or is beyond help.
+        with suppress(triton.InferenceServerException), self.client() as client:
+            drain(
+                client, ensembles, headers=self.admin_headers, timeout_s=float(self.settings.exit_timeout_s)
+            )
+
+    def _end_process(self, process: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        # Triton counts its own timeout from when it has noticed the signal.
+        deadline = time.monotonic() + UNLOAD_TIMEOUT_S + 2.0
+        while not _ending(process.pid) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        # Until it is waited for, the server's id names its own process group and no other.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _flags(self) -> list[str]:
+        backend = {
+            "shm-region-prefix-name": f"{self.settings.runtime_dir.name}-",
+            "shm-default-byte-size": REGION_BYTES,
+            "shm-growth-byte-size": REGION_BYTES,
+        }
+        return [
+            f"--model-repository={self._model_repository}",
+            # Only explicit control can unload and load a model, which alone revives a dead node.
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in self.models),
+            # The committed configurations are complete; guessing them costs each model another process.
+            "--disable-auto-complete-config",
+            *([f"--model-config-name={self._profile}"] if self._profile else []),
+            *self.endpoints.flags(),
+            # Triton 2.51 has no histogram of latencies, only quantiles of the last minute.
+            "--metrics-config=summary_latencies=true",
+            *_trace_flags(self.settings),
+            *(f"--backend-config=python,{key}={value}" for key, value in backend.items()),
+            f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
+            f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
+            "--exit-on-error=true",
+            "--strict-readiness=true",
+            f"--exit-timeout-secs={UNLOAD_TIMEOUT_S}",
+            "--log-verbose=0",
+        ]
+
+    def _environment(self, library_path: Sequence[Path]) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
+        return {
+            **inherited,
+            **self.settings.as_environment(),
+            **self.settings.compiler_environment(),
+            "LD_LIBRARY_PATH": _joined(*library_path, inherited.get("LD_LIBRARY_PATH")),
+            # The stub's interpreter takes its prefix, and so its packages, from the first `python3` here.
+            "PATH": _joined(Path(sys.executable).parent, inherited.get("PATH")),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(self.settings.threads),
+        }
+
+    def _last_errors(self, most: int = 2) -> list[str]:
+        logged = self.log_path.read_text(errors="replace").splitlines()
+        lines = [line for line in logged if not any(known in line for known in HARMLESS)]
+        errors = [match["message"] for line in lines if (match := LOGGED_ERROR.match(line))]
+        # What fails before Triton logs anything, as a missing library, is said in a bare line.
+        return (errors or [line for line in lines if not LOGGED_OTHER.match(line)])[-most:]
+
+
+def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | None:
+    """The error message of one canary, or None when it was answered."""
+    try:
+        canary(client)
+    except triton.InferenceServerException as error:
+        return str(error)
+    return None
+
+
+def _trace_flags(settings: ServingSettings) -> list[str]:
+    if settings.trace_url is None:
+        return []
+    choices = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={settings.trace_rate}",
+        f"opentelemetry,url={settings.trace_url}",
+        "opentelemetry,resource=service.name=unipinrec",
+    )
+    return [f"--trace-config={choice}" for choice in choices]
+
+
+def _end_with_parent(parent: int) -> Callable[[], None]:
+    def ask_for_signal() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask_for_signal
+
+
+def _ending(pid: int) -> os.waitid_result | None:
+    """How the child ended, or None while it runs."""
+    # WNOWAIT leaves the ended process to be waited for, so that its id is not given to another meanwhile.
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+def _joined(*parts: Path | str | None) -> str:
+    return os.pathsep.join(str(part) for part in parts if part)

@@ -1,0 +1,147 @@
+"""Keeps every node alive: Triton 2.51 never revives one whose process has died."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import tritonclient.grpc as triton
+from google.protobuf.json_format import MessageToJson
+
+from ensemble.server.embedded_server import Canary, EmbeddedServer, failure_of
+
+DEAD_NODE = re.compile(r"Stub process '(?P<instance>[^']+)' is not healthy")
+INDEX_TIMEOUT_S = 10.0
+DRAIN_S = 2.0
+"""For the requests that the old instances still compute."""
+
+# A model that cannot be loaded is tried again, and not in every round: each attempt starts a process.
+ROUNDS_BETWEEN_LOADS = 15
+
+
+class Watchdog:
+    """A thread that runs canaries and loads a node again when its process has died.
+
+    Triton 2.51 never revives a dead node by itself, and takes loading a loaded model for done. Given a
+    configuration that differs, it starts all instances of the model anew, and only then turns to them: those
+    that live answer until then. Other models keep their processes. Canaries that fail while every model is
+    loaded and alive, as under overload, are reported but reload nothing.
+    """
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        canaries: Sequence[Canary],
+        *,
+        report: Callable[[str], None],
+        interval_s: float = 2.0,
+    ) -> None:
+        """`report` gets one line for each finding; `interval_s` is in seconds between rounds of canaries."""
+        self._server = server
+        self._canaries = canaries
+        self._report = report
+        self._interval_s = interval_s
+        self._load_timeout_s = float(server.settings.load_timeout_s)
+        self._failures = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        # A reload under way ends with the server, which is stopped next, so it is not waited for.
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        with self._server.client() as client:
+            while not self._stopped.wait(self._interval_s):
+                try:
+                    self._round(client)
+                except Exception as error:  # The thread must outlive whatever one round meets.
+                    # Of a server that has died the launcher tells, and stops this thread.
+                    if not self._stopped.wait(1.0):
+                        self._tell(f"watchdog: {error}")
+
+    def _round(self, client: triton.InferenceServerClient) -> None:
+        failures = [failure for canary in self._canaries if (failure := failure_of(canary, client))]
+        if not failures:
+            if self._failures > 1:
+                self._tell("watchdog: canaries are answered again")
+            self._failures = 0
+            return
+        self._failures += 1
+        dead = dead_models(failures, _models(client, self._server))
+        if dead:
+            self._revive(client, dead)
+        elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
+            self._load_missing(client, failures[0])
+
+    def _revive(self, client: triton.InferenceServerClient, models: Sequence[str]) -> None:
+        began = time.monotonic()
+        for model in models:
+            before = self._server.node_processes(model)
+            self._replace(client, model)
+            # Triton waits in vain for the dead instance, and leaves the others running with their memory.
+            self._stopped.wait(DRAIN_S)
+            for pid in before:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._failures = 0
+        self._tell(f"watchdog: {', '.join(models)} died; loaded again in {time.monotonic() - began:.1f} s")
+
+    def _replace(self, client: triton.InferenceServerClient, model: str) -> None:
+        """Start the model's instances anew, beside the old ones if they fit."""
+        headers = self._server.admin_headers
+        config = client.get_model_config(model, headers=headers, client_timeout=INDEX_TIMEOUT_S).config
+        config.parameters["started"].string_value = str(time.time_ns())
+        try:
+            client.load_model(
+                model,
+                headers=headers,
+                config=MessageToJson(config, preserving_proto_field_name=True),
+                client_timeout=self._load_timeout_s,
+            )
+        except triton.InferenceServerException as error:
+            self._tell(f"watchdog: {model} does not start beside its old processes ({error}); in their place")
+            client.unload_model(model, headers=headers)
+            self._load(client, model)
+
+    def _load_missing(self, client: triton.InferenceServerClient, failure: str) -> None:
+        missing = [model for model, ready in _models(client, self._server).items() if not ready]
+        remedy = f"; loading {', '.join(missing)}" if missing else ""
+        self._tell(f"watchdog: canary failed {self._failures} times: {failure}{remedy}")
+        for model in missing:
+            self._load(client, model)
+
+    def _load(self, client: triton.InferenceServerClient, model: str) -> None:
+        client.load_model(model, headers=self._server.admin_headers, client_timeout=self._load_timeout_s)
+
+    def _tell(self, line: str) -> None:
+        if not self._stopped.is_set():
+            self._report(line)
+
+
+def dead_models(failures: Sequence[str], models: Iterable[str]) -> list[str]:
+    """Those of `models` that the failures name as having a dead process.
+
+    Triton names the instance, as `ranking_0_1`: the longest model name that starts it is the model.
+    """
+    instances = {match["instance"] for failure in failures for match in DEAD_NODE.finditer(failure)}
+    owners = [[model for model in models if instance.startswith(f"{model}_")] for instance in instances]
+    return sorted({max(candidates, key=len) for candidates in owners if candidates})
+
+
+def _models(client: triton.InferenceServerClient, server: EmbeddedServer) -> dict[str, bool]:
+    """Whether each model that should be loaded is ready."""
+    index = client.get_model_repository_index(headers=server.admin_headers, client_timeout=INDEX_TIMEOUT_S)
+    return {model.name: model.state == "READY" for model in index.models if model.name in server.models}

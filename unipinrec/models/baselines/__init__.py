@@ -1,0 +1,1 @@
+"""Recommenders that the models are compared with; some count, some are trained."""

@@ -1,0 +1,1 @@
+"""Parts that models share: tokens, attention, trunk, heads, losses."""

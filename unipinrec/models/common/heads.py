@@ -1,0 +1,63 @@
+"""What is read off a hidden state: a query embedding, or one logit per action.
+
+Shapes: ... any leading axes, B requests, C hidden width, E item width, A actions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unipinrec.config import ModelConfig
+from unipinrec.models.common.features import AbsoluteTime
+from unipinrec.models.common.projection import Projection
+
+
+class RetrievalHead(nn.Module):
+    """Hidden state, request context, wanted outcome and time offset to a unit query embedding.
+
+    The trunk knows neither outcome nor offset: both are learned embeddings that join here (PinRec §2.4 and
+    §2.5; that they are added to the hidden state is our choice).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.any_outcome = config.num_actions
+        self.absolute_time = AbsoluteTime(config.time_periods_s)
+        self.surface = nn.Embedding(config.num_surfaces, config.width)
+        self.outcome = nn.Embedding(config.num_actions + 1, config.width)
+        self.offset = nn.Embedding(len(config.time_offsets_s), config.width)
+        for table in (self.surface, self.outcome, self.offset):
+            nn.init.normal_(table.weight, std=0.02)
+        self.project = Projection(config.width + self.absolute_time.size, config.width, config.item_dim)
+
+    def forward(
+        self, hidden: Tensor, timestamp: Tensor, surface: Tensor, outcome: Tensor, offset: Tensor
+    ) -> Tensor:
+        """Hidden states [..., C]; request times, surfaces, outcomes, offsets [...] to vectors [..., E].
+
+        Outcome A asks for no action in particular.
+        """
+        # A trunk of fewer bits must not take the request's time down with it.
+        hidden = hidden.to(self.surface.weight.dtype)
+        asked = hidden + self.surface(surface) + self.outcome(outcome) + self.offset(offset)
+        time = self.absolute_time(timestamp, hidden.dtype)
+        return F.normalize(self.project(torch.cat([asked, time], dim=-1)), dim=-1)
+
+
+class RankingHead(nn.Module):
+    """One MLP per action, each giving one logit (UniPinRec §1.4)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_actions = config.num_actions
+        self.inner = nn.Linear(config.width, config.num_actions * config.head_hidden)
+        self.outer = nn.Parameter(
+            torch.randn(config.num_actions, config.head_hidden) * config.head_hidden**-0.5
+        )
+        self.bias = nn.Parameter(torch.zeros(config.num_actions))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., C] to logits [..., A]."""
+        # The sum over hidden units is in the dtype of its weights, which may be finer than the trunk's.
+        inner = F.gelu(self.inner(hidden).to(self.outer.dtype)).unflatten(-1, [self.num_actions, -1])
+        return (inner * self.outer).sum(-1) + self.bias
