@@ -118,7 +118,7 @@ def health(
     model: ModelOption = "recommend",
     timeout: TimeoutOption = 10.0,
     requests: Annotated[
-        int, typer.Option(min=1, help="Sent at once, so that each instance of a node has to take one.")
+        int, typer.Option(min=1, help="Sent at once, so that instances of a node share them.")
     ] = 1,
 ) -> None:
     """Make a recommendation for an unknown user: a server with a dead node still calls itself ready."""
