@@ -6,9 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.server.launcher import UserCanary
 from ensemble.settings import ServingSettings
 
 REPLICAS = 3

@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks.caller import RequestMaker, Tensors
+from benchmarks.target import SEPARATE, UNIFIED
 from benchmarks.workload import ColdTraffic, EventSpace, Traffic, WarmTraffic
 from ensemble.executors.torchscript.engine import CpuEngine
+from ensemble.graph import MODEL_REPOSITORY, call_in_process, ensembles_in
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode
 from ensemble.nodes.history import HistoryNode
@@ -53,20 +56,8 @@ class InProcessPlan:
     seed: int
 
 
-class NodeChain:
-    """What Triton does between the nodes: renames tensors and passes them on."""
-
-    def __init__(self, nodes: Sequence[Node[Any, Any]]) -> None:
-        self._nodes = nodes
-
-    def __call__(self, request: Tensors) -> Tensors:
-        """One request, through all nodes."""
-        tensors = dict(request)
-        for node in self._nodes:
-            made = node.pack(node.run(node.parse(tensors)))
-            tensors |= made | {name.removeprefix("RESOLVED_"): tensor for name, tensor in made.items()}
-        return tensors
-
+Ensemble = Callable[[Tensors], Tensors]
+"""What answers a request as an ensemble of the repository does, in this process."""
 
 Latencies = dict[tuple[str, int], list[float]]
 """Milliseconds of every call of one process, by stack and users in a request."""
@@ -115,7 +106,7 @@ def _run(plan: InProcessPlan, worker: int) -> Latencies:
 
 
 @contextmanager
-def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, NodeChain]]:
+def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, Ensemble]]:
     """Both stacks, with a pool of their own."""
     folder, lock = claim_folder(plan.settings.runtime_dir)
     settings = plan.settings.model_copy(update={"runtime_dir": folder})
@@ -125,9 +116,17 @@ def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, NodeChain]]:
     history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
     ranking, separate = RankingNode(loaded, settings, engine), RetrievalNode(loaded, settings, engine)
     try:
+        nodes: dict[str, Node[Any, Any]] = {
+            "history": history,
+            "retrieval": unified,
+            "retrieval_separate": separate,
+            "ann": ann,
+            "ranking": ranking,
+        }
+        graphs, call = ensembles_in(MODEL_REPOSITORY), call_in_process(nodes)
         yield {
-            "unified": NodeChain([history, unified, ann, ranking]),
-            "separate": NodeChain([history, separate, ann, ranking]),
+            stack: partial(graphs[name].run, call=call)
+            for stack, name in (("unified", UNIFIED), ("separate", SEPARATE))
         }
     finally:
         for node in (history, unified, separate, ann, ranking):
@@ -136,7 +135,7 @@ def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, NodeChain]]:
         os.close(lock)
 
 
-def _timed(plan: InProcessPlan, stack: str, batch: int, worker: int, chain: NodeChain) -> list[float]:
+def _timed(plan: InProcessPlan, stack: str, batch: int, worker: int, chain: Ensemble) -> list[float]:
     loaded = LoadedBundle.open(plan.settings.bundle)
     make = RequestMaker(loaded.vocabulary().item_id_V, plan.num_results)
     traffic = _traffic(plan, stack, (worker, batch), EventSpace.of(loaded.manifest))
@@ -155,7 +154,7 @@ def _timed(plan: InProcessPlan, stack: str, batch: int, worker: int, chain: Node
     return taken
 
 
-def _call(chain: NodeChain, make: RequestMaker, traffic: Traffic, batch: int) -> float:
+def _call(chain: Ensemble, make: RequestMaker, traffic: Traffic, batch: int) -> float:
     """Milliseconds of a request of the next visits."""
     visits = [traffic.take() for _ in range(batch)]
     request = make(*visits)

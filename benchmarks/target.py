@@ -12,9 +12,10 @@ from benchmarks.caller import GrpcCaller, RequestMaker
 from benchmarks.random_bundle import RandomBundle
 from benchmarks.stages import ServerStatistics
 from benchmarks.workload import EventSpace
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.server.launcher import UserCanary
 from ensemble.settings import ServingSettings
 
 UNIFIED, SEPARATE = "recommend", "recommend_separate"

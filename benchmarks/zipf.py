@@ -11,9 +11,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigProto
 from benchmarks.compare import Comparison
 from benchmarks.target import UNIFIED
 from benchmarks.workload import ColdTraffic, EventSpace, ZipfTraffic
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.kv.shared_memory import bytes_of
 from ensemble.kv.slot_storage import SlotLayout
-from ensemble.server.launcher import MODEL_REPOSITORY
 from ensemble.settings import ServingSettings
 from unipinrec.config import ModelConfig
 

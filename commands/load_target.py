@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from unipinrec_client.address import grpc_target, http_address
 from unipinrec_client.grpc_client import channel_arguments
 
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, check_bundle, default_canaries
+from ensemble.server.launcher import check_bundle, default_canaries
 from ensemble.server.server_error import ServerError
 from ensemble.settings import SHARED_MEMORY, ServingSettings
 from loadtest.histories import UserHistory, write_histories
@@ -78,7 +79,7 @@ def target_of(
     )
     with server:
         server.start()
-        for canary in default_canaries(server.models):
+        for canary in default_canaries(server):
             server.wait_until_serving(canary)
         yield _embedded(server, protocol)
 

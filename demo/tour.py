@@ -14,10 +14,11 @@ from unipinrec_client import GrpcClient, HttpClient, RecommendRequest, Recommend
 
 from demo.pictures import show_answer, show_quality
 from demo.report import Report
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
-from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary, check_bundle
+from ensemble.server.launcher import UserCanary, check_bundle
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
 from unipinrec.bundle import read_manifest

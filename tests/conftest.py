@@ -15,9 +15,10 @@ import polars as pl
 import pytest
 import torch
 
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, default_canaries
+from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
 from export.bundle_writer import write_bundle
 from unipinrec.config import ModelConfig, TrainingConfig, preset
@@ -144,7 +145,7 @@ def serving(
     )
     with server:
         server.start()
-        for canary in default_canaries(server.models):
+        for canary in default_canaries(server):
             server.wait_until_serving(canary)
         yield server
 

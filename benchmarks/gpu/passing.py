@@ -1,7 +1,5 @@
 """What goes from node to node of an ensemble: every tensor of one request, and what it carries."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,11 +7,8 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
 from benchmarks.gpu.report import Passed, Passing
+from ensemble.graph import CallNode, Graph, Tensors
 from unipinrec.config import ModelConfig
-
-Tensors = dict[str, NDArray[Any]]
-CallNode = Callable[[str, Tensors, Sequence[str]], Tensors]
-"""Node, its inputs, and the names of the outputs that are wanted."""
 
 CARRIES = {
     "EVENT_ITEMS": "history",
@@ -47,33 +42,19 @@ LENGTH_BYTES = 4
 """Before each text of a tensor of texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One node of an ensemble, by its own names for tensors and those of the ensemble."""
-
-    node: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
-def steps_of(config: Mapping[str, Any]) -> list[Step]:
-    """Those of an ensemble's configuration as JSON."""
-    return [
-        Step(str(one["model_name"]), dict(one["input_map"]), dict(one["output_map"]))
-        for one in config["ensemble_scheduling"]["step"]
-    ]
-
-
-def follow(steps: Sequence[Step], request: Tensors, call: CallNode, model: ModelConfig) -> Passing:
+def follow(graph: Graph, request: Tensors, call: CallNode, model: ModelConfig) -> Passing:
     """Call the nodes one by one as the ensemble does, and count what passes."""
-    tensors, passed = dict(request), []
-    for step in steps:
-        inputs = {name: tensors[outer] for name, outer in step.inputs.items() if outer in tensors}
-        made = call(step.node, inputs, list(step.outputs))
-        passed += [_passed(step.node, name, made[name]) for name in step.outputs]
-        tensors |= {outer: made[name] for name, outer in step.outputs.items()}
-    handle = next(one for one in passed if one.name == "KV_HANDLE")
-    length = int(tensors[_outer(steps, handle.name)][0, HANDLE_LENGTH])
+    passed: list[Passed] = []
+    made: Tensors = {}
+
+    def counting(node: str, inputs: Tensors) -> Tensors:
+        outputs = call(node, inputs)
+        passed.extend(_passed(node, name, array) for name, array in outputs.items())
+        made.update(outputs)
+        return outputs
+
+    graph.run(request, counting)
+    length = int(made["KV_HANDLE"][0, HANDLE_LENGTH])
     return Passing(
         tensors=tuple(passed),
         bytes=sum(one.bytes for one in passed),
@@ -92,9 +73,10 @@ VALUE_BYTES = 2
 def grpc_call(client: triton.InferenceServerClient) -> CallNode:
     """Calls nodes of a server."""
 
-    def call(node: str, tensors: Tensors, outputs: Sequence[str]) -> Tensors:
+    def call(node: str, tensors: Tensors) -> Tensors:
         described = client.get_model_metadata(node, as_json=True)
         datatypes = {one["name"]: one["datatype"] for one in described["inputs"]}
+        outputs = [one["name"] for one in described["outputs"]]
         inputs = []
         for name, array in tensors.items():
             inputs.append(triton.InferInput(name, list(array.shape), datatypes[name]))
@@ -121,7 +103,3 @@ def _bytes(array: NDArray[Any]) -> int:
     if array.dtype != np.object_:
         return array.nbytes
     return sum(LENGTH_BYTES + len(text) for text in array.flat)
-
-
-def _outer(steps: Sequence[Step], name: str) -> str:
-    return next(step.outputs[name] for step in steps if name in step.outputs)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import Comparison, LoadPlan
-from benchmarks.gpu.passing import follow, grpc_call, steps_of
+from benchmarks.gpu.passing import follow, grpc_call
 from benchmarks.gpu.report import Arrivals, Passing, Served
 from benchmarks.random_bundle import RandomBundle, make_random_bundle
 from benchmarks.ratios import best_concurrency, by_concurrency, headline
 from benchmarks.report import STACKS
 from benchmarks.target import SEPARATE, UNIFIED, Target, serving
 from benchmarks.workload import ColdTraffic
+from ensemble.graph import MODEL_REPOSITORY, ensembles_in
 from ensemble.settings import ServingSettings
 
 PROFILE = "gpu"
@@ -114,8 +115,8 @@ def run_arrivals(
 def passing(target: Target, made: RandomBundle) -> Passing:
     """What one request with a full history sends from node to node."""
     visit = ColdTraffic(target.space, seed=99).take()
-    steps = steps_of(target.statistics.config(UNIFIED))
-    return follow(steps, target.make_request(visit), grpc_call(target.client), made.manifest.model)
+    graph = ensembles_in(MODEL_REPOSITORY)[UNIFIED]
+    return follow(graph, target.make_request(visit), grpc_call(target.client), made.manifest.model)
 
 
 def _served(made: RandomBundle, target: Target, comparison: Comparison, passed: Passing) -> Served:

@@ -17,6 +17,7 @@ from typing import Self
 
 import tritonclient.grpc as triton
 
+from ensemble.graph import ensembles_in
 from ensemble.server.draining import drain
 from ensemble.server.endpoints import LOOPBACK, Endpoints
 from ensemble.server.installation import Installation
@@ -26,9 +27,8 @@ from ensemble.settings import ROOT, ServingSettings
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 5 * 2**20
-ENSEMBLES = ("recommend", "recommend_separate")
-# Two separately served models, to measure against.
-BASELINE = frozenset({"retrieval_separate", "recommend_separate"})
+BASELINE = "recommend_separate"
+"""The ensemble of two separately served models, to measure against."""
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
@@ -81,15 +81,21 @@ class EmbeddedServer:
             model_repository: folder of the models.
             settings: what the nodes read from their environment.
             endpoints: addresses and ports; by default Triton's own, on loopback.
-            baseline: loads `recommend_separate` and its retrieval too.
+            baseline: loads `recommend_separate` and the nodes that only it has, too.
             profile: loads `configs/<profile>.pbtxt` of each model that has it.
             log_path: file for the output of the server and its nodes, overwritten.
         """
         self.endpoints = endpoints or Endpoints()
         self.settings = settings
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
+        graphs = ensembles_in(model_repository)
+        left_out = set() if baseline else {BASELINE} & graphs.keys()
+        self.ensembles = sorted(graphs.keys() - left_out)
+        """The ensembles that it loads, each of which is asked by canaries and drained at a stop."""
+        needed = {node for name in self.ensembles for node in graphs[name].nodes}
+        spared = left_out | {node for name in left_out for node in graphs[name].nodes} - needed
         names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
-        self.models = sorted(names if baseline else names - BASELINE)
+        self.models = sorted(names - spared)
         self._model_repository = model_repository
         self._profile = profile
         self._secret = secrets.token_hex(16)
@@ -244,11 +250,13 @@ class EmbeddedServer:
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
         if _ending(process.pid):
             return
-        ensembles = [name for name in ENSEMBLES if name in self.models]
         # A server that does not answer, as one that still loads, has nothing in flight or is beyond help.
         with suppress(triton.InferenceServerException), self.client() as client:
             drain(
-                client, ensembles, headers=self.admin_headers, timeout_s=float(self.settings.exit_timeout_s)
+                client,
+                self.ensembles,
+                headers=self.admin_headers,
+                timeout_s=float(self.settings.exit_timeout_s),
             )
 
     def _end_process(self, process: subprocess.Popen[bytes]) -> None:

@@ -17,15 +17,15 @@ import numpy as np
 import tritonclient.grpc as triton
 from rich.console import Console
 
-from ensemble.server.embedded_server import ENSEMBLES, Canary, EmbeddedServer
+from ensemble.graph import MODEL_REPOSITORY
+from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints, check_endpoints
 from ensemble.server.profiles import check_profile
 from ensemble.server.restarts import Restarts
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
-from ensemble.settings import ROOT, ServingSettings
+from ensemble.settings import ServingSettings
 
-MODEL_REPOSITORY = ROOT / "model_repository"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 
@@ -125,7 +125,7 @@ def serve(
     _warn_when_open(server.endpoints, console)
     with StopSignals() as signals:
         with server:
-            canaries = canaries or default_canaries(server.models)
+            canaries = canaries or default_canaries(server)
             _run(server, canaries, restarts or Restarts(), signals, console)
             _line(console, "Stopping …")
         _line(console, "Stopped.")
@@ -201,9 +201,9 @@ def print_requests(console: Console, server: EmbeddedServer, user: str) -> None:
         _line(console, line)
 
 
-def default_canaries(models: Sequence[str]) -> list[Canary]:
-    """One canary for each ensemble that is loaded."""
-    return [UserCanary(model=name) for name in ENSEMBLES if name in models]
+def default_canaries(server: EmbeddedServer) -> list[Canary]:
+    """One canary for each ensemble that the server loads."""
+    return [UserCanary(model=name) for name in server.ensembles]
 
 
 def example_user(bundle: Path) -> str:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from ensemble.gpu_presence import require_gpu
+from ensemble.graph import read_config
 from ensemble.server.server_error import ServerError
 
 
@@ -25,11 +25,6 @@ def check_profile(profile: str | None, model_repository: Path) -> None:
         )
     if any(_runs_on_a_gpu(path) for path in model_repository.glob(f"*/configs/{profile}.pbtxt")):
         require_gpu(f"--profile is {profile}", ", or no --profile")
-
-
-def read_config(path: Path) -> ModelConfig:
-    """One model's configuration, as Triton reads it."""
-    return text_format.Parse(path.read_text(), ModelConfig())
 
 
 def _runs_on_a_gpu(path: Path) -> bool:

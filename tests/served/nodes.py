@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,13 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest
 
+from ensemble.graph import MODEL_REPOSITORY, Tensors, ensembles_in
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
 
 NODES = ("history", "retrieval", "ann", "ranking")
 RECOVERY_S = 240.0
 """A GPU's nodes load their programs and capture graphs; a CPU's are back within seconds."""
-
-Tensors = dict[str, NDArray[Any]]
 
 DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FP32"}
 
@@ -36,18 +36,9 @@ def call(server: EmbeddedServer, model: str, tensors: Mapping[str, NDArray[Any]]
 
 
 def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:
-    """Run `history`, `retrieval` and `ann`; returns the inputs of `ranking`."""
-    assembled = call(server, "history", request)
-    resolved = {name.removeprefix("RESOLVED_"): array for name, array in assembled.items()}
-    events = {name: array for name, array in assembled.items() if name.startswith("EVENT_")}
-    context = {name: resolved[name] for name in ("REQUEST_TIME", "SURFACE", "BUNDLE_ID")}
-    wanted = {name: resolved[name] for name in ("NUM_RESULTS", "OUTCOME_WEIGHTS")}
-    retrieved = call(server, "retrieval", events | context | wanted)
-    left_out = {name: assembled[name] for name in ("SEEN_ITEMS", "EXCLUDED_ITEMS")}
-    made = ("QUERY_EMBEDDINGS", "QUERY_BUDGETS", "QUERY_ORIGINS", "BUNDLE_ID")
-    candidates = call(server, "ann", left_out | {name: retrieved[name] for name in made})
-    ranking = {name: resolved[name] for name in ("NUM_RESULTS", "UTILITY_WEIGHTS")}
-    return events | context | candidates | ranking | {"KV_HANDLE": retrieved["KV_HANDLE"]}
+    """Run the nodes before `ranking`; returns its inputs."""
+    recommend = ensembles_in(MODEL_REPOSITORY)["recommend"]
+    return recommend.inputs_of("ranking", request, partial(call, server))
 
 
 def kill(processes: Iterable[int]) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RetryPolicy
 
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.kv.pool import COLUMNS, GENERATION, Handle
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary, default_canaries
+from ensemble.server.launcher import UserCanary, default_canaries
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
 from tests.conftest import LEASE_MS, Exported
@@ -49,7 +50,7 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     with server:
         server.start()
-        for canary in default_canaries(server.models):
+        for canary in default_canaries(server):
             server.wait_until_serving(canary)
         yield server
 

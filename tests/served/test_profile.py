@@ -5,9 +5,10 @@ from pathlib import Path
 
 from unipinrec_client import GrpcClient
 
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, UserCanary
+from ensemble.server.launcher import UserCanary
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
 from tests.served.requests import stored

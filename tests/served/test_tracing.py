@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from unipinrec_client import GrpcClient
 
 from commands.serve import serve
+from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import MODEL_REPOSITORY, default_canaries
+from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
 from tests.served.requests import stored
@@ -47,7 +48,7 @@ def traced(
     )
     with server:
         server.start()
-        for canary in default_canaries(server.models):
+        for canary in default_canaries(server):
             server.wait_until_serving(canary)
         yield server
 

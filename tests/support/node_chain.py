@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ensemble.executors.engine import Engine, ScoringRow
 from ensemble.executors.torchscript.engine import CpuEngine
+from ensemble.graph import MODEL_REPOSITORY, Tensors, call_in_process, ensembles_in
 from ensemble.kv.pool import Handle, MappedPool, PoolDirectory
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode
@@ -28,11 +29,11 @@ NOW = 1_750_000_000
 UTILITY = (1.0, 0.5, 0.0)
 MAX_HISTORY, WINDOW_BLOCK = 128, 32
 
-Tensors = dict[str, NDArray[Any]]
+RECOMMEND = ensembles_in(MODEL_REPOSITORY)["recommend"]
 
 
 class Chain:
-    """What Triton does between the nodes: renames tensors and passes them on."""
+    """The nodes of `recommend` in one process, wired as its configuration says."""
 
     def __init__(
         self,
@@ -58,14 +59,13 @@ class Chain:
         for node in (self.retrieval, self.ann, self.ranking):
             node.close()
 
+    def before(self, node: str, request: Tensors) -> Tensors:
+        """All tensors that a node reads, made by the nodes before it."""
+        nodes = {"history": self.history, "retrieval": self.retrieval, "ann": self.ann}
+        return RECOMMEND.inputs_of(node, request, call_in_process(nodes))
+
     def before_ranking(self, request: Tensors) -> Tensors:
-        """All tensors that ranking reads, made by the three nodes before it."""
-        tensors = self.history.pack(self.history.run(self.history.parse(request)))
-        for name in list(tensors):
-            tensors[name.removeprefix("RESOLVED_")] = tensors[name]
-        tensors.update(self.retrieval.pack(self.retrieval.run(self.retrieval.parse(tensors))))
-        tensors.update(self.ann.pack(self.ann.run(self.ann.parse(tensors))))
-        return tensors
+        return self.before("ranking", request)
 
     def rank(self, tensors: Tensors) -> Tensors:
         return self.ranking.pack(self.ranking.run(self.ranking.parse(tensors)))

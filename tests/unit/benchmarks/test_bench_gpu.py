@@ -1,6 +1,6 @@
 """The GPU bench on a CPU: every forward computes the same, costs and bars are right. No time is told."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tritonclient.grpc.model_config_pb2 as pb
-from google.protobuf import json_format, text_format
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,7 +24,7 @@ from benchmarks.gpu.idle import Chain, Ran, ran_on_device, top_kernels
 from benchmarks.gpu.inputs import Batch, random_batches, random_model, random_vectors
 from benchmarks.gpu.intervals import covered
 from benchmarks.gpu.parity import parity
-from benchmarks.gpu.passing import CARRIES, follow, steps_of
+from benchmarks.gpu.passing import CARRIES, follow
 from benchmarks.gpu.random_requests import RandomRequestMaker, RandomTraffic
 from benchmarks.gpu.report import Forward, GpuReport
 from benchmarks.gpu.run import GpuBench, GpuPlan, Part, parts_of, started_report
@@ -39,8 +37,8 @@ from commands.app import app
 from commands.errors import NO_GPU
 from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
 from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.graph import MODEL_REPOSITORY, Graph, Tensors, ensembles_in
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.server.launcher import MODEL_REPOSITORY
 from tests.support.stand_in_device import StandInAllocator
 from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 from unipinrec.models.unified.served import ServedModel
@@ -373,26 +371,29 @@ def test_kernels_are_told_by_their_share() -> None:
     ]
 
 
-def ensemble_config() -> dict[str, Any]:
-    text = (MODEL_REPOSITORY / "recommend" / "config.pbtxt").read_text()
-    parsed = text_format.Parse(text, pb.ModelConfig())
-    config: dict[str, Any] = json_format.MessageToDict(parsed, preserving_proto_field_name=True)
-    return config
+def recommend(**more_of_retrieval: str) -> Graph:
+    """The ensemble, with more outputs of its second step."""
+    history, retrieval, *others = (graph := ensembles_in(MODEL_REPOSITORY)["recommend"]).steps
+    retrieval = replace(retrieval, outputs={**retrieval.outputs, **more_of_retrieval})
+    return replace(graph, steps=(history, retrieval, *others))
 
 
 def test_every_tensor_between_the_nodes_is_counted_and_known() -> None:
     asked: dict[str, set[str]] = {}
 
-    def call(node: str, tensors: dict[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    graph = recommend()
+    outputs = {step.node: step.outputs for step in graph.steps}
+
+    def call(node: str, tensors: Tensors) -> Tensors:
         asked[node] = set(tensors)
-        made: dict[str, Any] = {name: np.zeros((1, 10), np.float32) for name in outputs}
+        made: Tensors = {name: np.zeros((1, 10), np.float32) for name in outputs[node]}
         if node == "retrieval":
             made["KV_HANDLE"] = np.array([[9, 1, 2, 993, 3, 0]])
         if "BUNDLE_ID" in made:
             made["BUNDLE_ID"] = np.array([[b"bundle"]], np.object_)
         return made
 
-    found = follow(steps_of(ensemble_config()), {"USER_ID": np.zeros((1, 1))}, call, PAPER.model)
+    found = follow(graph, {"USER_ID": np.zeros((1, 1))}, call, PAPER.model)
     assert asked["history"] == {"USER_ID"}
     assert {"KV_HANDLE", "CANDIDATE_ITEMS", "EVENT_ITEMS"} < asked["ranking"]
     bytes_of = {one.name: one.bytes for one in found.tensors}
@@ -405,13 +406,13 @@ def test_every_tensor_between_the_nodes_is_counted_and_known() -> None:
 
 
 def test_a_tensor_that_nobody_knows_counts_as_keys_and_values() -> None:
-    config = ensemble_config()
-    config["ensemble_scheduling"]["step"][1]["output_map"]["PAST_KEYS"] = "PAST_KEYS"
+    graph = recommend(PAST_KEYS="PAST_KEYS")
+    outputs = {step.node: step.outputs for step in graph.steps}
 
-    def call(_node: str, _tensors: dict[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        return {name: np.zeros((1, 6), np.int64) for name in outputs}
+    def call(node: str, _tensors: Tensors) -> Tensors:
+        return {name: np.zeros((1, 6), np.int64) for name in outputs[node]}
 
-    found = follow(steps_of(config), {}, call, PAPER.model)
+    found = follow(graph, {}, call, PAPER.model)
     assert found.keys_and_values_bytes == 48
 
 

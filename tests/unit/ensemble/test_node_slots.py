@@ -195,7 +195,8 @@ def test_a_longer_history_of_the_same_user_computes_its_last_events_only(
     chain(inline(exported, history[:100], 0))
     tensors = chain.before_ranking(inline(exported, history, 0))
     computed = counted(chain.retrieval, "unipinrec_positions_total", kind="computed")
-    chain.retrieval.run(chain.retrieval.parse(tensors))
+    again = chain.before("retrieval", inline(exported, history, 0))
+    chain.retrieval.run(chain.retrieval.parse(again))
     assert counted(chain.retrieval, "unipinrec_positions_total", kind="computed") == computed
     assert Handle.from_array(tensors["KV_HANDLE"][0]).reused == 101
     answer = chain.rank(tensors)
@@ -238,7 +239,7 @@ def test_metrics_count_where_keys_and_values_came_from(
     assert counted(chain.ranking, "unipinrec_kv_source_total", source="recomputed") == 2
     assert len(ranked) == 3
     assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 2
-    chain.retrieval.run(chain.retrieval.parse(tensors))
+    chain.retrieval.run(chain.retrieval.parse(chain.before("retrieval", request)))
     assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 4
     assert counted(chain.retrieval, "unipinrec_positions_total", kind="reused") == handles[0, 3]
     assert counted(chain.retrieval, "unipinrec_kv_slots_in_use") == 1

@@ -1,0 +1,110 @@
+"""The serving graph, as the `config.pbtxt` of an ensemble wires it.
+
+Triton runs the steps of an ensemble between processes. What runs them in one process, or stands between two
+of them, reads the same file, so that a node is wired in one place.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from google.protobuf import text_format
+from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from ensemble.nodes.node import Node
+from ensemble.settings import ROOT
+
+MODEL_REPOSITORY = ROOT / "model_repository"
+
+Tensors = dict[str, NDArray[Any]]
+
+CallNode = Callable[[str, Tensors], Tensors]
+"""Takes the name of a node and its inputs, and returns its outputs."""
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The configuration of one model, as Triton reads it."""
+    return text_format.Parse(path.read_text(), ModelConfig())
+
+
+def call_in_process(nodes: Mapping[str, Node[Any, Any]]) -> CallNode:
+    """What calls nodes that live in this process, by their names in the repository."""
+
+    def call(name: str, inputs: Tensors) -> Tensors:
+        node = nodes[name]
+        return node.pack(node.run(node.parse(inputs)))
+
+    return call
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node of an ensemble."""
+
+    node: str
+    inputs: Mapping[str, str]
+    """The ensemble's tensor for each input of the node."""
+    outputs: Mapping[str, str]
+    """The ensemble's tensor for each output of the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The steps of one ensemble, each behind those whose outputs it reads."""
+
+    steps: tuple[Step, ...]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Self:
+        """The graph of an ensemble's configuration."""
+        steps = [
+            Step(step.model_name, dict(step.input_map), dict(step.output_map))
+            for step in config.ensemble_scheduling.step
+        ]
+        return cls(tuple(steps), tuple(output.name for output in config.output))
+
+    @property
+    def nodes(self) -> set[str]:
+        """The names of the models that the ensemble calls."""
+        return {step.node for step in self.steps}
+
+    def run(self, request: Mapping[str, NDArray[Any]], call: CallNode) -> Tensors:
+        """The outputs of the ensemble for one request."""
+        tensors = dict(request)
+        for step in self.steps:
+            _take(step, tensors, call)
+        return {name: tensors[name] for name in self.outputs}
+
+    def inputs_of(self, node: str, request: Mapping[str, NDArray[Any]], call: CallNode) -> Tensors:
+        """What a node is given for one request, once the nodes before it have run.
+
+        Raises:
+            KeyError: the ensemble has no such node.
+        """
+        tensors = dict(request)
+        for step in self.steps:
+            if step.node == node:
+                return _given(step, tensors)
+            _take(step, tensors, call)
+        raise KeyError(node)
+
+
+def ensembles_in(model_repository: Path) -> dict[str, Graph]:
+    """The graph of every ensemble of a repository, by name."""
+    configs = {path.parent.name: read_config(path) for path in model_repository.glob("*/config.pbtxt")}
+    return {
+        name: Graph.of(config) for name, config in sorted(configs.items()) if config.platform == "ensemble"
+    }
+
+
+def _given(step: Step, tensors: Tensors) -> Tensors:
+    """The inputs of a step; optional ones that the request leaves out are absent."""
+    return {name: tensors[outer] for name, outer in step.inputs.items() if outer in tensors}
+
+
+def _take(step: Step, tensors: Tensors, call: CallNode) -> None:
+    made = call(step.node, _given(step, tensors))
+    tensors.update({outer: made[name] for name, outer in step.outputs.items()})
