@@ -16,6 +16,7 @@ from ensemble.graph import MODEL_REPOSITORY, Tensors, ensembles_in
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
 
+RECOMMEND = ensembles_in(MODEL_REPOSITORY)["recommend"]
 NODES = ("history", "retrieval", "ann", "ranking")
 RECOVERY_S = 240.0
 """A GPU's nodes load their programs and capture graphs; a CPU's are back within seconds."""
@@ -37,8 +38,7 @@ def call(server: EmbeddedServer, model: str, tensors: Mapping[str, NDArray[Any]]
 
 def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:
     """Run the nodes before `ranking`; returns its inputs."""
-    recommend = ensembles_in(MODEL_REPOSITORY)["recommend"]
-    return recommend.inputs_of("ranking", request, partial(call, server))
+    return RECOMMEND.inputs_of("ranking", request, partial(call, server))
 
 
 def kill(processes: Iterable[int]) -> None:

@@ -247,7 +247,7 @@ def test_metrics_count_where_keys_and_values_came_from(
     for user, evicted in ((1, 0), (1, 0), (2, 1), (1, 2)):
         tight(stored(exported, [user]))
         assert counted(tight.retrieval, "unipinrec_kv_evictions_total") == evicted
-    found = chain.ann.run(chain.ann.parse(tensors))
+    found = chain.ann.run(chain.ann.parse(chain.before("ann", request)))
     assert sum(len(one.item_row_K) for one in found) == 3 * 2 * 20
     assert counted(chain.ann, "unipinrec_candidates_count") == 6
     assert counted(chain.ann, "unipinrec_candidates_sum") == 2 * 3 * 2 * 20
