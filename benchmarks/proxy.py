@@ -8,14 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ensemble.server.endpoints import LOOPBACK, Endpoints
+from ensemble.server.endpoints import LOOPBACK, Endpoints, free_ports
 from ensemble.settings import ROOT
 
 CONFIGURATION = ROOT / "docker" / "proxy" / "haproxy.cfg"
@@ -57,7 +56,7 @@ class Proxy:
         self.certificate = folder / "certificate.pem"
         self._log = folder / "proxy.log"
         self._process: subprocess.Popen[bytes] | None = None
-        https, grpc, stats, admin = _free_ports(4)
+        https, grpc, stats, admin = free_ports(4)
         self.http_url, self.grpc_url = f"localhost:{https}", f"localhost:{grpc}"
         self.stats_address = f"{LOOPBACK}:{stats}"
         self._environment = {
@@ -157,12 +156,6 @@ def _make_certificate(folder: Path, certificate: Path) -> Path:
     )
     both.write_text(key.read_text() + certificate.read_text())
     return both
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _access(line: str) -> Access:

@@ -2,14 +2,16 @@
 
 import errno
 import ipaddress
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 from ensemble.server.server_error import ServerError
 
 LOOPBACK = "127.0.0.1"
+UNASSIGNED_PORTS = range(10_000, 32_000)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -33,10 +35,7 @@ class Endpoints:
     @classmethod
     def free_for(cls, servers: int) -> list[Self]:
         """Such ports for so many servers, all of them different."""
-        with ExitStack() as held:
-            # All are held at once, so that they differ.
-            probes = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(3 * servers)]
-            ports = iter([int(probe.getsockname()[1]) for probe in probes])
+        ports = iter(free_ports(3 * servers))
         threes = zip(ports, ports, ports, strict=True)
         return [
             cls(address=LOOPBACK, http_port=http, grpc_port=grpc, metrics_port=metrics)
@@ -56,6 +55,23 @@ class Endpoints:
         """The server's own options for these endpoints."""
         addresses = [f"--{name}-address={self.address}" for name in ("http", "grpc", "metrics")]
         return addresses + [f"{option}={port}" for option, port in self.ports.items()]
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on, all of them different.
+
+    They are below those that Linux gives to outgoing connections, one of which might take a port before it is
+    listened on.
+    """
+    ports: list[int] = []
+    for port in random.sample(UNASSIGNED_PORTS, len(UNASSIGNED_PORTS)):
+        with suppress(OSError), socket.create_server((LOOPBACK, port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise ServerError(
+        f"of the ports {UNASSIGNED_PORTS[0]} to {UNASSIGNED_PORTS[-1]} fewer than {count} are free"
+    )
 
 
 def check_endpoints(endpoints: Endpoints) -> None:
