@@ -1,7 +1,6 @@
 """A `tritonserver` run as a child process, without Docker or inside a container."""
 
 import ctypes
-import ipaddress
 import os
 import re
 import secrets
@@ -9,17 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+import psutil
 import tritonclient.grpc as triton
 
 from ensemble.graph import ensembles_in
-from ensemble.server.draining import drain
-from ensemble.server.endpoints import LOOPBACK, Endpoints
+from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
 from ensemble.server.server_error import ServerError, ServerKilledError
@@ -51,7 +49,7 @@ CHANNEL_ARGUMENTS = (
 _libc = ctypes.CDLL(None)
 
 Canary = Callable[[triton.InferenceServerClient], None]
-"""Sends one inference and raises `InferenceServerException` unless it is answered."""
+"""Sends an inference and raises `InferenceServerException` unless it is answered."""
 
 
 class EmbeddedServer:
@@ -75,7 +73,7 @@ class EmbeddedServer:
         profile: str | None = None,
         log_path: Path | None = None,
     ) -> None:
-        """Prepares nothing yet; see `start`.
+        """Read the repository; `start` starts the server.
 
         Args:
             model_repository: folder of the models.
@@ -86,6 +84,9 @@ class EmbeddedServer:
             log_path: file for the output of the server and its nodes, overwritten.
         """
         self.endpoints = endpoints or Endpoints()
+        self.grpc_url = self.endpoints.grpc_url
+        self.http_url = self.endpoints.http_url
+        self.metrics_url = self.endpoints.metrics_url
         self.settings = settings
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
         graphs = ensembles_in(model_repository)
@@ -99,6 +100,8 @@ class EmbeddedServer:
         self._model_repository = model_repository
         self._profile = profile
         self._secret = secrets.token_hex(16)
+        self.admin_headers = {f"triton-grpc-protocol-{ADMIN_KEY}": self._secret}
+        """gRPC metadata that opens the restricted protocols, such as loading models."""
         self._runtime_base = settings.runtime_dir
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,50 +110,23 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
-
-    @property
-    def host(self) -> str:
-        """An address at which this machine itself reaches the server."""
-        address = self.endpoints.address
-        return LOOPBACK if ipaddress.IPv4Address(address).is_unspecified else address
-
-    @property
-    def grpc_url(self) -> str:
-        """`host:port`, as tritonclient takes it."""
-        return f"{self.host}:{self.endpoints.grpc_port}"
-
-    @property
-    def http_url(self) -> str:
-        """Base of the HTTP addresses."""
-        return f"http://{self.host}:{self.endpoints.http_port}"
-
-    @property
-    def metrics_url(self) -> str:
-        """Address of the Prometheus metrics."""
-        return f"http://{self.host}:{self.endpoints.metrics_port}/metrics"
-
-    @property
-    def admin_headers(self) -> dict[str, str]:
-        """gRPC metadata that opens the restricted protocols, such as loading models."""
-        return {f"triton-grpc-protocol-{ADMIN_KEY}": self._secret}
 
     @property
     def pid(self) -> int:
         """Process id of the running server. Raises `ServerError` when there is none."""
-        return self._running().pid
+        if self._process is None:
+            raise ServerError("server is not started; call start() first")
+        return self._process.pid
 
     def start(self) -> None:
-        """Starts the process, again after `stop` too; it serves once `wait_until_serving` says so.
+        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so.
 
         Raises:
             ServerError: this machine misses a requirement.
         """
         triton_server = Installation.find(self.settings.triton_home)
-        command = [str(triton_server.binary), f"--backend-directory={triton_server.backends}"]
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -159,8 +135,8 @@ class EmbeddedServer:
         with self.log_path.open("ab" if self._starts else "wb") as log:
             self._starts += 1
             self._process = subprocess.Popen(
-                command + self._flags(),
-                env=self._environment(triton_server.library_path),
+                [triton_server.binary, f"--backend-directory={triton_server.backends}", *self._flags()],
+                env=self._environment([triton_server.libpython.parent, triton_server.libraries]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -174,7 +150,7 @@ class EmbeddedServer:
     def wait_until_serving(
         self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
-        """True as soon as `canary` is answered, False as soon as `cancelled` says so.
+        """Return True as soon as `canary` is answered, False as soon as `cancelled` says so.
 
         Raises:
             ServerError: the process ended, or `timeout_s` seconds went by without an answer, by default the
@@ -194,24 +170,22 @@ class EmbeddedServer:
         return False
 
     def node_processes(self, model: str) -> list[int]:
-        """Process ids of a model's instances; those that have died are not among them."""
-        entry = f"/{model}/1/model.py".encode()
+        """Return the process ids of a model's instances; those that have died are not among them."""
         found = []
-        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
-            try:
-                command = Path(f"/proc/{child}/cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if entry in command:
-                found.append(int(child))
+        for child in psutil.Process(self.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if any(f"/{model}/1/model.py" in argument for argument in child.cmdline()):
+                    found.append(child.pid)
         return found
 
     def check_running(self) -> None:
-        """Raises `ServerError` with the last errors of the log when the process has ended.
+        """Return when the process runs.
 
-        `ServerKilledError`, its subclass, when a signal ended it.
+        Raises:
+            ServerKilledError: a signal ended it.
+            ServerError: it ended otherwise; the message has the last errors of the log.
         """
-        ending = _ending(self._running().pid)
+        ending = _ending(self.pid)
         if ending is None:
             return
         if ending.si_code != os.CLD_EXITED:
@@ -220,46 +194,43 @@ class EmbeddedServer:
         raise ServerError("; ".join([*said, f"log: {self.log_path}"]))
 
     def stop(self) -> None:
-        """Ends the server once requests in flight are answered, and removes what it left in shared memory.
+        """End the server once requests in flight are answered, and remove what it left in shared memory.
 
         Takes at most the settings' `exit_timeout_s` for the requests and 5 s more.
         """
         if self._process is not None:
-            self._drain(self._process)
-            self._end_process(self._process)
+            if not _ending(self.pid):
+                # A server that does not answer, as one that loads, has nothing in flight or is beyond help.
+                with suppress(triton.InferenceServerException):
+                    self._drain(float(self.settings.exit_timeout_s))
+            self._end(self._process)
             self._process = None
         if self._lock is not None:
             remove_folder(self.settings.runtime_dir)
             os.close(self._lock)
             self._lock = None
 
-    @contextmanager
-    def client(self) -> Iterator[triton.InferenceServerClient]:
-        """A gRPC client of this server, closed at the end."""
-        client = triton.InferenceServerClient(self.grpc_url, channel_args=CHANNEL_ARGUMENTS)
-        try:
-            yield client
-        finally:
-            client.close()
+    def client(self) -> triton.InferenceServerClient:
+        """Return a gRPC client of this server; as a context manager it is closed at the end."""
+        return triton.InferenceServerClient(self.grpc_url, channel_args=CHANNEL_ARGUMENTS)
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise ServerError("server is not started; call start() first")
-        return self._process
+    def _drain(self, timeout_s: float) -> None:
+        """Unload the ensembles, which refuses new requests, and wait until those under way are answered.
 
-    def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        if _ending(process.pid):
-            return
-        # A server that does not answer, as one that still loads, has nothing in flight or is beyond help.
-        with suppress(triton.InferenceServerException), self.client() as client:
-            drain(
-                client,
-                self.ensembles,
-                headers=self.admin_headers,
-                timeout_s=float(self.settings.exit_timeout_s),
-            )
+        At its own stop Triton refuses the further steps of ensembles under way, so their requests would fail.
+        """
+        asked = {"headers": self.admin_headers, "client_timeout": timeout_s}
+        deadline = time.monotonic() + timeout_s
+        with self.client() as client:
+            for ensemble in self.ensembles:
+                client.unload_model(ensemble, **asked)
+            while time.monotonic() < deadline:
+                index = client.get_model_repository_index(**asked).models
+                if not any(m.name in self.ensembles and m.state in ("READY", "UNLOADING") for m in index):
+                    return
+                time.sleep(POLL_S / 2)
 
-    def _end_process(self, process: subprocess.Popen[bytes]) -> None:
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
         # Triton counts its own timeout from when it has noticed the signal.
@@ -284,7 +255,8 @@ class EmbeddedServer:
             # The committed configurations are complete; guessing them costs each model another process.
             "--disable-auto-complete-config",
             *([f"--model-config-name={self._profile}"] if self._profile else []),
-            *self.endpoints.flags(),
+            *(f"--{name}-address={self.endpoints.address}" for name in ("http", "grpc", "metrics")),
+            *(f"{option}={port}" for option, port in self.endpoints.ports.items()),
             # Triton 2.51 has no histogram of latencies, only quantiles of the last minute.
             "--metrics-config=summary_latencies=true",
             *_trace_flags(self.settings),
@@ -321,7 +293,7 @@ class EmbeddedServer:
 
 
 def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | None:
-    """The error message of one canary, or None when it was answered."""
+    """Return the error message of a canary, or None when it was answered."""
     try:
         canary(client)
     except triton.InferenceServerException as error:

@@ -29,17 +29,16 @@ class Endpoints:
 
     @classmethod
     def free(cls) -> Self:
-        """Loopback ports that nobody listens on; another process may take one before the server does."""
+        """Return loopback ports that nobody listens on; a process may still take them before the server does."""
         return cls.free_for(1)[0]
 
     @classmethod
     def free_for(cls, servers: int) -> list[Self]:
-        """Such ports for so many servers, all of them different."""
+        """Return such ports for so many servers, all of them different."""
         ports = iter(free_ports(3 * servers))
-        threes = zip(ports, ports, ports, strict=True)
         return [
-            cls(address=LOOPBACK, http_port=http, grpc_port=grpc, metrics_port=metrics)
-            for http, grpc, metrics in threes
+            cls(http_port=http, grpc_port=grpc, metrics_port=metrics)
+            for http, grpc, metrics in zip(ports, ports, ports, strict=True)
         ]
 
     @property
@@ -51,14 +50,58 @@ class Endpoints:
             "--metrics-port": self.metrics_port,
         }
 
-    def flags(self) -> list[str]:
-        """The server's own options for these endpoints."""
-        addresses = [f"--{name}-address={self.address}" for name in ("http", "grpc", "metrics")]
-        return addresses + [f"{option}={port}" for option, port in self.ports.items()]
+    @property
+    def host(self) -> str:
+        """An address at which this machine itself reaches the server."""
+        return LOOPBACK if ipaddress.IPv4Address(self.address).is_unspecified else self.address
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as tritonclient takes it."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def http_url(self) -> str:
+        """Base of the HTTP addresses."""
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    def check(self) -> None:
+        """Check that a server can listen here.
+
+        Raises:
+            ServerError: the address is not IPv4 or not this machine's, or a port is named twice or taken.
+        """
+        try:
+            ipaddress.IPv4Address(self.address)
+        except ValueError:
+            raise ServerError(
+                f"--address is {self.address}; allowed: an IPv4 address, as 127.0.0.1"
+            ) from None
+        used: dict[int, str] = {}
+        for option, port in self.ports.items():
+            if port in used:
+                raise ServerError(f"{option} is {port}; allowed: a port other than that of {used[port]}")
+            used[port] = option
+            try:
+                socket.create_server((self.address, port)).close()
+            except OSError as error:
+                raise ServerError(self._reason(option, port, error)) from None
+
+    def _reason(self, option: str, port: int, error: OSError) -> str:
+        if error.errno == errno.EADDRINUSE:
+            return f"{option} is {port}, which another process listens on; stop it or pass another {option}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"--address is {self.address}; allowed: an address of this machine"
+        return f"{option} is {port}; it cannot be opened: {error.strerror}"
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on, all of them different.
+    """Return loopback ports that nobody listens on, all of them different.
 
     They are below those that Linux gives to outgoing connections, one of which might take a port before it is
     listened on.
@@ -72,37 +115,3 @@ def free_ports(count: int) -> list[int]:
     raise ServerError(
         f"of the ports {UNASSIGNED_PORTS[0]} to {UNASSIGNED_PORTS[-1]} fewer than {count} are free"
     )
-
-
-def check_endpoints(endpoints: Endpoints) -> None:
-    """Raises `ServerError` for an address that is not IPv4 or not ours, and for a port that is taken."""
-    try:
-        ipaddress.IPv4Address(endpoints.address)
-    except ValueError:
-        raise ServerError(
-            f"--address is {endpoints.address}; allowed: an IPv4 address, as 127.0.0.1"
-        ) from None
-    used: dict[int, str] = {}
-    for option, port in endpoints.ports.items():
-        if port in used:
-            raise ServerError(f"{option} is {port}; allowed: a port other than that of {used[port]}")
-        used[port] = option
-        _check_port(endpoints.address, option, port)
-
-
-def _check_port(address: str, option: str, port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Connections of an earlier server that linger must not count as a server that listens.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise ServerError(_port_message(address, option, port, error)) from None
-
-
-def _port_message(address: str, option: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"{option} is {port}, which another process listens on; stop it or pass another {option}"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"--address is {address}; allowed: an address of this machine"
-    return f"{option} is {port}; it cannot be opened: {error.strerror}"

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
-
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import read_config
 from ensemble.server.server_error import ServerError
@@ -23,9 +21,6 @@ def check_profile(profile: str | None, model_repository: Path) -> None:
         raise ServerError(
             f"--profile is {profile}; allowed: {', '.join(profiles) or 'none in this repository'}"
         )
-    if any(_runs_on_a_gpu(path) for path in model_repository.glob(f"*/configs/{profile}.pbtxt")):
+    configs = [read_config(path) for path in model_repository.glob(f"*/configs/{profile}.pbtxt")]
+    if any(group.kind == group.KIND_GPU for config in configs for group in config.instance_group):
         require_gpu(f"--profile is {profile}", ", or no --profile")
-
-
-def _runs_on_a_gpu(path: Path) -> bool:
-    return any(group.kind == ModelInstanceGroup.KIND_GPU for group in read_config(path).instance_group)

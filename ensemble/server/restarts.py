@@ -13,18 +13,17 @@ class Restarts:
     granted: requests that kill the server must not keep a machine busy with starts.
     """
 
-    def __init__(self, pauses_s: Sequence[float] = PAUSES_S, window_s: float = WINDOW_S) -> None:
-        """`pauses_s` are the seconds before each restart within `window_s`, as many as are granted."""
+    def __init__(self, pauses_s: Sequence[float] = PAUSES_S) -> None:
+        """`pauses_s` are the seconds before each restart within `WINDOW_S`, as many as are granted."""
         self._pauses_s = pauses_s
-        self._window_s = window_s
         self._granted: list[float] = []
 
     def __str__(self) -> str:
-        return f"{len(self._pauses_s)} in {self._window_s:g} s"
+        return f"{len(self._pauses_s)} in {WINDOW_S:g} s"
 
     def grant(self, now: float) -> float | None:
-        """Seconds to pause before the restart that is wanted at `now` (s), None if it is one too many."""
-        self._granted = [then for then in self._granted if now - then < self._window_s]
+        """Return the seconds to pause before a restart wanted at `now` (s), None if it is one too many."""
+        self._granted = [then for then in self._granted if now - then < WINDOW_S]
         if len(self._granted) == len(self._pauses_s):
             return None
         self._granted.append(now)

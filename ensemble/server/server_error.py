@@ -1,4 +1,4 @@
-"""The one error of everything that starts and keeps the embedded server."""
+"""The errors of everything that starts and keeps the embedded server."""
 
 
 class ServerError(RuntimeError):

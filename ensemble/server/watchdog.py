@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 import tritonclient.grpc as triton
@@ -41,12 +40,11 @@ class Watchdog:
         report: Callable[[str], None],
         interval_s: float = 2.0,
     ) -> None:
-        """`report` gets one line for each finding; `interval_s` is in seconds between rounds of canaries."""
+        """`report` gets a line for each finding; `interval_s` is in seconds between rounds of canaries."""
         self._server = server
         self._canaries = canaries
         self._report = report
         self._interval_s = interval_s
-        self._load_timeout_s = float(server.settings.load_timeout_s)
         self._failures = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -55,9 +53,7 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped.set()
         # A reload under way ends with the server, which is stopped next, so it is not waited for.
         self._thread.join(timeout=1.0)
@@ -67,7 +63,7 @@ class Watchdog:
             while not self._stopped.wait(self._interval_s):
                 try:
                     self._round(client)
-                except Exception as error:  # The thread must outlive whatever one round meets.
+                except Exception as error:  # The thread must outlive whatever a round meets.
                     # Of a server that has died the launcher tells, and stops this thread.
                     if not self._stopped.wait(1.0):
                         self._tell(f"watchdog: {error}")
@@ -80,7 +76,7 @@ class Watchdog:
             self._failures = 0
             return
         self._failures += 1
-        dead = dead_models(failures, _models(client, self._server))
+        dead = dead_models(failures, self._server.models)
         if dead:
             self._revive(client, dead)
         elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
@@ -105,26 +101,29 @@ class Watchdog:
         config = client.get_model_config(model, headers=headers, client_timeout=INDEX_TIMEOUT_S).config
         config.parameters["started"].string_value = str(time.time_ns())
         try:
-            client.load_model(
-                model,
-                headers=headers,
-                config=MessageToJson(config, preserving_proto_field_name=True),
-                client_timeout=self._load_timeout_s,
-            )
+            self._load(client, model, MessageToJson(config, preserving_proto_field_name=True))
         except triton.InferenceServerException as error:
             self._tell(f"watchdog: {model} does not start beside its old processes ({error}); in their place")
             client.unload_model(model, headers=headers)
             self._load(client, model)
 
     def _load_missing(self, client: triton.InferenceServerClient, failure: str) -> None:
-        missing = [model for model, ready in _models(client, self._server).items() if not ready]
+        headers = self._server.admin_headers
+        index = client.get_model_repository_index(headers=headers, client_timeout=INDEX_TIMEOUT_S).models
+        absent = {model.name for model in index if model.state != "READY"}
+        missing = [model for model in self._server.models if model in absent]
         remedy = f"; loading {', '.join(missing)}" if missing else ""
         self._tell(f"watchdog: canary failed {self._failures} times: {failure}{remedy}")
         for model in missing:
             self._load(client, model)
 
-    def _load(self, client: triton.InferenceServerClient, model: str) -> None:
-        client.load_model(model, headers=self._server.admin_headers, client_timeout=self._load_timeout_s)
+    def _load(self, client: triton.InferenceServerClient, model: str, config: str | None = None) -> None:
+        client.load_model(
+            model,
+            headers=self._server.admin_headers,
+            config=config,
+            client_timeout=float(self._server.settings.load_timeout_s),
+        )
 
     def _tell(self, line: str) -> None:
         if not self._stopped.is_set():
@@ -132,16 +131,10 @@ class Watchdog:
 
 
 def dead_models(failures: Sequence[str], models: Iterable[str]) -> list[str]:
-    """Those of `models` that the failures name as having a dead process.
+    """Return those of `models` that the failures name as having a dead process.
 
     Triton names the instance, as `ranking_0_1`: the longest model name that starts it is the model.
     """
     instances = {match["instance"] for failure in failures for match in DEAD_NODE.finditer(failure)}
     owners = [[model for model in models if instance.startswith(f"{model}_")] for instance in instances]
     return sorted({max(candidates, key=len) for candidates in owners if candidates})
-
-
-def _models(client: triton.InferenceServerClient, server: EmbeddedServer) -> dict[str, bool]:
-    """Whether each model that should be loaded is ready."""
-    index = client.get_model_repository_index(headers=server.admin_headers, client_timeout=INDEX_TIMEOUT_S)
-    return {model.name: model.state == "READY" for model in index.models if model.name in server.models}
