@@ -11,7 +11,7 @@ from ensemble.settings import ServingSettings
 
 
 def engine_of(args: Mapping[str, str], loaded: LoadedBundle, settings: ServingSettings) -> Engine:
-    """The engine of one instance of a node, by `kind` in its `instance_group`.
+    """Return the engine of one instance of a node, by `kind` in its `instance_group`.
 
     `args` is what Triton passes to `initialize`. `KIND_GPU` moves nothing by itself: the process computes on
     the device that is named beside it.

@@ -15,7 +15,7 @@ from unipinrec.models.unified.queries import QueryPlan, merge_similar, plan_quer
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one request wants retrieved."""
+    """What a request wants retrieved."""
 
     request_time: int
     surface: int
@@ -27,7 +27,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """The query embeddings of one request in generation order."""
+    """The query embeddings of a request in generation order."""
 
     vector_QE: Floats
     budget_Q: Int64s
@@ -49,12 +49,12 @@ class QueryPlanner:
         return self._defaults.retrieval_steps
 
     def plan(self, asked: Asked) -> QueryPlan:
-        """The query embeddings of one request."""
+        """Return the query embeddings that a request gets."""
         wanted = min(self._defaults.over_fetch * asked.num_results, self._model.max_candidates)
         return plan_queries(wanted, asked.outcome_weight_A, self.steps, len(self._model.time_offsets_s))
 
     def finish(self, plan: QueryPlan, vector_QE: Floats) -> Queries:
-        """Merge embeddings that are nearly the same."""
+        """Return the embeddings of a plan with those merged that are nearly the same."""
         kept_Q, budget_Q = merge_similar(vector_QE, plan.budget_Q, self._defaults.merge_cosine)
         origin_Q = plan.origins(self._model.num_actions, len(self._model.time_offsets_s))
         return Queries(vector_QE[kept_Q], budget_Q, origin_Q[kept_Q])

@@ -5,7 +5,7 @@ Shapes: V items, Q query embeddings, E item width, X left-out items, K items wan
 
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import faiss
 import numpy as np
@@ -22,13 +22,13 @@ class NearestItems(Protocol):
     """Items in the index."""
 
     def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
-        """Item rows [Q, K] of largest inner product, best first, none of them left out."""
+        """Return item rows [Q, K] of largest inner product, best first, none of them left out."""
 
 
 class ItemSearch:
     """Rows of the nearest items."""
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: faiss.Index) -> None:
         self.index = index
         self.items: int = index.ntotal
         self.twins = Twins.of(index)
@@ -37,12 +37,12 @@ class ItemSearch:
 
     @classmethod
     def open(cls, path: Path, threads: int) -> "ItemSearch":
-        """Search an index file; the number of threads holds for the whole process."""
+        """Return the search of an index file; the number of threads holds for the whole process."""
         faiss.omp_set_num_threads(threads)
         return cls(faiss.read_index(str(path)))
 
     def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
-        """Item rows [Q, K] of largest inner product, best first, none of them left out.
+        """Return item rows [Q, K] of largest inner product, best first, none of them left out.
 
         `PADDING` stands where an approximate index finds fewer than `count`, or fewer are left. Left-out
         items are skipped inside the search: fetching as many more and dropping them gives the same items and
@@ -60,14 +60,14 @@ class ItemSearch:
         item_row_QF: Int64s = self.index.search(query_QE, count, params=parameters)[1]
         return item_row_QF
 
-    def _selector(self, left_out_X: Int64s) -> Any:
+    def _selector(self, left_out_X: Int64s) -> faiss.IDSelector | None:
         if not len(left_out_X):
             return None
         allowed = self._all_items.copy()
         np.bitwise_and.at(allowed, left_out_X >> 3, ~(1 << (left_out_X & 7)).astype(np.uint8))
         return faiss.IDSelectorBitmap(allowed)
 
-    def _parameters(self, reach: int, selector: Any) -> Any:
+    def _parameters(self, reach: int, selector: faiss.IDSelector | None) -> faiss.SearchParameters:
         """Effort in proportion to how far the search must reach, left-out items included.
 
         A user's own items are often the nearest, and an approximate index that stopped at `count` would have

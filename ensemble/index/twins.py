@@ -26,8 +26,8 @@ class Twins:
         self._member_V: Int64s = np.argsort(first_V, kind="stable")
 
     @classmethod
-    def of(cls, index: Any) -> Self | None:
-        """The twins that a graph holds, None where there are none.
+    def of(cls, index: faiss.Index) -> Self | None:
+        """Return the twins that a graph holds, None where there are none.
 
         A twin is linked to itself, which no other node is, and then to the first of its group.
         """
@@ -46,13 +46,13 @@ class Twins:
         return np.flatnonzero(self.size_V)
 
     def wholly_in(self, left_out_X: Int64s) -> Int64s:
-        """The first items of the groups of which every item is left out; no item may be named twice."""
+        """Return the first items of groups whose every item is left out; no item may be named twice."""
         first_X, count_X = np.unique(self.first_V[left_out_X], return_counts=True)
         gone: Int64s = first_X[count_X == self.size_V[first_X]]
         return gone
 
     def spread(self, first_QF: Int64s, count: int, left_out_X: Int64s) -> Int64s:
-        """Item rows [Q, K]: the found first items, each with the rest of its group, in ascending order.
+        """Return item rows [Q, K]: the found first items, each with the rest of its group, ascending.
 
         Left-out items are skipped, and `PADDING` stands where too few are left.
         """

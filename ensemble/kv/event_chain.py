@@ -11,9 +11,7 @@ from ensemble.arrays import Int64s
 from unipinrec.data.history import History
 
 DIGEST_BYTES = 16
-"""128 bits: nobody can make two histories that share a digest, so a match needs no second look."""
-
-
+"""128 bits: no two histories can be made to share a digest, so a match needs no second look."""
 RECENT_BLOCKS = 2
 """Latest blocks in which every position has a digest. A slot that lags further behind is met at the end of a
 block, so that a long history costs few digests."""
@@ -54,7 +52,7 @@ class EventChain:
         return [*reversed(self._digests)]
 
     def digest(self, length: int) -> bytes | None:
-        """What identifies the first `length` positions, if they have a digest; 1 is BOS alone."""
+        """Return what identifies the first `length` positions, if they have a digest; 1 is BOS alone."""
         return self._digests.get(length)
 
     @property

@@ -1,4 +1,4 @@
-"""Keys and values of many users in one preallocated memory that several processes map.
+"""Keys and values of many users in one preallocated memory that several processes map: docs/kv-pool.md.
 
 The retrieval process owns a pool and writes it; ranking maps the same memory and reads it, and so do other
 retrieval instances that look for a user's prefix. Only a small handle travels through the server. Nothing
@@ -18,9 +18,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +43,7 @@ WATCH_S = 0.25
 SHARED = SharedMemory()
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
+class Handle(NamedTuple):
     """What the graph carries instead of keys and values."""
 
     epoch: int
@@ -60,23 +58,21 @@ class Handle:
     """Positions that an earlier request had left."""
 
     def to_array(self) -> NDArray[np.int64]:
-        """The handle as INT64 [6]."""
-        fields = (self.epoch, self.slot, self.generation, self.length, self.lease, self.reused)
-        return np.array(fields, np.int64)
+        """Return the handle as INT64 [6]."""
+        return np.array(self, np.int64)
 
     @classmethod
     def from_array(cls, array: NDArray[np.int64]) -> Self:
-        """The handle in an INT64 [6]."""
-        return cls(*(int(value) for value in array))
+        """Return the handle in an INT64 [6]."""
+        return cls(*array.tolist())
 
 
 def no_slot(length: int) -> Handle:
-    """The handle of a request that found no slot; ranking recomputes."""
+    """Return the handle of a request that found no slot; ranking recomputes."""
     return Handle(epoch=0, slot=-1, generation=0, length=length, lease=0, reused=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A slot whose first `length` positions are those of a request."""
 
     slot: int
@@ -116,32 +112,33 @@ class KVPool:
         self._base = folder / f"kv-{instance}-{self.epoch}"
         self.storage: SlotStorage = memory.create(self._base, layout)
         self.header_SX = _map_header(self._base.with_suffix(".header"), layout.slots, "w+")
-        self._by_age: OrderedDict[int, None] = OrderedDict.fromkeys(range(layout.slots))
-        self._slot_of: dict[bytes, int] = {}
+        # Least recently used first.
+        self._lru: OrderedDict[int, None] = OrderedDict.fromkeys(range(layout.slots))
+        self._slot_by_digest: dict[bytes, int] = {}
         _announce(self._base, {"epoch": self.epoch, **self.storage.describe()})
 
     @property
     def slots_in_use(self) -> int:
-        """Slots that hold somebody's keys and values."""
+        """Slots that hold a history's keys and values."""
         return int((self.header_SX[:, STATE] == READY).sum())
 
     def find(self, chain: EventChain) -> Match | None:
-        """The slot that shares the most positions with a request."""
+        """Return the slot that shares the most positions with a request."""
         for length in chain.lengths:
-            slot = self._slot_of.get(chain.digest(length) or b"")
+            slot = self._slot_by_digest.get(chain.digest(length) or b"")
             if slot is not None:
                 header = self.header_SX[slot]
                 return Match(slot, length, int(header[GENERATION]), whole=bool(header[LENGTH] == length))
         return None
 
     def acquire(self) -> int | None:
-        """A slot to fill from its first position: a free one, else the least recently used that no lease
-        protects.
+        """Return a slot to fill from its first position: a free one, else the least recently used that no
+        lease protects, else None.
 
-        None when every slot is leased. The generation changes before the first byte is written, so that a
-        reader of the previous content notices.
+        The generation changes before the first byte is written, so that a reader of the previous content
+        notices.
         """
-        for slot in self._by_age:
+        for slot in self._lru:
             if not self.is_leased(slot):
                 self.evictions += int(self.header_SX[slot, STATE] == READY)
                 self._overwrite(slot)
@@ -151,36 +148,37 @@ class KVPool:
     def resume(self, match: Match) -> bool:
         """Prepare to continue a slot behind the first `match.length` positions, which stay.
 
-        False, and nothing happens, where that would overwrite positions that a lease protects.
+        Returns False, and does nothing, where that would overwrite positions that a lease protects.
         """
         if not match.whole:
             if self.is_leased(match.slot):
                 return False
             self._overwrite(match.slot)
-        self._forget(match.slot)
-        self._lend(match.slot)
-        self._by_age.move_to_end(match.slot)
+        self._unindex(match.slot)
+        self._renew_lease(match.slot)
+        self._lru.move_to_end(match.slot)
         return True
 
     def is_leased(self, slot: int) -> bool:
-        """Whether a request may still be reading a slot, or this process is writing it."""
+        """Return whether a request may still be reading a slot, or this process is writing it."""
         header = self.header_SX[slot]
-        lent = header[STATE] != FREE and header[RELEASED] != header[LEASE]
-        return bool(lent and header[DEADLINE_NS] > time.monotonic_ns())
+        leased = header[STATE] != FREE and header[RELEASED] != header[LEASE]
+        return bool(leased and header[DEADLINE_NS] > time.monotonic_ns())
 
     def publish(self, slot: int, chain: EventChain, reused: int = 0) -> Handle:
-        """Let readers see a slot, once its content is complete on its device, under a lease of its own."""
+        """Return a handle by which readers see a slot, under a lease of its own, now that its content is
+        complete on its device."""
         self.storage.synchronize()
         header = self.header_SX[slot]
-        self._remember(slot, chain)
-        self._lend(slot)
+        self._index(slot, chain)
+        self._renew_lease(slot)
         header[LENGTH] = len(chain)
         header[STATE] = READY
         return Handle(self.epoch, slot, int(header[GENERATION]), len(chain), self._lease, reused)
 
     def abandon(self, slot: int) -> None:
         """Give a slot up whose content did not become complete."""
-        self._forget(slot)
+        self._unindex(slot)
         self.header_SX[slot, STATE] = FREE
 
     def close(self) -> None:
@@ -193,33 +191,33 @@ class KVPool:
         header = self.header_SX[slot]
         header[GENERATION] = self._generation
         header[STATE] = WRITING
-        self._forget(slot)
-        self._lend(slot)
-        self._by_age.move_to_end(slot)
+        self._unindex(slot)
+        self._renew_lease(slot)
+        self._lru.move_to_end(slot)
 
-    def _lend(self, slot: int) -> None:
+    def _renew_lease(self, slot: int) -> None:
         self._lease += 1
         self.header_SX[slot, LEASE] = self._lease
         self.header_SX[slot, DEADLINE_NS] = time.monotonic_ns() + self._lease_ns
 
-    def _remember(self, slot: int, chain: EventChain) -> None:
-        self._forget(slot)
+    def _index(self, slot: int, chain: EventChain) -> None:
+        self._unindex(slot)
         header = self.header_SX[slot]
         header[DIGEST : DIGEST + 2] = np.frombuffer(chain.whole, np.int64)
-        self._slot_of[chain.whole] = slot
+        self._slot_by_digest[chain.whole] = slot
         block = chain.digest(chain.last_block)
-        # BOS alone is everybody's prefix, and a slot that ends with the block serves better.
-        if block is not None and chain.last_block > 1 and block not in self._slot_of:
+        # BOS alone is every history's prefix, and a slot that ends with the block serves better.
+        if block is not None and chain.last_block > 1 and block not in self._slot_by_digest:
             header[BLOCK_LENGTH] = chain.last_block
             header[BLOCK_DIGEST : BLOCK_DIGEST + 2] = np.frombuffer(block, np.int64)
-            self._slot_of[block] = slot
+            self._slot_by_digest[block] = slot
 
-    def _forget(self, slot: int) -> None:
+    def _unindex(self, slot: int) -> None:
         header = self.header_SX[slot]
         for column in (DIGEST, BLOCK_DIGEST):
             digest = header[column : column + 2].tobytes()
-            if self._slot_of.get(digest) == slot:
-                del self._slot_of[digest]
+            if self._slot_by_digest.get(digest) == slot:
+                del self._slot_by_digest[digest]
             header[column : column + 2] = 0
 
 
@@ -233,7 +231,7 @@ class MappedPool:
         self._header_SX = _map_header(descriptor.with_suffix(".header"), fields["slots"], "r+")
 
     def holds(self, handle: Handle) -> bool:
-        """Whether the slot still begins with what the handle says, under a lease that has not expired."""
+        """Return whether the slot begins with what the handle says, under a lease that has not expired."""
         if handle.epoch != self.epoch or not 0 <= handle.slot < len(self._header_SX):
             return False
         header = self._header_SX[handle.slot]
@@ -252,7 +250,7 @@ class MappedPool:
             header[RELEASED] = handle.lease
 
     def find(self, chain: EventChain) -> Match | None:
-        """The slot that shares the most positions with a request; `shows` tells whether it still does."""
+        """Return the slot that shares the most positions with a request; `shows` says if it still does."""
         matches = []
         for column in (DIGEST, BLOCK_DIGEST):
             for slot in np.flatnonzero(np.isin(self._header_SX[:, column], chain.first_halves)):
@@ -260,7 +258,7 @@ class MappedPool:
         return max(matches, key=lambda match: match.length, default=None)
 
     def shows(self, match: Match, chain: EventChain) -> bool:
-        """Whether a slot's content is what it was when the match was made."""
+        """Return whether a slot's content is what it was when the match was made."""
         return match in self._matches(match.slot, chain)
 
     def _matches(self, slot: int, chain: EventChain) -> Iterator[Match]:
@@ -278,7 +276,7 @@ class MappedPool:
 class PoolDirectory:
     """Finds the pool that a handle names, and maps it once.
 
-    A dead pool's memory lives on while it is mapped here, and its owner's successor may need the room:
+    A dead pool's memory lives on while it is mapped here, and its owner's successor may need the memory:
     whoever keeps a directory for long calls `forget_gone` now and then, as `watch` does.
     """
 
@@ -291,18 +289,18 @@ class PoolDirectory:
         self._watcher: threading.Thread | None = None
 
     def find(self, handle: Handle) -> MappedPool | None:
-        """The handle's pool, or None when it is gone."""
+        """Return the handle's pool, or None when it is gone."""
         return self._map(handle.epoch) if handle.epoch > 0 else None
 
     def wait(self, seconds: float) -> list[MappedPool]:
-        """All pools, as soon as there is one, and at the latest after so many seconds."""
+        """Return all pools, as soon as there is any, and at the latest after so many seconds."""
         deadline = time.monotonic() + seconds
         while not self._announced() and time.monotonic() < deadline:
             time.sleep(WATCH_S)
         return self.others(0)
 
     def others(self, epoch: int) -> list[MappedPool]:
-        """The pools of all instances but one."""
+        """Return the pools of all instances but that of `epoch`."""
         epochs = [found for found in self._announced() if found != epoch]
         return [pool for found in epochs if (pool := self._map(found)) is not None]
 

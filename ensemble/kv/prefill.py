@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from ensemble.kv.slot_storage import Read
 from unipinrec.data.history import History
 
 
@@ -27,11 +28,11 @@ class CachedSequence:
     """Positions, BOS included."""
 
 
-class Prefiller(Protocol):
+class Prefiller(Protocol[Read]):
     """Fills slots with histories."""
 
     padding: int
     """Padding positions computed so far."""
 
-    def __call__(self, storage: Any, histories: Sequence[Prefill]) -> None:
+    def __call__(self, storage: Read, histories: Sequence[Prefill]) -> None:
         """Put keys, values and the last hidden state of every history into its slot."""

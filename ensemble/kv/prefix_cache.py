@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ensemble.kv.event_chain import EventChain
 from ensemble.kv.pool import Handle, KVPool, Match, PoolDirectory, no_slot
 from ensemble.kv.prefill import CachedSequence, Prefill, Prefiller
-from ensemble.kv.slot_storage import SlotStorage
+from ensemble.kv.slot_storage import Storage
 from unipinrec.data.history import History
 
 LEAST_REUSED = 16
-"""Positions below which a prefix is not worth a slot that may be somebody else's."""
+"""Positions below which a prefix is not worth a slot that may be another user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,37 +27,19 @@ class Encoded:
     """Positions that had to be computed."""
 
 
-class HistoryCache(Protocol):
-    """Where the histories of a batch get their keys and values from."""
+class ScratchHistories(Generic[Storage]):
+    """Every history is encoded from the start, into spare slots that the next batch overwrites.
 
-    @property
-    def storage(self) -> SlotStorage:
-        """What the places of encoded histories are places in."""
-
-    def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """One result for each history, in order."""
-
-    def collect(self) -> Iterable[Metric]:
-        """What it has counted since its start, as a collector of Prometheus' library."""
-
-    def close(self) -> None:
-        """Give memory back."""
-
-
-class ScratchHistories:
-    """Every history is encoded from the start, into memory of this process that the next batch overwrites.
-
-    What two separately served models do, and what ranking does when a slot is gone.
+    This is what two separately served models do, and what ranking does when a slot is gone.
     """
 
-    def __init__(self, encode: Prefiller, storage: SlotStorage) -> None:
-        """`storage` has spare slots."""
+    def __init__(self, encode: Prefiller[Storage], storage: Storage) -> None:
         self.storage = storage
         self._encode = encode
         self._computed = 0
 
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """Encode every history whole, into spare slots that the next batch overwrites."""
+        """Encode every history whole; return a result for each, in order."""
         spare = range(self.storage.layout.slots, self.storage.layout.slots + len(histories))
         whole = [Prefill(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
         self._encode(self.storage, whole)
@@ -69,11 +51,11 @@ class ScratchHistories:
         ]
 
     def collect(self) -> Iterable[Metric]:
-        """Positions computed and padded; none is ever reused."""
+        """Yield the positions computed and padded; none is ever reused."""
         yield _positions(computed=self._computed, reused=0, padding=self._encode.padding)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no slot outlives a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +64,8 @@ class _Claim:
 
     history: History
     chain: EventChain
-    slot: int | None
-    """None where every slot was leased."""
+    slot: int
+    """A spare slot where every slot of the pool was leased."""
     cached: int
     """Positions that the slot holds already."""
 
@@ -102,27 +84,30 @@ class PrefixCache:
         others: PoolDirectory,
         make_chain: Callable[[History], EventChain],
     ) -> None:
+        self.storage = pool.storage
         self._encode = encode
         self._pool = pool
         self._others = others
         self._make_chain = make_chain
         self._counted: Counter[str] = Counter()
 
-    @property
-    def storage(self) -> SlotStorage:
-        """The pool's own storage."""
-        return self._pool.storage
-
     def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """Encode what is new of every history; slots are complete before this returns."""
+        """Encode what is new of every history; return a result for each, in order, whose slot is complete."""
         chains = [self._make_chain(history) for history in histories]
         claims: dict[bytes, _Claim] = {}
         busy: set[int] = set()
         try:
             for history, chain in zip(histories, chains, strict=True):
                 if chain.whole not in claims:
-                    claims[chain.whole] = self._claim(history, chain, busy)
-            places = self._fill(claims)
+                    slot, cached = self._find_slot(chain, busy)
+                    if slot is None:
+                        slot = self.storage.layout.slots + len(claims)
+                    else:
+                        busy.add(slot)
+                    claims[chain.whole] = _Claim(history, chain, slot, cached)
+            new = [Prefill(c.history, c.cached, c.slot) for c in claims.values() if c.computed]
+            if new:
+                self._encode(self.storage, new)
         except BaseException:
             for slot in busy:
                 self._pool.abandon(slot)
@@ -130,17 +115,16 @@ class PrefixCache:
         computed = sum(claim.computed for claim in claims.values())
         self._counted["computed"] += computed
         self._counted["reused"] += sum(len(chain) for chain in chains) - computed
-        self._counted["full"] += sum(claims[chain.whole].slot is None for chain in chains)
-        return [self._lend(claims[chain.whole], places[chain.whole]) for chain in chains]
+        return [self._lease(claims[chain.whole]) for chain in chains]
 
     def collect(self) -> Iterable[Metric]:
-        """Positions computed, reused and padded, and how full the pool is."""
-        pool, storage = self._pool, self._pool.storage
+        """Yield the positions computed, reused and padded, and how full the pool is."""
+        pool, storage = self._pool, self.storage
         yield _positions(
             computed=self._counted["computed"], reused=self._counted["reused"], padding=self._encode.padding
         )
         yield CounterMetricFamily(
-            "unipinrec_kv_evictions", "Prefixes that gave their slot to somebody else", pool.evictions
+            "unipinrec_kv_evictions", "Prefixes that gave their slot to another user", pool.evictions
         )
         yield CounterMetricFamily(
             "unipinrec_kv_pool_full", "Users for whom no slot was free", self._counted["full"]
@@ -154,16 +138,8 @@ class PrefixCache:
         self._others.close()
         self._pool.close()
 
-    def _claim(self, history: History, chain: EventChain, busy: set[int]) -> _Claim:
-        slot, cached = self._find(chain, busy)
-        if slot is None:
-            slot = self._pool.acquire()
-        if slot is not None:
-            busy.add(slot)
-        return _Claim(history, chain, slot, cached)
-
-    def _find(self, chain: EventChain, busy: set[int]) -> tuple[int | None, int]:
-        """A slot that holds a prefix, to be continued, and the length of that prefix."""
+    def _find_slot(self, chain: EventChain, busy: set[int]) -> tuple[int | None, int]:
+        """A slot for a history, and how many of its first positions the slot holds; None: all are leased."""
         own = self._pool.find(chain)
         if own is not None and (own.slot in busy or not _is_worth(own, chain)):
             own = None
@@ -173,14 +149,14 @@ class PrefixCache:
             if slot is not None:
                 return slot, cached
         if own is None:
-            return None, 0
+            return self._pool.acquire(), 0
         if self._pool.resume(own):
             return own.slot, _reusable(own, chain)
         slot = self._pool.acquire()
         if slot is None:
             return None, 0
-        # The lease that forbids overwriting it also keeps it from being given to somebody else.
-        self._pool.storage.copy(slot, self._pool.storage, own.slot, own.length)
+        # The lease that forbids overwriting it also keeps it from being given to another user.
+        self.storage.copy(slot, self.storage, own.slot, own.length)
         return slot, _reusable(own, chain)
 
     def _take_over(self, chain: EventChain, least: int) -> tuple[int | None, int]:
@@ -192,36 +168,27 @@ class PrefixCache:
             slot = self._pool.acquire()
             if slot is None:
                 return None, 0
-            self._pool.storage.copy(slot, pool.storage, match.slot, match.length)
+            self.storage.copy(slot, pool.storage, match.slot, match.length)
             # Checked once the copy is made: the other instance may have gone on with its slot meanwhile.
-            self._pool.storage.synchronize()
+            self.storage.synchronize()
             if pool.shows(match, chain):
                 return slot, _reusable(match, chain)
             self._pool.abandon(slot)
         return None, 0
 
-    def _fill(self, claims: dict[bytes, _Claim]) -> dict[bytes, CachedSequence]:
-        """Compute what no slot holds. Returns where each history is, by digest."""
-        places: dict[bytes, CachedSequence] = {}
-        fresh: list[Prefill] = []
-        spare = self.storage.layout.slots
-        for digest, claim in claims.items():
-            slot = claim.slot
-            if slot is None:
-                slot, spare = spare, spare + 1
-            places[digest] = CachedSequence(slot, len(claim.chain))
-            if claim.computed:
-                fresh.append(Prefill(claim.history, claim.cached, slot))
-        if fresh:
-            self._encode(self.storage, fresh)
-        return places
-
-    def _lend(self, claim: _Claim, place: CachedSequence) -> Encoded:
-        """The result of one row, under a lease of its own."""
-        handle = no_slot(place.length)
-        if claim.slot is not None:
+    def _lease(self, claim: _Claim) -> Encoded:
+        """The result of a row, under a lease of its own."""
+        length = len(claim.chain)
+        if claim.slot < self.storage.layout.slots:
             handle = self._pool.publish(claim.slot, claim.chain, claim.cached)
-        return Encoded(place, handle, claim.computed)
+        else:
+            handle = no_slot(length)
+            self._counted["full"] += 1
+        return Encoded(CachedSequence(claim.slot, length), handle, claim.computed)
+
+
+HistoryCache = PrefixCache | ScratchHistories
+"""Where the histories of a batch get their keys and values from."""
 
 
 def _is_worth(match: Match, chain: EventChain) -> bool:

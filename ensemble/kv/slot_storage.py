@@ -5,11 +5,12 @@ A slot is [L, 2, H, T, D]; beside it stands the hidden state after its last posi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from ensemble.settings import Precision
 from unipinrec.config import ModelConfig
@@ -29,13 +30,13 @@ class SlotLayout:
 
     @classmethod
     def of_model(cls, config: ModelConfig, slots: int, precision: Precision) -> Self:
-        """The layout of a model's pool."""
+        """Return the layout of a model's pool."""
         shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
         return cls(slots=slots, shape=shape, width=config.width, precision=precision)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """The layout that `describe` told, among other fields."""
+        """Return the layout that `describe` told, among other fields."""
         return cls(
             slots=fields["slots"],
             shape=tuple(fields["shape"]),
@@ -44,12 +45,12 @@ class SlotLayout:
         )
 
     def describe(self) -> dict[str, Any]:
-        """The layout as plain values."""
-        return {name: getattr(self, name) for name in ("slots", "shape", "width", "precision")}
+        """Return the layout as plain values."""
+        return asdict(self)
 
 
 class SlotStorage(Protocol):
-    """What a pool needs of its memory."""
+    """The memory of one pool. Spare slots, numbered behind the others, are the calling process's own."""
 
     layout: SlotLayout
 
@@ -58,40 +59,45 @@ class SlotStorage(Protocol):
         """Size of the whole memory."""
 
     def describe(self) -> dict[str, Any]:
-        """What another process needs to map the same memory."""
+        """Return what another process needs to map the same memory, as JSON has it."""
 
     def hidden(self, slot: int) -> Tensor:
-        """The hidden state [C] beside a slot, in place."""
+        """Return the hidden state [C] beside a slot, in place."""
 
-    def copy(self, slot: int, source: Any, source_slot: int, length: int) -> None:
-        """Take the first `length` positions and the hidden state of a slot of equal layout, whose storage is
-        of the same kind.
+    def copy(self, slot: int, source: "SlotStorage", source_slot: int, length: int) -> None:
+        """Take the first `length` positions and the hidden state of a slot of equal layout.
 
         Raises:
-            TypeError: it is of another kind.
+            TypeError: the source is in another kind of memory.
         """
 
     def synchronize(self) -> None:
         """Return when all that was launched on the device is done, and so visible to other processes."""
 
 
-class PoolMemory(Protocol):
+Storage = TypeVar("Storage", bound=SlotStorage, default=Any)
+"""The storage of one kind of memory, which whoever computes over it needs to know."""
+Read = TypeVar("Read", bound=SlotStorage, default=Any, contravariant=True)
+"""The same, of what only takes storages."""
+
+
+class PoolMemory(Protocol[Storage]):
     """Where pools get their memory from, and map that of others."""
 
-    def create(self, base: Path, layout: SlotLayout) -> SlotStorage:
-        """Zeroed memory for a pool whose files begin with the path `base`.
+    def create(self, base: Path, layout: SlotLayout) -> Storage:
+        """Return zeroed memory for a pool whose files begin with the path `base`.
 
         Raises:
-            MemoryError: there is no room for it.
+            MemoryError: too little is free.
         """
 
-    def open(self, folder: Path, fields: Mapping[str, Any]) -> SlotStorage:
-        """The memory that another process described, its files in `folder`.
+    def open(self, folder: Path, fields: Mapping[str, Any]) -> Storage:
+        """Return the memory that another process described, its files in `folder`.
 
         Raises:
             ValueError: it is on another kind of device.
             FileNotFoundError: it is gone.
         """
 
-    def close(self, storage: Any) -> None:
+    def close(self, storage: Storage) -> None:
         """Keep nothing of a storage that was opened and is not read from here on."""

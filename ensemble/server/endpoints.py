@@ -29,7 +29,7 @@ class Endpoints:
 
     @classmethod
     def free(cls) -> Self:
-        """Return loopback ports that nobody listens on; a process may still take them before the server does."""
+        """Return loopback ports that nobody listens on; another process may take them before the server."""
         return cls.free_for(1)[0]
 
     @classmethod

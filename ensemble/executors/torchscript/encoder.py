@@ -21,7 +21,7 @@ from unipinrec.models.common.trunk import ROW_STEP
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Events of one request as the encoder graph takes them."""
+    """Events of a request as the encoder graph takes them."""
 
     vector_XE: Tensor
     field_6X: Int64s
@@ -47,19 +47,16 @@ class HistoryEncoder:
     def __call__(self, storage: SharedMemoryStorage, histories: Sequence[Prefill]) -> None:
         """Fill the slots: keys, values, and the hidden state after each history's last event."""
         with ExitStack() as stack:
-            rows = [
-                self._tokens(
-                    one,
-                    stack.enter_context(storage.write(one.slot, one.cached, len(one.history) + 1)),
-                )
-                for one in histories
-            ]
+            rows = []
+            for row in histories:
+                slot = storage.write(row.slot, row.cached, len(row.history) + 1)
+                rows.append(self._tokens(row, stack.enter_context(slot)))
             hidden_BC = self.extend(rows)
-        for one, hidden_C in zip(histories, hidden_BC, strict=True):
-            storage.hidden(one.slot).copy_(hidden_C)
+        for row, hidden_C in zip(histories, hidden_BC, strict=True):
+            storage.hidden(row.slot).copy_(hidden_C)
 
     def extend(self, rows: Sequence[Tokens]) -> Tensor:
-        """Hidden states [B, C] after tokens that need not be events of a history."""
+        """Return hidden states [B, C] after tokens, which need not be events of a history."""
         count = [row.field_6X.shape[1] for row in rows]
         first = [0, *np.cumsum(count).tolist()]
         filling = -first[-1] % ROW_STEP
@@ -84,9 +81,9 @@ class HistoryEncoder:
         )
         return hidden_BC[: len(rows)]
 
-    def _tokens(self, one: Prefill, memory_L2HTD: Tensor) -> Tokens:
-        item_X, actions_X, timestamp_X, previous_X, surface_X = event_columns(one.history, one.cached)
+    def _tokens(self, row: Prefill, memory_L2HTD: Tensor) -> Tokens:
+        item_X, actions_X, timestamp_X, previous_X, surface_X = event_columns(row.history, row.cached)
         masked_X = np.zeros_like(actions_X)
-        position_X = np.arange(one.cached, one.cached + len(item_X))
+        position_X = np.arange(row.cached, row.cached + len(item_X))
         field_6X = np.stack([actions_X, masked_X, timestamp_X, previous_X, surface_X, position_X])
-        return Tokens(self._vector_VE[torch.from_numpy(item_X)], field_6X, one.cached, memory_L2HTD)
+        return Tokens(self._vector_VE[torch.from_numpy(item_X)], field_6X, row.cached, memory_L2HTD)

@@ -1,4 +1,4 @@
-"""The engine of a CPU; see `ensemble.executors.engine.Engine`."""
+"""The engine of a CPU: the bundle's TorchScript graphs."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -32,11 +32,11 @@ class CpuEngine(SharedMemory):
         self._planner = QueryPlanner(loaded.manifest)
 
     def layout(self, slots: int) -> SlotLayout:
-        """The layout of a pool of so many slots, in the precision that the engine was made with."""
+        """Return the layout of a pool of so many slots, in the precision that the engine was made with."""
         return SlotLayout.of_model(self._loaded.manifest.model, slots, self._precision)
 
     def private(self) -> SharedMemoryStorage:
-        """A storage without slots of its own; spare ones are added as batches need them."""
+        """Return a storage of spare slots alone, which batches add as they need them."""
         return SharedMemoryStorage(None, self.layout(slots=0))
 
     def prepare(self, storage: SharedMemoryStorage, uses: Sequence[Use]) -> None:
@@ -45,26 +45,26 @@ class CpuEngine(SharedMemory):
         for use in uses:
             getattr(self, {"encode": "encode", "generate": "_generator", "score": "_scorer"}[use])
 
-    @cached_property
-    def encode(self) -> HistoryEncoder:
-        """What fills slots, loaded at its first use."""
-        return HistoryEncoder(load_graph(self._loaded.folder / bundle.ENCODER), self._vectors)
-
     def generate(
         self, storage: SharedMemoryStorage, asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> list[Queries]:
-        """Query embeddings of every request behind its encoded history, similar ones merged."""
-        plans = [self._planner.plan(one) for one in asked]
+        """Return the query embeddings of every request behind its encoded history, similar ones merged."""
+        plans = [self._planner.plan(request) for request in asked]
         made = self._generator(storage, plans, asked, places)
         return [self._planner.finish(plan, vector_QE) for plan, vector_QE in zip(plans, made, strict=True)]
 
-    def score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """Action probabilities [K, A] of every row, in float32."""
+    def score(self, rows: Sequence[ScoringRow[SharedMemoryStorage]]) -> list[Floats]:
+        """Return action probabilities [K, A] of every row, in float32."""
         return self._scorer(rows)
 
     def collect(self) -> Iterable[Metric]:
-        """No metrics: TorchScript graphs have nothing of their own to count."""
+        """Yield nothing: TorchScript graphs have nothing of their own to count."""
         return ()
+
+    @cached_property
+    def encode(self) -> HistoryEncoder:
+        """Fills slots; loaded at its first use."""
+        return HistoryEncoder(load_graph(self._loaded.folder / bundle.ENCODER), self._vectors)
 
     @cached_property
     def _generator(self) -> QueryGenerator:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble.arrays import Floats, Int64s
+from ensemble.arrays import Floats
 from ensemble.executors.generation import Asked
 from ensemble.executors.torchscript.encoder import HistoryEncoder, Tokens
 from ensemble.kv.prefill import CachedSequence
@@ -39,19 +39,19 @@ class QueryGenerator:
         asked: Sequence[Asked],
         places: Sequence[CachedSequence],
     ) -> list[Floats]:
-        """Query embeddings [Q, E] of every request behind its encoded history, in generation order."""
+        """Return the query embeddings [Q, E] of every request, in generation order."""
         hidden_BC = torch.stack([storage.hidden(place.slot) for place in places])
         scratch = [
-            _Scratch(storage, place, plan.steps - 1) for place, plan in zip(places, plans, strict=True)
+            _Scratch(storage, place, request, plan.steps - 1)
+            for place, request, plan in zip(places, asked, plans, strict=True)
         ]
-        previous = [one.last_event_time for one in asked]
         made: list[list[Floats]] = [[] for _ in plans]
         for step in range(max(plan.steps for plan in plans)):
-            fed = [place for place, plan in enumerate(plans) if step + 1 < plan.steps]
+            fed = [row for row, plan in enumerate(plans) if step + 1 < plan.steps]
             query_BE = self._step(step, asked, plans, made, hidden_BC, fed)
             if fed:
-                hidden_BC = self._feed_back(fed, query_BE, asked, previous, scratch, hidden_BC)
-                previous = [one.request_time for one in asked]
+                events = [scratch[row].append(query_E) for row, query_E in zip(fed, query_BE, strict=True)]
+                hidden_BC = hidden_BC.index_copy(0, torch.tensor(fed), self._encoder.extend(events))
         return [np.concatenate(vectors) for vectors in made]
 
     def _step(
@@ -63,30 +63,19 @@ class QueryGenerator:
         hidden_BC: Tensor,
         fed: Sequence[int],
     ) -> Tensor:
-        """Add this step's query embeddings; returns those to feed back, one for each of `fed`."""
+        """Add this step's query embeddings to `made`; return those to feed back, one for each of `fed`."""
         places = [np.flatnonzero(plan.step_Q == step) for plan in plans]
-        row_R = np.concatenate([np.repeat(np.arange(len(plans)), [len(place) for place in places]), fed])
+        counts = [len(place) for place in places]
+        leading = np.array([plans[row].leading_outcome for row in fed], np.int64)
         outcomes = [plan.outcome_Q[place] for plan, place in zip(plans, places, strict=True)]
         offsets = [plan.offset_Q[place] for plan, place in zip(plans, places, strict=True)]
-        leading = np.array([plans[row].leading_outcome for row in fed], np.int64)
-        query_RE = self._run_head(
-            asked,
-            hidden_BC,
-            row_R.astype(np.int64),
+        columns = (
+            np.concatenate([np.repeat(np.arange(len(plans)), counts), fed]).astype(np.int64),
             np.concatenate([*outcomes, leading]),
             np.concatenate([*offsets, np.zeros_like(leading)]),
         )
-        begin = 0
-        for vectors, place in zip(made, places, strict=True):
-            vectors.append(query_RE[begin : begin + len(place)].numpy())
-            begin += len(place)
-        return query_RE[begin:]
-
-    def _run_head(
-        self, asked: Sequence[Asked], hidden_BC: Tensor, row_R: Int64s, outcome_R: Int64s, offset_R: Int64s
-    ) -> Tensor:
-        filling = -len(row_R) % ROW_STEP
-        row_R, outcome_R, offset_R = (np.pad(array, (0, filling)) for array in (row_R, outcome_R, offset_R))
+        filling = -len(columns[0]) % ROW_STEP
+        row_R, outcome_R, offset_R = (np.pad(column, (0, filling)) for column in columns)
         query_RE: Tensor = self._head(
             hidden_BC[torch.from_numpy(row_R)],
             torch.tensor([asked[row].request_time for row in row_R]),
@@ -94,43 +83,32 @@ class QueryGenerator:
             torch.from_numpy(outcome_R),
             torch.from_numpy(offset_R),
         )
-        return query_RE[: len(row_R) - filling]
-
-    def _feed_back(
-        self,
-        fed: Sequence[int],
-        query_BE: Tensor,
-        asked: Sequence[Asked],
-        previous: Sequence[int],
-        scratch: "Sequence[_Scratch]",
-        hidden_BC: Tensor,
-    ) -> Tensor:
-        """The next hidden states of the requests in `fed`; the others keep theirs."""
-        after_BC = self._encoder.extend(
-            [
-                scratch[row].continue_with(query_E, asked[row], previous[row])
-                for row, query_E in zip(fed, query_BE, strict=True)
-            ]
-        )
-        hidden_BC = hidden_BC.clone()
-        hidden_BC[torch.tensor(fed)] = after_BC
-        return hidden_BC
+        begin = 0
+        for vectors, count in zip(made, counts, strict=True):
+            vectors.append(query_RE[begin : begin + count].numpy())
+            begin += count
+        return query_RE[begin : begin + len(fed)]
 
 
 class _Scratch:
-    """One request's keys and values with room for what is fed back; nothing where nothing is."""
+    """Keys and values of a request, with positions for what is fed back; nothing where nothing is."""
 
-    def __init__(self, storage: SharedMemoryStorage, place: CachedSequence, room: int) -> None:
+    def __init__(
+        self, storage: SharedMemoryStorage, place: CachedSequence, asked: Asked, positions: int
+    ) -> None:
+        self._asked = asked
         self._length = place.length
-        if room:
+        self._previous_time = asked.last_event_time
+        if positions:
             past_L2HTD = storage.read(place.slot, place.length)
-            shape = (*past_L2HTD.shape[:3], self._length + room, past_L2HTD.size(4))
+            shape = (*past_L2HTD.shape[:3], self._length + positions, past_L2HTD.size(4))
             self._whole_L2HTD = past_L2HTD.new_empty(shape)
             self._whole_L2HTD[:, :, :, : self._length] = past_L2HTD
 
-    def continue_with(self, query_E: Tensor, asked: Asked, previous_time: int) -> Tokens:
+    def append(self, query_E: Tensor) -> Tokens:
         """A query embedding as the next event, its action masked (PinRec §2.5)."""
-        position = self._length
+        asked, position = self._asked, self._length
+        fields = (0, 1, asked.request_time, self._previous_time, asked.surface, position)
         self._length += 1
-        fields = (0, 1, asked.request_time, previous_time, asked.surface, position)
+        self._previous_time = asked.request_time
         return Tokens(query_E[None], np.array(fields, np.int64)[:, None], position, self._whole_L2HTD)

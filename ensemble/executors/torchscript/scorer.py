@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble.arrays import Floats, Int64s
 from ensemble.executors.engine import ScoringRow
+from ensemble.kv.shared_memory import SharedMemoryStorage
 
 CANDIDATE_STEP = 16
 """Candidate counts are padded to multiples of this: few shapes, the same kernels for the same candidate."""
@@ -25,8 +26,8 @@ class CandidateScorer:
         self._graph = graph
         self._vector_VE = vector_VE
 
-    def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """Action probabilities [K, A] of every row, computed together."""
+    def __call__(self, rows: Sequence[ScoringRow[SharedMemoryStorage]]) -> list[Floats]:
+        """Return action probabilities [K, A] of every row, computed together."""
         probability_BKA = self._graph(
             gather_vectors(self._vector_VE, [row.item_row_K for row in rows], CANDIDATE_STEP),
             torch.tensor([row.request_time for row in rows]),
@@ -40,7 +41,7 @@ class CandidateScorer:
 
 
 def gather_vectors(vector_VE: Floats, rows: Sequence[Int64s], step: int) -> Tensor:
-    """Vectors of item rows [K] of different K, as one [B, K', E], K' the next multiple of `step`."""
+    """Return the vectors of item rows [K] of different K as [B, K', E], K' the next multiple of `step`."""
     width = max(step, -(-max(len(row) for row in rows) // step) * step)
     # Padding has the vector of any item: nothing reads what comes of it.
     row_BK = np.zeros((len(rows), width), np.int64)

@@ -5,7 +5,6 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +117,10 @@ def test_content_being_written_is_not_held(make_pool: Callable[..., KVPool], rea
     reader.release(old)
     slot = pool.acquire()
     assert slot == old.slot
-    next_generation = replace(old, generation=old.generation + 1)
+    next_generation = old._replace(generation=old.generation + 1)
     assert not reader.holds(next_generation)
     published = pool.publish(slot, chain(2))
-    assert replace(published, lease=old.lease) == next_generation
+    assert published._replace(lease=old.lease) == next_generation
     assert reader.holds(published)
 
 
@@ -144,19 +143,19 @@ def test_a_device_is_waited_for_before_readers_are_shown_what_it_wrote(
 @pytest.mark.parametrize(
     "tamper",
     [
-        lambda handle: replace(handle, epoch=0),
-        lambda handle: replace(handle, epoch=-handle.epoch),
-        lambda handle: replace(handle, epoch=handle.epoch + 1),
-        lambda handle: replace(handle, slot=0),
-        lambda handle: replace(handle, slot=-1),
-        lambda handle: replace(handle, slot=2),
-        lambda handle: replace(handle, slot=2**62),
-        lambda handle: replace(handle, generation=0),
-        lambda handle: replace(handle, generation=handle.generation - 1),
-        lambda handle: replace(handle, generation=handle.generation + 1),
-        lambda handle: replace(handle, length=4),
-        lambda handle: replace(handle, length=0),
-        lambda handle: replace(handle, length=-1),
+        lambda handle: handle._replace(epoch=0),
+        lambda handle: handle._replace(epoch=-handle.epoch),
+        lambda handle: handle._replace(epoch=handle.epoch + 1),
+        lambda handle: handle._replace(slot=0),
+        lambda handle: handle._replace(slot=-1),
+        lambda handle: handle._replace(slot=2),
+        lambda handle: handle._replace(slot=2**62),
+        lambda handle: handle._replace(generation=0),
+        lambda handle: handle._replace(generation=handle.generation - 1),
+        lambda handle: handle._replace(generation=handle.generation + 1),
+        lambda handle: handle._replace(length=4),
+        lambda handle: handle._replace(length=0),
+        lambda handle: handle._replace(length=-1),
     ],
 )
 def test_a_tampered_handle_is_refused(
@@ -179,7 +178,7 @@ def test_no_pool_is_found_for_a_foreign_epoch(
     make_pool: Callable[..., KVPool], make_directory: MakeDirectory, epoch: int
 ) -> None:
     handle = put(make_pool(), 1)
-    assert make_directory().find(replace(handle, epoch=epoch)) is None
+    assert make_directory().find(handle._replace(epoch=epoch)) is None
 
 
 def test_the_handle_of_a_full_pool_is_found_nowhere(

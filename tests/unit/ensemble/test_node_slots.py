@@ -139,7 +139,7 @@ def test_what_lies_in_a_slot_behind_the_history_is_never_read(
     tensors = chain.before_ranking(stored(exported, users))
     for array in tensors["KV_HANDLE"]:
         handle = Handle.from_array(array)
-        whole = content_of(chain.pool_of(handle), replace(handle, length=MAX_HISTORY + 1))
+        whole = content_of(chain.pool_of(handle), handle._replace(length=MAX_HISTORY + 1))
         whole[:, :, :, handle.length :] = float("nan")
     answers = chain.rank(tensors)
     assert sources(answers) == ["prefix"] * len(users)
