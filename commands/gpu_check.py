@@ -1,11 +1,9 @@
 """`unipinrec gpu-check`: all tests of the GPU path, on the GPU that is there."""
 
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
@@ -20,9 +18,6 @@ RUNS = (
 )
 TEST_TIMEOUT_S = 540
 """Of a single test, which may have to wait for a server that compiles."""
-
-CARD = ("name", "driver_version", "power.limit", "memory.total", "compute_cap")
-PACKAGES = ("torch", "triton", "cuda-bindings", "faiss-cpu", "nvidia-pytriton", "tritonclient", "numpy")
 NOTHING_CHOSEN = 5
 """pytest's exit code where `-k` leaves no test."""
 
@@ -37,8 +32,6 @@ def gpu_check(context: typer.Context) -> None:
     """
     with one_line_errors(NoGpuError, code=NO_GPU):
         require_gpu("gpu-check runs the tests of the GPU path", "")
-    for line in (_card(), _versions()):
-        typer.echo(line)
     codes = [_pytest([*run, *context.args]) for run in RUNS]
     failed = [code for code in codes if code not in (0, NOTHING_CHOSEN)]
     if failed or 0 not in codes:
@@ -46,31 +39,8 @@ def gpu_check(context: typer.Context) -> None:
     typer.echo("gpu-check passed")
 
 
-def _card() -> str:
-    """Name, driver, power limit, memory and compute capability, as the driver tells them."""
-    query = ["nvidia-smi", f"--query-gpu={','.join(CARD)}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"card: unknown, since nvidia-smi failed: {error}"
-    return f"card ({', '.join(CARD)}): {'; '.join(told.splitlines())}"
-
-
-def _versions() -> str:
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)]
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"
-
-
 def _pytest(arguments: Sequence[str]) -> int:
-    """The exit code of one run in a process of its own, whose GPU memory ends with it."""
+    """The exit code of a run in a process of its own, whose GPU memory ends with it."""
     command = [sys.executable, "-m", "pytest", f"--timeout={TEST_TIMEOUT_S}", "--durations=10", *arguments]
     typer.echo(f"\n{' '.join(command[1:])}")
     paths = [str(ROOT), str(ROOT / "client"), os.environ.get("PYTHONPATH", "")]

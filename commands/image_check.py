@@ -1,5 +1,7 @@
 """`unipinrec image-check`: the image for CPU hosts, built, started, asked and stopped."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +13,7 @@ from benchmarks.proxy import ProxyError
 from benchmarks.random_bundle import make_random_bundle
 from commands.errors import NO_ENGINE, one_line_errors
 from containers.base import make_base
-from containers.check import build, start_report, try_one
+from containers.check import Report, build, try_one
 from containers.compose import ComposeError
 from containers.engine import Engine, EngineError, NoEngineError
 from containers.host_pip import build_options, pip_settings
@@ -47,7 +49,7 @@ def image_check(
     with one_line_errors(EngineError, ComposeError, ProxyError, RecommendError, code=1):
         FOLDER.mkdir(parents=True, exist_ok=True)
         served = bundle.absolute() if bundle else _some_bundle(console)
-        report = start_report(engine, served)
+        report = Report(engine=engine.run("--version"), bundle=served.resolve().name, steps=engine.steps)
         try:
             options = [f"--build-arg=PYTHON_IMAGE={make_base(engine)}"] if base == "debian" else []
             if host_pip:
@@ -57,7 +59,8 @@ def image_check(
             if scale:
                 report.scale = try_three(engine, served)
         finally:
-            report.write(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(asdict(report), indent=2) + "\n")
     console.print(
         f"image-check passed: {report.image_bytes / 1e6:,.0f} MB, built in {report.build_s:.0f} s, "
         f"healthy after {report.healthy_s:.1f} s, stopped in {report.stop_s:.1f} of {report.grace_s:g} s; "

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from containers.engine import Engine, run
+from containers.engine import Engine
 
 SUITE = "bookworm"
 """As the base image that docker/Dockerfile.cpu names."""
@@ -12,16 +12,16 @@ IMAGE = f"localhost/unipinrec-base:{SUITE}"
 
 
 def make_base(engine: Engine) -> str:
-    """The name of the base image, made unless it is there. Needs root and mmdebstrap.
+    """Return the name of the base image, made unless it is there. Needs root and mmdebstrap.
 
     Raises:
         EngineError: mmdebstrap is not installed or fails.
     """
-    if not engine.has_image(IMAGE):
+    if not engine.succeeds("image", "inspect", IMAGE):
         with tempfile.TemporaryDirectory() as folder:
-            tar = Path(folder) / "base.tar"
+            tar = str(Path(folder) / "base.tar")
             choices = ["--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
             excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")]
-            run(["mmdebstrap", *choices, *excluded, SUITE, str(tar)], engine.report, engine.steps)
-            engine.run("import", str(tar), IMAGE)
+            engine.run(*choices, *excluded, SUITE, tar, program="mmdebstrap")
+            engine.run("import", tar, IMAGE)
     return IMAGE

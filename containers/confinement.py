@@ -1,17 +1,18 @@
 """What the compose file promises about a container, beside what the kernel says of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from containers.compose import Service
+from containers.compose import Service, size
 from ensemble.settings import SHARED_MEMORY
 
 USER = "10001:10001"
 """Whom our images run as."""
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
+@dataclass(slots=True, frozen=True)
 class Promise:
     """One line of the comparison."""
 
@@ -32,24 +33,20 @@ class Promise:
 
 
 def promises(service: Service, probed: Mapping[str, Any]) -> list[Promise]:
-    """What `service` asks for, beside what `containers/probe.py` printed."""
-    wanted = {
-        "user": USER,
-        "capabilities": 0,
-        "no_new_privileges": True,
-        "memory": service.memory,
-        "cpus": service.cpus,
-    }
-    mounts = probed["mounts"]
-    sizes = service.temporary_files | {str(SHARED_MEMORY): service.shared_memory}
+    """Return what `service` asks for, beside what `containers/probe.py` printed."""
+    mounts, limits = probed["mounts"], service["deploy"]["resources"]["limits"]
+    read_only = ["/", *(volume["target"] for volume in service["volumes"] if volume.get("read_only"))]
+    sizes = {str(SHARED_MEMORY): size(service["shm_size"])}
+    for mount in service["tmpfs"]:
+        path, _, choices = mount.partition(":")
+        if match := re.search(r"size=(\w+)", choices):
+            sizes[path] = size(match[1])
     return [
-        *(Promise(what=what, wanted=value, found=probed[what]) for what, value in wanted.items()),
-        *(
-            Promise(what=f"{path} read-only", wanted=True, found=mounts[path]["read_only"])
-            for path in ("/", *service.read_only_folders)
-        ),
-        *(
-            Promise(what=f"bytes of {path}", wanted=value, found=mounts[path]["bytes"])
-            for path, value in sizes.items()
-        ),
+        Promise("user", USER, probed["user"]),
+        Promise("capabilities", 0, probed["capabilities"]),
+        Promise("no_new_privileges", True, probed["no_new_privileges"]),
+        Promise("memory", size(limits["memory"]), probed["memory"]),
+        Promise("cpus", float(limits["cpus"]), probed["cpus"]),
+        *(Promise(f"{path} read-only", True, mounts[path]["read_only"]) for path in read_only),
+        *(Promise(f"bytes of {path}", wanted, mounts[path]["bytes"]) for path, wanted in sizes.items()),
     ]

@@ -3,11 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
-from containers.compose import Service
+from containers.compose import ComposeError, Service, run_options, seconds
 from containers.engine import Engine, EngineError
 from ensemble.server.endpoints import Endpoints
 
@@ -15,110 +15,94 @@ POLL_S = 2.0
 
 
 class Container:
-    """The image, run as a service of the compose file has it, but on the host's network.
+    """The image, run as a service of the compose file has it, but on the host's network."""
 
-    Used as a context manager it is removed at the end, whatever became of it.
-    """
-
-    def __init__(
-        self, engine: Engine, image: str, service: Service, bundle: str, endpoints: Endpoints
-    ) -> None:
-        """`bundle` is the name of a folder or link in the folder that the service mounts at /bundles."""
+    def __init__(self, engine: Engine, name: str, service: Service, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
         self.service = service
-        self.name = f"image-check-{service.name}-{os.getpid()}"
+        self.name = name
+        self.grace_s = seconds(service["stop_grace_period"])
+        """Seconds that a stop leaves before the container is killed."""
         self._engine = engine
+        self._started = time.monotonic()
+
+    @classmethod
+    @contextmanager
+    def running(
+        cls, engine: Engine, image: str, name: str, service: Service, bundle: str, endpoints: Endpoints
+    ) -> Iterator[Self]:
+        """Yield a container that has started; it is removed at the end, whatever became of it.
+
+        `bundle` is the name of a folder or link in the folder that the service mounts at /bundles.
+        """
+        container = cls(engine, f"image-check-{name}-{os.getpid()}", service, endpoints)
         variables = {
-            "ADDRESS": self.endpoints.address,
-            "HTTP_PORT": self.endpoints.http_port,
-            "GRPC_PORT": self.endpoints.grpc_port,
-            "METRICS_PORT": self.endpoints.metrics_port,
+            "ADDRESS": endpoints.address,
+            "HTTP_PORT": endpoints.http_port,
+            "GRPC_PORT": endpoints.grpc_port,
+            "METRICS_PORT": endpoints.metrics_port,
             "BUNDLE": f"/bundles/{bundle}",
         }
-        chosen = [f"--env=UNIPINREC_{name}={value}" for name, value in variables.items()]
+        chosen = [f"--env=UNIPINREC_{variable}={value}" for variable, value in variables.items()]
         # Health is asked here, alike with every engine: Podman needs systemd to ask by itself.
-        here = [f"--name={self.name}", "--detach", "--network=host", "--no-healthcheck"]
-        self._start = ["run", *here, *service.options, *chosen, image]
-        self._started = 0.0
-
-    def __enter__(self) -> Self:
-        self._started = time.monotonic()
+        here = [f"--name={container.name}", "--detach", "--network=host", "--no-healthcheck"]
         try:
-            self._engine.run(*self._start)
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._remove()
-
-    @property
-    def grpc_url(self) -> str:
-        """Where it answers over gRPC."""
-        return f"{self.endpoints.address}:{self.endpoints.grpc_port}"
-
-    @property
-    def http_url(self) -> str:
-        """Where it answers over HTTP."""
-        return f"{self.endpoints.address}:{self.endpoints.http_port}"
-
-    @property
-    def output(self) -> str:
-        """All that it has printed."""
-        answer = self._engine.try_out("logs", self.name, timeout_s=60)
-        return answer.stdout + answer.stderr if answer else ""
+            engine.run("run", *here, *run_options(service), *chosen, image)
+            yield container
+        finally:
+            engine.try_out("rm", "--force", container.name)
 
     def wait_until_healthy(self) -> float:
-        """Seconds from the start until the service's health check passed in the container.
+        """Return the seconds from the start until the service's health check passed in the container.
 
         Raises:
             EngineError: it has ended, or an engine would call it unhealthy by then.
         """
-        allowed = self.service.healthy_within_s
-        while time.monotonic() < self._started + allowed:
-            checked = self._engine.try_out(
-                "exec", self.name, *self.service.health_command, timeout_s=self.service.health_timeout_s
-            )
-            if checked is not None and checked.returncode == 0:
+        check = self.service["healthcheck"]
+        kind, *command = check["test"]
+        if kind != "CMD":
+            raise ComposeError(f"healthcheck is {kind}; allowed here: CMD")
+        # From then on an engine would call a silent server unhealthy.
+        allowed_s = seconds(check["start_period"]) + int(check["retries"]) * seconds(check["interval"])
+        while time.monotonic() < self._started + allowed_s:
+            if self._engine.succeeds("exec", self.name, *command, timeout_s=seconds(check["timeout"])):
                 return time.monotonic() - self._started
             if self._state()["Running"] is not True:
                 raise self._failed("has ended")
             time.sleep(POLL_S)
-        raise self._failed(f"is not healthy after {allowed:g} s")
+        raise self._failed(f"is not healthy after {allowed_s:g} s")
 
     def probe(self) -> Mapping[str, Any]:
-        """How the kernel confines and bounds it, as `containers/probe.py` prints it."""
+        """Return how the kernel confines and bounds it, as `containers/probe.py` prints it."""
         printed = self._engine.run("exec", self.name, "python", "-m", "containers.probe")
         found: Mapping[str, Any] = json.loads(printed)
         return found
 
     def stop(self) -> float:
-        """Seconds that the stop took.
+        """Return the seconds that the stop took.
 
         Raises:
             EngineError: the server did not end by itself and in order within the grace period.
         """
         began = time.monotonic()
-        self._engine.run("stop", "-t", f"{self.service.grace_s:g}", self.name)
-        took = time.monotonic() - began
+        self._engine.run("stop", "-t", f"{self.grace_s:g}", self.name)
+        took_s = time.monotonic() - began
         code = self._state()["ExitCode"]
-        if code != 0 or not self.output.rstrip().endswith("Stopped."):
-            raise self._failed(f"ended with {code} after {took:.1f} s")
-        return took
+        if code != 0 or not self._output().rstrip().endswith("Stopped."):
+            raise self._failed(f"ended with {code} after {took_s:.1f} s")
+        return took_s
+
+    def _output(self) -> str:
+        printed = self._engine.try_out("logs", self.name)
+        return printed.stdout + printed.stderr if printed else ""
 
     def _failed(self, how: str) -> EngineError:
-        self._engine.report(self.output)
+        self._engine.report(self._output())
         return EngineError(f"{self.name} {how}; what it printed stands above")
 
     def _state(self) -> Mapping[str, Any]:
-        answer = self._engine.try_out("inspect", "--format", "{{json .State}}", self.name, timeout_s=60)
+        answer = self._engine.try_out("inspect", "--format", "{{json .State}}", self.name)
         if answer is None or answer.returncode != 0:
             raise EngineError(f"{self.name} is gone: {answer.stderr.strip() if answer else 'no answer'}")
         state: Mapping[str, Any] = json.loads(answer.stdout)
         return state
-
-    def _remove(self) -> None:
-        self._engine.try_out("rm", "--force", self.name, timeout_s=60)

@@ -4,7 +4,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 ENGINES = ("docker", "podman")
@@ -20,12 +20,11 @@ class EngineError(RuntimeError):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Step:
-    """One command that was run."""
+    """A command that was run."""
 
     command: str
     """As it can be pasted into a shell."""
     seconds: float
-    """How long it took."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,64 +39,50 @@ class Engine:
 
     @classmethod
     def find(cls, report: Callable[[str], None]) -> "Engine":
-        """The first of `ENGINES` that is installed and answers.
+        """Return the first of `ENGINES` that is installed and answers.
 
         Raises:
             NoEngineError: there is none.
         """
         for program in ENGINES:
-            if shutil.which(program):
-                answer = subprocess.run([program, "info"], capture_output=True, check=False)
-                if answer.returncode == 0:
-                    return cls(program=program, report=report)
+            engine = cls(program=program, report=report)
+            if shutil.which(program) and engine.succeeds("info"):
+                return engine
         raise NoEngineError(
             "image-check builds and runs an image, which needs a container engine; none answers here. "
             "Allowed: docker with its engine running, or podman"
         )
 
-    def run(self, *arguments: str, shown: bool = False) -> str:
-        """What a command of the engine prints; `shown` lets it print to the terminal instead.
+    def run(self, *arguments: str, program: str | None = None, shown: bool = False) -> str:
+        """Return what a command of the engine, or of `program`, prints; `shown` lets it print to the terminal
+        instead.
 
         Raises:
-            EngineError: it ended with another exit code than 0.
+            EngineError: it ended with another exit code than 0, or is not installed.
         """
-        return run([self.program, *arguments], self.report, self.steps, shown=shown)
+        command = [program or self.program, *arguments]
+        line = shlex.join(command)
+        self.report(f"$ {line}")
+        began = time.monotonic()
+        try:
+            done = subprocess.run(command, capture_output=not shown, text=True, check=False)
+        except FileNotFoundError:
+            raise EngineError(f"{command[0]} is not installed; run: apt-get install {command[0]}") from None
+        self.steps.append(Step(command=line, seconds=round(time.monotonic() - began, 2)))
+        if done.returncode != 0:
+            last = (done.stderr or "see above").strip().splitlines()[-1]
+            raise EngineError(f"{shlex.join(command[:2])} ended with {done.returncode}: {last}")
+        return (done.stdout or "").strip()
 
-    def try_out(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str] | None:
-        """A command that may fail, is neither said nor noted, and counts as None after `timeout_s`."""
+    def try_out(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str] | None:
+        """Run a command that may fail, and is neither said nor noted; return None after `timeout_s`."""
         command = [self.program, *arguments]
         try:
             return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired:
             return None
 
-    def has_image(self, name: str) -> bool:
-        """Whether an image of this name is stored."""
-        answer = self.try_out("image", "inspect", name, timeout_s=60)
-        return answer is not None and answer.returncode == 0
-
-    def image_bytes(self, name: str) -> int:
-        """Bytes of all layers of an image, unpacked."""
-        return int(self.run("image", "inspect", "--format", "{{.Size}}", name))
-
-
-def run(
-    command: Sequence[str], report: Callable[[str], None], steps: list[Step], *, shown: bool = False
-) -> str:
-    """What a command prints on stdout; it is said before and noted after it has run.
-
-    Raises:
-        EngineError: it ended with another exit code than 0, or is not installed.
-    """
-    line = shlex.join(command)
-    report(f"$ {line}")
-    began = time.monotonic()
-    try:
-        done = subprocess.run(command, capture_output=not shown, text=True, check=False)
-    except FileNotFoundError:
-        raise EngineError(f"{command[0]} is not installed; run: apt-get install {command[0]}") from None
-    steps.append(Step(command=line, seconds=round(time.monotonic() - began, 2)))
-    if done.returncode != 0:
-        last = (done.stderr or "see above").strip().splitlines()[-1]
-        raise EngineError(f"{shlex.join(command[:2])} ended with {done.returncode}: {last}")
-    return (done.stdout or "").strip()
+    def succeeds(self, *arguments: str, timeout_s: float = 60) -> bool:
+        """Return whether such a command ends in time and with exit code 0."""
+        done = self.try_out(*arguments, timeout_s=timeout_s)
+        return done is not None and done.returncode == 0

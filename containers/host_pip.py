@@ -14,7 +14,7 @@ KEPT = ("cert", "find-links", "timeout", "trusted-host")
 
 
 def pip_settings() -> dict[str, str]:
-    """Name and value of what `pip config` lists; a variable of the environment comes before a file."""
+    """Return name and value of what `pip config` lists; the environment comes before a file."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
@@ -24,7 +24,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def build_options(settings: Mapping[str, str], folder: Path) -> list[str]:
-    """Options of `podman build` that give the build these settings; writes a pip.conf to `folder`.
+    """Return options of `podman build` that give the build these settings; write a pip.conf to `folder`.
 
     Folders and files that they name are mounted at their own paths, read-only. Indexes in folders are left
     out: their pages lead to files elsewhere.

@@ -4,39 +4,28 @@ import json
 import os
 from pathlib import Path
 
-LIMITS = {
-    "memory": ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    "cpu": ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
-}
-"""Where the kernel tells them: control groups of version 2, then of version 1."""
-PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+# Control groups of version 2, then of version 1.
+MEMORY = ("memory.max", "memory/memory.limit_in_bytes")
+CPU = ("cpu.max", "cpu/cpu.cfs_quota_us")
+PERIOD = "cpu/cpu.cfs_period_us"
 
 
-def status() -> dict[str, str]:
-    """What the kernel says of the container's first process."""
-    lines = Path("/proc/1/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def limit(name: str) -> list[str]:
-    """The words of a limit's file; none where there is no such file."""
-    for path in map(Path, LIMITS[name]):
-        if path.is_file():
-            return path.read_text().split()
-    return []
+def limit(*names: str) -> list[str]:
+    """Return the words of the first of these files of a control group that is there; none without any."""
+    files = [Path("/sys/fs/cgroup") / name for name in names]
+    return next((file.read_text().split() for file in files if file.is_file()), [])
 
 
 def cores() -> float | None:
-    """Cores that may be used; None without a limit."""
-    words = limit("cpu")
+    """Return the cores that may be used; None without a limit."""
+    words = limit(*CPU)
     if not words or words[0] in ("max", "-1"):
         return None
-    period = words[1] if len(words) > 1 else PERIOD.read_text()
-    return int(words[0]) / int(period)
+    return int(words[0]) / int([*words, *limit(PERIOD)][1])
 
 
 def mounts() -> dict[str, dict[str, int | bool]]:
-    """Each mounted folder, the bytes that its file system holds, and whether it can be written to."""
+    """Return for each mounted folder the bytes that its file system holds, and whether it is read-only."""
     folders = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     held = {folder: os.statvfs(folder) for folder in folders if Path(folder).is_dir()}
     return {
@@ -47,8 +36,9 @@ def mounts() -> dict[str, dict[str, int | bool]]:
 
 def main() -> None:
     """Print it."""
-    first = status()
-    memory = limit("memory")
+    lines = Path("/proc/1/status").read_text().splitlines()
+    first = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    memory = limit(*MEMORY)
     found = {
         "user": f"{os.getuid()}:{os.getgid()}",
         "capabilities": int(first["CapEff"], 16) | int(first["CapPrm"], 16) | int(first["CapBnd"], 16),

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.proxy import Proxy
 from benchmarks.scale import ask_all, homes, share_at_home
 from containers.check import IMAGE, variables
-from containers.compose import Service
+from containers.compose import read_service
 from containers.container import Container
 from containers.engine import Engine, EngineError
 from ensemble.server.endpoints import Endpoints
@@ -19,21 +19,21 @@ USERS = [str(user) for user in range(1, 101)]
 
 
 def try_three(engine: Engine, bundle: Path) -> dict[str, Any]:
-    """Starts the compose file's three replicas and this host's HAProxy, asks for users over both protocols
-    by TLS, stops the first replica, and asks again; what was found.
+    """Start the compose file's three replicas and this host's HAProxy, ask for users over both protocols by
+    TLS, stop the first replica, and ask again; return what was found.
 
     Raises:
         EngineError: users do not stay on their replica while all live.
         ProxyError: HAProxy is not installed, or does not notice the stop.
         RecommendError: a request fails.
     """
-    services = [Service.read(name, variables(bundle)) for name in REPLICAS]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        containers = [
-            stack.enter_context(Container(engine, IMAGE, service, bundle.name, endpoints))
-            for service, endpoints in zip(services, Endpoints.free_for(len(services)), strict=True)
-        ]
+        containers = []
+        for name, endpoints in zip(REPLICAS, Endpoints.free_for(len(REPLICAS)), strict=True):
+            service = read_service(name, variables(bundle))
+            replica = Container.running(engine, IMAGE, name, service, bundle.name, endpoints)
+            containers.append(stack.enter_context(replica))
         healthy_s = [container.wait_until_healthy() for container in containers]
         proxy = stack.enter_context(Proxy([container.endpoints for container in containers], folder))
         for name in REPLICAS:

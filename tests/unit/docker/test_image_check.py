@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import disk_usage
@@ -13,10 +14,22 @@ from typer.testing import CliRunner
 
 from commands.errors import NO_ENGINE
 from commands.image_check import image_check
-from containers.compose import COMPOSE, ComposeError, Service, interpolate, seconds, size
+from containers.compose import (
+    COMPOSE,
+    ComposeError,
+    Service,
+    filled,
+    read_service,
+    run_options,
+    seconds,
+    size,
+)
 from containers.confinement import promises
+from containers.container import Container
+from containers.engine import Engine, EngineError
 from containers.host_pip import TORCH, build_options
 from containers.probe import main as probe
+from ensemble.server.endpoints import Endpoints
 from ensemble.settings import ROOT, SHARED_MEMORY
 
 GIB = 2**30
@@ -39,7 +52,7 @@ BROKEN = ["user: 0:0; wanted: 10001:10001", "/bundles read-only: False; wanted: 
 
 @pytest.fixture
 def server() -> Service:
-    return Service.read("server", {"UNIPINREC_BUNDLES": "/some/bundles", "UNIPINREC_CPUS": "2"})
+    return read_service("server", {"UNIPINREC_BUNDLES": "/some/bundles", "UNIPINREC_CPUS": "2"})
 
 
 def check(*options: str) -> tuple[int, list[str]]:
@@ -50,8 +63,8 @@ def check(*options: str) -> tuple[int, list[str]]:
 
 
 def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
-    options = [option for option in server.options if not option.startswith("--env=")]
-    assert options == [
+    options = run_options(server)
+    assert [option for option in options if not option.startswith("--env=")] == [
         "--read-only=true",
         "--cap-drop=ALL",
         "--security-opt=no-new-privileges:true",
@@ -62,23 +75,21 @@ def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
         "--cpus=2",
         "--memory=8g",
     ]
-    assert "--env=UNIPINREC_EXIT_TIMEOUT_S=20" in server.options
-    assert "--env=UNIPINREC_LOG_LEVEL=" in server.options
-    assert server.health_command == ["/opt/unipinrec/docker/healthcheck.sh"]
-    assert (server.health_timeout_s, server.healthy_within_s, server.grace_s) == (10, 120 + 3 * 15, 40)
+    assert "--env=UNIPINREC_EXIT_TIMEOUT_S=20" in options
+    assert "--env=UNIPINREC_LOG_LEVEL=" in options
 
 
 def test_a_key_without_a_translation_is_refused(tmp_path: Path) -> None:
     text = COMPOSE.read_text().replace("  init: true\n", "  pid: host\n")
     (tmp_path / "compose.yaml").write_text(text)
-    service = Service.read("server", {}, tmp_path / "compose.yaml")
-    with pytest.raises(ComposeError, match=r"^service server has pid: 'host', which image-check cannot"):
-        _ = service.options
+    service = read_service("server", {}, tmp_path / "compose.yaml")
+    with pytest.raises(ComposeError, match=r"^service has pid: 'host', which image-check cannot translate"):
+        run_options(service)
 
 
 def test_an_empty_variable_takes_its_default() -> None:
-    text = "${ONE:-1} ${TWO:-2} ${NONE:-}."
-    assert interpolate(text, {"ONE": "", "TWO": "zwei"}) == "1 zwei ."
+    texts = ["${ONE:-1} ${TWO:-2}", {"none": "${NONE:-}."}]
+    assert filled(texts, {"ONE": "", "TWO": "zwei"}) == ["1 zwei", {"none": "."}]
 
 
 def test_durations_and_sizes_are_read_or_refused() -> None:
@@ -153,6 +164,20 @@ def test_without_an_engine_it_says_so_in_one_line(tmp_path: Path, monkeypatch: p
     assert lines[0].startswith("image-check builds and runs an image, which needs a container engine; ")
 
 
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """Makes a Podman that answers each of its commands as told, by a line of shell."""
+
+    def make(answers: dict[str, str]) -> None:
+        cases = [f"{name}) {does} ;;" for name, does in answers.items()]
+        (tmp_path / "podman").write_text("\n".join(["#!/bin/sh", 'case "$1" in', *cases, "esac"]) + "\n")
+        (tmp_path / "podman").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("cases", "message"),
     [
@@ -166,17 +191,33 @@ def test_without_an_engine_it_says_so_in_one_line(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_what_goes_wrong_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: dict[str, str], message: str
+    tmp_path: Path, stand_in: Callable[[dict[str, str]], None], cases: dict[str, str], message: str
 ) -> None:
-    """The engine is a stand-in that answers each command as told."""
     ended = json.dumps({"Running": False, "ExitCode": 2})
-    answers = {"image": "echo 1", "inspect": f"echo '{ended}'", "logs": "echo no such bundle"} | cases
-    script = ["#!/bin/sh", 'case "$1" in', *(f"{name}) {does} ;;" for name, does in answers.items()), "esac"]
-    (tmp_path / "podman").write_text("\n".join(script) + "\n")
-    (tmp_path / "podman").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+    stand_in({"image": "echo 1", "inspect": f"echo '{ended}'", "logs": "echo no such bundle"} | cases)
     code, lines = check("--bundle", "some")
     assert (code, re.sub("^image-check-server-[0-9]+", "NAME", lines[-1])) == (1, message)
     assert ("no such bundle" in lines) == message.startswith("NAME")
     assert json.loads((tmp_path / "build/image-check/report.json").read_text())["bundle"] == "some"
+
+
+def test_a_container_has_the_time_of_the_compose_file(
+    server: Service, stand_in: Callable[[dict[str, str]], None]
+) -> None:
+    assert server["healthcheck"]["test"] == ["CMD", "/opt/unipinrec/docker/healthcheck.sh"]
+    running = json.dumps({"Running": True})
+    stand_in({"info": "true", "exec": 'test "$3" != /the/check', "inspect": f"echo '{running}'"})
+    hasty = {
+        "test": ["CMD", "/the/check"],
+        "start_period": "0s",
+        "interval": "1s",
+        "timeout": "5s",
+        "retries": 1,
+    }
+    container = Container(Engine.find(print), "it", {**server, "healthcheck": hasty}, Endpoints())
+    assert container.grace_s == 40
+    with pytest.raises(EngineError, match=r"^it is not healthy after 1 s; "):
+        container.wait_until_healthy()
+    by_shell = {**server, "healthcheck": {**hasty, "test": ["CMD-SHELL", "true"]}}
+    with pytest.raises(ComposeError, match=r"^healthcheck is CMD-SHELL; allowed here: CMD"):
+        Container(Engine.find(print), "it", by_shell, Endpoints()).wait_until_healthy()

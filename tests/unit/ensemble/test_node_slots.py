@@ -1,7 +1,6 @@
 """The nodes with the KV pool between them: prefixes, and every fault of a slot."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
