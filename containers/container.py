@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from containers.compose import ComposeError, Service, run_options, seconds
@@ -14,17 +15,15 @@ from ensemble.server.endpoints import Endpoints
 POLL_S = 2.0
 
 
+@dataclass(slots=True, frozen=True)
 class Container:
     """The image, run as a service of the compose file has it, but on the host's network."""
 
-    def __init__(self, engine: Engine, name: str, service: Service, endpoints: Endpoints) -> None:
-        self.endpoints = endpoints
-        self.service = service
-        self.name = name
-        self.grace_s = seconds(service["stop_grace_period"])
-        """Seconds that a stop leaves before the container is killed."""
-        self._engine = engine
-        self._started = time.monotonic()
+    engine: Engine
+    name: str
+    service: Service
+    endpoints: Endpoints
+    started: float = field(default_factory=time.monotonic)
 
     @classmethod
     @contextmanager
@@ -52,6 +51,11 @@ class Container:
         finally:
             engine.try_out("rm", "--force", container.name)
 
+    @property
+    def grace_s(self) -> float:
+        """Seconds that a stop leaves before the container is killed."""
+        return seconds(self.service["stop_grace_period"])
+
     def wait_until_healthy(self) -> float:
         """Return the seconds from the start until the service's health check passed in the container.
 
@@ -64,9 +68,9 @@ class Container:
             raise ComposeError(f"healthcheck is {kind}; allowed here: CMD")
         # From then on an engine would call a silent server unhealthy.
         allowed_s = seconds(check["start_period"]) + int(check["retries"]) * seconds(check["interval"])
-        while time.monotonic() < self._started + allowed_s:
-            if self._engine.succeeds("exec", self.name, *command, timeout_s=seconds(check["timeout"])):
-                return time.monotonic() - self._started
+        while time.monotonic() < self.started + allowed_s:
+            if self.engine.succeeds("exec", self.name, *command, timeout_s=seconds(check["timeout"])):
+                return time.monotonic() - self.started
             if self._state()["Running"] is not True:
                 raise self._failed("has ended")
             time.sleep(POLL_S)
@@ -74,7 +78,7 @@ class Container:
 
     def probe(self) -> Mapping[str, Any]:
         """Return how the kernel confines and bounds it, as `containers/probe.py` prints it."""
-        printed = self._engine.run("exec", self.name, "python", "-m", "containers.probe")
+        printed = self.engine.run("exec", self.name, "python", "-m", "containers.probe")
         found: Mapping[str, Any] = json.loads(printed)
         return found
 
@@ -85,7 +89,7 @@ class Container:
             EngineError: the server did not end by itself and in order within the grace period.
         """
         began = time.monotonic()
-        self._engine.run("stop", "-t", f"{self.grace_s:g}", self.name)
+        self.engine.run("stop", "-t", f"{self.grace_s:g}", self.name)
         took_s = time.monotonic() - began
         code = self._state()["ExitCode"]
         if code != 0 or not self._output().rstrip().endswith("Stopped."):
@@ -93,15 +97,15 @@ class Container:
         return took_s
 
     def _output(self) -> str:
-        printed = self._engine.try_out("logs", self.name)
+        printed = self.engine.try_out("logs", self.name)
         return printed.stdout + printed.stderr if printed else ""
 
     def _failed(self, how: str) -> EngineError:
-        self._engine.report(self._output())
+        self.engine.report(self._output())
         return EngineError(f"{self.name} {how}; what it printed stands above")
 
     def _state(self) -> Mapping[str, Any]:
-        answer = self._engine.try_out("inspect", "--format", "{{json .State}}", self.name)
+        answer = self.engine.try_out("inspect", "--format", "{{json .State}}", self.name)
         if answer is None or answer.returncode != 0:
             raise EngineError(f"{self.name} is gone: {answer.stderr.strip() if answer else 'no answer'}")
         state: Mapping[str, Any] = json.loads(answer.stdout)

@@ -179,11 +179,9 @@ class EmbeddedServer:
         return found
 
     def check_running(self) -> None:
-        """Return when the process runs.
+        """Raises `ServerError` with the last errors of the log when the process has ended.
 
-        Raises:
-            ServerKilledError: a signal ended it.
-            ServerError: it ended otherwise; the message has the last errors of the log.
+        `ServerKilledError`, its subclass, is raised when a signal ended it.
         """
         ending = _ending(self.pid)
         if ending is None:

@@ -21,11 +21,8 @@ class Endpoints:
     address: str = LOOPBACK
     """IPv4 address to bind. The server authenticates nobody: leave loopback only behind a proxy."""
     http_port: int = 8000
-    """Port of inference over HTTP."""
     grpc_port: int = 8001
-    """Port of inference over gRPC."""
     metrics_port: int = 8002
-    """Port of the Prometheus metrics."""
 
     @classmethod
     def free(cls) -> Self:
@@ -71,11 +68,7 @@ class Endpoints:
         return f"http://{self.host}:{self.metrics_port}/metrics"
 
     def check(self) -> None:
-        """Check that a server can listen here.
-
-        Raises:
-            ServerError: the address is not IPv4 or not this machine's, or a port is named twice or taken.
-        """
+        """Raises `ServerError` for an address not IPv4 or not ours, or a port named twice or taken."""
         try:
             ipaddress.IPv4Address(self.address)
         except ValueError:

@@ -34,7 +34,6 @@ class Installation:
     """What of a Triton server the launcher needs to run it."""
 
     binary: Path
-    """The server's executable."""
     backends: Path
     """Folder of the backends, whose Python backend runs this interpreter."""
     libraries: Path
@@ -94,11 +93,7 @@ class Installation:
 
 
 def check_host(*, glibc: str | None = None, python: str = PYTHON, numpy: str = np.__version__) -> None:
-    """Check that the server runs with these versions, by default those of this machine.
-
-    Raises:
-        ServerError: it names the first version that the server cannot run with.
-    """
+    """Raises `ServerError` for the first of these versions that the server cannot run with."""
     glibc = glibc or os.confstr("CS_GNU_LIBC_VERSION") or "unknown"
     if _version(glibc) < (2, 35):
         raise ServerError(f"C library is {glibc}; allowed: glibc 2.35 or newer (Ubuntu 22.04, Debian 12)")
