@@ -1,4 +1,4 @@
-"""The four nodes chained in one process, and requests and answers for them."""
+"""The nodes chained in one process, and requests and answers for them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

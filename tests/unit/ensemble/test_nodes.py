@@ -1,4 +1,4 @@
-"""The four nodes chained in one process, against offline PyTorch and through every fault of the KV pool."""
+"""The nodes chained in one process, against offline PyTorch and through every fault of the KV pool."""
 
 from collections.abc import Callable
 
