@@ -1,1 +1,1 @@
-"""Command lines: thin wrappers that parse options and call the rooms below."""
+"""Command lines: thin wrappers that parse options and call the packages below."""
