@@ -36,6 +36,8 @@ USERS, ITEMS, CLUSTERS = 320, 400, 8
 ACTIONS = ("click", "save", "hide")
 LEASE_MS = 4_000
 SURFACES = ("home", "search")
+NOW = 1_750_000_000
+"""When requests are made: after every event."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,12 +1,12 @@
 """Reads Triton's metrics endpoint."""
 
-import re
 import time
-from http.client import HTTPConnection
-from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
+from tests.served.exchange import exchange
 
 
 class Scrape:
@@ -14,17 +14,15 @@ class Scrape:
 
     def __init__(self, server: EmbeddedServer) -> None:
         time.sleep(2 * EXPORT_S)
-        address = urlsplit(server.metrics_url)
-        connection = HTTPConnection(address.netloc, timeout=5)
-        connection.request("GET", address.path)
-        self._text = connection.getresponse().read().decode()
-        connection.close()
+        families = text_string_to_metric_families(exchange("GET", server.metrics_url)[1].decode())
+        self._samples = [sample for family in families for sample in family.samples]
 
     def value(self, name: str, **labels: str) -> float:
-        """The value of one metric whose labels include these; 0 before it was first counted."""
-        for labelled, value in re.findall(rf"^{name}{{(.*)}} (\S+)$", self._text, re.MULTILINE):
-            if all(f'{label}="{wanted}"' in labelled for label, wanted in labels.items()):
-                return float(value)
+        """The value of a metric whose labels include these; 0 before it was first counted."""
+        # The parser gives counters that lack it the ending `_total`.
+        for sample in self._samples:
+            if sample.name in (name, f"{name}_total") and labels.items() <= sample.labels.items():
+                return float(sample.value)
         return 0.0
 
 

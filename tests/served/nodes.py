@@ -4,34 +4,49 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
+from tritonclient.utils import np_to_triton_dtype
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest
 
 from ensemble.graph import MODEL_REPOSITORY, Tensors, ensembles_in
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
 
 RECOMMEND = ensembles_in(MODEL_REPOSITORY)["recommend"]
 NODES = tuple(step.node for step in RECOMMEND.steps)
 RECOVERY_S = 240.0
 """A GPU's nodes load their programs and capture graphs; a CPU's are back within seconds."""
 
-DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FP32"}
+
+def int64(*values: int) -> NDArray[np.int64]:
+    """The values of one user."""
+    return np.array([values], np.int64)
 
 
-def call(server: EmbeddedServer, model: str, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
-    """All outputs of one inference."""
+def floats(*values: float) -> NDArray[np.float32]:
+    """The values of one user."""
+    return np.array([values], np.float32)
+
+
+def inputs_of(tensors: Mapping[str, NDArray[Any]], protocol: ModuleType = triton) -> list[Any]:
+    """The tensors as inputs of an inference over gRPC, or over another protocol of tritonclient."""
     inputs = []
     for name, array in tensors.items():
-        tensor = triton.InferInput(name, list(array.shape), DATATYPES.get(array.dtype, "BYTES"))
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
+        inputs.append(protocol.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
+
+
+def call(server: EmbeddedServer | Endpoints, model: str, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
+    """All outputs of an inference."""
     with triton.InferenceServerClient(server.grpc_url) as client:
-        result = client.infer(model, inputs)
+        result = client.infer(model, inputs_of(tensors))
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 

@@ -2,12 +2,9 @@
 
 import json
 import re
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -15,8 +12,11 @@ from urllib.parse import urlencode, urlsplit
 import yaml
 
 from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import free_ports
 from ensemble.settings import ROOT
+from tests.served.exchange import exchange
 from tests.support.tools import tool
+from tests.support.waiting import holds_within
 
 FOLDER = ROOT / "docker" / "prometheus"
 START_S = 20.0
@@ -36,18 +36,24 @@ class Prometheus:
         """Rules by name."""
         return {rule["name"]: rule for group in self._get("rules")["groups"] for rule in group["rules"]}
 
+    def answers(self) -> bool:
+        """Whether it listens and is ready; before, it says in words that it is not."""
+        try:
+            self.rules()
+        except (OSError, ValueError):
+            return False
+        return True
+
     def _get(self, path: str, **parameters: str) -> Any:
-        with closing(HTTPConnection("127.0.0.1", self._port, timeout=5)) as connection:
-            connection.request("GET", f"/api/v1/{path}?{urlencode(parameters)}")
-            return json.load(connection.getresponse())["data"]
+        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urlencode(parameters)}"
+        return json.loads(exchange("GET", url)[1])["data"]
 
 
 @contextmanager
 def scraping(server: EmbeddedServer, folder: Path) -> Iterator[Prometheus]:
     """Prometheus with `server` as the one replica, looking every half second; its data go to `folder`."""
     binary = tool("prometheus")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(_config(server, port)))
     (folder / "alerts.yml").write_text((FOLDER / "alerts.yml").read_text())
     (folder / "hasty.yml").write_text(yaml.safe_dump(_hasty_alerts()))
@@ -61,7 +67,9 @@ def scraping(server: EmbeddedServer, folder: Path) -> Iterator[Prometheus]:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         prometheus = Prometheus(port)
-        _wait_for(prometheus, process)
+        started = holds_within(START_S, lambda: process.poll() is not None or prometheus.answers(), 0.1)
+        assert process.poll() is None, "prometheus has ended; see its log"
+        assert started, f"prometheus does not answer after {START_S} s"
         yield prometheus
     finally:
         process.terminate()
@@ -94,17 +102,3 @@ def _hasty_alerts() -> dict[str, Any]:
         if rule.get("alert") in {"UnipinrecNodeDead", "UnipinrecNotAnswering"}
     ]
     return {"groups": [{"name": "hasty", "rules": hasty}]}
-
-
-def _wait_for(prometheus: Prometheus, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            prometheus.rules()
-        except (OSError, ValueError):
-            # Not listening, or not ready and says so in words.
-            assert process.poll() is None, "prometheus has ended; see its log"
-            assert time.monotonic() < deadline, f"prometheus does not answer after {START_S} s"
-            time.sleep(0.1)
-        else:
-            return

@@ -3,10 +3,8 @@
 import numpy as np
 from unipinrec_client import Event, RecommendRequest
 
-from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
+from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, Exported
 from unipinrec.models.unified.offline import OfflineRequest
-
-NOW = 1_750_000_000
 
 
 def stored(exported: Exported, user: int, num_results: int = 20) -> RecommendRequest:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.client import HTTPConnection
 from queue import Queue
 from typing import Any, NoReturn
 
@@ -21,22 +20,15 @@ from unipinrec_client import (
 )
 
 from ensemble.server.embedded_server import EmbeddedServer
-from tests.conftest import ITEMS, USERS, Exported
+from tests.conftest import ITEMS, NOW, USERS, Exported
+from tests.served.exchange import exchange
 from tests.served.metrics import metric
-from tests.served.nodes import DATATYPES, call
-from tests.served.requests import NOW, events_of, stored
+from tests.served.nodes import call, floats, inputs_of, int64
+from tests.served.requests import events_of, stored
 from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.data.window import window_start
 
 COLD = RecommendRequest(user_id="nobody", request_time=NOW)
-
-
-def int64(*values: int) -> NDArray[np.int64]:
-    return np.array([values], np.int64)
-
-
-def floats(*values: float) -> NDArray[np.float32]:
-    return np.array([values], np.float32)
 
 
 def history(
@@ -138,14 +130,10 @@ def test_grpc_refuses_with_invalid_argument(server: EmbeddedServer, case: str) -
 @pytest.mark.parametrize("case", REFUSED)
 def test_http_refuses_with_400(server: EmbeddedServer, case: str) -> None:
     tensors, message = REFUSED[case]
-    inputs = []
-    for name, array in ({"USER_ID": np.array([[b"user-1"]], np.object_)} | dict(tensors)).items():
-        inputs.append(triton_http.InferInput(name, list(array.shape), DATATYPES.get(array.dtype, "BYTES")))
-        inputs[-1].set_data_from_numpy(array)
+    inputs = inputs_of({"USER_ID": np.array([[b"user-1"]], np.object_)} | dict(tensors), triton_http)
     client = triton_http.InferenceServerClient(server.http_url.removeprefix("http://"))
-    with pytest.raises(triton.InferenceServerException) as error:
+    with client, pytest.raises(triton.InferenceServerException) as error:
         client.infer("recommend", inputs)
-    client.close()
     assert error.value.status() == "400"
     assert message in error.value.message()
 
@@ -194,12 +182,9 @@ def json_input(name: str, datatype: str, rows: list[list[Any]]) -> dict[str, Any
 
 def post(server: EmbeddedServer, *inputs: dict[str, Any]) -> tuple[int, Any]:
     """Status and body of an inference in JSON, read as strictly as the standard has it."""
-    connection = HTTPConnection(server.http_url.removeprefix("http://"), timeout=10)
-    connection.request("POST", "/v2/models/recommend/infer", json.dumps({"inputs": inputs}))
-    response = connection.getresponse()
-    body = json.loads(response.read(), parse_constant=not_json)
-    connection.close()
-    return response.status, body
+    url = f"{server.http_url}/v2/models/recommend/infer"
+    status, body = exchange("POST", url, json.dumps({"inputs": inputs}))
+    return status, json.loads(body, parse_constant=not_json)
 
 
 def not_json(constant: str) -> NoReturn:
@@ -324,114 +309,3 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
     assert len(refused) < flood
     with GrpcClient(server.grpc_url) as client:
         assert client.recommend(COLD).kv_source == "prefix"
-
-
-@pytest.mark.parametrize(
-    ("node", "name", "array", "message"),
-    [
-        (
-            "retrieval",
-            "EVENT_ITEMS",
-            np.zeros((1, 129), np.int64),
-            "EVENT_ITEMS has 129 values; allowed: 1 to 128",
-        ),
-        (
-            "retrieval",
-            "EVENT_ITEMS",
-            int64(ITEMS),
-            "EVENT_ITEMS is 400 at user 0, place 0; allowed: 0 to 399",
-        ),
-        ("retrieval", "NUM_RESULTS", int64(129), "NUM_RESULTS is 129; allowed: 1 to 128"),
-        (
-            "retrieval",
-            "OUTCOME_WEIGHTS",
-            floats(1, -1, 0),
-            "OUTCOME_WEIGHTS is wrong; allowed: 3 of 0 to",
-        ),
-        ("ann", "QUERY_BUDGETS", int64(129), "QUERY_BUDGETS adds up to 129; allowed: 1 to 128"),
-        (
-            "ann",
-            "QUERY_EMBEDDINGS",
-            np.zeros((1, 1, 3), np.float32),
-            "QUERY_EMBEDDINGS has width 3; allowed: 32",
-        ),
-        ("retrieval", "EVENT_SURFACES", int64(2), "EVENT_SURFACES is 2; allowed: 0 to 1"),
-        ("retrieval", "EVENT_ACTIONS", int64(8), "EVENT_ACTIONS is 8; allowed: 0 to 7"),
-        ("retrieval", "SURFACE", int64(-1), "SURFACE is -1; allowed: 0 to 1"),
-        ("ranking", "SURFACE", int64(2), "SURFACE is 2; allowed: 0 to 1"),
-        ("scoring", "UTILITY_WEIGHTS", floats(1), "UTILITY_WEIGHTS is wrong; allowed: 3 of 0 to 1e+30"),
-        ("scoring", "CHOSEN_UTILITY_WEIGHTS", floats(1), "CHOSEN_UTILITY_WEIGHTS is wrong; allowed: 3"),
-        ("scoring", "NUM_RESULTS", int64(0), "NUM_RESULTS is 0; allowed: 1 to 128"),
-        (
-            "scoring",
-            "CANDIDATE_PROBS",
-            np.zeros((1, 2, 2), np.float32),
-            "CANDIDATE_PROBS has shape (1, 2, 2); allowed: (1, 2, 3)",
-        ),
-        (
-            "scoring",
-            "CANDIDATE_PROBS",
-            np.full((1, 2, 3), np.nan, np.float32),
-            "CANDIDATE_PROBS is not a probability somewhere; allowed: 0 to 1",
-        ),
-        ("ranking", "EVENT_ITEMS", int64(-2), "EVENT_ITEMS is -2 at user 0, place 0; allowed: 0 to 399"),
-        (
-            "ranking",
-            "CANDIDATE_ITEMS",
-            int64(7, ITEMS),
-            "CANDIDATE_ITEMS is 400 at user 0, place 1; allowed: 0 to 399, and -1 for padding",
-        ),
-        (
-            "ranking",
-            "CANDIDATE_ITEMS",
-            int64(-2, 7),
-            "CANDIDATE_ITEMS is -2 at user 0, place 0; allowed: 0 to 399, and -1 for padding",
-        ),
-        (
-            "ranking",
-            "CANDIDATE_ITEMS",
-            np.zeros((1, 129), np.int64),
-            "CANDIDATE_ITEMS has 129 values; allowed: 1 to 128",
-        ),
-        (
-            "scoring",
-            "CANDIDATE_ITEMS",
-            int64(7),
-            "CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same",
-        ),
-    ],
-)
-def test_inner_nodes_refuse_what_no_node_would_send(
-    server: EmbeddedServer, exported: Exported, node: str, name: str, array: NDArray[Any], message: str
-) -> None:
-    asked = {
-        "EVENT_ITEMS": int64(0),
-        "EVENT_ACTIONS": int64(1),
-        "EVENT_TIMESTAMPS": int64(5),
-        "EVENT_SURFACES": int64(0),
-        "REQUEST_TIME": int64(NOW),
-        "SURFACE": int64(0),
-    }
-    tensors = {
-        "retrieval": asked | {"NUM_RESULTS": int64(5), "OUTCOME_WEIGHTS": floats(1, 0, 0)},
-        "ann": {
-            "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
-            "QUERY_BUDGETS": int64(5),
-            "QUERY_ORIGINS": np.array([[0]], np.int32),
-            "SEEN_ITEMS": int64(-1),
-            "EXCLUDED_ITEMS": int64(-1),
-        },
-        "ranking": asked | {"CANDIDATE_ITEMS": int64(7, 8), "KV_HANDLE": int64(0, 0, 0, 0, 0, 0)},
-        "scoring": {
-            "CANDIDATE_ITEMS": int64(7, 8),
-            "CANDIDATE_ORIGINS": np.array([[0, 0]], np.int32),
-            "CANDIDATE_PROBS": np.full((1, 2, 3), 0.5, np.float32),
-            "NUM_RESULTS": int64(5),
-        },
-    }[node]
-    bundle = {"BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_)}
-    assert call(server, node, tensors | bundle)
-    with pytest.raises(triton.InferenceServerException) as error:
-        call(server, node, tensors | bundle | {name: array})
-    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert message in error.value.message()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 from unipinrec_client import GrpcClient, RecommendRequest, RecommendResponse, RetryPolicy
 
@@ -20,6 +19,7 @@ from ensemble.settings import ROOT
 from tests.conftest import Exported
 from tests.served.nodes import kill
 from tests.served.requests import stored
+from tests.support.waiting import holds_within
 
 DOCKER = ROOT / "docker"
 CHECKS = 10
@@ -72,15 +72,8 @@ class Container:
         return self._output.read_text()
 
     def wait_until_serving(self) -> None:
-        deadline = time.monotonic() + 120
-        while "Serving after" not in self.output:
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.1)
-
-    def nodes(self, model: str) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if f"/{model}/1/model.py" in " ".join(child.cmdline())]
+        holds_within(120, lambda: "Serving after" in self.output or self.process.poll() is not None)
+        assert "Serving after" in self.output, self.output
 
 
 def can_confine() -> bool:

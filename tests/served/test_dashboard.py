@@ -5,8 +5,7 @@ import math
 import re
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from tests.served.nodes import kill
 from tests.served.prometheus import FOLDER, Prometheus, scraping
 from tests.served.requests import stored
 from tests.support.tools import tool
+from tests.support.waiting import holds_within
 
 DASHBOARD = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "unipinrec.json").read_text())
 DEAD_NODE = "ann"
@@ -73,15 +73,8 @@ def prometheus(
         yield prometheus
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Returns when `condition` holds, or when patience has ended."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.25)
-
-
 def has_data(series: list[dict[str, Any]]) -> bool:
-    return any(math.isfinite(float(one["value"][1])) for one in series)
+    return any(math.isfinite(float(point["value"][1])) for point in series)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +111,7 @@ def test_every_query_of_the_dashboard_has_data(prometheus: Prometheus) -> None:
             del missing[title]
         return not missing
 
-    until(ask)
+    holds_within(PATIENCE_S, ask, 0.25)
     assert missing == {}
 
 
@@ -131,7 +124,7 @@ def test_every_rule_evaluates_and_a_healthy_server_raises_no_alert(prometheus: P
         healthy = all(rule["health"] == "ok" for rule in prometheus.rules().values())
         return healthy and all(has_data(prometheus.query(name)) for name in records)
 
-    until(evaluated)
+    holds_within(PATIENCE_S, evaluated, 0.25)
     rules = prometheus.rules()
     assert names <= rules.keys()
     for name in names:
@@ -153,6 +146,6 @@ def test_a_dead_node_that_nobody_reloads_is_named(
             firing[name] = [alert["labels"] for alert in prometheus.rules()[name]["alerts"]]
         return all(firing.values())
 
-    until(look)
+    holds_within(PATIENCE_S, look, 0.25)
     assert [labels["model"] for labels in firing["HastyNodeDead"]] == [DEAD_NODE]
     assert [labels["job"] for labels in firing["HastyNotAnswering"]] == ["unipinrec"]

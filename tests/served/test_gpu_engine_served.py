@@ -5,7 +5,7 @@ The memory is the host's, and what would be captured runs as it is; all else is 
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,12 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import UserCanary, default_canaries
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
-from tests.conftest import LEASE_MS, Exported
+from tests.conftest import LEASE_MS, NOW, Exported
 from tests.served.metrics import Scrape
 from tests.served.nodes import answer_by_steps, kill
-from tests.served.requests import NOW, offline, stored
-from tests.support.answers import PROMISED, Answer
-from unipinrec.bundle import read_manifest
-from unipinrec.models.unified.offline import OfflineRecommender
+from tests.served.requests import offline, stored
+from tests.support.answers import PROMISED, Answer, offline_answers
+from tests.support.waiting import holds_within
 
 USERS = 8
 SLOTS = 3
@@ -63,11 +62,7 @@ def replaced(path: Path, old: str, new: str) -> None:
 
 def expected(exported: Exported, users: range) -> list[Answer]:
     """What offline PyTorch recommends."""
-    requests = [offline(exported, user) for user in users]
-    answers = OfflineRecommender(exported.model).recommend(
-        requests, 20, read_manifest(exported.bundle).defaults
-    )
-    return [Answer.offline(answer, exported.dataset.item_ids_V) for answer in answers]
+    return offline_answers(exported, [offline(exported, user) for user in users])
 
 
 def ask(server: EmbeddedServer, exported: Exported) -> tuple[list[Answer], set[str]]:
@@ -141,28 +136,21 @@ def test_a_killed_node_comes_back_and_its_memory_is_let_go(
     assert sources <= {"prefill", "prefix", "recomputed"}
     assert "recomputed" not in ask(server, exported)[1]
     # One mapping alone is left, that of the pool in use.
-    assert wait_until(lambda: len(pools_mapped_by_ranking(server)) == 1)
+    assert holds_within(5, lambda: len(pools_mapped_by_ranking(server)) == 1)
     assert (pools_mapped_by_ranking(server) == before) == (node == "ranking")
 
 
 def until_answered(server: EmbeddedServer, killed: int, node: str) -> None:
-    deadline = time.monotonic() + 60
     with GrpcClient(server.grpc_url, timeout_s=5.0, retry=RetryPolicy(attempts=1)) as client:
-        while True:
+
+        def answered() -> bool:
             try:
                 client.recommend(RecommendRequest(user_id="user-0"))
-                if killed not in server.node_processes(node):
-                    return
             except RecommendError:
-                assert time.monotonic() < deadline
-            time.sleep(0.2)
+                return False
+            return killed not in server.node_processes(node)
 
-
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
+        assert holds_within(60, answered, 0.2)
 
 
 def pools_mapped_by_ranking(server: EmbeddedServer) -> set[str]:

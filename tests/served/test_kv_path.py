@@ -12,13 +12,12 @@ from unipinrec_client import Event, GrpcClient, RecommendRequest
 
 from ensemble.kv.pool import COLUMNS, GENERATION, Handle
 from ensemble.server.embedded_server import EmbeddedServer
-from tests.conftest import USERS, Exported, serving
+from tests.conftest import NOW, USERS, Exported, serving
 from tests.served.metrics import Scrape, metric
 from tests.served.nodes import Tensors, answer_by_steps, call, until_ranking
-from tests.served.requests import NOW, events_of, stored
-from tests.support.answers import Answer, Likeness, assert_alike
-from unipinrec.bundle import read_manifest
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from tests.served.requests import events_of, stored
+from tests.support.answers import Answer, Likeness, assert_alike, offline_answers
+from unipinrec.models.unified.offline import OfflineRequest
 
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),
@@ -124,14 +123,11 @@ def test_a_growing_history_is_continued_and_answers_as_offline_pytorch_does(
     lengths = (60, 61, 69, 69, 90, 100)
     with GrpcClient(server.grpc_url) as client:
         grown = [client.recommend(sent(events[:length])) for length in lengths]
-    assert [one.kv_source for one in grown] == ["prefill"] + ["prefix"] * 5
+    assert [answer.kv_source for answer in grown] == ["prefill"] + ["prefix"] * 5
     history = exported.dataset.history(user)
     requests = [OfflineRequest(history=history[:length], request_time=NOW) for length in lengths]
-    defaults = read_manifest(exported.bundle).defaults
-    expected = OfflineRecommender(exported.model).recommend(requests, 20, defaults)
-    for found, right in zip(grown, expected, strict=True):
-        there = Answer.offline(right, exported.dataset.item_ids_V)
-        assert not promised.difference(Answer.served(found), there)
+    for found, right in zip(grown, offline_answers(exported, requests), strict=True):
+        assert not promised.difference(Answer.served(found), right)
 
 
 def sent(events: list[Event]) -> RecommendRequest:
@@ -148,7 +144,7 @@ def test_the_baseline_answers_alike_without_any_slot(
         GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
     ):
         for user in range(0, 40, 4):
-            unified, separate = (one.recommend(stored(exported, user)) for one in (client, baseline))
+            unified, separate = (c.recommend(stored(exported, user)) for c in (client, baseline))
             assert separate.kv_source == "recomputed"
             assert_alike([separate], [unified], promised)
 

@@ -29,7 +29,7 @@ LIMIT_MS = 2_000
 def command(*arguments: object) -> tuple[int, str]:
     previous = signal.getsignal(signal.SIGTERM)
     try:
-        result = CliRunner().invoke(app, [str(one) for one in arguments])
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     finally:
         signal.signal(signal.SIGTERM, previous)
     return result.exit_code, result.output
@@ -80,8 +80,8 @@ def test_a_spike_comes_and_a_broken_threshold_fails_the_run(
     assert "allowed: at most 0.5 ms" in output
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "fail"
     outcomes = read_outcomes(tmp_path / "outcomes.csv")
-    at = [one.due_s - outcomes[0].due_s for one in outcomes]
-    counts = [sum(low <= one < low + 1 for one in at) for low in range(5)]
+    due_s = [outcome.due_s - outcomes[0].due_s for outcome in outcomes]
+    counts = [sum(low <= due < low + 1 for due in due_s) for low in range(5)]
     assert counts == pytest.approx([10, 10, 40, 10, 10], abs=2)
 
 
@@ -150,8 +150,8 @@ def test_capacity_is_one_of_the_rates_tried_and_a_share_of_the_closed_loop(
     assert code == 0, output
     report = json.loads((tmp_path / "capacity.json").read_text())
     (run,) = report["runs"]
-    kept = [one for one in run["trials"] if one["p99_ms"] is not None and one["p99_ms"] <= LIMIT_MS]
-    assert run["rate"] in [one["rate"] for one in kept]
+    kept = [trial for trial in run["trials"] if trial["p99_ms"] is not None and trial["p99_ms"] <= LIMIT_MS]
+    assert run["rate"] in [trial["rate"] for trial in kept]
     assert run["rate"] == pytest.approx(run["share"] * run["closed_rps"])
     assert "longest queue" in run["saturated"]
     assert (tmp_path / "capacity.png").stat().st_size > 1000
@@ -168,6 +168,6 @@ def test_a_soak_watches_memory_and_judges(exported: Exported, tmp_path: Path) ->
     assert report["verdict"] == "pass"
     assert report["soak"]["rate"] == pytest.approx(14)
     assert len(report["memory"]) >= 10
-    assert all(one["rss_bytes"] > 50e6 and one["shared_bytes"] > 1e6 for one in report["memory"])
+    assert all(point["rss_bytes"] > 50e6 and point["shared_bytes"] > 1e6 for point in report["memory"])
     # A node of several instances has a process, and a number, for each.
     assert {name.split()[0] for name in report["usage"]["cores"]} >= {"tritonserver", "retrieval", "ranking"}

@@ -68,7 +68,7 @@ def test_a_node_needs_a_file_a_folder_and_a_step(
         for canary in default_canaries(extended):
             extended.wait_until_serving(canary)
         with GrpcClient(extended.grpc_url) as halving, GrpcClient(server.grpc_url) as client:
-            halved, right = (one.recommend(stored(exported, 3)).recommendations for one in (halving, client))
+            halved, right = (c.recommend(stored(exported, 3)).recommendations for c in (halving, client))
     assert [item.item_id for item in halved] == [item.item_id for item in right]
     assert np.allclose([2 * item.score for item in halved], [item.score for item in right], atol=1e-5)
 

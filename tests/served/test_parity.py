@@ -19,7 +19,7 @@ from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
 from tests.served.nodes import call
 from tests.served.requests import events_of, inline, offline, stored
-from tests.support.answers import Answer, Likeness, assert_alike
+from tests.support.answers import Answer, Likeness, assert_alike, offline_answers
 from unipinrec.bundle import read_manifest
 from unipinrec.models.unified.offline import OfflineRecommender
 
@@ -38,19 +38,14 @@ def mixed_requests(exported: Exported, count: int) -> list[RecommendRequest]:
 def test_200_users_are_served_what_offline_pytorch_recommends(
     server: EmbeddedServer, exported: Exported, promised: Likeness
 ) -> None:
-    defaults = read_manifest(exported.bundle).defaults
-    expected = OfflineRecommender(exported.model).recommend(
-        [offline(exported, user) for user in range(PARITY_USERS)],
-        NUM_RESULTS,
-        defaults,
-    )
+    requests = [offline(exported, user) for user in range(PARITY_USERS)]
+    expected = offline_answers(exported, requests, NUM_RESULTS)
     sources: Counter[str] = Counter()
     queries: Counter[int] = Counter()
     with GrpcClient(server.grpc_url) as client:
-        for user, answer in enumerate(expected):
+        for user, right in enumerate(expected):
             response = client.recommend(stored(exported, user, NUM_RESULTS))
             served = Answer.served(response)
-            right = Answer.offline(answer, exported.dataset.item_ids_V)
             difference = promised.difference(served, right)
             assert not difference, f"user {user}: {difference}"
             queries.update(served.origins)

@@ -1,6 +1,5 @@
 """The proxy in front of three real servers, through TLS: users stay, a dead replica is left."""
 
-import http.client
 import json
 import ssl
 import struct
@@ -23,6 +22,7 @@ from benchmarks.proxy import Proxy
 from benchmarks.scale import CALLERS_A_PROTOCOL, ask_all, connect, homes, kill_and_return, logged
 from ensemble.settings import ServingSettings
 from tests.conftest import USERS, Exported
+from tests.served.exchange import exchange
 from tests.served.nodes import kill
 from tests.support.tools import tool
 
@@ -261,11 +261,8 @@ def test_the_largest_requests_pass_over_both_protocols(proxy: Proxy) -> None:
 
 
 def test_metrics_are_served_beside_the_statistics(proxy: Proxy) -> None:
-    connection = http.client.HTTPConnection(proxy.stats_address, timeout=5)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    assert 'haproxy_server_status{proxy="grpc",server="replica-1"' in text
+    _, text = exchange("GET", f"http://{proxy.stats_address}/metrics")
+    assert b'haproxy_server_status{proxy="grpc",server="replica-1"' in text
 
 
 def test_a_drained_replica_gets_no_requests(proxy: Proxy) -> None:
@@ -306,14 +303,8 @@ def http_request(
     body: str | bytes | None = None,
     headers: dict[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    host, port = proxy.http_url.split(":")
     context = ssl.create_default_context(cafile=str(proxy.certificate))
-    connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
-    connection.request(method, path, body, headers or {})
-    response = connection.getresponse()
-    status, content = response.status, response.read()
-    connection.close()
-    return status, content
+    return exchange(method, f"https://{proxy.http_url}{path}", body, headers, context)
 
 
 def post(proxy: Proxy, body: str | bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:

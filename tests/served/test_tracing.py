@@ -3,8 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
-from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -18,9 +16,11 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
+from tests.served.exchange import exchange
 from tests.served.nodes import NODES
 from tests.served.requests import stored
 from tests.served.span_receiver import Span, SpanReceiver, receiving
+from tests.support.waiting import holds_within
 
 RATE = 5
 REQUESTS = 20
@@ -65,20 +65,16 @@ def traces(traced: EmbeddedServer, receiver: SpanReceiver, exported: Exported) -
     def found() -> dict[str, list[Span]]:
         return {trace: spans for trace, spans in receiver.traces().items() if spans[0].start_ns > began_ns}
 
-    deadline = time.monotonic() + ARRIVAL_S
     # What ends last is sent last.
-    while not named(found().get(CALLERS_TRACE, []), "InferRequest") and time.monotonic() < deadline:
-        time.sleep(0.1)
+    assert holds_within(ARRIVAL_S, lambda: named(found().get(CALLERS_TRACE, []), "InferRequest"), 0.1)
     return found()
 
 
 def infer_with_callers_trace(server: EmbeddedServer, user: str) -> None:
     body = {"inputs": [{"name": "USER_ID", "datatype": "BYTES", "shape": [1, 1], "data": [user]}]}
-    connection = HTTPConnection(urlsplit(server.http_url).netloc, timeout=10)
     headers = {"traceparent": f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"}
-    connection.request("POST", "/v2/models/recommend/infer", json.dumps(body), headers)
-    assert connection.getresponse().status == 200
-    connection.close()
+    url = f"{server.http_url}/v2/models/recommend/infer"
+    assert exchange("POST", url, json.dumps(body), headers)[0] == 200
 
 
 def test_one_request_in_rate_is_traced(traces: dict[str, list[Span]]) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from unipinrec_client import RecommendResponse
 
-from unipinrec.models.unified.offline import OfflineAnswer
+from tests.conftest import Exported
+from unipinrec.bundle import read_manifest
+from unipinrec.models.unified.offline import OfflineAnswer, OfflineRecommender, OfflineRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,14 @@ class Likeness:
     def differences(self, found: "Sequence[Answer]", right: "Sequence[Answer]") -> str:
         """The same of answers to several requests, of whose items together `strangers` is the share."""
         missing = 0
-        for request, (one, other) in enumerate(zip(found, right, strict=True)):
-            if len(one.items) != len(other.items):
-                return f"request {request}: {len(one.items)} items, not {len(other.items)}"
+        for request, (answer, wanted) in enumerate(zip(found, right, strict=True)):
+            if len(answer.items) != len(wanted.items):
+                return f"request {request}: {len(answer.items)} items, not {len(wanted.items)}"
             # Numbers within rounding, each list in the order of its own scores: equal order but for ties.
-            if difference := one.disorder() or self._apart(one, other):
+            if difference := answer.disorder() or self._apart(answer, wanted):
                 return f"request {request}: {difference}"
-            missing += len(self._named(one) - self._named(other))
-        total = sum(len(one.items) for one in found)
+            missing += len(self._named(answer) - self._named(wanted))
+        total = sum(len(answer.items) for answer in found)
         if missing > np.ceil(self.strangers * total):
             return f"{missing} of {total} items are others"
         return ""
@@ -113,9 +115,19 @@ class Answer:
         )
 
 
+def offline_answers(
+    exported: Exported, requests: Sequence[OfflineRequest], num_results: int = 20
+) -> list[Answer]:
+    """What PyTorch recommends without a server, by the bundle's defaults."""
+    defaults = read_manifest(exported.bundle).defaults
+    answers = OfflineRecommender(exported.model).recommend(requests, num_results, defaults)
+    return [Answer.offline(answer, exported.dataset.item_ids_V) for answer in answers]
+
+
 def assert_alike(
     found: Sequence[RecommendResponse], expected: Sequence[RecommendResponse], likeness: Likeness
 ) -> None:
     """Answers to the same requests; where keys and values came from may differ."""
-    difference = likeness.differences(*([Answer.served(one) for one in each] for each in (found, expected)))
+    answers = ([Answer.served(response) for response in responses] for responses in (found, expected))
+    difference = likeness.differences(*answers)
     assert not difference, difference

@@ -12,7 +12,8 @@ import numpy as np
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.history import HistoryNode
 from ensemble.settings import ServingSettings
-from tests.support.node_chain import NOW, Chain, Tensors
+from tests.conftest import NOW
+from tests.support.node_chain import Chain, Tensors
 
 USERS = 64
 NUMBERS = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")

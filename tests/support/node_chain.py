@@ -20,13 +20,11 @@ from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import ServingSettings
-from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
-from tests.support.answers import PROMISED, Answer
-from unipinrec.bundle import read_manifest
+from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, USERS, Exported
+from tests.support.answers import PROMISED, Answer, offline_answers
 from unipinrec.data.history import History
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRequest
 
-NOW = 1_750_000_000
 UTILITY = (1.0, 0.5, 0.0)
 MAX_HISTORY, WINDOW_BLOCK = 128, 32
 
@@ -137,9 +135,7 @@ def offline(
         OfflineRequest(history=history, request_time=NOW, surface=surface)
         for history, surface in zip(histories, surfaces, strict=True)
     ]
-    defaults = read_manifest(exported.bundle).defaults
-    answers = OfflineRecommender(exported.model).recommend(requests, num_results, defaults)
-    return [Answer.offline(answer, exported.dataset.item_ids_V) for answer in answers]
+    return offline_answers(exported, requests, num_results)
 
 
 def made_up(seed: int, length: int) -> History:

@@ -232,7 +232,10 @@ def test_rows_that_an_approximate_index_does_not_find_are_dropped(
     largest_V = item_vectors.argmax(axis=1)
     size_E = np.bincount(largest_V, minlength=dim)
     first, second = next(
-        (one, other) for one in range(dim) for other in range(one) if 5 <= size_E[[one, other]].sum() < 100
+        (first, second)
+        for first in range(dim)
+        for second in range(first)
+        if 5 <= size_E[[first, second]].sum() < 100
     )
     query_1E = (0.8 * axes[first] + 0.6 * axes[second])[None]
     probed = np.flatnonzero(np.isin(largest_V, [first, second])).tolist()

@@ -16,8 +16,10 @@ from ensemble.kv.event_chain import EventChain
 from ensemble.kv.pool import Handle, KVPool, MappedPool, PoolDirectory
 from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.loaded_bundle import LoadedBundle
-from tests.support.node_chain import NOW, WINDOW_BLOCK, made_up
+from tests.conftest import NOW
+from tests.support.node_chain import WINDOW_BLOCK, made_up
 from tests.support.stand_in_device import StandInAllocator, eager_engine
+from tests.support.waiting import holds_within
 from unipinrec.data.history import History
 
 LENGTH = 40
@@ -84,13 +86,6 @@ def reader(loaded: LoadedBundle, tmp_path: Path) -> Iterator[Reader]:
     reader.pools.close()
 
 
-def becomes(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
-
-
 def test_memory_of_a_dead_owner_is_given_back_while_nobody_asks(
     make_owner: Callable[[], Owner], reader: Reader
 ) -> None:
@@ -101,7 +96,7 @@ def test_memory_of_a_dead_owner_is_given_back_while_nobody_asks(
     time.sleep(0.4)
     assert reader.allocator.mapped == 1
     owner.die()
-    assert becomes(lambda: reader.allocator.mapped == 0)
+    assert holds_within(20, lambda: reader.allocator.mapped == 0)
 
 
 def test_a_run_in_flight_keeps_the_memory_until_its_end(

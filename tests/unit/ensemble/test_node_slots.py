@@ -217,8 +217,8 @@ def test_rounded_keys_and_values_answer_nearly_alike(
         assert sources(answers) == [expected_source] * len(users)
         for row in range(len(users)):
             by_item = [
-                dict(zip(one["ITEM_IDS"][row].tolist(), one["ACTION_PROBS"][row], strict=True))
-                for one in (expected, answers)
+                dict(zip(found["ITEM_IDS"][row].tolist(), found["ACTION_PROBS"][row], strict=True))
+                for found in (expected, answers)
             ]
             assert by_item[0].keys() == by_item[1].keys()
             for item, probabilities in by_item[0].items():
@@ -247,6 +247,6 @@ def test_metrics_count_where_keys_and_values_came_from(
         tight(stored(exported, [user]))
         assert counted(tight.retrieval, "unipinrec_kv_evictions_total") == evicted
     found = chain.ann.run(chain.ann.parse(chain.before("ann", request)))
-    assert sum(len(one.item_row_K) for one in found) == 3 * 2 * 20
+    assert sum(len(candidates.item_row_K) for candidates in found) == 3 * 2 * 20
     assert counted(chain.ann, "unipinrec_candidates_count") == 6
     assert counted(chain.ann, "unipinrec_candidates_sum") == 2 * 3 * 2 * 20

@@ -10,10 +10,9 @@ from ensemble.executors.torchscript.scorer import gather_vectors
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import BundleMismatchError, InvalidInputError
 from ensemble.nodes.retrieval import RetrievalNode
-from tests.conftest import ITEMS, Exported
+from tests.conftest import ITEMS, NOW, Exported
 from tests.support.node_chain import (
     MAX_HISTORY,
-    NOW,
     WINDOW_BLOCK,
     Chain,
     assert_answered,

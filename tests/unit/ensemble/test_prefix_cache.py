@@ -180,18 +180,18 @@ class Instances:
         """Encode streams up to an event, and compare everything with the truth."""
         windows = [self.truth.window(stream, end) for stream, end in wanted]
         encoded = self.caches[instance].encode([history for _, history in windows])
-        for (stream, _), (start, history), one in zip(wanted, windows, encoded, strict=True):
+        for (stream, _), (start, history), found in zip(wanted, windows, encoded, strict=True):
             hidden_TC, past_L2HTD = self.truth.encoded(stream, start)
             length = len(history) + 1
             storage = self.pools[instance].storage
-            assert one.place.length == length
+            assert found.place.length == length
             hidden_C, right = hidden_TC[length - 1], past_L2HTD[:, :, :, :length]
-            assert (storage.hidden(one.place.slot) - hidden_C).abs().max() < self.side.hidden_tolerance
-            assert (slot_content(storage, one.place.slot, length) - right).abs().max() < TOLERANCE
-            pool = self.pool_of(one.handle)
+            assert (storage.hidden(found.place.slot) - hidden_C).abs().max() < self.side.hidden_tolerance
+            assert (slot_content(storage, found.place.slot, length) - right).abs().max() < TOLERANCE
+            pool = self.pool_of(found.handle)
             if pool is not None:
-                assert pool.holds(one.handle)
-                assert (content_of(pool, one.handle) - right).abs().max() < TOLERANCE
+                assert pool.holds(found.handle)
+                assert (content_of(pool, found.handle) - right).abs().max() < TOLERANCE
         return encoded
 
     def pool_of(self, handle: Handle) -> MappedPool | None:
@@ -225,12 +225,12 @@ def test_random_sequences_equal_recomputation(truth: Truth, folder: Path, side: 
             users = draw.integers(USERS + 1, size=1 + int(draw.random() < 0.3) + int(draw.random() < 0.1))
             ends[users] = np.clip(ends[users] + draw.integers(-2, 9, size=len(users)), 0, EVENTS)
             wanted = [(int(user), int(ends[user])) for user in users]
-            for one in instances.ask(int(draw.integers(2)), wanted):
-                reused += one.handle.reused > 0
-                full += one.handle.epoch == 0
-                pool = instances.pool_of(one.handle)
+            for found in instances.ask(int(draw.integers(2)), wanted):
+                reused += found.handle.reused > 0
+                full += found.handle.epoch == 0
+                pool = instances.pool_of(found.handle)
                 if pool is not None and draw.random() < 0.9:
-                    pool.release(one.handle)
+                    pool.release(found.handle)
         evicted = max(evicted, *(pool.evictions for pool in instances.pools.values()))
     instances.close()
     # Each of the cases that the sequences are meant to meet was met often.
@@ -245,8 +245,8 @@ def test_an_append_computes_its_new_events_alone(truth: Truth, folder: Path, sid
     (first,) = instances.ask(0, [(0, 18)])
     (second,) = instances.ask(0, [(0, 21)])
     (third,) = instances.ask(0, [(0, 21)])
-    assert [one.computed for one in (first, second, third)] == [19, 3, 0]
-    assert [one.handle.reused for one in (first, second, third)] == [0, 19, 22]
+    assert [found.computed for found in (first, second, third)] == [19, 3, 0]
+    assert [found.handle.reused for found in (first, second, third)] == [0, 19, 22]
     assert second.handle.slot == first.handle.slot
 
 
@@ -325,7 +325,7 @@ def test_positions_of_several_requests_stand_without_padding_between(truth: Trut
     with torch.inference_mode():
         encoder(
             SharedMemoryStorage(None, layout),
-            [Prefill(one, 0, slot) for slot, one in enumerate(histories)],
+            [Prefill(history, 0, slot) for slot, history in enumerate(histories)],
         )
     assert encoder.padding == 1
 

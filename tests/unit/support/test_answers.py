@@ -37,13 +37,13 @@ def test_what_is_promised_allows_nothing_else(other: Answer, difference: str) ->
 
 
 def test_a_tie_may_fall_either_way() -> None:
-    one, other = answer("ab"), answer("ba")
-    one.number_KX[:], other.number_KX[:] = 0.5, 0.5
-    one.number_KX[1, -1] -= 5e-6
-    other.number_KX[1, -1] -= 5e-6
-    assert not PROMISED.difference(one, other)
-    one.number_KX[1, -1] -= 1e-5
-    assert "differ by" in PROMISED.difference(one, other)
+    first, second = answer("ab"), answer("ba")
+    first.number_KX[:], second.number_KX[:] = 0.5, 0.5
+    first.number_KX[1, -1] -= 5e-6
+    second.number_KX[1, -1] -= 5e-6
+    assert not PROMISED.difference(first, second)
+    first.number_KX[1, -1] -= 1e-5
+    assert "differ by" in PROMISED.difference(first, second)
 
 
 def test_one_item_in_a_thousand_may_be_another() -> None:

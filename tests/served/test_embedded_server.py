@@ -1,0 +1,99 @@
+"""A running server: what its nodes are given, where it listens, who administers it, who revives its nodes."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton
+
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import UserCanary
+from ensemble.server.server_error import ServerError
+from ensemble.server.watchdog import Watchdog
+from ensemble.settings import SHARED_MEMORY, ServingSettings
+from tests.served.exchange import exchange
+from tests.served.launched import infer, write_deployment
+from tests.support.waiting import holds_within
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    folder = write_deployment(tmp_path_factory.mktemp("shared"))
+    settings = ServingSettings(bundle=folder / "bundle", pool_slots=5)
+    with EmbeddedServer(
+        model_repository=folder / "models",
+        settings=settings,
+        endpoints=Endpoints.free(),
+        log_path=folder / "server.log",
+    ) as server:
+        server.start()
+        assert server.wait_until_serving(UserCanary(), timeout_s=60)
+        yield server
+
+
+def test_nodes_run_this_interpreter_with_these_settings(server: EmbeddedServer) -> None:
+    assert infer(server, "prefix") == sys.prefix
+    assert infer(server, "numpy") == np.__version__
+    assert infer(server, "slots") == "5"
+    runtime_dir = Path(infer(server, "runtime"))
+    assert runtime_dir.parent == SHARED_MEMORY
+    assert runtime_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_listens_on_loopback_only(server: EmbeddedServer) -> None:
+    connections = psutil.Process(server.pid).net_connections("inet")
+    listening = {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
+    # gRPC listens on the IPv6 form of the same IPv4 loopback address.
+    assert {ip.removeprefix("::ffff:") for ip, _ in listening} == {"127.0.0.1"}
+    assert {port for _, port in listening} == set(server.endpoints.ports.values())
+
+
+def test_metrics_are_served(server: EmbeddedServer) -> None:
+    assert 'nv_inference_request_success{model="recommend"' in exchange("GET", server.metrics_url)[1].decode()
+
+
+def test_administration_needs_the_secret(server: EmbeddedServer) -> None:
+    with server.client() as client:
+        with pytest.raises(triton.InferenceServerException, match="restricted"):
+            client.unload_model("first")
+        client.get_model_repository_index(headers=server.admin_headers)
+    assert exchange("POST", f"{server.http_url}/v2/repository/models/first/unload")[0] == 403
+
+
+def test_start_that_is_never_answered_ends_with_the_reason(server: EmbeddedServer) -> None:
+    with pytest.raises(ServerError, match=r"server start is over 1 s: .*unknown model: 'absent'"):
+        server.wait_until_serving(UserCanary(model="absent"), timeout_s=1)
+
+
+def test_watchdog_revives_a_dead_node_alone(server: EmbeddedServer) -> None:
+    lines: list[str] = []
+    before = nodes_of(server)
+    with Watchdog(server, [UserCanary()], report=lines.append, interval_s=1):
+        os.kill(before["first"], signal.SIGKILL)
+        assert holds_within(10, lambda: lines)
+        assert infer(server, "someone") == "someone"
+    after = nodes_of(server)
+    assert after["second"] == before["second"]
+    assert after["first"] != before["first"]
+    assert len(lines) == 1
+    assert lines[0].startswith("watchdog: first died; loaded again in ")
+
+
+def test_watchdog_loads_a_model_whose_load_failed(server: EmbeddedServer) -> None:
+    lines: list[str] = []
+    with server.client() as client:
+        client.unload_model("second", headers=server.admin_headers)
+    with Watchdog(server, [UserCanary()], report=lines.append, interval_s=0.5):
+        assert holds_within(20, lambda: any("answered again" in line for line in lines))
+    assert infer(server, "someone") == "someone"
+
+
+def nodes_of(server: EmbeddedServer) -> dict[str, int]:
+    """The process id of each node."""
+    return {node: pid for node in ("first", "second") for pid in server.node_processes(node)}
