@@ -101,7 +101,7 @@ class PrefixCache:
                 if chain.whole not in claims:
                     slot, cached = self._find_slot(chain, busy)
                     if slot is None:
-                        slot = self.storage.layout.slots + len(claims)
+                        slot = self.storage.layout.slots + len(claims) - len(busy)
                     else:
                         busy.add(slot)
                     claims[chain.whole] = _Claim(history, chain, slot, cached)
