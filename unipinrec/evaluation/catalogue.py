@@ -10,22 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.evaluation.checks import check_numbers
 
 Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating[Any]]]
 """User indices [B] and the lengths [B] of their known histories to scores [B, V]; higher is better."""
 
 
 def rank_of_target(scores_V: NDArray[np.floating[Any]], target: int, exclude_rows: NDArray[np.int64]) -> int:
-    """Rank of the target among all items but `exclude_rows`, from 1; the target itself always takes part.
+    """Return the rank of the target among all items but `exclude_rows`, from 1; the target always takes part.
 
-    Of equal scores, the lower item row ranks first.
-
-    Raises:
-        ValueError: a score is NaN.
+    Of equal scores, the lower item row ranks first. Raises `ValueError` if a score is nan.
     """
-    nan_V = np.isnan(scores_V)
-    if nan_V.any():
-        raise ValueError(f"score of item row {int(nan_V.argmax())} is nan; allowed: a number")
+    check_numbers("scores", scores_V)
     better_V = scores_V > scores_V[target]
     better_V[:target] |= scores_V[:target] == scores_V[target]
     better_V[exclude_rows] = False
@@ -39,7 +35,7 @@ def ranks_after(
     length_U: NDArray[np.int64],
     chunk_users: int = 256,
 ) -> NDArray[np.int64]:
-    """Rank of each user's event at `length_U`, scored from the `length_U` events before it, [U].
+    """Return the rank of each user's event at `length_U`, scored from the `length_U` events before it, [U].
 
     The items of those earlier events are left out of the ranking.
     """
@@ -53,10 +49,10 @@ def ranks_after(
 
 
 def recall_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Recall@k of each user with one target: 1 when it is among the first k, [U]."""
+    """Return Recall@k of each user with one target: 1 when it is among the first k, [U]."""
     return (rank_U <= k).astype(np.float64)
 
 
 def ndcg_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """NDCG@k of each user with one target: 1 / log2(rank + 1) when it is among the first k, else 0, [U]."""
+    """Return NDCG@k of each user with one target: 1 / log2(rank + 1) when it is among the first k, else 0."""
     return np.where(rank_U <= k, 1.0 / np.log2(rank_U + 1.0), 0.0)

@@ -24,7 +24,7 @@ def retrieve_union(
     *,
     refill: bool = True,
 ) -> list[Rows]:
-    """Item rows that the query embeddings of each user find by inner product, without repeats.
+    """Return the item rows that the query embeddings of each user find by inner product, without repeats.
 
     Queries search in order; each adds its best items, best first, of equal scores the lower row first.
 
@@ -40,9 +40,8 @@ def retrieve_union(
         exclude: for each user, item rows that are not to be found, [X].
         refill: whether a query passes over what earlier ones found.
 
-    Raises:
-        ValueError: a number is nan, widths differ, a budget is negative, an excluded row is not in the index,
-            or `exclude` is of another length.
+    Raises `ValueError` if a number is nan, widths differ, a budget is negative, an excluded row is not in the
+    index, or `exclude` is of another length.
     """
     check_numbers("queries", query_BQE)
     check_numbers("items", item_VE)
@@ -61,13 +60,10 @@ def retrieve_union(
 
 
 def unordered_recall(found: Sequence[Rows], targets: Sequence[Rows]) -> NDArray[np.float64]:
-    """Share of each user's target items that are among those found, in whatever place, [B].
+    """Return the share of each user's target items that are among those found, in whatever order, [B].
 
     With one target it is 1 or 0: PinRec's unordered Recall@k, when `found` is the union of each query's
-    first k.
-
-    Raises:
-        ValueError: a user has no target, or the lists are of different lengths.
+    first k. Raises `ValueError` if a user has no target, or the lists are of different lengths.
     """
     if len(found) != len(targets):
         raise ValueError(f"length of targets is {len(targets)}; allowed: {len(found)}")

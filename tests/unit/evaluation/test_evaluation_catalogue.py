@@ -48,7 +48,7 @@ def test_rank_is_the_place_in_the_sorted_catalogue(scores: list[int], data: st.D
 
 
 def test_a_score_that_is_nan_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^score of item row 1 is nan; allowed: a number$"):
+    with pytest.raises(ValueError, match=r"^scores\[1\] is nan; allowed: a number$"):
         rank_of_target(np.array([0.1, np.nan, 0.2]), 2, NOTHING)
 
 
