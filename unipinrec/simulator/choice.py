@@ -17,7 +17,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def conditional_probabilities(affinity: Floats, propensity_A: Floats, choice: ChoiceConfig) -> Floats:
-    """Probability of every action given that it is possible, [..., A].
+    """Return the probability of every action given that it is possible, [..., A].
 
     With taste t of the user u at that moment and latent vector z of the item v, both of length 1:
 
@@ -40,7 +40,7 @@ def conditional_probabilities(affinity: Floats, propensity_A: Floats, choice: Ch
 
 
 def marginal_probabilities(conditional_A: Floats) -> Floats:
-    """Probability that a shown item gets each action: q(click), and the others times what they need."""
+    """Return how likely a shown item gets each action: q(click), and the others times what they need."""
     click = conditional_A[..., CLICK]
     marginal_A = conditional_A * click[..., None]
     marginal_A[..., CLICK] = click
@@ -49,7 +49,7 @@ def marginal_probabilities(conditional_A: Floats) -> Floats:
 
 
 def draw_actions(conditional_A: Floats, random: np.random.Generator) -> NDArray[np.int64]:
-    """Bitmasks of drawn actions, [...]; bit i is `ACTIONS[i]`."""
+    """Return bitmasks of drawn actions, [...]; bit i is `ACTIONS[i]`."""
     done_A = random.random(conditional_A.shape) < conditional_A
     clicked = done_A[..., CLICK]
     done_A[..., SAVE] &= clicked

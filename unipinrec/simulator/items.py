@@ -38,10 +38,10 @@ class Items:
 
     @classmethod
     def draw(cls, config: SimulatorConfig, topics: Topics, random: np.random.Generator) -> Self:
-        """Random items; a row says nothing about its item."""
+        """Draw items at random; a row says nothing about its item."""
         count = config.items
-        place_V = random.permutation(count)
-        topic_V = place_V % config.topics
+        number_V = random.permutation(count)
+        topic_V = number_V % config.topics
         latent_VD = near(topics.centre_CD[topic_V], config.item_spread, random)
         log_popularity_V = config.popularity_spread * random.standard_normal(count)
         own_VA = random.standard_normal((count, len(config.item_spread_of_actions)))
@@ -52,12 +52,12 @@ class Items:
             latent_VD=latent_VD,
             popularity_V=np.exp(log_popularity_V),
             propensity_VA=propensity_VA,
-            cold_V=place_V >= count - config.cold_items,
+            cold_V=number_V >= count - config.cold_items,
             content_VF=_content(latent_VD, propensity_VA, config, random),
         )
 
     def frame(self) -> pl.DataFrame:
-        """The catalogue in `ITEM_SCHEMA`; an item's only attribute is its topic."""
+        """Return the catalogue in `ITEM_SCHEMA`; an item's only attribute is its topic."""
         id_V = external_ids(len(self.topic_V))
         titles = [
             f"Synthetic item {item} of topic {topic}"
@@ -73,7 +73,7 @@ class Items:
 
 
 def external_ids(items: int) -> NDArray[np.int64]:
-    """Item ids of the rows, ascending, [V]."""
+    """Return the item ids of the rows, ascending, [V]."""
     return np.arange(FIRST_ID, FIRST_ID + items)
 
 

@@ -1,6 +1,6 @@
 """The logging policy: which items a feedview shows.
 
-Shapes: B feedviews of one step, P proposals for a feedview, K places of the largest slate, I interests,
+Shapes: B feedviews of one step, P proposals for a feedview, K items of the largest slate, I interests,
 C topics, W items that are shown at all ("warm") ordered by topic, S shown items of all feedviews of the step.
 """
 
@@ -12,7 +12,7 @@ from unipinrec.simulator.items import Items
 from unipinrec.simulator.users import Floats, Int64s, choose
 
 SPARE = 2
-"""Proposals for each place of the largest slate; repeated ones are dropped."""
+"""Proposals for each item of the largest slate; repeated ones are dropped."""
 SESSION, INTEREST, POPULAR, UNIFORM = range(4)
 
 
@@ -37,7 +37,7 @@ class LoggingPolicy:
     def slates(
         self, topic_B: Int64s, topic_BI: Int64s, other_BI: Floats, explored_B: NDArray[np.bool_]
     ) -> tuple[Int64s, Int64s]:
-        """Feedview (its index in B, ascending) and item row of every shown item, in the order shown.
+        """Return the feedview (its index in B, ascending) and item row of every shown item, as ordered.
 
         Args:
             topic_B: the session's topic.
@@ -60,16 +60,16 @@ class LoggingPolicy:
         shape = (len(topic_B), SPARE * self._config.slate[1])
         source_BP = np.searchsorted(self._source_bound, self._random.random(shape), side="right")
         source_BP[explored_B] = UNIFORM
-        place_BP = self._random.integers(len(self._item_W), size=shape)
+        index_BP = self._random.integers(len(self._item_W), size=shape)
         popular = source_BP == POPULAR
-        place_BP[popular] = self._drawn(self._popularity_W1, self._random.random(popular.sum()))
+        index_BP[popular] = self._drawn(self._popularity_W1, self._random.random(popular.sum()))
         session = source_BP == SESSION
-        place_BP[session] = self._of_topics(topic_B[np.nonzero(session)[0]])
+        index_BP[session] = self._of_topics(topic_B[np.nonzero(session)[0]])
         interest = source_BP == INTEREST
         feedview = np.nonzero(interest)[0]
         chosen = choose(other_BI[feedview], self._random)
-        place_BP[interest] = self._of_topics(topic_BI[feedview, chosen])
-        proposed_BP: Int64s = self._item_W[place_BP]
+        index_BP[interest] = self._of_topics(topic_BI[feedview, chosen])
+        proposed_BP: Int64s = self._item_W[index_BP]
         return proposed_BP
 
     def _of_topics(self, topic: Int64s) -> Int64s:
@@ -90,7 +90,7 @@ class LoggingPolicy:
 
 
 def first_of_equal(value_BP: Int64s) -> NDArray[np.bool_]:
-    """Which values occur for the first time in their row, [B, P]."""
+    """Return which values occur for the first time in their row, [B, P]."""
     order_BP = np.argsort(value_BP, axis=1, kind="stable")
     sorted_BP = np.take_along_axis(value_BP, order_BP, axis=1)
     new_BP = np.ones(value_BP.shape, np.bool_)

@@ -30,7 +30,7 @@ class Topics:
 
     @classmethod
     def draw(cls, config: SimulatorConfig, random: np.random.Generator) -> Self:
-        """Random topics."""
+        """Draw topics at random."""
         count = config.topics
         centre_CD = unit(random.standard_normal((count, config.latent_dim)))
         similarity_CC = centre_CD @ centre_CD.T - 3 * np.eye(count)
@@ -47,12 +47,12 @@ class Topics:
 
 
 def unit(vector_D: Floats) -> Floats:
-    """The vectors of the last axis at length 1."""
+    """Return the vectors of the last axis at length 1."""
     length: Floats = np.linalg.norm(vector_D, axis=-1, keepdims=True)
     return vector_D / length
 
 
 def near(centre_D: Floats, spread: float, random: np.random.Generator) -> Floats:
-    """Unit vectors around unit vectors, off by about `spread`."""
+    """Draw unit vectors around unit vectors, off by about `spread`."""
     noise_D = random.standard_normal(centre_D.shape)
     return unit(centre_D + spread / np.sqrt(centre_D.shape[-1]) * noise_D)
