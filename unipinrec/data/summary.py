@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from unipinrec.data.prepared import PreparedDataset
@@ -33,12 +34,11 @@ class Summary:
 
 
 def summarize(dataset: PreparedDataset) -> Summary:
-    """Summarise a prepared dataset."""
+    """Count what a prepared dataset contains."""
     events = dataset.events
     actions = events["actions"]
-    slates = events.filter(pl.col("feedview_id").is_not_null()).group_by("user_id", "feedview_id").len()
-    engaged = (pl.col("actions") != 0).sum().cast(pl.Int64)
-    lengths = events.group_by("user_id").agg(length=engaged)["length"]
+    slates = events.drop_nulls("feedview_id").group_by("user_id", "feedview_id").len()
+    lengths = events.group_by("user_id").agg(length=(pl.col("actions") != 0).sum())["length"]
     return Summary(
         users=len(lengths),
         items=len(dataset.items),
@@ -51,11 +51,13 @@ def summarize(dataset: PreparedDataset) -> Summary:
             for bit, name in enumerate(dataset.info.actions)
         },
         feedviews=len(slates),
-        feedview_sizes=_percentiles(slates["len"].cast(pl.Int64)),
+        feedview_sizes=_percentiles(slates["len"]),
         history_lengths=_percentiles(lengths),
     )
 
 
 def _percentiles(values: pl.Series) -> dict[int, int]:
-    ordered = values.sort().to_list()
-    return {p: ordered[-(-p * len(ordered) // 100) - 1] for p in PERCENTILES} if ordered else {}
+    if values.is_empty():
+        return {}
+    nearest = np.percentile(values.to_numpy(), PERCENTILES, method="inverted_cdf")
+    return dict(zip(PERCENTILES, nearest.tolist(), strict=True))

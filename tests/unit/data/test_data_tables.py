@@ -69,7 +69,7 @@ def test_what_editors_and_exports_leave_is_no_data(tmp_path: Path, text: str) ->
 def test_blank_lines_are_left_out_of_typed_columns(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(TEXT + "\n  \n")
-    assert read_text(path, {"item_id": pl.Int64}).rows() == [(10,), (11,)]
+    assert read_text(path, types={"item_id": pl.Int64}).rows() == [(10,), (11,)]
 
 
 def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
