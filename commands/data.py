@@ -48,18 +48,18 @@ def import_(
     ] = None,
 ) -> None:
     """Check an event log and make a prepared dataset of it."""
-    names = tuple(actions.split(","))
     with one_line_errors(*ERRORS):
-        dataset = import_events(
-            events,
-            items,
-            out,
-            name=name_from(out.name) if name is None else name,
-            actions=names,
-            surfaces=tuple(surfaces.split(",")),
-            utility_weights=_weights(utility_weights) if utility_weights else (1.0,) * len(names),
-            positive_actions=tuple(positive_actions.split(",")) if positive_actions else None,
-        )
+        names = actions.split(",")
+        fields: dict[str, object] = {
+            "name": name_from(out.name) if name is None else name,
+            "actions": names,
+            "surfaces": surfaces.split(","),
+            "utility_weights": utility_weights.split(",") if utility_weights else [1.0] * len(names),
+            "sampled_impressions": False,
+        }
+        if positive_actions:
+            fields["positive_actions"] = positive_actions.split(",")
+        dataset = import_events(events, items, out, DatasetInfo.model_validate(fields))
         typer.echo(f"{len(dataset.events)} events written to {out}")
 
 
@@ -85,15 +85,6 @@ def describe(folder: Annotated[Path, typer.Argument(help="Folder of a prepared d
     Console().print(_table(dataset.info, summarize(dataset)))
 
 
-def _weights(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise EventFormatError(
-            f"utility_weights is {text}; allowed: numbers with commas between them"
-        ) from error
-
-
 def _table(info: DatasetInfo, summary: Summary) -> Table:
     table = Table("what", "value", title=info.name)
     for field in ("users", "items", "attributes", "content_width", "events", "impressions", "feedviews"):
@@ -101,10 +92,10 @@ def _table(info: DatasetInfo, summary: Summary) -> Table:
     table.add_row("positive actions", " ".join(info.positive_actions))
     for action, rate in summary.action_rates.items():
         table.add_row(f"rate of {action}", f"{rate:.4f}")
-    for title, percentiles in (
-        ("feedview size", summary.feedview_sizes),
-        ("history", summary.history_lengths),
-    ):
+    for title, percentiles in {
+        "feedview size": summary.feedview_sizes,
+        "history": summary.history_lengths,
+    }.items():
         for percentile, value in percentiles.items():
             table.add_row(f"{title}, percentile {percentile}", f"{value:,}")
     return table

@@ -16,15 +16,15 @@ LARGEST_FEEDVIEW = 32
 
 
 def group_in_time(events: pl.DataFrame) -> pl.DataFrame:
-    """The events (ordered by user and time) with a `feedview_id` from their timestamps.
+    """Return the events (ordered by user and time) with a `feedview_id` from their timestamps.
 
     Consecutive events of a user with gaps of at most `LONGEST_GAP` seconds form a run; every
     `LARGEST_FEEDVIEW` events of a run form a feedview.
     """
     gap = pl.col("timestamp").diff().over("user_id")
     run = (gap.is_null() | (gap > LONGEST_GAP)).cum_sum()
-    place = pl.int_range(pl.len()).over("run")
-    feedview_id = (place % LARGEST_FEEDVIEW == 0).cum_sum().cast(pl.Int64) - 1
+    index = pl.int_range(pl.len()).over("run")
+    feedview_id = (index % LARGEST_FEEDVIEW == 0).cum_sum().cast(pl.Int64) - 1
     return events.with_columns(run=run).with_columns(feedview_id=feedview_id).drop("run")
 
 
@@ -33,11 +33,11 @@ class Feedview:
     """One slate: its shown items in stored order, with what the user did to each (0 = nothing)."""
 
     timestamp: int
-    """Unix seconds of its first row."""
+    """Unix seconds of the first row."""
     surface: int
-    """Surface of its first row."""
+    """Surface of the first row."""
     start: int
-    """Events of the user's history strictly before it, in stored order."""
+    """Number of events of the user's history strictly before it, in stored order."""
     item_row_K: NDArray[np.int64]
     actions_K: NDArray[np.int64]
 
@@ -56,13 +56,13 @@ class Feedviews:
     item_row_S: NDArray[np.int64]
     actions_S: NDArray[np.int64]
     through_S: NDArray[np.int64]
-    """Events of the user's history up to this row, itself included when it was acted on."""
+    """Number of events of the user's history up to this row, itself included when it was acted on."""
 
     def __len__(self) -> int:
         return len(self.timestamp_F)
 
     def view(self, feedview: int, shown: int | None = None) -> Feedview:
-        """One feedview, or its first `shown` items. The arrays are views."""
+        """Return a feedview, or its first `shown` items. The arrays are views."""
         begin, end = self.shown_offset_F1[feedview], self.shown_offset_F1[feedview + 1]
         kept = slice(begin, end if shown is None else begin + shown)
         return Feedview(
@@ -75,5 +75,5 @@ class Feedviews:
 
 
 def offsets(group: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """Where each of `groups` begins in an array sorted by `group`, and the end: [groups + 1]."""
+    """Return where each of `groups` begins in an array sorted by `group`, and the end: [groups + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))]).astype(np.int64)

@@ -25,7 +25,7 @@ class History:
         return len(self.item_row_N)
 
     def __getitem__(self, chosen: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "History":
-        """Some of the events, in order; views of the arrays for a slice."""
+        """Return some of the events, in order; views of the arrays for a slice."""
         return History(
             item_row_N=self.item_row_N[chosen],
             actions_N=self.actions_N[chosen],
@@ -35,6 +35,6 @@ class History:
 
 
 def rows_of(item_id_V: NDArray[np.int64], item_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of external ids among the ascending `item_id_V`, in the same shape; `UNKNOWN_ROW` for others."""
+    """Return rows of external ids among the ascending `item_id_V`, in the same shape, else `UNKNOWN_ROW`."""
     row = np.searchsorted(item_id_V, item_id).clip(max=len(item_id_V) - 1)
     return np.where(item_id_V[row] == item_id, row, UNKNOWN_ROW).astype(np.int64)

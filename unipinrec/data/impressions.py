@@ -20,7 +20,7 @@ class ImpressionSampler:
         self._cumulative_V = np.cumsum(count_V)
 
     def draw(self, random: np.random.Generator, count: int, seen_X: NDArray[np.int64]) -> NDArray[np.int64]:
-        """At most `count` distinct rows, none of `seen_X`; fewer where nearly everything is seen."""
+        """Draw at most `count` distinct rows, none of `seen_X`; fewer where nearly everything is seen."""
         uniform_K = _distinct(lambda n: random.integers(self._items, size=n), count - count // 2, seen_X)
         taken_X = np.concatenate([seen_X, uniform_K])
         popular_K = _distinct(lambda n: self._popular(random, n), count // 2, taken_X)
