@@ -46,6 +46,12 @@ def grpc_broken_by() -> str:
     return _of_this_process().broken_by
 
 
+def check_grpc() -> None:
+    """Raise `RuntimeError` where blocking calls are never answered."""
+    if reason := grpc_broken_by():
+        raise RuntimeError(reason)
+
+
 def check_grpc_asyncio() -> None:
     """Note that gRPC is used with asyncio; raise `RuntimeError` in a child of a process that did so.
 

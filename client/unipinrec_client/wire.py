@@ -1,6 +1,6 @@
 """The tensors that carry requests and responses."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,13 @@ TRITON_TYPES = {
     "EXCLUDE_ITEM_IDS": "INT64",
 }
 """Triton's type of every input."""
+
+_EVENT_FIELDS = {
+    "HISTORY_ITEM_IDS": "item_id",
+    "HISTORY_ACTIONS": "actions",
+    "HISTORY_TIMESTAMPS": "timestamp",
+    "HISTORY_SURFACES": "surface",
+}
 
 # Asking an ensemble for fewer outputs than it declares can fail with "unexpected deadlock", so all are
 # asked for, always.
@@ -125,17 +132,11 @@ def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[An
 
 
 def _encode_histories(histories: list[list[Event]]) -> Arrays:
-    def rows(field: Callable[[Event], int]) -> list[list[int]]:
-        return [[field(event) for event in history] for history in histories]
-
-    return {
-        "HISTORY_ITEM_IDS": _integers(
-            "HISTORY_ITEM_IDS", rows(lambda event: event.item_id), padding=PADDING_ITEM_ID
-        ),
-        "HISTORY_ACTIONS": _integers("HISTORY_ACTIONS", rows(lambda event: event.actions)),
-        "HISTORY_TIMESTAMPS": _integers("HISTORY_TIMESTAMPS", rows(lambda event: event.timestamp)),
-        "HISTORY_SURFACES": _integers("HISTORY_SURFACES", rows(lambda event: event.surface)),
-    }
+    arrays = {}
+    for name, field in _EVENT_FIELDS.items():
+        rows = [[getattr(event, field) for event in history] for history in histories]
+        arrays[name] = _integers(name, rows, PADDING_ITEM_ID if name == "HISTORY_ITEM_IDS" else 0)
+    return arrays
 
 
 def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[np.int64]:
