@@ -25,15 +25,13 @@ app.add_typer(fetch.app, name="fetch")
 @app.command("import")
 def import_(
     events: Annotated[
-        Path,
-        typer.Option(help="The log (docs/data.md): parquet, CSV or TSV, or a folder of its parts."),
+        Path, typer.Option(help="The log (docs/data.md): parquet, CSV or TSV, or a folder of its parts.")
     ],
     actions: Annotated[str, typer.Option(help="Action names in bit order, with commas between them.")],
     out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],
     surfaces: Annotated[str, typer.Option(help="Surface names in order, with commas between.")] = "default",
     items: Annotated[
-        Path | None,
-        typer.Option(help="Likewise, with item_id and, optionally, title, attributes, content."),
+        Path | None, typer.Option(help="Likewise, with item_id and, optionally, title, attributes, content.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the dataset; default: from the name of OUT.")

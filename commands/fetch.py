@@ -86,10 +86,7 @@ def mind(path: Source = None, out: Out = Path("build/data/mind")) -> None:
 
 
 def _fetch(
-    path: Path | None,
-    out: Path,
-    files: Sequence[Download],
-    prepare: Callable[[Path, Path, Report], None],
+    path: Path | None, out: Path, files: Sequence[Download], prepare: Callable[[Path, Path, Report], None]
 ) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(*ERRORS), source_files(path, files, out, console.print) as source:

@@ -52,8 +52,7 @@ def serve(
         str | None, typer.Option(help="static, dynamic or off: how layers are compiled for the GPU.")
     ] = None,
     baseline: Annotated[
-        bool,
-        typer.Option(help="Serve recommend_separate too: ranking encodes the history again."),
+        bool, typer.Option(help="Serve recommend_separate too: ranking encodes the history again.")
     ] = False,
     exclude_seen: Annotated[
         bool | None,
@@ -96,12 +95,7 @@ def serve(
             address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
         )
         run_server(
-            settings,
-            console=Console(),
-            endpoints=endpoints,
-            baseline=baseline,
-            profile=profile,
-            log_path=log,
+            settings, console=Console(), endpoints=endpoints, baseline=baseline, profile=profile, log_path=log
         )
     except ValidationError as error:
         wrong = [

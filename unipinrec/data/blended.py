@@ -9,12 +9,12 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from unipinrec.arrays import Bools, Int64s
 from unipinrec.config import Config, Count
 from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW
@@ -48,17 +48,17 @@ class BlendedExample:
     """One history and one later feedview of a user."""
 
     user: int
-    event_item_N: NDArray[np.int64]
-    event_actions_N: NDArray[np.int64]
-    event_surface_N: NDArray[np.int64]
-    event_timestamp_N: NDArray[np.int64]
+    event_item_N: Int64s
+    event_actions_N: Int64s
+    event_surface_N: Int64s
+    event_timestamp_N: Int64s
     feedview_timestamp: int
     feedview_surface: int
     next_item: int
     """The feedview's first item with a positive action, or -1."""
     next_actions: int
-    candidate_item_K: NDArray[np.int64]
-    candidate_actions_K: NDArray[np.int64]
+    candidate_item_K: Int64s
+    candidate_actions_K: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,14 @@ class BlendedDataset(Dataset[BlendedExample]):
         """The dataset that the examples are drawn from."""
         return self._dataset
 
-    def item_counts(self) -> NDArray[np.int64]:
+    def item_counts(self) -> Int64s:
         """Return the number of training events of every item, [V]."""
         user_E = _group_of(self._dataset.offset_U1)
         index_E = np.arange(len(user_E)) - self._dataset.offset_U1[user_E]
         training_E = index_E < self._split.train_end_U[user_E]
         return np.bincount(self._dataset.item_row_E[training_E], minlength=len(self._dataset.item_ids_V))
 
-    def history_lengths(self) -> NDArray[np.int64]:
+    def history_lengths(self) -> Int64s:
         """Return how many events each example's history has in this epoch, without joining the examples."""
         start = np.array([self._choose(user, self._random(user)).start for user in self._users.tolist()])
         return np.minimum(start, self._config.max_history)
@@ -176,7 +176,7 @@ class BlendedDataset(Dataset[BlendedExample]):
 
     def _candidates(
         self, user: int, feedview: Feedview, random: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[Int64s, Int64s]:
         """Items and actions in random order. An item shown twice is one candidate, its actions joined."""
         item_K, index_K = np.unique(feedview.item_row_K, return_inverse=True)
         actions_K = np.zeros_like(item_K)
@@ -226,11 +226,11 @@ def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:
     )
 
 
-def _pad(rows: Sequence[NDArray[np.int64]], value: int = 0) -> Tensor:
+def _pad(rows: Sequence[Int64s], value: int = 0) -> Tensor:
     return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def _kept_sizes(dataset: InteractionDataset, split: Split) -> NDArray[np.int64]:
+def _kept_sizes(dataset: InteractionDataset, split: Split) -> Int64s:
     """Shown items of each feedview before the user's first held-out event, [F]."""
     feedviews = dataset.feedviews
     feedview_S = _group_of(feedviews.shown_offset_F1)
@@ -240,7 +240,7 @@ def _kept_sizes(dataset: InteractionDataset, split: Split) -> NDArray[np.int64]:
     return np.bincount(feedview_S[kept_S], minlength=len(feedviews))
 
 
-def _engaged(dataset: InteractionDataset, kept_F: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _engaged(dataset: InteractionDataset, kept_F: Int64s) -> Bools:
     """Feedviews with an action among their kept items, [F]."""
     feedviews = dataset.feedviews
     feedview_S = _group_of(feedviews.shown_offset_F1)
@@ -249,6 +249,6 @@ def _engaged(dataset: InteractionDataset, kept_F: NDArray[np.int64]) -> NDArray[
     return np.bincount(feedview_S[acted_S], minlength=len(feedviews)) > 0
 
 
-def _group_of(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+def _group_of(offset: Int64s) -> Int64s:
     """The group of every element, from the groups' offsets."""
     return np.repeat(np.arange(len(offset) - 1), np.diff(offset))

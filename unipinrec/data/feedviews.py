@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+
+from unipinrec.arrays import Int64s
 
 LONGEST_GAP = 60
 """Seconds between two events of one feedview, at most."""
@@ -38,24 +39,24 @@ class Feedview:
     """Surface of the first row."""
     start: int
     """Number of events of the user's history strictly before it, in stored order."""
-    item_row_K: NDArray[np.int64]
-    actions_K: NDArray[np.int64]
+    item_row_K: Int64s
+    actions_K: Int64s
 
 
 @dataclass(frozen=True, slots=True)
 class Feedviews:
     """All feedviews by user, and by time within a user, in two levels of offsets."""
 
-    offset_U1: NDArray[np.int64]
+    offset_U1: Int64s
     """Feedviews of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
-    timestamp_F: NDArray[np.int64]
-    surface_F: NDArray[np.int64]
-    start_F: NDArray[np.int64]
-    shown_offset_F1: NDArray[np.int64]
+    timestamp_F: Int64s
+    surface_F: Int64s
+    start_F: Int64s
+    shown_offset_F1: Int64s
     """Shown items of feedview f are `shown_offset_F1[f]` to `shown_offset_F1[f + 1]`."""
-    item_row_S: NDArray[np.int64]
-    actions_S: NDArray[np.int64]
-    through_S: NDArray[np.int64]
+    item_row_S: Int64s
+    actions_S: Int64s
+    through_S: Int64s
     """Number of events of the user's history up to this row, itself included when it was acted on."""
 
     def __len__(self) -> int:
@@ -74,6 +75,6 @@ class Feedviews:
         )
 
 
-def offsets(group: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
+def offsets(group: Int64s, groups: int) -> Int64s:
     """Return where each of `groups` begins in an array sorted by `group`, and the end: [groups + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))]).astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.feedviews import Feedviews, offsets
 from unipinrec.data.history import UNKNOWN_ROW, History, rows_of
@@ -23,24 +24,24 @@ class InteractionDataset:
     """Users' histories and feedviews. An item's row is its index in `item_ids_V`."""
 
     info: DatasetInfo
-    item_ids_V: NDArray[np.int64]
+    item_ids_V: Int64s
     """External ids, ascending."""
     titles_V: NDArray[np.object_]
     """Texts of Python, as `user_ids_U`: an array of fixed width would make every text as long as the longest,
     and lose NUL characters at the end."""
-    attributes_VX: NDArray[np.int64]
+    attributes_VX: Int64s
     """Attribute numbers, consecutive from 0, padded with -1."""
-    content_VF: NDArray[np.float32]
+    content_VF: Float32s
     """Dense content vectors; zeros for an item that has none."""
     user_ids_U: NDArray[np.object_]
-    offset_U1: NDArray[np.int64]
+    offset_U1: Int64s
     """Events of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
-    item_row_E: NDArray[np.int64]
-    actions_E: NDArray[np.int64]
+    item_row_E: Int64s
+    actions_E: Int64s
     """Bitmasks. None is 0 unless `info.history_impressions`: an item that was shown and not acted on is else
     in `feedviews` alone."""
-    surface_E: NDArray[np.int64]
-    timestamp_E: NDArray[np.int64]
+    surface_E: Int64s
+    timestamp_E: Int64s
     feedviews: Feedviews
 
     @classmethod
@@ -96,7 +97,7 @@ class InteractionDataset:
             surface_N=self.surface_E[events],
         )
 
-    def rows_of(self, external_ids: ArrayLike) -> NDArray[np.int64]:
+    def rows_of(self, external_ids: ArrayLike) -> Int64s:
         """Return rows of external item ids, in the same shape; -1 for an unknown id."""
         return rows_of(self.item_ids_V, np.asarray(external_ids, np.int64))
 
@@ -108,10 +109,10 @@ FOREVER = np.iinfo(np.int64).max
 class Split:
     """Where each user is cut: train is events `[0, train_end_U)` and feedviews before `test_begin_U`."""
 
-    train_end_U: NDArray[np.int64]
-    held_out_U: NDArray[np.bool_]
+    train_end_U: Int64s
+    held_out_U: Bools
     """Users with events after the cut."""
-    test_begin_U: NDArray[np.int64]
+    test_begin_U: Int64s
     """Unix seconds from which on feedviews are held out."""
 
 
@@ -135,7 +136,7 @@ def split_at_time(dataset: InteractionDataset, test_begin: int) -> Split:
     return Split(train_end_U, train_end_U < length_U, np.full_like(length_U, test_begin))
 
 
-def _attributes(lists: pl.Series) -> NDArray[np.int64]:
+def _attributes(lists: pl.Series) -> Int64s:
     flat = lists.to_frame("attribute").with_row_index("item").explode("attribute").drop_nulls()
     item_A = flat["item"].to_numpy()
     index_A = np.arange(len(item_A)) - np.searchsorted(item_A, item_A)
@@ -144,7 +145,7 @@ def _attributes(lists: pl.Series) -> NDArray[np.int64]:
     return padded_VX
 
 
-def _content(lists: pl.Series) -> NDArray[np.float32]:
+def _content(lists: pl.Series) -> Float32s:
     width_V = lists.list.len().to_numpy()
     has_content_V = width_V > 0
     content_VF = np.zeros((len(lists), int(width_V.max())), np.float32)
@@ -153,7 +154,7 @@ def _content(lists: pl.Series) -> NDArray[np.float32]:
     return content_VF
 
 
-def _numbered(events: pl.DataFrame, item_ids_V: NDArray[np.int64], history_impressions: bool) -> pl.DataFrame:
+def _numbered(events: pl.DataFrame, item_ids_V: Int64s, history_impressions: bool) -> pl.DataFrame:
     """Events with `user` and `item_row` numbers, and `through`: the user's history events up to the row."""
     is_event = (pl.col("actions") != 0) | history_impressions
     return events.with_columns(
@@ -182,5 +183,5 @@ def _feedviews(rows: pl.DataFrame, users: int) -> Feedviews:
     )
 
 
-def _int64(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
+def _int64(frame: pl.DataFrame, column: str) -> Int64s:
     return frame[column].to_numpy().astype(np.int64)

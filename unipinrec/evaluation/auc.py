@@ -5,28 +5,25 @@ B resamples drawn at once.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Bools, Float64s, Int64s
 from unipinrec.evaluation.bootstrap import Estimate, estimate, interval, resampled_counts
 from unipinrec.evaluation.checks import check_at_least, check_numbers, check_shape
-
-Scores = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class UserAuc:
     """AUC of each user with at least one positive and one negative, in ascending order of users."""
 
-    user_G: NDArray[np.int64]
-    auc_G: NDArray[np.float64]
-    impressions_G: NDArray[np.int64]
+    user_G: Int64s
+    auc_G: Float64s
+    impressions_G: Int64s
 
 
-def auc(score_S: Scores, label_S: NDArray[np.bool_]) -> float:
+def auc(score_S: AnyFloats, label_S: Bools) -> float:
     """Return the probability that a random positive scores above a random negative; a tie counts half.
 
     Raises `ValueError` if a score is nan, shapes differ, or one of the labels does not occur.
@@ -38,7 +35,7 @@ def auc(score_S: Scores, label_S: NDArray[np.bool_]) -> float:
     return float(by_user.auc_G[0])
 
 
-def auc_estimate(score_S: Scores, label_S: NDArray[np.bool_], user_S: NDArray[np.int64]) -> Estimate:
+def auc_estimate(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate:
     """Return `auc` of all impressions, with an interval from resampled users.
 
     Resamples in which one of the labels does not occur are left out. Raises `ValueError` as `auc` does.
@@ -60,7 +57,7 @@ def auc_estimate(score_S: Scores, label_S: NDArray[np.bool_], user_S: NDArray[np
     return Estimate(mean, *interval(np.concatenate(areas)))
 
 
-def auc_by_user(score_S: Scores, label_S: NDArray[np.bool_], user_S: NDArray[np.int64]) -> UserAuc:
+def auc_by_user(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> UserAuc:
     """Return `auc` within each user's impressions; users without both labels are left out.
 
     Raises `ValueError` if a score is nan, or shapes differ.
@@ -86,7 +83,7 @@ def auc_by_user(score_S: Scores, label_S: NDArray[np.bool_], user_S: NDArray[np.
     return UserAuc(*(by_user[name].to_numpy() for name in ("user", "auc", "impressions")))
 
 
-def gauc(score_S: Scores, label_S: NDArray[np.bool_], user_S: NDArray[np.int64]) -> Estimate:
+def gauc(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate:
     """Return the mean of `auc_by_user` weighted by impressions, with an interval from resampled users.
 
     What separates users from one another cannot raise it (Zhou et al., Deep Interest Network, arXiv

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Float64s, Int64s
 from unipinrec.evaluation.checks import check_at_least, check_numbers, check_shape
 
 RESAMPLES = 1000
@@ -16,8 +16,6 @@ SEED = 0
 """Seeds the choice of clusters, so that equal values have equal intervals."""
 NUMBERS_AT_ONCE = 2_000_000
 """Numbers held of resamples drawn at once: 16 MB an array."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,7 @@ class Estimate:
 
 
 def estimate(
-    value_X: Floats,
-    *,
-    weight_X: Floats | NDArray[np.int64] | None = None,
-    cluster_X: NDArray[np.int64] | None = None,
+    value_X: Float64s, *, weight_X: Float64s | Int64s | None = None, cluster_X: Int64s | None = None
 ) -> Estimate:
     """Return the weighted mean, with percentiles 2.5 and 97.5 of the weighted means of resampled clusters.
 
@@ -62,7 +57,7 @@ def estimate(
     return Estimate(float(total_C.sum() / weight_C.sum()), *interval(np.concatenate(means)))
 
 
-def difference(a_X: Floats, b_X: Floats, *, cluster_X: NDArray[np.int64] | None = None) -> Estimate:
+def difference(a_X: Float64s, b_X: Float64s, *, cluster_X: Int64s | None = None) -> Estimate:
     """Return the mean of a - b with its interval, from values of the same users in the same order.
 
     Paired: what makes a user easy or hard for both cancels, so the interval is narrower than those of the
@@ -72,7 +67,7 @@ def difference(a_X: Floats, b_X: Floats, *, cluster_X: NDArray[np.int64] | None 
     return estimate(a_X - b_X, cluster_X=cluster_X)
 
 
-def resampled_counts(clusters: int, numbers: int) -> Iterator[Floats]:
+def resampled_counts(clusters: int, numbers: int) -> Iterator[Float64s]:
     """Yield how often each cluster is in each of `RESAMPLES` resamples, [B, C] of them at once.
 
     `numbers` is how many numbers the caller holds of one resample: the more, the fewer come at once. What is
@@ -87,7 +82,7 @@ def resampled_counts(clusters: int, numbers: int) -> Iterator[Floats]:
         yield count_BC.astype(np.float64)
 
 
-def interval(statistics: Floats) -> tuple[float, float]:
+def interval(statistics: Float64s) -> tuple[float, float]:
     """Return percentiles 2.5 and 97.5 of the resamples' statistics, without those that are nan."""
     low, high = np.nanpercentile(statistics, [2.5, 97.5])
     return float(low), float(high)

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Int64s
 
-def check_numbers(name: str, values: NDArray[np.floating[Any]]) -> None:
+
+def check_numbers(name: str, values: AnyFloats) -> None:
     """Refuse values of which any is nan."""
     nan = np.isnan(values)
     if nan.any():
@@ -20,7 +22,7 @@ def check_shape(name: str, values: NDArray[Any], shape: tuple[int, ...]) -> None
         raise ValueError(f"shape of {name} is {values.shape}; allowed: {shape}")
 
 
-def check_indices(name: str, indices: NDArray[np.int64], size: int) -> None:
+def check_indices(name: str, indices: Int64s, size: int) -> None:
     """Refuse indices outside an array of `size`, negative ones too."""
     outside = (indices < 0) | (indices >= size)
     if outside.any():

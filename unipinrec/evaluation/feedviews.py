@@ -3,22 +3,15 @@
 Shapes: F feedviews, S shown items of all feedviews, A actions.
 """
 
-from typing import Any
-
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
+from unipinrec.arrays import AnyFloats, Bools, Float64s, Int64s
 from unipinrec.evaluation.checks import check_at_least, check_numbers, check_shape
 
 
-def hit_at_k(
-    score_SA: NDArray[np.floating[Any]],
-    label_SA: NDArray[np.bool_],
-    offset_F1: NDArray[np.int64],
-    k: int = 3,
-) -> NDArray[np.float64]:
+def hit_at_k(score_SA: AnyFloats, label_SA: Bools, offset_F1: Int64s, k: int = 3) -> Float64s:
     """Return Hit@k of each feedview and action, [F, A]; nan where no item of the feedview got the action.
 
     It is 1 when an item with the action is among the first `k` of the feedview by that action's score, else 0

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW, History
 from unipinrec.data.interactions import InteractionDataset, Split
@@ -26,8 +26,8 @@ class FutureFeedviews:
     """
 
     dataset: InteractionDataset
-    feedview_F: NDArray[np.int64]
-    user_F: NDArray[np.int64]
+    feedview_F: Int64s
+    user_F: Int64s
 
     @classmethod
     def of(cls, dataset: InteractionDataset, split: Split, most_per_user: int) -> "FutureFeedviews":
@@ -46,22 +46,21 @@ class FutureFeedviews:
             for view, whole in self._with_histories()
         ]
 
-    def items(self) -> list[NDArray[np.int64]]:
+    def items(self) -> list[Int64s]:
         """Return the item rows of what was shown, [F] of [K]."""
         return [view.item_row_K for view, _ in self._with_histories()]
 
-    def labels(self) -> NDArray[np.bool_]:
+    def labels(self) -> Bools:
         """Return which shown items got which action, [S, A]."""
         actions_S = np.concatenate([view.actions_K for view, _ in self._with_histories()])
         bit_A = 1 << np.arange(len(self.dataset.info.actions))
-        label_SA: NDArray[np.bool_] = (actions_S[:, None] & bit_A) != 0
-        return label_SA
+        return (actions_S[:, None] & bit_A) != 0
 
-    def offsets(self) -> NDArray[np.int64]:
+    def offsets(self) -> Int64s:
         """Return where each feedview's items begin among all, [F + 1]."""
         return np.concatenate([[0], np.cumsum([len(row_K) for row_K in self.items()])]).astype(np.int64)
 
-    def targets(self, action_mask: int | None = None) -> NDArray[np.int64]:
+    def targets(self, action_mask: int | None = None) -> Int64s:
         """Return each feedview's first item with a wanted action that is not in the history, or -1, [F].
 
         `action_mask` is a bitmask of the wanted actions; without it, any positive action counts.
@@ -74,7 +73,7 @@ class FutureFeedviews:
             found.append(int(fresh_K[0]) if len(fresh_K) else UNKNOWN_ROW)
         return np.array(found, np.int64)
 
-    def later_targets(self, horizon_s: int) -> list[NDArray[np.int64]]:
+    def later_targets(self, horizon_s: int) -> list[Int64s]:
         """Return items of each user's positive events in the `horizon_s` seconds from the feedview on.
 
         They are distinct rows that are not in the history, [F] of any length.
@@ -92,7 +91,7 @@ class FutureFeedviews:
         for feedview, user in zip(self.feedview_F.tolist(), self.user_F.tolist(), strict=True):
             yield self.dataset.feedviews.view(feedview), self.dataset.history(user)
 
-    def probabilities(self, recommender: OfflineRecommender) -> NDArray[np.float32]:
+    def probabilities(self, recommender: OfflineRecommender) -> Float32s:
         """Return the predicted probabilities of what was shown, [S, A]."""
         requests, items = self.requests(), self.items()
         parts = []
@@ -101,7 +100,7 @@ class FutureFeedviews:
             parts += recommender.action_probabilities(requests[chunk], items[chunk])
         return np.concatenate([part.numpy() for part in parts])
 
-    def ranks(self, recommender: OfflineRecommender) -> NDArray[np.int64]:
+    def ranks(self, recommender: OfflineRecommender) -> Int64s:
         """Return each target's rank in the catalogue without the history, 0 where there is none, [F]."""
         requests, target_F = self.requests(), self.targets()
         rank_F = np.zeros(len(requests), np.int64)

@@ -5,25 +5,21 @@ N items found or sought for one user.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Float64s, Int64s
 from unipinrec.evaluation.checks import check_at_least, check_indices, check_numbers, check_shape
-
-Rows = NDArray[np.int64]
-Vectors = NDArray[np.floating[Any]]
 
 
 def retrieve_union(
-    query_BQE: Vectors,
-    item_VE: Vectors,
-    budget: int | Rows,
-    exclude: Sequence[Rows],
+    query_BQE: AnyFloats,
+    item_VE: AnyFloats,
+    budget: int | Int64s,
+    exclude: Sequence[Int64s],
     *,
     refill: bool = True,
-) -> list[Rows]:
+) -> list[Int64s]:
     """Return the item rows that the query embeddings of each user find by inner product, without repeats.
 
     Queries search in order; each adds its best items, best first, of equal scores the lower row first.
@@ -59,7 +55,7 @@ def retrieve_union(
     return found
 
 
-def unordered_recall(found: Sequence[Rows], targets: Sequence[Rows]) -> NDArray[np.float64]:
+def unordered_recall(found: Sequence[Int64s], targets: Sequence[Int64s]) -> Float64s:
     """Return the share of each user's target items that are among those found, in whatever order, [B].
 
     With one target it is 1 or 0: PinRec's unordered Recall@k, when `found` is the union of each query's
@@ -75,8 +71,8 @@ def unordered_recall(found: Sequence[Rows], targets: Sequence[Rows]) -> NDArray[
     return np.array(shares, np.float64)
 
 
-def _search(score_QV: NDArray[np.floating[Any]], budget_Q: Rows, refill: bool) -> Rows:
-    taken: list[Rows] = []
+def _search(score_QV: AnyFloats, budget_Q: Int64s, refill: bool) -> Int64s:
+    taken: list[Int64s] = []
     seen_V = np.zeros(score_QV.shape[1], np.bool_)
     for score_V, budget in zip(score_QV, budget_Q.tolist(), strict=True):
         if refill:
@@ -87,7 +83,7 @@ def _search(score_QV: NDArray[np.floating[Any]], budget_Q: Rows, refill: bool) -
     return np.concatenate([np.empty(0, np.int64), *taken])
 
 
-def _best(score_V: NDArray[np.floating[Any]], count: int) -> Rows:
+def _best(score_V: AnyFloats, count: int) -> Int64s:
     """The rows of the best scores above minus infinity, best first; of equal scores the lower row first."""
     cutoff = np.partition(score_V, -count)[-count] if 0 < count < len(score_V) else -np.inf
     row_N = np.flatnonzero((score_V >= cutoff) & (score_V > -np.inf))

@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
 from unipinrec.data.events import ITEM_SCHEMA
 from unipinrec.simulator.choice import CLICK
 from unipinrec.simulator.config import SimulatorConfig
@@ -18,23 +18,21 @@ from unipinrec.simulator.topics import Topics, near
 FIRST_ID = 1
 """External id of row 0; the others follow."""
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
 class Items:
     """All items by row."""
 
-    topic_V: NDArray[np.int64]
-    latent_VD: Floats
+    topic_V: Int64s
+    latent_VD: Float64s
     """Unit vectors."""
-    popularity_V: Floats
+    popularity_V: Float64s
     """Positive, log-normal."""
-    propensity_VA: Floats
+    propensity_VA: Float64s
     """Logits of the actions: popularity's for a click, the topic's and the item's own."""
-    cold_V: NDArray[np.bool_]
+    cold_V: Bools
     """Never shown in the log. Every topic has other items."""
-    content_VF: NDArray[np.float32]
+    content_VF: Float32s
 
     @classmethod
     def draw(cls, config: SimulatorConfig, topics: Topics, random: np.random.Generator) -> Self:
@@ -72,18 +70,17 @@ class Items:
         return pl.DataFrame(columns, schema=ITEM_SCHEMA)
 
 
-def external_ids(items: int) -> NDArray[np.int64]:
+def external_ids(items: int) -> Int64s:
     """Return the item ids of the rows, ascending, [V]."""
     return np.arange(FIRST_ID, FIRST_ID + items)
 
 
 def _content(
-    latent_VD: Floats, propensity_VA: Floats, config: SimulatorConfig, random: np.random.Generator
-) -> NDArray[np.float32]:
+    latent_VD: Float64s, propensity_VA: Float64s, config: SimulatorConfig, random: np.random.Generator
+) -> Float32s:
     """A noisy linear image of latent vectors and propensities, both at about unit variance."""
     signal_VS = np.concatenate([np.sqrt(config.latent_dim) * latent_VD, propensity_VA], axis=1)
     width = signal_VS.shape[1]
     image_SF = random.standard_normal((width, config.content_dim)) / np.sqrt(width)
     noise_VF = config.content_noise * random.standard_normal((len(signal_VS), config.content_dim))
-    content_VF: Floats = signal_VS @ image_SF + noise_VF
-    return content_VF.astype(np.float32)
+    return (signal_VS @ image_SF + noise_VF).astype(np.float32)

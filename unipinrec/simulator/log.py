@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.events import EVENT_SCHEMA
 from unipinrec.simulator.items import external_ids
-from unipinrec.simulator.truth import Float32s, external_user_ids
-from unipinrec.simulator.users import Int64s
+from unipinrec.simulator.truth import external_user_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class Step:
 
     user_B: Int64s
     timestamp_B: Int64s
-    explored_B: NDArray[np.bool_]
+    explored_B: Bools
     session_B: Int64s
     topic_B: Int64s
     taste_BD: Float32s

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from unipinrec.arrays import Float64s, Int64s
 from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.prepared import PreparedDataset, write_prepared
@@ -20,7 +21,7 @@ from unipinrec.simulator.log import Step, events_of, joined
 from unipinrec.simulator.policy import LoggingPolicy
 from unipinrec.simulator.topics import Topics, unit
 from unipinrec.simulator.truth import Truth
-from unipinrec.simulator.users import Floats, Int64s, Users
+from unipinrec.simulator.users import Users
 
 INFO = DatasetInfo(
     name="simulator",
@@ -112,7 +113,7 @@ class World:
             taste_BD = self._pulled(step)
         self.users.end_session(np.flatnonzero(self.users.sessions_U > session))
 
-    def _feedview(self, user_B: Int64s, session: int, time_B: Int64s, taste_BD: Floats) -> Step:
+    def _feedview(self, user_B: Int64s, session: int, time_B: Int64s, taste_BD: Float64s) -> Step:
         users, random, config = self.users, self._random, self._config
         topic_B = users.topic(user_B)
         explored_B = random.random(len(user_B)) < config.exploration_share
@@ -140,7 +141,7 @@ class World:
             timestamp_S=time_B[feedview_S] + after_BK[feedview_S, rank_S],
         )
 
-    def _pulled(self, step: Step) -> Floats:
+    def _pulled(self, step: Step) -> Float64s:
         """Tastes after a feedview: moved toward the mean of the clicked items, [B, D]."""
         clicked = step.actions_S >> CLICK & 1 == 1
         feedview, item_row = step.feedview_S[clicked], step.item_row_S[clicked]
@@ -163,5 +164,4 @@ def session_starts(config: SimulatorConfig, sessions_U: Int64s, random: np.rando
     free_U = length_s - config.shortest_gap * sessions_U
     scale_U = free_U / rest_UN.sum(axis=1)
     start_UN = rest_UN.cumsum(axis=1) * scale_U[:, None] + config.shortest_gap * number_N
-    second_UN: Int64s = start_UN[:, :-1].astype(np.int64)
-    return config.end - length_s + second_UN
+    return config.end - length_s + start_UN[:, :-1].astype(np.int64)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.prepared import EVENTS, PreparedDatasetError, read_info
 from unipinrec.simulator.choice import ACTIONS, conditional_probabilities, marginal_probabilities
 from unipinrec.simulator.config import SimulatorConfig
@@ -22,7 +23,6 @@ TRUTH = "truth.safetensors"
 CHUNK = 64
 """Feedviews whose probabilities are computed at once."""
 
-Float32s = NDArray[np.float32]
 Index = NDArray[np.integer[Any]]
 
 
@@ -31,21 +31,21 @@ class Truth:
     """What the log does not tell. Rows of items and users are those of the prepared dataset."""
 
     config: SimulatorConfig
-    user_F: NDArray[np.int64]
-    timestamp_F: NDArray[np.int64]
+    user_F: Int64s
+    timestamp_F: Int64s
     """Unix seconds of the first row."""
-    explored_F: NDArray[np.bool_]
+    explored_F: Bools
     """Feedviews whose items all were drawn uniformly."""
-    session_F: NDArray[np.int64]
+    session_F: Int64s
     """Number of the session among its user's, from 0."""
-    topic_F: NDArray[np.int64]
+    topic_F: Int64s
     """Topic of the session."""
     taste_FD: Float32s
     """The user's taste while the feedview was shown: unit vectors."""
-    topic_V: NDArray[np.int64]
+    topic_V: Int64s
     latent_VD: Float32s
     item_propensity_VA: Float32s
-    cold_V: NDArray[np.bool_]
+    cold_V: Bools
     """Items that the log never shows."""
     user_propensity_UA: Float32s
 

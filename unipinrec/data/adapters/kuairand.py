@@ -32,9 +32,7 @@ DURATION_BOUNDS_S = (10, 30, 60, 180, 600)
 """Seconds at which the next bucket of durations begins."""
 
 PURE = Download(
-    "zenodo.org",
-    "/records/10439422/files/KuaiRand-Pure.tar.gz",
-    members=(f"*/{LOGS}", f"*/{FEATURES}"),
+    "zenodo.org", "/records/10439422/files/KuaiRand-Pure.tar.gz", members=(f"*/{LOGS}", f"*/{FEATURES}")
 )
 
 
