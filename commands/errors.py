@@ -20,6 +20,7 @@ NO_ENGINE = 3
 @contextmanager
 def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[None]:
     """End the command with one line for what the user can mend; anything else keeps its traceback."""
+    mendable: tuple[type[Exception], ...] = (OSError, *expected)
     try:
         yield
     except ValidationError as error:
@@ -27,7 +28,7 @@ def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[N
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         fail(f"{where} is {first['input']!r}; {message}" if where else message, code)
-    except (OSError, *expected) as error:
+    except mendable as error:
         fail(str(error), code)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -25,7 +26,7 @@ from unipinrec_client.errors import (
 )
 from unipinrec_client.grpc_client import GrpcClient
 from unipinrec_client.http_client import HttpClient
-from unipinrec_client.types import Event, RecommendRequest, RecommendResponse
+from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
 from unipinrec_client.values import user_id_bytes
 
 EXIT_FAILED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
@@ -35,11 +36,7 @@ DEFAULT_TITLES = Path("build/bundles/current/catalogue.json")
 # Any id the server has never seen does: it answers unknown users as cold starts.
 _CANARY_USER = "unipinrec-client health"
 
-app = typer.Typer(
-    help="Ask a recommendation server.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(help="Ask a recommendation server.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 class Protocol(StrEnum):
@@ -90,7 +87,8 @@ def recommend(
 ) -> None:
     """Print recommendations for one or more users."""
     with _errors_on_one_line():
-        catalogue = _catalogue(titles)
+        names = titles or (DEFAULT_TITLES if DEFAULT_TITLES.exists() else None)
+        catalogue = Catalogue.read(names) if names else Catalogue()
         shared: dict[str, Any] = {
             "history": None if history is None else _read_history(history, users=len(user)),
             "request_time": request_time,
@@ -159,12 +157,6 @@ def _fail(error: Exception, code: int) -> NoReturn:
     raise typer.Exit(code) from None
 
 
-def _catalogue(path: Path | None) -> Catalogue:
-    if path is None:
-        return Catalogue.read(DEFAULT_TITLES) if DEFAULT_TITLES.exists() else Catalogue()
-    return Catalogue.read(path)
-
-
 def _read_history(source: str, users: int) -> list[Event]:
     if users > 1:
         raise ValueError(f"--history is given for {users} users; allowed: one --user")
@@ -196,6 +188,11 @@ def _user(response: RecommendResponse) -> str:
 
 
 def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, latency_ms: float) -> str:
+    def recommended(item: Recommendation) -> dict[str, Any]:
+        names = catalogue.action_names(len(item.action_probabilities))
+        probabilities = dict(zip(names, item.action_probabilities, strict=True))
+        return asdict(item) | {"title": catalogue.title(item.item_id), "action_probabilities": probabilities}
+
     users = [
         {
             "user_id": _user(response),
@@ -203,22 +200,7 @@ def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, lat
             "bundle_id": response.bundle_id,
             "utility_weights": response.utility_weights,
             "utility_source": response.utility_source,
-            "recommendations": [
-                {
-                    "item_id": item.item_id,
-                    "title": catalogue.title(item.item_id),
-                    "score": item.score,
-                    "action_probabilities": dict(
-                        zip(
-                            catalogue.action_names(len(item.action_probabilities)),
-                            item.action_probabilities,
-                            strict=True,
-                        )
-                    ),
-                    "retrieved_by": item.retrieved_by,
-                }
-                for item in response.recommendations
-            ],
+            "recommendations": [recommended(item) for item in response.recommendations],
         }
         for response in responses
     ]

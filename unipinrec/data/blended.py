@@ -191,10 +191,9 @@ class BlendedDataset(Dataset[BlendedExample]):
 
 
 def loader(dataset: BlendedDataset, *, batch_size: int, seed: int) -> DataLoader[BlendedExample]:
-    """Return batches (`BlendedBatch`) of all users in a random order given by `seed`.
+    """Batches (`BlendedBatch`) of all users in a random order given by `seed`; the last made may be smaller.
 
-    Histories of similar length share a batch, since padding is computed like everything else. A batch may be
-    smaller than the others.
+    Histories of similar length share a batch, since padding is computed like everything else.
     """
     random = np.random.default_rng(seed)
     rough_length = dataset.history_lengths() + random.integers(0, LENGTH_NOISE, len(dataset))
