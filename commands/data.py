@@ -12,7 +12,7 @@ from commands.errors import one_line_errors
 from unipinrec.data.events import DatasetInfo, EventFormatError, name_from
 from unipinrec.data.importer import import_events
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared
-from unipinrec.data.summary import Summary, summarize
+from unipinrec.data.summary import summarize
 from unipinrec.simulator import SimulatorConfig, prepare_simulation
 
 ERRORS = (EventFormatError, PreparedDatasetError)
@@ -80,20 +80,8 @@ def describe(folder: Annotated[Path, typer.Argument(help="Folder of a prepared d
     """Show what a prepared dataset contains."""
     with one_line_errors(*ERRORS):
         dataset = read_prepared(folder)
-    Console().print(_table(dataset.info, summarize(dataset)))
-
-
-def _table(info: DatasetInfo, summary: Summary) -> Table:
-    table = Table("what", "value", title=info.name)
-    for field in ("users", "items", "attributes", "content_width", "events", "impressions", "feedviews"):
-        table.add_row(field.replace("_", " "), f"{getattr(summary, field):,}")
-    table.add_row("positive actions", " ".join(info.positive_actions))
-    for action, rate in summary.action_rates.items():
-        table.add_row(f"rate of {action}", f"{rate:.4f}")
-    for title, percentiles in {
-        "feedview size": summary.feedview_sizes,
-        "history": summary.history_lengths,
-    }.items():
-        for percentile, value in percentiles.items():
-            table.add_row(f"{title}, percentile {percentile}", f"{value:,}")
-    return table
+    table = Table("what", "value", title=dataset.info.name)
+    table.add_row("positive actions", " ".join(dataset.info.positive_actions))
+    for what, value in summarize(dataset).items():
+        table.add_row(what, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    Console().print(table)

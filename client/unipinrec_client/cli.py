@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -39,14 +38,7 @@ _CANARY_USER = "unipinrec-client health"
 app = typer.Typer(help="Ask a recommendation server.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-class Protocol(StrEnum):
-    """How to talk to the server."""
-
-    GRPC = "grpc"
-    HTTP = "http"
-
-
-_DEFAULT_URLS = {Protocol.GRPC: "localhost:8001", Protocol.HTTP: "localhost:8000"}
+Protocol = Literal["grpc", "http"]
 
 UrlOption = Annotated[
     str | None,
@@ -64,7 +56,7 @@ TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait, retries inc
 def recommend(
     user: Annotated[list[str], typer.Option(help="User id; repeat it for several users.")],
     url: UrlOption = None,
-    protocol: ProtocolOption = Protocol.GRPC,
+    protocol: ProtocolOption = "grpc",
     model: ModelOption = "recommend",
     timeout: TimeoutOption = 10.0,
     num_results: Annotated[int | None, typer.Option(help="Results per user.")] = 10,
@@ -112,7 +104,7 @@ def recommend(
 @app.command()
 def health(
     url: UrlOption = None,
-    protocol: ProtocolOption = Protocol.GRPC,
+    protocol: ProtocolOption = "grpc",
     model: ModelOption = "recommend",
     timeout: TimeoutOption = 10.0,
     requests: Annotated[
@@ -135,8 +127,9 @@ def health(
 
 
 def _client(protocol: Protocol, url: str | None, model: str, timeout_s: float) -> Client:
-    kind = GrpcClient if protocol is Protocol.GRPC else HttpClient
-    return kind(url or _DEFAULT_URLS[protocol], model=model, timeout_s=timeout_s)
+    if protocol == "grpc":
+        return GrpcClient(url or "localhost:8001", model=model, timeout_s=timeout_s)
+    return HttpClient(url or "localhost:8000", model=model, timeout_s=timeout_s)
 
 
 @contextmanager

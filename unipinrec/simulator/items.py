@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
-from unipinrec.data.events import ITEM_SCHEMA
 from unipinrec.simulator.choice import CLICK
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.topics import Topics, near
@@ -56,18 +55,17 @@ class Items:
 
     def frame(self) -> pl.DataFrame:
         """Return the catalogue in `ITEM_SCHEMA`; an item's only attribute is its topic."""
-        id_V = external_ids(len(self.topic_V))
-        titles = [
-            f"Synthetic item {item} of topic {topic}"
-            for item, topic in zip(id_V.tolist(), self.topic_V.tolist(), strict=True)
-        ]
         columns = {
-            "item_id": id_V,
-            "title": titles,
-            "attributes": self.topic_V[:, None].tolist(),
-            "content": self.content_VF.tolist(),
+            "item_id": external_ids(len(self.topic_V)),
+            "topic": self.topic_V,
+            "content": self.content_VF,
         }
-        return pl.DataFrame(columns, schema=ITEM_SCHEMA)
+        return pl.DataFrame(columns).select(
+            "item_id",
+            title=pl.format("Synthetic item {} of topic {}", "item_id", "topic"),
+            attributes=pl.concat_list("topic"),
+            content=pl.col("content").arr.to_list(),
+        )
 
 
 def external_ids(items: int) -> Int64s:
