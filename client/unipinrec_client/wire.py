@@ -63,9 +63,9 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     """Return the input tensors of one Triton request for all users, keyed by tensor name.
 
     Shapes are [B,1] for scalars, [B,N] for histories and exclusions and [B,A] for weights; optional
-    tensors nobody set are left out. Rows are padded at the end with item id -1 and zeros. An empty history
-    becomes one padded entry, because a tensor of width 0 does not pass every protocol; the server ignores
-    padding, so it reads as no history.
+    tensors that no request sets are left out. Rows are padded at the end with item id -1 and zeros. An empty
+    history becomes one padded entry, because a tensor of width 0 does not pass every protocol; the server
+    ignores padding, so it reads as no history.
 
     Raises `ValueError` for values that have no encoding: no users, an optional field set for some users
     only, values of another type, integers beyond the tensor's type, weights of different lengths.

@@ -16,7 +16,7 @@ OVERLOADED, INVALID, BROKEN = "overloaded", "invalid", "broken"
 
 
 def answer(user_id):
-    """One user's answer of one item and one padded place, packed by hand."""
+    """One user's answer of one item and a padded one, packed by hand."""
     return {
         "BUNDLE_ID": ("BYTES", [1, 1], text(b"bundle-1")),
         "KV_SOURCE": ("BYTES", [1, 1], text(b"prefix")),

@@ -90,7 +90,7 @@ def test_a_slow_server_is_given_up_at_the_timeout(server, kind):
     assert len(server.received) == 1
 
 
-def test_nobody_listening_is_unavailable(kind):
+def test_a_port_without_a_listener_is_unavailable(kind):
     with pytest.raises(UnavailableError, match="onnect") as raised:
         ask(kind, f"127.0.0.1:{free_port()}")
     assert raised.value.status == ("UNAVAILABLE" if kind in GRPC else None)

@@ -139,7 +139,7 @@ def test_a_failing_server_exits_1(grpc_server):
 
 @pytest.mark.parametrize("command", [["recommend", "--user", "1"], ["health"]])
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_nobody_listening_exits_3(command, protocol):
+def test_a_port_without_a_listener_exits_3(command, protocol):
     result = run(*command, "--protocol", protocol, "--url", f"127.0.0.1:{free_port()}")
     assert_one_line(result, 3, "onnect")
 

@@ -162,7 +162,7 @@ def test_a_second_fetch_verifies_and_downloads_nothing(
 
 
 @pytest.mark.usefixtures("small_content")
-def test_another_dataset_in_its_place_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_dataset_in_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "movielens"
     monkeypatch.setattr(movielens, "SOURCES", (grouplens(),))
     fetch_movielens(folder, lambda _: None)

@@ -19,8 +19,8 @@ def looped(
     means = []
     for _ in range(1000):
         drawn = clusters[random.integers(len(clusters), size=len(clusters))]
-        place = np.concatenate([np.flatnonzero(cluster_X == cluster) for cluster in drawn])
-        means.append(np.average(value_X[place], weights=weight_X[place]))
+        drawn_X = np.concatenate([np.flatnonzero(cluster_X == cluster) for cluster in drawn])
+        means.append(np.average(value_X[drawn_X], weights=weight_X[drawn_X]))
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

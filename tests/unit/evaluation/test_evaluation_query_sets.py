@@ -69,7 +69,7 @@ def test_many_queries_retrieve_as_many_as_one_with_their_whole_budget() -> None:
     assert {len(row_N) for row_N in many} == {len(row_N) for row_N in single} == {20}
 
 
-def test_recall_is_the_share_of_targets_found_in_whatever_place() -> None:
+def test_recall_is_the_share_of_targets_found_in_whatever_order() -> None:
     lists = [np.array([5, 3, 1]), np.array([2]), np.array([], np.int64), np.array([7, 8])]
     targets = [np.array([1, 5, 4, 9]), np.array([2]), np.array([0]), np.array([8, 8, 9])]
     assert unordered_recall(lists, targets).tolist() == [0.5, 1.0, 0.0, 0.5]
