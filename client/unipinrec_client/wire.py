@@ -176,13 +176,8 @@ def _output(name: str, array: npt.NDArray[Any] | None, batch: int) -> npt.NDArra
 
 
 def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
-    columns = zip(
-        outputs["ITEM_IDS"][row].tolist(),
-        outputs["SCORES"][row].tolist(),
-        outputs["ACTION_PROBS"][row].tolist(),
-        outputs["RETRIEVED_BY"][row].tolist(),
-        strict=True,
-    )
+    names = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")
+    columns = zip(*(outputs[name][row].tolist() for name in names), strict=True)
     return tuple(
         Recommendation(
             item_id=item_id,

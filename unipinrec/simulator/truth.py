@@ -39,7 +39,6 @@ class Truth:
     session_F: Int64s
     """Number of the session among its user's, from 0."""
     topic_F: Int64s
-    """Topic of the session."""
     taste_FD: Float32s
     """The user's taste while the feedview was shown: unit vectors."""
     topic_V: Int64s
