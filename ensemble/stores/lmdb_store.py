@@ -69,7 +69,7 @@ class LmdbHistoryStore:
 
     def first_users(self, count: int) -> list[bytes]:
         """Return the ids of at most `count` users, in the order of their bytes."""
-        return self._read(lambda transaction: [key for key, _ in islice(transaction.cursor(), count)])
+        return self._read(lambda transaction: [bytes(key) for key, _ in islice(transaction.cursor(), count)])
 
     def append(self, user_id: bytes, events: Events) -> None:
         """Add events to a user's. Raises `InvalidEventsError` and `StoreError`, as the protocol says."""

@@ -39,7 +39,10 @@ BROKEN = ["user: 0:0; wanted: 10001:10001", "/bundles read-only: False; wanted: 
 
 @pytest.fixture
 def server() -> Service:
-    return Service.read("server", {"UNIPINREC_BUNDLES": "/some/bundles", "UNIPINREC_CPUS": "2"})
+    return Service.read(
+        "server",
+        {"UNIPINREC_BUNDLES": "/some/bundles", "UNIPINREC_STORES": "/some/stores", "UNIPINREC_CPUS": "2"},
+    )
 
 
 def check(*options: str) -> tuple[int, list[str]]:
@@ -59,6 +62,7 @@ def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
         "--tmpfs=/tmp:size=256m,mode=1777",
         "--shm-size=2gb",
         "--volume=/some/bundles:/bundles:ro",
+        "--volume=/some/stores:/stores",
         "--cpus=2",
         "--memory=8g",
     ]
@@ -68,11 +72,17 @@ def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
     assert (server.health_timeout_s, server.healthy_within_s, server.grace_s) == (10, 120 + 3 * 15, 40)
 
 
+def test_a_replica_is_run_in_the_hosts_pid_namespace_without_an_init() -> None:
+    options = Service.read("replica-1", {}).options
+    assert {"--pid=host", "--init=false"} <= set(options)
+    assert "--volume=stores:/stores" in options
+
+
 def test_a_key_without_a_translation_is_refused(tmp_path: Path) -> None:
-    text = COMPOSE.read_text().replace("  init: true\n", "  pid: host\n")
+    text = COMPOSE.read_text().replace("  init: true\n", "  ipc: host\n")
     (tmp_path / "compose.yaml").write_text(text)
     service = Service.read("server", {}, tmp_path / "compose.yaml")
-    with pytest.raises(ComposeError, match=r"^service server has pid: 'host', which image-check cannot"):
+    with pytest.raises(ComposeError, match=r"^service server has ipc: 'host', which image-check cannot"):
         _ = service.options
 
 
