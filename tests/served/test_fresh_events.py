@@ -13,6 +13,7 @@ from unipinrec_client import Event, GrpcClient, RecommendRequest, RecommendRespo
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
+from ensemble.stores.history_store import EVENT
 from tests.conftest import Exported, serving
 from tests.served.requests import NOW, events_of, stored
 from tests.support.answers import Answer, Likeness
@@ -51,6 +52,10 @@ def fresh_server(own_store: Exported, profile: str | None) -> Iterator[EmbeddedS
 def append(histories: Path, user_id: str, events: list[tuple[int, ...]]) -> None:
     command = [sys.executable, "-c", APPEND, str(histories), user_id, *map(str, events)]
     subprocess.run(command, check=True, cwd=ROOT)
+
+
+def sent_as(event: tuple[int, ...]) -> Event:
+    return Event(**dict(zip(EVENT.names or (), event, strict=True)))
 
 
 def user_of(exported: Exported, length: int) -> int:
@@ -93,7 +98,7 @@ def test_appended_events_continue_the_prefix_of_the_same_bundle(
         append(own_store.histories, str(request.user_id), appended)
         after = client.recommend(request)
         inline = client.recommend(
-            replace(request, user_id="", history=[*sent, *(Event(*event) for event in appended)])
+            replace(request, user_id="", history=[*sent, *(sent_as(event) for event in appended)])
         )
     assert (before.kv_source, after.kv_source) == ("prefill", "prefix")
     assert before.bundle_id == after.bundle_id == own_store.bundle.name
