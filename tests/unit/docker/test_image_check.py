@@ -17,7 +17,10 @@ from containers.compose import COMPOSE, ComposeError, Service, interpolate, seco
 from containers.confinement import promises
 from containers.host_pip import TORCH, build_options
 from containers.probe import main as probe
+from containers.shared_store import KNOWN_USER, append_known_user, shared_store
 from ensemble.settings import ROOT, SHARED_MEMORY
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+from tests.conftest import Exported
 
 GIB = 2**30
 AS_ROOT = {
@@ -120,6 +123,17 @@ def test_the_probe_tells_what_the_kernel_says(capsys: pytest.CaptureFixture[str]
     assert found["mounts"]["/"]["bytes"] == disk_usage("/").total
     assert found["mounts"][str(SHARED_MEMORY)]["bytes"] == disk_usage(SHARED_MEMORY).total
     assert found.keys() == {"user", "capabilities", "no_new_privileges", "memory", "cpus", "mounts"}
+
+
+def test_the_store_is_fed_from_here_and_may_be_written_by_any_user(exported: Exported) -> None:
+    with shared_store() as folder:
+        append_known_user(folder, exported.bundle)
+        with LmdbHistoryStore(folder / "histories") as store:
+            items = store.read(KNOWN_USER.encode())["item_id"].tolist()
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (folder / "histories").iterdir()}
+    assert items == [1000 + 3 * row for row in range(5)]
+    assert modes == {"data.mdb": 0o666, "lock.mdb": 0o666}
+    assert not folder.exists()
 
 
 def test_a_build_by_this_hosts_pip_mounts_what_its_settings_name(tmp_path: Path) -> None:

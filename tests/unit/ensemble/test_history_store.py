@@ -1,11 +1,12 @@
 """Stored histories come back as they were written, whoever else reads and writes meanwhile."""
 
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -105,9 +106,11 @@ def append_elsewhere(path: Path) -> int:
 
 
 @contextmanager
-def process(code: str, path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def process(
+    code: str, path: Path, *arguments: str, under: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """A process from when it has opened the store."""
-    command = [sys.executable, "-c", code, str(path), *arguments]
+    command = [*under, sys.executable, "-c", code, str(path), *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as started:
         assert started.stdout is not None
@@ -302,6 +305,24 @@ def test_a_killed_reader_keeps_nothing_from_being_overwritten(path: Path) -> Non
             readers = store._environment.readers().split()
     assert str(other.pid) in readers
     assert str(killed.pid) not in readers
+
+
+def test_readers_of_two_pid_namespaces_with_one_id_are_told_so(path: Path) -> None:
+    """As in two containers, each of which numbers its processes from 1."""
+    own_namespace = ("unshare", "--pid", "--fork", "--kill-child")
+    if not shutil.which("unshare") or subprocess.run([*own_namespace, "true"], check=False).returncode:
+        pytest.skip("needs `unshare --pid`, as root")
+    with process(HOLDER, written(path, b"ann", 1), under=own_namespace):
+        second = subprocess.run(
+            [*own_namespace, sys.executable, "-c", HOLDER, str(path)],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+    assert second.returncode == 1
+    assert f"StoreError: history store {path}: " in second.stderr
+    assert second.stderr.endswith("give them one PID namespace\n")
 
 
 def test_a_reader_sees_what_is_appended_while_it_is_open(path: Path) -> None:
