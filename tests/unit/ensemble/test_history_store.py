@@ -163,12 +163,6 @@ def test_later_events_come_behind_and_late_ones_in_order_of_time(store: LmdbHist
     assert [event[0] for event in rows(store.read(b"ann"))] == [4, 1, 2, 5, 6, 7, 3]
 
 
-def test_an_append_leaves_other_users_alone(store: LmdbHistoryStore) -> None:
-    store.append(b"ann", events(many(3)))
-    store.append(b"ann2", events(many(5)))
-    assert rows(store.read(b"ann")) == many(3)
-
-
 @pytest.mark.parametrize(
     ("user_id", "message"),
     [
