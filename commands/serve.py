@@ -22,6 +22,9 @@ Port = typer.Option(min=1, max=65535)
 
 def serve(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to serve.")] = None,
+    histories: Annotated[
+        Path | None, typer.Option(help="Store of the users' histories, which `unipinrec store` fills.")
+    ] = None,
     address: Annotated[
         str, typer.Option(help="IPv4 address to listen on. There is no authentication.")
     ] = "127.0.0.1",
@@ -75,6 +78,7 @@ def serve(
     chosen = {
         # A path on the command line starts where the user is, not at the repository.
         "bundle": bundle and bundle.absolute(),
+        "histories": histories and histories.absolute(),
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "ann_device": ann_device,

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import AfterValidator, Field, model_validator
 
 from unipinrec.config import Config
-from unipinrec.history_store import LONGEST_USER_ID
+from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_USER_ID, MOST_ACTIONS
 
 EVENT_SCHEMA = pl.Schema(
     {
@@ -33,8 +33,6 @@ REQUIRED = ("user_id", "item_id", "actions", "timestamp")
 ORDER = ("user_id", "timestamp")
 TIE_RULE = "events of one user with equal timestamps keep the order of the log"
 LARGEST_ATTRIBUTE = 2**31
-LATEST_TIMESTAMP = 99_999_999_999
-"""Seconds; a log in milliseconds exceeds it, and is refused instead of being read as the far future."""
 MOST_ATTRIBUTES = 256
 """Attributes of one item. In memory, all items have as many entries as the item with the most."""
 WIDEST_CONTENT = 8192
@@ -84,7 +82,7 @@ class DatasetInfo(Config):
 
     name: Name
     """Part of bundle ids and file names, hence letters, digits, dots, dashes and underscores."""
-    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=32)]
+    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_ACTIONS)]
     """Action names; the position of a name is its bit in the `actions` column."""
     surfaces: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
     """Surface names; the position of a name is its number in the `surface` column."""

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
-from unipinrec.data.events import ITEM_SCHEMA, LATEST_TIMESTAMP, DatasetInfo, EventFormatError, name_from
+from unipinrec.data.events import ITEM_SCHEMA, DatasetInfo, EventFormatError, name_from
+from unipinrec.data.limits import LATEST_TIMESTAMP
 from unipinrec.data.prepared import write_prepared
 from unipinrec.data.tables import reading
 
