@@ -15,8 +15,8 @@ from containers.compose import read_service
 from containers.confinement import Promise, promises
 from containers.container import Container
 from containers.engine import Engine, EngineError, Step
+from containers.shared_store import KNOWN_USER, append_known_user
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import example_user
 from ensemble.settings import ROOT
 
 IMAGE = "unipinrec:image-check"
@@ -63,11 +63,13 @@ class Report:
     steps: list[Step]
 
 
-def variables(bundle: Path) -> dict[str, str]:
-    """Return the compose file's variables for a bundle here; no more cores than the host has."""
+def variables(bundle: Path, stores: Path) -> dict[str, str]:
+    """Return the compose file's variables for a bundle and a folder of stores here; no more cores than there
+    are."""
     cores = float(read_service("server", {})["deploy"]["resources"]["limits"]["cpus"])
     return {
         "UNIPINREC_BUNDLES": str(bundle.parent.resolve()),
+        "UNIPINREC_STORES": str(stores),
         "UNIPINREC_CPUS": f"{min(cores, os.cpu_count() or 1):g}",
     }
 
@@ -88,13 +90,15 @@ def build(engine: Engine, report: Report, options: list[str]) -> None:
         raise EngineError(f"image takes {report.image_bytes:,} bytes; allowed: at most {LARGEST_BYTES:,}")
 
 
-def try_one(engine: Engine, report: Report, bundle: Path) -> None:
-    """Start the image as the compose file's server, ask it over both protocols and stop it.
+def try_one(engine: Engine, report: Report, bundle: Path, stores: Path) -> None:
+    """Start the image as the compose file's server, append a history to its store, ask it over both protocols
+    and stop it.
 
     Raises:
-        EngineError: it is confined otherwise, answers otherwise over the other, or does not end in time.
+        EngineError: it is confined otherwise, answers otherwise over the other, does not see the history, or
+            does not end in time.
     """
-    service = read_service("server", variables(bundle))
+    service = read_service("server", variables(bundle, stores))
     with Container.running(engine, IMAGE, "server", service, bundle.name, Endpoints.free()) as container:
         report.healthy_s = round(container.wait_until_healthy(), 1)
         report.promises = promises(service, container.probe())
@@ -103,12 +107,15 @@ def try_one(engine: Engine, report: Report, bundle: Path) -> None:
         broken = [str(promise) for promise in report.promises if not promise.kept]
         if broken:
             raise EngineError(f"container is not as the compose file has it: {'; '.join(broken)}")
-        report.answers = ask(container.endpoints, [example_user(bundle), UNKNOWN_USER])
+        append_known_user(stores, bundle)
+        report.answers = ask(container.endpoints, [KNOWN_USER, UNKNOWN_USER])
         for answer in report.answers:
             engine.report(
                 f"  {answer.protocol} {answer.user!r}: {len(answer.items)} items ({answer.kv_source}) "
                 f"in {answer.milliseconds:.1f} ms, bundle {answer.bundle_id}"
             )
+        if report.answers[0].items == report.answers[-1].items:
+            raise EngineError(f"user {KNOWN_USER!r} is answered as a user without a history is")
         report.stop_s, report.grace_s = round(container.stop(), 1), container.grace_s
 
 

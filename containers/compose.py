@@ -79,8 +79,13 @@ def _options(key: str, value: Any) -> list[str]:
             return [f"--shm-size={value}"]
         case "environment", dict():
             return [f"--env={name}={text}" for name, text in value.items()]
-        case "volumes", list() if all(volume["type"] == "bind" for volume in value):
-            return [f"--volume={_bind(volume)}" for volume in value]
+        case "pid", "host":
+            return ["--pid=host"]
+        case "volumes", list() if all(
+            isinstance(volume, str) or volume["type"] == "bind" for volume in value
+        ):
+            # The short form, a name or an absolute path, is the option's own.
+            return [f"--volume={volume if isinstance(volume, str) else _bind(volume)}" for volume in value]
         case "deploy", {"resources": {"limits": {"cpus": cpus, "memory": memory, **more}}} if not more:
             return [f"--cpus={cpus}", f"--memory={memory}"]
     raise ComposeError(f"service has {key}: {value!r}, which image-check cannot translate")

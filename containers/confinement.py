@@ -35,7 +35,8 @@ class Promise:
 def promises(service: Service, probed: Mapping[str, Any]) -> list[Promise]:
     """Return what `service` asks for, beside what `containers/probe.py` printed."""
     mounts, limits = probed["mounts"], service["deploy"]["resources"]["limits"]
-    read_only = ["/", *(volume["target"] for volume in service["volumes"] if volume.get("read_only"))]
+    binds = [volume for volume in service["volumes"] if isinstance(volume, dict)]
+    read_only = ["/", *(volume["target"] for volume in binds if volume.get("read_only"))]
     sizes = {str(SHARED_MEMORY): size(service["shm_size"])}
     for mount in service["tmpfs"]:
         path, _, choices = mount.partition(":")

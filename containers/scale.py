@@ -12,6 +12,7 @@ from containers.check import IMAGE, variables
 from containers.compose import read_service
 from containers.container import Container
 from containers.engine import Engine, EngineError
+from containers.shared_store import shared_store
 from ensemble.server.endpoints import Endpoints
 
 REPLICAS = ("replica-1", "replica-2", "replica-3")
@@ -28,10 +29,11 @@ def try_three(engine: Engine, bundle: Path) -> dict[str, Any]:
         RecommendError: a request fails.
     """
     with ExitStack() as stack:
+        stores = stack.enter_context(shared_store())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         containers = []
         for name, endpoints in zip(REPLICAS, Endpoints.free_for(len(REPLICAS)), strict=True):
-            service = read_service(name, variables(bundle))
+            service = read_service(name, variables(bundle, stores))
             replica = Container.running(engine, IMAGE, name, service, bundle.name, endpoints)
             containers.append(stack.enter_context(replica))
         healthy_s = [container.wait_until_healthy() for container in containers]

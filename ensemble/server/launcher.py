@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,12 @@ from ensemble.server.restarts import Restarts
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
+from ensemble.stores.history_store import StoreError
+from ensemble.stores.stores import open_histories
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
+UNKNOWN_USER = "42"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -86,6 +89,7 @@ def serve(
         NoGpuError: the profile asks for a GPU, and there is none.
     """
     check_bundle(settings.bundle)
+    example = example_user(settings.histories)
     check_profile(profile, model_repository)
     endpoints = endpoints or Endpoints()
     endpoints.check()
@@ -93,6 +97,11 @@ def serve(
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if not ipaddress.IPv4Address(endpoints.address).is_loopback:
         say(f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.")
+    if not settings.histories.exists():
+        say(
+            f"Warning: no store of histories at {settings.histories}: users who send none are new ones; "
+            "`unipinrec store import` makes it."
+        )
     server = EmbeddedServer(
         model_repository=model_repository,
         settings=settings.model_copy(update={"bundle": settings.bundle.resolve()}),
@@ -104,7 +113,7 @@ def serve(
     with stop_on_signals() as stop:
         with server:
             say(f"Loading {server.settings.bundle} (log: {server.log_path})")
-            _keep_serving(server, restarts or Restarts(), stop, console, say)
+            _keep_serving(server, restarts or Restarts(), stop, console, say, example)
             say("Stopping …")
         say("Stopped.")
 
@@ -128,7 +137,12 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def _keep_serving(
-    server: EmbeddedServer, restarts: Restarts, stop: Stop, console: Console, say: Callable[[str], None]
+    server: EmbeddedServer,
+    restarts: Restarts,
+    stop: Stop,
+    console: Console,
+    say: Callable[[str], None],
+    example: str,
 ) -> None:
     canaries = default_canaries(server)
     has_served = False
@@ -141,7 +155,7 @@ def _keep_serving(
                     return
             say(f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
             if not has_served:
-                say(_requests(server.endpoints, example_user(server.settings.bundle)))
+                say(_requests(server.endpoints, example))
             has_served = True
             with Watchdog(server, canaries, report=say):
                 while not stop.asked:
@@ -178,12 +192,21 @@ def default_canaries(server: EmbeddedServer) -> list[Canary]:
     return [UserCanary(model=name) for name in server.ensembles]
 
 
-def example_user(bundle: Path) -> str:
-    """Return a user id to show in examples: `example_user` of the bundle's catalogue.json, else `42`."""
-    catalogue = bundle / "catalogue.json"
-    if not catalogue.is_file():
-        return "42"
-    return str(json.loads(catalogue.read_text()).get("example_user", "42"))
+def example_user(histories: Path) -> str:
+    """Return the first user of a store, to show in examples; `42` where there is no store or nobody in it.
+
+    Raises:
+        ServerError: what is at `histories` is no store.
+    """
+    try:
+        store = open_histories(histories)
+    except StoreError as error:
+        raise ServerError(str(error)) from error
+    if store is None:
+        return UNKNOWN_USER
+    with closing(store):
+        users = store.first_users(1)
+    return users[0].decode(errors="replace") if users else UNKNOWN_USER
 
 
 def check_bundle(bundle: Path) -> None:

@@ -13,6 +13,8 @@ import psutil
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.settings import ROOT, SHARED_MEMORY
+from ensemble.stores.history_store import EVENT
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.served.nodes import call
 from tests.support.waiting import holds_within
 
@@ -72,7 +74,7 @@ from ensemble.settings import ServingSettings
 folder, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
 try:
     serve(
-        ServingSettings(bundle=folder / "bundle"),
+        ServingSettings(bundle=folder / "bundle", histories=folder / "histories"),
         console=Console(),
         endpoints=Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port),
         model_repository=folder / "models",
@@ -134,10 +136,11 @@ class Launcher:
 
 
 def write_deployment(folder: Path) -> Path:
-    """A bundle and a model repository that answers at once."""
+    """A bundle, a store of one user, and a model repository that answers at once."""
     (folder / "bundle").mkdir()
     (folder / "bundle" / "manifest.json").write_text("{}")
-    (folder / "bundle" / "catalogue.json").write_text('{"example_user": "user 7"}')
+    with LmdbHistoryStore(folder / "histories", writable=True) as store:
+        store.append(b"user 7", np.ones(1, EVENT))
     for name in ("first", "second"):
         write_model(folder, name, NODE_CONFIG.format(name=name), NODE.format(load_s=0))
     write_model(folder, "recommend", ENSEMBLE_CONFIG)

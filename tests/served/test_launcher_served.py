@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -58,6 +59,15 @@ def test_printed_request_works_and_a_signal_leaves_nothing(
     assert launcher.output.endswith("Stopped.\n")
     assert alive(processes) == []
     assert launcher.left_in_shared_memory() == []
+
+
+def test_without_a_store_it_serves_and_says_so_once(
+    launch: Callable[[Endpoints], Launcher], folder: Path, endpoints: Endpoints
+) -> None:
+    shutil.rmtree(folder / "histories")
+    printed = launch(endpoints).wait_for("curl")
+    assert printed.count(f"Warning: no store of histories at {folder / 'histories'}: ") == 1
+    assert f"unipinrec-client recommend --user 42 --url 127.0.0.1:{endpoints.grpc_port}" in printed
 
 
 def test_restarts_at_once_on_the_same_ports(
