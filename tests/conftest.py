@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -131,22 +131,17 @@ def serving(
     exported: Exported,
     log_path: Path,
     *,
+    model_repository: Path = MODEL_REPOSITORY,
     baseline: bool = False,
     profile: str | None = None,
-    gpu_precision: Literal["float32", "bfloat16", "float8"] = "float32",
+    **settings: Any,
 ) -> Iterator[EmbeddedServer]:
-    """A real server on free ports, from its first answer on."""
+    """A real server on free ports, from its first answer on; `settings` are fields of `ServingSettings`."""
+    # With few programs a server starts within the time of a test.
+    chosen = {"lease_ms": LEASE_MS, "gpu_precision": "float32", "gpu_compile": "dynamic", "log_level": "INFO"}
     server = EmbeddedServer(
-        model_repository=MODEL_REPOSITORY,
-        # With few programs a server starts within the time of a test.
-        settings=ServingSettings(
-            bundle=exported.bundle,
-            histories=exported.histories,
-            lease_ms=LEASE_MS,
-            gpu_precision=gpu_precision,
-            gpu_compile="dynamic",
-            log_level="INFO",
-        ),
+        model_repository=model_repository,
+        settings=ServingSettings(bundle=exported.bundle, histories=exported.histories, **(chosen | settings)),
         endpoints=Endpoints.free(),
         baseline=baseline,
         profile=profile,

@@ -16,10 +16,9 @@ from ensemble.settings import ROOT
 from ensemble.stores.history_store import EVENT
 from tests.conftest import Exported, serving
 from tests.served.requests import NOW, events_of, stored
-from tests.support.answers import Answer, Likeness
-from unipinrec.bundle import read_manifest
+from tests.support.answers import Answer, Likeness, offline_answers
 from unipinrec.data.history import History
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRequest
 
 NUM_RESULTS = 20
 APPENDED = 5
@@ -59,7 +58,7 @@ def sent_as(event: tuple[int, ...]) -> Event:
 
 
 def user_of(exported: Exported, length: int) -> int:
-    """A user whose window has room for more events than are appended, so that its start stays."""
+    """A user whose window can hold more events than are appended, so that its start stays."""
     return int(np.argmax(np.diff(exported.dataset.offset_U1) == length))
 
 
@@ -69,10 +68,8 @@ def by_id_alone(exported: Exported, user: int) -> RecommendRequest:
 
 def answer_of(exported: Exported, history: History) -> Answer:
     """What offline PyTorch recommends after this history."""
-    recommender = OfflineRecommender(exported.model)
     request = OfflineRequest(history=history, request_time=NOW, surface=0)
-    (answer,) = recommender.recommend([request], NUM_RESULTS, read_manifest(exported.bundle).defaults)
-    return Answer.offline(answer, exported.dataset.item_ids_V)
+    return offline_answers(exported, [request], NUM_RESULTS)[0]
 
 
 def test_appended_events_continue_the_prefix_of_the_same_bundle(

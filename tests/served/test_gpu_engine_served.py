@@ -15,11 +15,9 @@ from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, Retry
 from ensemble.graph import MODEL_REPOSITORY, Tensors
 from ensemble.kv.pool import COLUMNS, GENERATION, Handle
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import UserCanary, default_canaries
+from ensemble.server.launcher import UserCanary
 from ensemble.server.watchdog import Watchdog
-from ensemble.settings import ServingSettings
-from tests.conftest import LEASE_MS, NOW, Exported
+from tests.conftest import LEASE_MS, NOW, Exported, serving
 from tests.served.metrics import Scrape
 from tests.served.nodes import answer_by_steps, kill
 from tests.served.requests import offline, stored
@@ -41,18 +39,7 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
         entry, config = repository / node / "1" / "model.py", repository / node / "config.pbtxt"
         replaced(entry, "from ensemble.executors.engines import", "from tests.served.stand_in_engine import")
         replaced(config, "instance_group [ { count: 2, kind: KIND_CPU } ]", INSTANCES)
-    server = EmbeddedServer(
-        model_repository=repository,
-        settings=ServingSettings(
-            bundle=exported.bundle, histories=exported.histories, lease_ms=LEASE_MS, pool_slots=SLOTS
-        ),
-        endpoints=Endpoints.free(),
-        log_path=folder / "server.log",
-    )
-    with server:
-        server.start()
-        for canary in default_canaries(server):
-            server.wait_until_serving(canary)
+    with serving(exported, folder / "server.log", model_repository=repository, pool_slots=SLOTS) as server:
         yield server
 
 

@@ -9,10 +9,8 @@ from unipinrec_client import GrpcClient
 from ensemble.graph import MODEL_REPOSITORY, call_in_process, ensembles_in
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
-from tests.conftest import Exported
+from tests.conftest import Exported, serving
 from tests.served.requests import stored
 from tests.support.halving_node import HalvingNode
 
@@ -57,18 +55,12 @@ def test_a_node_needs_a_file_a_folder_and_a_step(
     server: EmbeddedServer, exported: Exported, tmp_path: Path
 ) -> None:
     repository = repository_with_a_node(tmp_path)
-    extended = EmbeddedServer(
-        model_repository=repository,
-        settings=ServingSettings(bundle=exported.bundle, histories=exported.histories),
-        endpoints=Endpoints.free(),
-        log_path=tmp_path / "server.log",
-    )
-    with extended:
-        extended.start()
-        for canary in default_canaries(extended):
-            extended.wait_until_serving(canary)
-        with GrpcClient(extended.grpc_url) as halving, GrpcClient(server.grpc_url) as client:
-            halved, right = (c.recommend(stored(exported, 3)).recommendations for c in (halving, client))
+    with (
+        serving(exported, tmp_path / "server.log", model_repository=repository) as extended,
+        GrpcClient(extended.grpc_url) as halving,
+        GrpcClient(server.grpc_url) as client,
+    ):
+        halved, right = (c.recommend(stored(exported, 3)).recommendations for c in (halving, client))
     assert [item.item_id for item in halved] == [item.item_id for item in right]
     assert np.allclose([2 * item.score for item in halved], [item.score for item in right], atol=1e-5)
 

@@ -10,12 +10,9 @@ from typer.testing import CliRunner
 from unipinrec_client import GrpcClient
 
 from commands.serve import serve
-from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
-from tests.conftest import Exported
+from tests.conftest import Exported, serving
 from tests.served.exchange import exchange
 from tests.served.nodes import NODES
 from tests.served.requests import stored
@@ -40,21 +37,8 @@ def receiver() -> Iterator[SpanReceiver]:
 def traced(
     exported: Exported, receiver: SpanReceiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer(
-        model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(
-            bundle=exported.bundle,
-            histories=exported.histories,
-            trace_url=receiver.url,
-            trace_rate=RATE,
-        ),
-        endpoints=Endpoints.free(),
-        log_path=tmp_path_factory.mktemp("log") / "server.log",
-    )
-    with server:
-        server.start()
-        for canary in default_canaries(server):
-            server.wait_until_serving(canary)
+    log_path = tmp_path_factory.mktemp("log") / "server.log"
+    with serving(exported, log_path, trace_url=receiver.url, trace_rate=RATE) as server:
         yield server
 
 
