@@ -31,11 +31,13 @@ from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
 from experiments.report import Machine
-from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import HISTORIES, read_manifest
-from unipinrec.config import Config, ModelConfig, preset
+from unipinrec.config import Config
 from unipinrec.history_store import HistoryStore
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.config import ModelConfig
+from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.graphs import EncoderGraph, RankingHeadGraph
+from unipinrec.models.unified.module import UnifiedRecommender
 
 EVENTS, CANDIDATES, APPENDED = 512, 128, 8
 ITEMS, ACTIONS = 1_000, 4

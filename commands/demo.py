@@ -11,7 +11,7 @@ from demo.tour import run_tour
 from ensemble.server.server_error import ServerError
 from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training.trainer import CheckpointMismatchError
+from unipinrec.training.checkpoint import CheckpointMismatchError
 
 LOG_WIDTH = 120
 """Columns where no terminal says how many it has: wide enough for a history beside an answer."""

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.catalogue import rank_of_target
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.evaluation.recommender import Ranker, Retriever
+from unipinrec.models.common.offline import OfflineRequest
 
 CHUNK_FEEDVIEWS = 128
 
@@ -90,7 +91,7 @@ class FutureFeedviews:
             found.append(np.setdiff1d(later.item_row_N[wanted_N], before.item_row_N))
         return found
 
-    def probabilities(self, recommender: OfflineRecommender) -> NDArray[np.float32]:
+    def probabilities(self, recommender: Ranker) -> NDArray[np.float32]:
         """Predicted probabilities of what was shown, [S, A]."""
         requests, items = self.requests(), self.items()
         parts = []
@@ -99,7 +100,7 @@ class FutureFeedviews:
             parts += recommender.action_probabilities(requests[chunk], items[chunk])
         return np.concatenate([part.numpy() for part in parts])
 
-    def ranks(self, recommender: OfflineRecommender) -> NDArray[np.int64]:
+    def ranks(self, recommender: Retriever) -> NDArray[np.int64]:
         """Rank of each target in the catalogue without the user's history; 0 without a target, [F]."""
         requests, target_F = self.requests(), self.targets()
         rank_F = np.zeros(len(requests), np.int64)
