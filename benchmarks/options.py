@@ -29,6 +29,7 @@ from ensemble.nodes.history import HistoryNode
 from ensemble.nodes.node import Node
 from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
 from experiments.report import Machine
 from unipinrec.bundle import HISTORIES, read_manifest
@@ -205,6 +206,7 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
     with HistoryStore(loaded.folder / HISTORIES) as store:
         names = store.first_users(users)
     history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
+    scoring = ScoringNode(loaded, settings)
     assembled = [_renamed(history.pack(history.run(history.parse(_request(name))))) for name in names]
     history.close()
     found: list[Storage] = []
@@ -231,7 +233,8 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
                 retrieved = tensors | _run(retrieval, tensors)
                 if len(candidates) == place:
                     candidates.append(_run(ann, retrieved))
-                answers.append(_run(ranking, retrieved | candidates[place]))
+                ranked = retrieved | candidates[place]
+                answers.append(_run(scoring, ranked | _run(ranking, ranked)))
                 began = time.perf_counter()
                 _run(ranking, tensors | _run(retrieval, tensors) | candidates[place])
                 again_ms.append(1e3 * (time.perf_counter() - began))

@@ -21,19 +21,21 @@ CARRIES = {
     "RESOLVED_SURFACE": "context",
     "RESOLVED_NUM_RESULTS": "context",
     "RESOLVED_OUTCOME_WEIGHTS": "context",
-    "RESOLVED_UTILITY_WEIGHTS": "context",
     "QUERY_EMBEDDINGS": "query embeddings",
     "QUERY_BUDGETS": "query embeddings",
     "QUERY_ORIGINS": "query embeddings",
     "KV_HANDLE": "where the slot is",
     "CANDIDATE_ITEMS": "candidates",
     "CANDIDATE_ORIGINS": "candidates",
+    "CANDIDATE_PROBS": "candidates",
     "BUNDLE_ID": "bundle",
     "ITEM_IDS": "answer",
     "SCORES": "answer",
     "ACTION_PROBS": "answer",
     "RETRIEVED_BY": "answer",
     "KV_SOURCE": "answer",
+    "USED_UTILITY_WEIGHTS": "answer",
+    "UTILITY_SOURCE": "answer",
 }
 """What each output of a node holds. One that is not listed counts as keys and values."""
 

@@ -201,6 +201,8 @@ def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, lat
             "user_id": _user(response),
             "kv_source": response.kv_source,
             "bundle_id": response.bundle_id,
+            "utility_weights": response.utility_weights,
+            "utility_source": response.utility_source,
             "recommendations": [
                 {
                     "item_id": item.item_id,

@@ -45,6 +45,8 @@ OUTPUT_RANKS = {
     "ACTION_PROBS": 3,
     "RETRIEVED_BY": 2,
     "KV_SOURCE": 2,
+    "USED_UTILITY_WEIGHTS": 2,
+    "UTILITY_SOURCE": 2,
     "BUNDLE_ID": 2,
 }
 """Number of dimensions of every output, the batch included."""
@@ -87,8 +89,9 @@ def decode(
 ) -> tuple[RecommendResponse, ...]:
     """Return one response per request, in their order, without padding.
 
-    `arrays` holds ITEM_IDS, SCORES and RETRIEVED_BY [B,K], ACTION_PROBS [B,K,A], KV_SOURCE and BUNDLE_ID
-    [B,1]. Raises `RecommendError` if one is missing or of another shape.
+    `arrays` holds ITEM_IDS, SCORES and RETRIEVED_BY [B,K], ACTION_PROBS [B,K,A], USED_UTILITY_WEIGHTS
+    [B,A], KV_SOURCE, UTILITY_SOURCE and BUNDLE_ID [B,1]. Raises `RecommendError` if one is missing or of
+    another shape.
     """
     outputs = {name: _output(name, arrays.get(name), len(requests)) for name in OUTPUT_RANKS}
     width = outputs["ITEM_IDS"].shape[1]
@@ -101,6 +104,8 @@ def decode(
             recommendations=_recommendations(outputs, row),
             kv_source=_text(outputs["KV_SOURCE"], row),
             bundle_id=_text(outputs["BUNDLE_ID"], row),
+            utility_weights=tuple(outputs["USED_UTILITY_WEIGHTS"][row].tolist()),
+            utility_source=_text(outputs["UTILITY_SOURCE"], row),
             request_id=request_id,
         )
         for row, request in enumerate(requests)

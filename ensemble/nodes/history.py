@@ -87,7 +87,6 @@ class HistoryNode:
             "RESOLVED_SURFACE": np.array([[context.surface] for context in contexts], np.int64),
             "RESOLVED_NUM_RESULTS": np.array([[context.num_results] for context in contexts], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([context.outcome_weight_A for context in contexts]),
-            "RESOLVED_UTILITY_WEIGHTS": np.stack([context.utility_weight_A for context in contexts]),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
@@ -148,5 +147,4 @@ class HistoryNode:
             surface=scalar("SURFACE", 0),
             num_results=scalar("NUM_RESULTS", defaults.num_results),
             outcome_weight_A=weights("OUTCOME_WEIGHTS", defaults.outcome_weights),
-            utility_weight_A=weights("UTILITY_WEIGHTS", defaults.utility_weights),
         )

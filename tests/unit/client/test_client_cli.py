@@ -83,6 +83,8 @@ def test_json_holds_the_same_over_http(http_server, titles):
                 "user_id": "42",
                 "kv_source": "prefix",
                 "bundle_id": "bundle-1",
+                "utility_weights": [1.0, 0.5],
+                "utility_source": "given",
                 "recommendations": [
                     {
                         "item_id": 42,

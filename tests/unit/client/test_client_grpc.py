@@ -39,6 +39,8 @@ def answer(user_id):
     return {
         "BUNDLE_ID": ("BYTES", [1, 1], text(b"bundle-1")),
         "KV_SOURCE": ("BYTES", [1, 1], text(b"prefix")),
+        "UTILITY_SOURCE": ("BYTES", [1, 1], text(b"given")),
+        "USED_UTILITY_WEIGHTS": ("FP32", [1, 2], struct.pack("<2f", 1.0, 0.5)),
         "ITEM_IDS": ("INT64", [1, 2], struct.pack("<2q", int(user_id), -1)),
         "SCORES": ("FP32", [1, 2], struct.pack("<2f", 0.75, -3.4028234663852886e38)),
         "RETRIEVED_BY": ("INT32", [1, 2], struct.pack("<2i", 3, 0)),
@@ -54,6 +56,8 @@ def expected(user_id, item_id):
         ),
         kv_source="prefix",
         bundle_id="bundle-1",
+        utility_weights=(1.0, 0.5),
+        utility_source="given",
     )
 
 

@@ -41,6 +41,8 @@ def answer(user_id):
         ("ACTION_PROBS", "FP32", [1, 2, 2], struct.pack("<4f", 0.5, 0.25, 0.0, 0.0)),
         ("RETRIEVED_BY", "INT32", [1, 2], struct.pack("<2i", 3, 0)),
         ("KV_SOURCE", "BYTES", [1, 1], struct.pack("<I", 6) + b"prefix"),
+        ("UTILITY_SOURCE", "BYTES", [1, 1], struct.pack("<I", 5) + b"given"),
+        ("USED_UTILITY_WEIGHTS", "FP32", [1, 2], struct.pack("<2f", 1.0, 0.5)),
         ("BUNDLE_ID", "BYTES", [1, 1], struct.pack("<I", 8) + b"bundle-1"),
     ]
 
@@ -53,6 +55,8 @@ def expected(user_id, item_id):
         ),
         kv_source="prefix",
         bundle_id="bundle-1",
+        utility_weights=(1.0, 0.5),
+        utility_source="given",
     )
 
 
