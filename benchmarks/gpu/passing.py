@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.report import Passed, Passing
 from ensemble.graph import CallNode, Graph, Tensors
-from unipinrec.config import ModelConfig
+from unipinrec.models.config import ModelConfig
 
 CARRIES = {
     "EVENT_ITEMS": "history",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unipinrec.config import ModelConfig, preset
+from unipinrec.models.unified.config import UnifiedConfig, preset
 
 ACTIONS, SURFACES = 4, 2
 
@@ -12,7 +12,7 @@ class Shape:
     """One batch and how often it is run."""
 
     name: str
-    model: ModelConfig
+    model: UnifiedConfig
     batch: int
     positions: int
     """Of each history, BOS among them."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from ensemble.settings import Precision
-from unipinrec.config import ModelConfig
+from unipinrec.models.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
