@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import typer
 
 from commands.errors import NO_GPU, one_line_errors
-from ensemble.gpu_presence import NoGpuError, require_gpu
+from ensemble.gpu_presence import NoGpuError, describe_gpus, require_gpu
 from ensemble.settings import ROOT
 
 SERVED = ("parity", "kv_path", "concurrency", "bad_input", "node_death")
@@ -21,7 +21,6 @@ RUNS = (
 TEST_TIMEOUT_S = 540
 """Of a single test, which may have to wait for a server that compiles."""
 
-CARD = ("name", "driver_version", "power.limit", "memory.total", "compute_cap")
 PACKAGES = ("torch", "triton", "cuda-bindings", "faiss-cpu", "nvidia-pytriton", "tritonclient", "numpy")
 NOTHING_CHOSEN = 5
 """pytest's exit code where `-k` leaves no test."""
@@ -37,23 +36,13 @@ def gpu_check(context: typer.Context) -> None:
     """
     with one_line_errors(NoGpuError, code=NO_GPU):
         require_gpu("gpu-check runs the tests of the GPU path", "")
-    for line in (_card(), _versions()):
+    for line in (f"card: {describe_gpus()}", _versions()):
         typer.echo(line)
     codes = [_pytest([*run, *context.args]) for run in RUNS]
     failed = [code for code in codes if code not in (0, NOTHING_CHOSEN)]
     if failed or 0 not in codes:
         raise typer.Exit((failed or codes)[0])
     typer.echo("gpu-check passed")
-
-
-def _card() -> str:
-    """Name, driver, power limit, memory and compute capability, as the driver tells them."""
-    query = ["nvidia-smi", f"--query-gpu={','.join(CARD)}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"card: unknown, since nvidia-smi failed: {error}"
-    return f"card ({', '.join(CARD)}): {'; '.join(told.splitlines())}"
 
 
 def _versions() -> str:

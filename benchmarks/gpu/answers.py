@@ -4,8 +4,8 @@ Shapes: K results, A actions.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from typing import Any
 
@@ -26,19 +26,13 @@ from unipinrec.data.history import History, rows_of
 from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 CONCURRENCY = 32
-USERS = 400
-"""Several times the slots: some come back to their slot, some to a slot that others have taken since."""
+USERS, NEW_SHARE, MOST_GROWN = 400, 0.3, 128
+"""Users known at a time, several times the slots: some come back to their slot, some to one that others have
+taken since. A share of the visits is of one who is new, and nobody has more events beyond the window."""
 
-NEW_SHARE = 0.3
-"""Share of the visits of users who are new, and take the place of another."""
+CHUNK, COMPARED_TOGETHER = 2048, 8
+"""Requests that are sent while the answers of those before are compared, so many in one forward."""
 
-MOST_GROWN = 128
-"""Events beyond the model's window that a user has at most."""
-
-CHUNK = 2048
-"""Requests that are sent while the answers of those before are compared."""
-
-COMPARED_TOGETHER = 8
 TOLERANCE = 0.1
 """Allowed difference of a probability, and of a score, which adds probabilities with weights of 1, 2 and 3.
 
@@ -50,6 +44,8 @@ thousand events is not: the tests compare those in float32."""
 MOST_TOLD = 100
 Asked = tuple[Visit, int]
 """A visit, and the number of results that it asks for."""
+
+Answered = tuple[Asked, Tensors]
 
 
 def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
@@ -64,47 +60,46 @@ def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
             users[place] = f"random-{number}", events, 1 + int(config.max_history * draw.random() ** 2)
         user_id, events, length = users[place]
         users[place] = user_id, events, length + int(draw.integers(1, MOST_APPENDED + 1))
-        history = events[:length]
-        visit = Visit(place, user_id, history, int(history.timestamp_N[-1]) + ASKED_AFTER_S)
+        request_time = int(events[:length].timestamp_N[-1]) + ASKED_AFTER_S
+        visit = Visit(place, user_id, events[:length], request_time)
         yield visit, 1 + int(made.num_results * draw.random() ** 3)
 
 
-class AnswerCheck:
-    """Compares answers of one bundle with the padded pass of training, in float32, which knows no slots."""
+def answer_check(
+    made: RandomBundle, device: torch.device
+) -> Callable[[Sequence[Answered]], list[Comparison]]:
+    """Return what compares answers with the padded pass of training, in float32, which knows no slots."""
+    offline = OfflineRecommender(made.load_model().to(device))
+    utility_A = np.array(made.manifest.defaults.utility_weights, np.float32)
 
-    def __init__(self, made: RandomBundle, device: torch.device) -> None:
-        self._made = made
-        self._offline = OfflineRecommender(made.load_model().to(device))
-        self._utility_A = np.array(made.manifest.defaults.utility_weights, np.float32)
+    def compared(answered: Sequence[Answered]) -> Iterator[Comparison]:
+        samples = [Sample(visit, answer_of(outputs)) for (visit, _), outputs in answered]
+        right = offline.action_probabilities(
+            [
+                OfflineRequest(history=visit.history, request_time=visit.request_time)
+                for (visit, _), _ in answered
+            ],
+            [rows_of(made.item_ids, sample.answer.item_id_K) for sample in samples],
+        )
+        for ((visit, wanted), _), sample, found_KA in zip(answered, samples, right, strict=True):
+            seen_N, bundle_id = made.item_ids[visit.history.item_row_N], made.manifest.bundle_id
+            expected = Expected(found_KA.cpu().numpy(), utility_A, seen_N, wanted, bundle_id)
+            yield compare(sample, expected, TOLERANCE)
 
-    def __call__(self, answered: Sequence[tuple[Asked, Tensors]]) -> list[Comparison]:
-        """Return how each of the server's outputs differs, shorter histories first."""
+    def check(answered: Sequence[Answered]) -> list[Comparison]:
         # Alike in length, so that little of a batch is padding.
         ordered = sorted(answered, key=lambda pair: len(pair[0][0].history))
-        chunks = [
-            ordered[first : first + COMPARED_TOGETHER] for first in range(0, len(ordered), COMPARED_TOGETHER)
-        ]
-        return [comparison for chunk in chunks for comparison in self._compare(chunk)]
+        firsts = range(0, len(ordered), COMPARED_TOGETHER)
+        chunks = (ordered[first : first + COMPARED_TOGETHER] for first in firsts)
+        return [comparison for chunk in chunks for comparison in compared(chunk)]
 
-    def _compare(self, answered: Sequence[tuple[Asked, Tensors]]) -> Iterator[Comparison]:
-        ids, bundle_id = self._made.item_ids, self._made.manifest.bundle_id
-        answers = [answer_of(outputs) for _, outputs in answered]
-        requests = [
-            OfflineRequest(history=visit.history, request_time=visit.request_time)
-            for (visit, _), _ in answered
-        ]
-        rows = [rows_of(ids, answer.item_id_K) for answer in answers]
-        right = self._offline.action_probabilities(requests, rows)
-        for ((visit, wanted), _), answer, probability_KA in zip(answered, answers, right, strict=True):
-            seen_N = ids[visit.history.item_row_N]
-            expected = Expected(probability_KA.cpu().numpy(), self._utility_A, seen_N, wanted, bundle_id)
-            yield compare(Sample(visit, answer), expected, TOLERANCE)
+    return check
 
 
 def check_answers(
     send: Callable[[Asked], Tensors],
     asked: Iterator[Asked],
-    check: Callable[[Sequence[tuple[Asked, Tensors]]], list[Comparison]],
+    check: Callable[[Sequence[Answered]], list[Comparison]],
     requests: int,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -117,35 +112,36 @@ def check_answers(
     sources: Counter[str] = Counter()
     found: list[Comparison] = []
 
-    def settle(flying: Sequence[tuple[Asked, Future[Tensors]]]) -> None:
-        answered = []
-        for request, reply in flying:
-            try:
-                answered.append((request, reply.result()))
-            except InferenceServerException as error:
-                failed[translate(error).status or "UNKNOWN"] += 1
+    def ask(request: Asked) -> Answered | str:
+        try:
+            return request, send(request)
+        except InferenceServerException as error:
+            return translate(error).status or "UNKNOWN"
+
+    def settle(replies: Iterable[Answered | str]) -> None:
+        replies = list(replies)
+        failed.update(reply for reply in replies if isinstance(reply, str))
+        answered = [reply for reply in replies if not isinstance(reply, str)]
         sources.update(outputs["KV_SOURCE"][0, 0].decode() for _, outputs in answered)
         found.extend(check(answered))
         tell(f"{len(found):,} of {requests:,} answers compared")
 
     with ThreadPoolExecutor(CONCURRENCY) as senders:
-        before: list[tuple[Asked, Future[Tensors]]] = []
+        before: Iterable[Answered | str] = ()
         for first in range(0, requests, CHUNK):
-            some = islice(asked, min(CHUNK, requests - first))
-            flying = [(request, senders.submit(send, request)) for request in some]
+            flying = senders.map(ask, list(islice(asked, min(CHUNK, requests - first))))
             settle(before)
             before = flying
         settle(before)
-    wrong = [what for comparison in found for what in comparison.wrong]
     differences = [comparison.difference for comparison in found]
     return {
         "requests": requests,
         "concurrency": CONCURRENCY,
         "tolerance": TOLERANCE,
-        "failed": dict(failed),
-        "kv_source": dict(sources),
+        "failed": failed,
+        "kv_source": sources,
         "largest_difference": max(differences, default=0.0),
         "mean_difference": sum(differences) / max(len(differences), 1),
         "different": sum(bool(comparison.wrong) for comparison in found),
-        "differences": wrong[:MOST_TOLD],
+        "differences": [what for comparison in found for what in comparison.wrong][:MOST_TOLD],
     }

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.executors.cuda.parts import Parts
 from ensemble.executors.engine import EVENT_FIELDS
 from ensemble.kv.cuda.device_storage import DeviceStorage
 from unipinrec.models.common.slotted import Compile
 from unipinrec.models.common.trunk import Block
-from unipinrec.models.unified.served import ServedModel
 
 Fields = Mapping[str, Tensor]
 Attention = Literal["sdpa", "flex"]
@@ -28,21 +27,20 @@ Mode = Literal["regional", "whole"]
 
 
 class Baseline:
-    """Makes forwards of one model, items and sizes, compiled in one mode."""
+    """Makes forwards of batches with N positions and K candidates, compiled in one mode."""
 
-    def __init__(
-        self, model: ServedModel, items: ItemTable, sizes: tuple[int, int], compiled: Compile, mode: Mode
-    ) -> None:
+    def __init__(self, parts: Parts, sizes: tuple[int, int], mode: Mode) -> None:
         """`sizes` is N and K."""
+        model = parts.model
         self._blocks, self._norm = model.trunk.blocks, model.trunk.norm
-        self._items = items
+        self._items = parts.items
         self._sizes = sizes
-        self._whole: Compile = compiled if mode == "whole" else _eager
-        self._regional: Compile = compiled if mode == "regional" else _eager
+        self._whole: Compile = parts.compiled if mode == "whole" else eager
+        self._regional: Compile = parts.compiled if mode == "regional" else eager
         self._packed = self._regional(model.tokenizer.packed)
         self._candidate = self._regional(model.tokenizer.candidates)
         self._head = self._regional(model.ranking_head)
-        self._device = model.tokenizer.bos.device
+        self._device = parts.device
 
     def prefill(self, attention: Attention) -> Callable[[Fields], Tensor]:
         """Return the forward of [history || candidates] through every layer, as without a cache (UniPinRec
@@ -62,10 +60,9 @@ class Baseline:
         return self._whole(forward)
 
     def copied_decode(self, storage: DeviceStorage, rows: int) -> Callable[[Fields], Tensor]:
-        """Return the forward of candidates over a storage's first slots, of which each layer first copies keys
-        and values, as in UniPinRec §1.8, into a cache [B, H, N + K, D] with a dense mask."""
-        layer, memory_L2HPD = self._regional(_copying_layer), storage.values_L2HPD
-        positions = self._sizes[0]
+        """Return the forward of candidates over a storage's first slots, which each layer copies (UniPinRec
+        §1.8) into a cache [B, H, N + K, D] with a dense mask."""
+        layer, memory_L2HPD, positions = self._regional(_copying_layer), storage.values_L2HPD, self._sizes[0]
         mask_KT = ranking_mask(*self._sizes)[positions:].contiguous().to(self._device)
         begin_B = torch.tensor([storage.map.begin(slot) for slot in range(rows)])
         place_X = (begin_B[:, None] + torch.arange(positions)).flatten().to(self._device)
@@ -108,7 +105,8 @@ def _ranking_rule(positions: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], 
     return visible
 
 
-def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
+def eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is: nothing is compiled."""
     return function
 
 

@@ -14,63 +14,44 @@ from benchmarks.gpu.inputs import random_batch
 from ensemble.executors.cuda.engine import GpuEngine
 from ensemble.loaded_bundle import LoadedBundle
 
-BATCHES = 50
-WARM_UPS = 5
+BATCHES, WARM_UPS = 50, 5
 MOST_KERNELS, NAME_LENGTH = 12, 90
 
 
-class Chain:
-    """What both nodes do for one batch of requests, over slots that no other process sees."""
-
-    def __init__(self, engine: GpuEngine, loaded: LoadedBundle, rows: int) -> None:
-        """Compiles and captures."""
-        config = loaded.manifest.model
-        self._engine = engine
-        self._storage = engine.private()
-        engine.prepare(self._storage, ("encode", "generate", "score"))
-        self._batch = random_batch(config, rows, config.max_history, config.max_candidates)
-        self._asked = self._batch.asked(-(-config.max_candidates // loaded.manifest.defaults.over_fetch))
-        self.positions = config.max_positions
-
-    @torch.inference_mode()
-    def run(self, cached: int, batches: int) -> float:
-        """Return the milliseconds of a batch, the first `cached` positions of which are in the slots."""
-        began = time.perf_counter()
-        for _ in range(batches):
-            self._engine.encode(self._storage, self._batch.prefills(cached))
-            self._storage.synchronize()
-            self._engine.generate(self._storage, self._asked, self._batch.sequences())
-            # Ends with its results in host memory, so nothing is left running.
-            self._engine.score(self._batch.rows(self._storage))
-        return 1e3 * (time.perf_counter() - began) / batches
-
-
-def measure_idle(chain: Chain, new: int, batches: int = BATCHES) -> list[dict[str, Any]]:
+def measure_idle(engine: GpuEngine, loaded: LoadedBundle, rows: int, new: int) -> list[dict[str, Any]]:
     """Return what cold batches spend, and warm ones of which all but the last `new` positions are cached.
 
     `wall_ms` is the time of a batch, `busy_ms` that in which kernels and copies ran by the profile, and
     `outside_share` the share of the former without the latter; `profiled_` with the profiler, which slows a
     batch down. `kernels` took most of the busy time.
     """
+    config, storage = loaded.manifest.model, engine.private()
+    engine.prepare(storage, ("encode", "generate", "score"))
+    batch = random_batch(config, rows, config.max_history, config.max_candidates)
+    asked = batch.asked(-(-config.max_candidates // loaded.manifest.defaults.over_fetch))
+
+    @torch.inference_mode()
+    def run(cached: int, times: int) -> float:
+        """Milliseconds of a batch."""
+        began = time.perf_counter()
+        for _ in range(times):
+            engine.encode(storage, batch.prefills(cached))
+            storage.synchronize()
+            engine.generate(storage, asked, batch.sequences())
+            # Ends with its results in host memory, so nothing is left running.
+            engine.score(batch.rows(storage))
+        return 1e3 * (time.perf_counter() - began) / times
+
     measured = []
-    for kind, cached in (("cold", 0), ("warm", chain.positions - new)):
-        chain.run(cached, WARM_UPS)
-        wall_ms = chain.run(cached, batches)
+    for kind, cached in (("cold", 0), ("warm", config.max_positions - new)):
+        run(cached, WARM_UPS)
+        wall_ms = run(cached, BATCHES)
         with profile() as profiler:
-            profiled_ms = chain.run(cached, batches)
-        busy_ms, kernels = device_time(profiler.key_averages(), batches)
-        measured.append(
-            {
-                "kind": kind,
-                "batches": batches,
-                "wall_ms": wall_ms,
-                "profiled_wall_ms": profiled_ms,
-                "busy_ms": busy_ms,
-                "outside_share": 1 - busy_ms / wall_ms,
-                "profiled_outside_share": 1 - busy_ms / profiled_ms,
-                "kernels": kernels,
-            }
-        )
+            profiled_ms = run(cached, BATCHES)
+        busy_ms, kernels = device_time(profiler.key_averages(), BATCHES)
+        found = {"kind": kind, "wall_ms": wall_ms, "profiled_wall_ms": profiled_ms, "busy_ms": busy_ms}
+        shares = {"outside_share": 1 - busy_ms / wall_ms, "profiled_outside_share": 1 - busy_ms / profiled_ms}
+        measured.append(found | shares | {"batches": BATCHES, "kernels": kernels})
     return measured
 
 

@@ -3,8 +3,6 @@
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc as triton
-from tritonclient.utils import np_to_triton_dtype
 
 from ensemble.graph import CallNode, Graph, Tensors
 from unipinrec.config import ModelConfig
@@ -52,20 +50,3 @@ def follow(graph: Graph, request: Tensors, call: CallNode, model: ModelConfig) -
         "keys_and_values_bytes": sum(tensor["bytes"] for tensor in passed if tensor["name"] not in KNOWN),
         "cached_bytes": 2 * model.layers * model.width * length * VALUE_BYTES,
     }
-
-
-def grpc_call(client: triton.InferenceServerClient, timeout_s: float) -> CallNode:
-    """Return what calls a server's models, ensembles among them, for all of their outputs.
-
-    The call raises `InferenceServerException` for a request that failed.
-    """
-
-    def call(model: str, tensors: Tensors) -> Tensors:
-        inputs = []
-        for name, array in tensors.items():
-            inputs.append(triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
-            inputs[-1].set_data_from_numpy(array)
-        result = client.infer(model, inputs, client_timeout=timeout_s)
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
-
-    return call

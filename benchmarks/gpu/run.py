@@ -12,22 +12,19 @@ from typing import Any
 import torch
 from pydantic_core import to_jsonable_python
 
-from benchmarks.gpu.card import describe_card
-from benchmarks.gpu.idle import Chain, measure_idle
-from benchmarks.gpu.served import RATE_STEPS, GpuServer
+from benchmarks.gpu.idle import measure_idle
+from benchmarks.gpu.served import RATE_STEPS, compare_answers, compare_stacks, run_arrivals
 from benchmarks.gpu.shape import Shape
 from benchmarks.gpu.table import TableBench
 from benchmarks.random_bundle import RandomBundle, make_random_bundle
 from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.gpu_presence import describe_gpus
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from experiments.report import Machine
 
 Report = dict[str, Any]
 """What was found, part by part, beside `card`, `machine`, `shape`, and the `minutes` of each part."""
-
-TOLD_APART = ("name", "driver_version", "power.limit", "torch", "cuda")
-"""What of a card its numbers depend on."""
 
 
 class Part(StrEnum):
@@ -65,20 +62,14 @@ class GpuBench:
             ServerError: the server does not start, or it stopped.
             NoAnswerError: a stack answered nothing for a whole window.
         """
-        device, path = self.allocator.device, self.out / "gpu.json"
-        runs: dict[Part, Callable[[], Any]] = {
-            Part.TABLE: self._table,
-            Part.IDLE: self._idle,
-            Part.SERVED: lambda: self._server().compare(),
-            Part.ARRIVALS: lambda: self._server(RATE_STEPS).arrivals(),
-            Part.ANSWERS: lambda: self._server().answers(self.requests, self.seed, device),
-        }
-        fresh = {"card": describe_card(device), "machine": Machine.here(), "shape": self.shape.name}
+        self.out.mkdir(parents=True, exist_ok=True)
+        path, versions = self.out / "gpu.json", {"torch": torch.__version__, "cuda": torch.version.cuda}
+        card = {"card": describe_gpus()} | versions
+        fresh = {"card": card, "machine": Machine.here(), "shape": self.shape.name}
         report = started_report(path, to_jsonable_python(fresh))
         for part in parts:
-            self.out.mkdir(parents=True, exist_ok=True)
             began = time.monotonic()
-            report[part.value] = to_jsonable_python(runs[part]())
+            report[part.value] = to_jsonable_python(getattr(self, f"_{part.value}")())
             report["minutes"][part.value] = (time.monotonic() - began) / 60
             report["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
             partial = path.with_suffix(".partial")
@@ -95,10 +86,18 @@ class GpuBench:
         self.tell("encode, generate and score in one process (minutes: it compiles and captures)")
         loaded = LoadedBundle(made.folder, made.manifest)
         engine = GpuEngine(loaded, self.allocator, replace(self.options, batches=(rows,)))
-        return measure_idle(Chain(engine, loaded, rows), self.shape.continued)
+        return measure_idle(engine, loaded, rows, self.shape.continued)
 
-    def _server(self, steps: int = 1) -> GpuServer:
-        return GpuServer(self._bundle(steps), self.out, self.tell)
+    def _served(self) -> Report:
+        return compare_stacks(self._bundle(), self.out / "server-gpu.log", self.tell)
+
+    def _arrivals(self) -> Report:
+        return run_arrivals(self._bundle(RATE_STEPS), self.out / "server-gpu-arrivals.log", self.tell)
+
+    def _answers(self) -> Report:
+        made, device = self._bundle(), self.allocator.device
+        log = self.out / "server-gpu-answers.log"
+        return compare_answers(made, log, self.tell, self.requests, self.seed, device)
 
     def _bundle(self, steps: int = 1) -> RandomBundle:
         """The bundle that is served, made on the CPU unless an earlier run left it."""
@@ -110,9 +109,5 @@ class GpuBench:
 def started_report(path: Path, fresh: Report) -> Report:
     """Return what a run adds to: `fresh`, and an earlier report of the same card, versions and shape."""
     earlier: Report = json.loads(path.read_text()) if path.exists() else {}
-    is_same = _told_apart(earlier) == _told_apart(fresh)
+    is_same = all(earlier.get(name) == fresh[name] for name in ("card", "shape"))
     return {"minutes": {}} | (earlier if is_same else {}) | fresh
-
-
-def _told_apart(report: Report) -> list[object]:
-    return [report.get("shape"), *(report.get("card", {}).get(name) for name in TOLD_APART)]

@@ -7,7 +7,7 @@ from unipinrec.config import ModelConfig, preset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The sizes of one batch, and of what the card's own rates are measured on."""
+    """The sizes of one batch."""
 
     name: str
     model: ModelConfig
@@ -21,21 +21,17 @@ class Shape:
     """Events that a returning user brings."""
     steps: int
     """Autoregressive steps of the generation that is measured."""
-    matrix: int
-    """Rows and columns of the square matrices whose product gives the card's own rate."""
-    copied_bytes: int
-    """Size of the copy that gives the card's own bandwidth."""
 
 
 PAPER = Shape(
     name="paper", model=preset("paper", num_items=100_000, num_actions=4, num_surfaces=2), batch=8, slots=64,
-    positions=992, candidates=656, continued=16, steps=6, matrix=8192, copied_bytes=2 << 30,
+    positions=992, candidates=656, continued=16, steps=6,
 )  # fmt: skip
 """UniPinRec's shape (§1.7, Table 2)."""
 
 TINY = Shape(
     name="tiny", model=preset("tiny", num_items=200, num_actions=4, num_surfaces=2), batch=2, slots=4,
-    positions=16, candidates=16, continued=3, steps=2, matrix=64, copied_bytes=1 << 16,
+    positions=16, candidates=16, continued=3, steps=2,
 )  # fmt: skip
 """For a dry run: the same code, and no number worth keeping."""
 

@@ -4,17 +4,17 @@ Shapes: B rows, K candidates, A actions.
 """
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.card import measure_rates, time_launch
 from benchmarks.gpu.costs import Cost, Costs, weight_bytes
-from benchmarks.gpu.forwards import Attention, Baseline, Mode
+from benchmarks.gpu.forwards import Attention, Baseline, Mode, eager
 from benchmarks.gpu.inputs import filled_storage, random_batch, random_model, random_vectors
 from benchmarks.gpu.shape import Shape
 from benchmarks.random_bundle import UTILITY
@@ -36,31 +36,12 @@ Precision = Literal["float32"] | Lowered
 Launched = StaticCall | Callable[[], Tensor]
 """A call as the nodes make it, or a function that returns probabilities [B, K, A]."""
 
-Staged = TypeVar("Staged")
-PAPER_SPEED_UPS = {
-    "prefill_sdpa": 1.0, "prefill_flex": 1.31, "decode_sdpa": 2.47, "decode_flex": 3.0,
-    "decode_flex_graph_float8": 3.92,
-}  # fmt: skip
-"""UniPinRec Table 2: batch 8, n = 992, k = 656, 12 layers, on an NVIDIA L40S. It has no line for bfloat16
-with a CUDA graph."""
-
+Measured = dict[str, Any]
+MODES: tuple[Mode, ...] = ("regional", "whole")
+BY_KERNEL = "kernel by kernel"
 TOP = 10
 LEAST_PROBABILITY = 1e-7
 """Logits are read off float32 probabilities, which end here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A forward to be measured."""
-
-    name: str
-    make: Callable[[], Callable[[], Launched]]
-    """Compiles and captures; what it returns makes the batch ready to be launched."""
-    cost: Callable[[Costs], Cost]
-    precision: Precision = "bfloat16"
-    mode: str = "as served, captured"
-    ranks: bool = True
-    """Whether its result is probabilities [B, K, A]."""
 
 
 class TableBench:
@@ -86,112 +67,106 @@ class TableBench:
 
     @torch.inference_mode()
     def run(self) -> dict[str, Any]:
-        """Return the `shape`, the card's own `rates` and the measured `forwards`: those that rank, and where
-        else a request's time goes.
+        """Return the `shape`, the card's own `rates` and the `forwards` of a batch.
 
-        Each has the ms of a launch, its FLOPs and bytes and the shares of the card's own rates that these come
-        to, the bytes at its peak, and `working_bytes` beyond what lay there before. One that ranks has its
-        distance from an eager prefill in float32 without TF32, and its speed-up over the faster of the first
-        two. One that fails has the reason instead, and keeps no other from running.
+        Each has the ms of a launch, its FLOPs and bytes with their shares of the card's own rates, the bytes
+        at its peak, and `working_bytes` beyond what lay there before. One that ranks has its distance from an
+        eager prefill in float32 without TF32, and its speed-up over the faster of the first two. One that
+        fails has the reason instead, and keeps no other from running.
         """
-        self._tell("the card's own rates")
-        self._rates = measure_rates(self._device, self._shape)
-        self._tell("float32 reference")
-        exact = Baseline(self._model("float32"), self._items, self._sizes, lambda plain: plain, "regional")
+        self._tell("the card's own rates, and a float32 reference")
+        self._rates = measure_rates(self._device)
+        exact = Baseline(replace(self._parts("float32"), compiled=eager), self._sizes, "whole")
         self._expected = exact.prefill("sdpa")(self._fields).cpu()
-        modes: tuple[Mode, ...] = ("regional", "whole")
-        first = {mode: self._measure(self._prefill("sdpa", mode)) for mode in modes}
-        times = {mode: line.get("median_ms", float("inf")) for mode, line in first.items()}
-        best = min(modes, key=times.__getitem__)
-        forwards = [*first.values(), *(self._measure(line) for line in self._lines(best))]
+        first = [self._prefill("sdpa", mode) for mode in MODES]
+        times = [line.get("median_ms", float("inf")) for line in first]
+        mode = MODES[times.index(min(times))]
+        forwards = [*first, self._prefill("flex", mode), *self._served(mode)]
         for line in forwards:
             if "largest" in line and "median_ms" in line:
-                line["speed_up"] = times[best] / line["median_ms"]
+                line["speed_up"] = min(times) / line["median_ms"]
         return {"shape": asdict(self._shape), "rates": self._rates, "forwards": forwards}
 
-    def _lines(self, mode: Mode) -> list[Line]:
-        shape, compiled = self._shape, f"{mode} compile"
-        by_kernel, lowered = partial(self._scored, capture=False), partial(self._scored, "float8")
-        copied = partial(Costs.decode, copied=True)
-        whole, new = (partial(Costs.encode, new=count) for count in (shape.positions, shape.continued))
-        generated = partial(Costs.generate, steps=shape.steps)
-        return [
-            self._prefill("flex", mode),
-            Line("decode_sdpa", partial(self._copied_decode, mode), copied, mode=compiled),
-            Line("decode_flex", by_kernel, Costs.decode, mode="as served, kernel by kernel"),
-            Line("decode_flex_graph", self._scored, Costs.decode),
-            Line("decode_flex_graph_float8", lowered, Costs.decode, precision="float8"),
-            Line("encode_cold", partial(self._encoded, shape.positions), whole, ranks=False),
-            Line("encode_warm", partial(self._encoded, shape.continued), new, ranks=False),
-            Line("generate", self._generated, generated, ranks=False),
-            Line("decode_flex_graph_int8_items", partial(self._scored, items="int8"), Costs.decode),
-        ]
-
-    def _measure(self, line: Line) -> dict[str, Any]:
-        self._tell(f"{line.name}, {line.mode}")
-        described = {name: getattr(line, name) for name in ("name", "precision", "mode")}
-        if line.name in PAPER_SPEED_UPS:
-            described["paper_speed_up"] = PAPER_SPEED_UPS[line.name]
-        try:
-            return described | self._run(line)
-        except (RuntimeError, ValueError) as error:
-            # A card may lack what a line needs, as units for float8; the others still say something.
-            return described | {"failure": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
-
-    def _run(self, line: Line) -> dict[str, Any]:
-        model, device, counts_memory = self._model(line.precision), self._device, self._device.type == "cuda"
-        self._storage(line.precision)
-        before = _forget_peak(device) if counts_memory else 0
-        ready = line.make()
-        launched = ready()
-        found = _result(launched)
-        # Before the clock, which holds memory of its own.
-        peak = torch.cuda.max_memory_allocated(device) if counts_memory else 0
-        taken = time_launch(launched.launch if isinstance(launched, StaticCall) else launched, device)
-        cost = line.cost(Costs(model, self._shape.batch, *self._sizes))
-        measured = {"weight_bytes": weight_bytes(model)} | asdict(cost) | taken
-        if line.ranks:
-            measured |= parity(found, self._expected)
-        if counts_memory:
-            measured |= {"peak_bytes": peak, "working_bytes": peak - before}
-        if taken:
-            seconds = taken["median_ms"] / 1e3
-            product = self._rates["float8" if line.precision == "float8" else "bfloat16"]
-            measured["matrix_share"] = (cost.linear_flops + cost.attention_flops) / seconds / product
-            measured["copy_share"] = cost.bytes / seconds / self._rates["copy"]
-        return measured
-
-    def _prefill(self, attention: Attention, mode: Mode) -> Line:
-        def make() -> Callable[[], Launched]:
-            forward = self._baseline(mode).prefill(attention)
+    def _prefill(self, attention: Attention, mode: Mode) -> Measured:
+        def make(parts: Parts, _storage: DeviceStorage) -> Callable[[], Launched]:
+            forward = Baseline(parts, self._sizes, mode).prefill(attention)
             return lambda: partial(forward, self._fields)
 
-        return Line(f"prefill_{attention}", make, Costs.prefill, mode=f"{mode} compile")
+        return self._measure(f"prefill_{attention}", make, Costs.prefill, mode=f"{mode} compile")
 
-    def _copied_decode(self, mode: Mode) -> Callable[[], Launched]:
-        forward = self._baseline(mode).copied_decode(self._storage("bfloat16"), self._shape.batch)
-        return lambda: partial(forward, self._fields)
+    def _served(self, mode: Mode) -> Iterator[Measured]:
+        """Candidates over copied keys and values, then everything that the nodes launch."""
+        whole, new, steps = self._shape.positions, self._shape.continued, self._shape.steps
 
-    def _scored(
-        self, precision: Precision = "bfloat16", *, capture: bool = True, items: ItemPrecision = "float32"
-    ) -> Callable[[], Launched]:
-        storage = self._storage(precision)
-        scorer = CandidateScorer(self._parts(precision, capture=capture, items=items), storage)
+        def copied(parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+            forward = Baseline(parts, self._sizes, mode).copied_decode(storage, self._shape.batch)
+            return lambda: partial(forward, self._fields)
+
+        measure, decode = self._measure, Costs.decode
+        yield measure("decode_sdpa", copied, partial(decode, copied=True), mode=f"{mode} compile")
+        yield measure("decode_flex", self._scored, decode, mode=BY_KERNEL)
+        yield measure("decode_flex_graph", self._scored, decode)
+        yield measure("decode_flex_graph_int8_items", self._scored, decode, items="int8")
+        for name, count in (("encode_cold", whole), ("encode_warm", new)):
+            encode = partial(self._encoded, count)
+            yield measure(name, encode, partial(Costs.encode, new=count), ranks=False)
+        yield measure("generate", self._generated, partial(Costs.generate, steps=steps), ranks=False)
+        yield measure("decode_flex_graph_float8", self._scored, decode, precision="float8")
+
+    def _measure(
+        self,
+        name: str,
+        make: Callable[[Parts, DeviceStorage], Callable[[], Launched]],
+        cost: Callable[[Costs], Cost],
+        *,
+        precision: Precision = "bfloat16",
+        items: ItemPrecision = "float32",
+        mode: str = "captured",
+        ranks: bool = True,
+    ) -> Measured:
+        """A line. `make` compiles and captures, and what it returns makes the batch ready to be launched."""
+        self._tell(f"{name}, {mode}")
+        line: Measured = {"name": name, "precision": precision, "mode": mode}
+        try:
+            storage, device = self._storage(precision), self._device
+            before = _forget_peak(device)
+            ready = make(self._parts(precision, items, capture=mode != BY_KERNEL), storage)
+            launched = ready()
+            found = _result(launched)
+            if ranks:
+                line |= parity(found, self._expected)
+            if device.type == "cuda":
+                # Before the clock, which holds memory of its own.
+                line["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+                line["working_bytes"] = line["peak_bytes"] - before
+            taken = time_launch(launched.launch if isinstance(launched, StaticCall) else launched, device)
+        except (RuntimeError, ValueError) as error:
+            # A card may lack what a line needs, as units for float8; the others still say something.
+            return line | {"failure": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+        model = self._model(precision)
+        spent = cost(Costs(model, self._shape.batch, *self._sizes))
+        line |= {"weight_bytes": weight_bytes(model)} | asdict(spent) | taken
+        if taken:
+            second = 1e3 / taken["median_ms"]
+            product = self._rates["float8" if precision == "float8" else "bfloat16"]
+            line["matrix_share"] = (spent.linear_flops + spent.attention_flops) * second / product
+            line["copy_share"] = spent.bytes * second / self._rates["copy"]
+        return line
+
+    def _scored(self, parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+        scorer = CandidateScorer(parts, storage)
         return lambda: _only(scorer.stage(self._batch.rows(storage)))[0]
 
-    def _encoded(self, new: int) -> Callable[[], Launched]:
-        encoder = SlotEncoder(self._parts("bfloat16"), self._storage("bfloat16"))
+    def _encoded(self, new: int, parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+        encoder = SlotEncoder(parts, storage)
         return lambda: _only(encoder.stage(self._batch.prefills(self._shape.positions - new)))
 
-    def _generated(self) -> Callable[[], Launched]:
-        shape, config, asked = self._shape, self._shape.model, self._batch.asked(self._shape.candidates)
-        generator = SlotGenerator(self._parts("bfloat16"), self._storage("bfloat16"), shape.steps)
+    def _generated(self, parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+        config, steps, asked = self._shape.model, self._shape.steps, self._batch.asked(self._shape.candidates)
+        generator = SlotGenerator(parts, storage, steps)
         weight_A, offsets = asked[0].outcome_weight_A, len(config.time_offsets_s)
-        plan = plan_queries(config.max_candidates, weight_A, shape.steps, offsets)
-        return lambda: _only(generator.stage([plan] * len(asked), asked, self._batch.sequences()))[0]
-
-    def _baseline(self, mode: Mode) -> Baseline:
-        return Baseline(self._model("bfloat16"), self._items, self._sizes, self._compiled, mode)
+        plans = [plan_queries(config.max_candidates, weight_A, steps, offsets)] * len(asked)
+        return lambda: _only(generator.stage(plans, asked, self._batch.sequences()))[0]
 
     def _item_table(self, precision: ItemPrecision) -> ItemTable:
         return ItemTable(random_vectors(self._shape.model), precision, self._device)
@@ -203,7 +178,7 @@ class TableBench:
         return self._models[precision]
 
     def _parts(
-        self, precision: Precision, *, capture: bool = True, items: ItemPrecision = "float32"
+        self, precision: Precision, items: ItemPrecision = "float32", *, capture: bool = False
     ) -> Parts:
         """What a function is made of; its graphs have memory of their own."""
         return Parts(
@@ -219,8 +194,8 @@ class TableBench:
         if precision not in self._storages:
             # One pool at a time: the memory of a line is its own.
             self._storages.clear()
-            parts = self._parts(precision, capture=False)
-            self._storages[precision] = filled_storage(self._batch, parts, self._shape.slots, self._allocator)
+            made = filled_storage(self._batch, self._parts(precision), self._shape.slots, self._allocator)
+            self._storages[precision] = made
         return self._storages[precision]
 
 
@@ -242,7 +217,9 @@ def parity(found_BKA: Tensor, expected_BKA: Tensor) -> dict[str, float]:
 
 
 def _forget_peak(device: torch.device) -> int:
-    """Begin to look for the peak of memory anew, and return the bytes that are allocated."""
+    """Begin to look for the peak of memory anew, and return the bytes that are allocated on a GPU."""
+    if device.type != "cuda":
+        return 0
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -258,7 +235,7 @@ def _result(launched: Launched) -> Tensor:
     return torch.from_numpy(launched.result().copy())
 
 
-def _only(staged: Iterable[Staged]) -> Staged:
+def _only(staged: Iterable[Any]) -> Any:
     """The one call that a whole batch of equal rows needs."""
     (call,) = staged
     return call

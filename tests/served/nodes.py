@@ -12,7 +12,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest
 
-from ensemble.graph import MODEL_REPOSITORY, Tensors, ensembles_in
+from ensemble.graph import MODEL_REPOSITORY, Tensors, call_server, ensembles_in
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
 
@@ -26,14 +26,8 @@ DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32", np.dtype(
 
 def call(server: EmbeddedServer, model: str, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
     """All outputs of one inference."""
-    inputs = []
-    for name, array in tensors.items():
-        tensor = triton.InferInput(name, list(array.shape), DATATYPES.get(array.dtype, "BYTES"))
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
     with triton.InferenceServerClient(server.grpc_url) as client:
-        result = client.infer(model, inputs)
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+        return call_server(client)(model, dict(tensors))
 
 
 def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:

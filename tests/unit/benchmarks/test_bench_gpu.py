@@ -1,10 +1,8 @@
 """The GPU bench on a CPU: every forward computes the same, and costs are right. No time is told."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +15,31 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
-from benchmarks.gpu.answers import AnswerCheck, Asked, check_answers, random_visits
-from benchmarks.gpu.card import spread, told
+from benchmarks.gpu import idle
+from benchmarks.gpu.card import spread
 from benchmarks.gpu.costs import Costs, attention_flops
-from benchmarks.gpu.forwards import Baseline, ranking_mask
+from benchmarks.gpu.forwards import Baseline, eager, ranking_mask
 from benchmarks.gpu.idle import device_time
 from benchmarks.gpu.inputs import Batch, filled_storage, random_batch, random_model, random_vectors
-from benchmarks.gpu.passing import KNOWN, follow
 from benchmarks.gpu.run import GpuBench, Part
 from benchmarks.gpu.shape import PAPER, TINY
 from benchmarks.gpu.show import plot, show
 from benchmarks.gpu.table import parity
-from benchmarks.random_bundle import RandomBundle, make_random_bundle
 from commands.app import app
 from commands.errors import NO_GPU
-from ensemble.arrays import PADDING
 from ensemble.executors.cuda.calls import Launches
 from ensemble.executors.cuda.engine import GpuOptions
 from ensemble.executors.cuda.item_table import ItemTable
 from ensemble.executors.cuda.parts import Parts
 from ensemble.executors.cuda.scorer import CandidateScorer
-from ensemble.graph import MODEL_REPOSITORY, Graph, Tensors, ensembles_in
 from tests.support.stand_in_device import StandInAllocator
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 from unipinrec.models.unified.served import ServedModel
 
 CPU = torch.device("cpu")
 SIZES = (TINY.positions, TINY.candidates)
 CLOSE = 1e-5
-
-
-def eager(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
 
 
 def traced(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,7 +68,7 @@ def batch_of(seed: int) -> Batch:
 
 
 @pytest.fixture(scope="module")
-def right_BKA(batch: Batch) -> Tensor:
+def right(batch: Batch) -> Tensor:
     """By the passes of training in float64, which build no mask over history and candidates together."""
     exact = random_model(TINY.model, CPU).double()
     return padded_pass(exact, torch.from_numpy(random_vectors(TINY.model)).double(), batch)
@@ -113,30 +101,28 @@ def padded_pass(exact: ServedModel, vector_VE: Tensor, batch: Batch) -> Tensor:
 @pytest.mark.parametrize("mode", ["regional", "whole"])
 @torch.inference_mode()
 def test_prefill_is_the_forward_of_training(
-    parts: Parts, batch: Batch, right_BKA: Tensor, attention: Any, mode: Any
+    parts: Parts, batch: Batch, right: Tensor, attention: Any, mode: Any
 ) -> None:
-    forward = Baseline(parts.model, parts.items, SIZES, eager, mode).prefill(attention)
-    assert (forward(batch.fields(CPU)) - right_BKA).abs().max() < CLOSE
+    forward = Baseline(parts, SIZES, mode).prefill(attention)
+    assert (forward(batch.fields(CPU)) - right).abs().max() < CLOSE
 
 
 @torch.inference_mode()
-def test_forwards_over_slots_are_the_forward_of_training(
-    parts: Parts, batch: Batch, right_BKA: Tensor
-) -> None:
+def test_forwards_over_slots_are_the_forward_of_training(parts: Parts, batch: Batch, right: Tensor) -> None:
     storage = filled_storage(batch, parts, TINY.slots, StandInAllocator())
-    copied = Baseline(parts.model, parts.items, SIZES, eager, "regional").copied_decode(storage, TINY.batch)
-    assert (copied(batch.fields(CPU)) - right_BKA).abs().max() < CLOSE
+    copied = Baseline(parts, SIZES, "regional").copied_decode(storage, TINY.batch)
+    assert (copied(batch.fields(CPU)) - right).abs().max() < CLOSE
     served_BKA = np.stack(CandidateScorer(parts, storage)(batch.rows(storage)))
-    assert np.abs(served_BKA - right_BKA.numpy()).max() < CLOSE
+    assert np.abs(served_BKA - right.numpy()).max() < CLOSE
 
 
 @pytest.mark.parametrize("mode", ["regional", "whole"])
 @torch.inference_mode()
-def test_baselines_compile_without_a_break(parts: Parts, batch: Batch, right_BKA: Tensor, mode: Any) -> None:
+def test_baselines_compile_without_a_break(parts: Parts, batch: Batch, right: Tensor, mode: Any) -> None:
     storage = filled_storage(batch, parts, TINY.slots, StandInAllocator())
-    baseline = Baseline(parts.model, parts.items, SIZES, traced, mode)
+    baseline = Baseline(replace(parts, compiled=traced), SIZES, mode)
     for forward in (baseline.prefill("sdpa"), baseline.copied_decode(storage, TINY.batch)):
-        assert (forward(batch.fields(CPU)) - right_BKA).abs().max() < CLOSE
+        assert (forward(batch.fields(CPU)) - right).abs().max() < CLOSE
 
 
 def test_the_mask_shows_candidates_the_history_and_themselves() -> None:
@@ -152,7 +138,7 @@ def test_the_mask_shows_candidates_the_history_and_themselves() -> None:
 @pytest.mark.parametrize("copied", [False, True])
 @torch.inference_mode()
 def test_flops_are_those_that_pytorch_counts(parts: Parts, copied: bool) -> None:
-    baseline = Baseline(parts.model, parts.items, SIZES, eager, "regional")
+    baseline = Baseline(parts, SIZES, "regional")
     batch, costs = batch_of(1), Costs(parts.model, TINY.batch, *SIZES)
     storage = filled_storage(batch, parts, TINY.slots, StandInAllocator())
     forward = baseline.copied_decode(storage, TINY.batch) if copied else baseline.prefill("sdpa")
@@ -190,11 +176,11 @@ def test_costs_of_the_papers_shape_are_those_of_a_hand_count() -> None:
 
 
 def test_parity_tells_differences_and_the_share_of_the_same_best_items() -> None:
-    right_BKA = torch.full((1, 20, 4), 0.5)
-    right_BKA[0, :, 0] = torch.linspace(0.2, 0.8, 20)
-    found_BKA = right_BKA.clone()
+    right = torch.full((1, 20, 4), 0.5)
+    right[0, :, 0] = torch.linspace(0.2, 0.8, 20)
+    found_BKA = right.clone()
     found_BKA[0, 0, 1] = 0.75
-    found = parity(found_BKA, right_BKA)
+    found = parity(found_BKA, right)
     assert found["largest"] == pytest.approx(0.25)
     assert found["mean"] == pytest.approx(0.25 / 80)
     assert found["largest_logit"] == pytest.approx(np.log(3.0), rel=1e-5)
@@ -204,16 +190,10 @@ def test_parity_tells_differences_and_the_share_of_the_same_best_items() -> None
 
 @torch.inference_mode()
 def test_weights_tell_histories_apart_more_than_bfloat16_does(parts: Parts) -> None:
-    forward = Baseline(parts.model, parts.items, SIZES, eager, "regional").prefill("sdpa")
+    forward = Baseline(parts, SIZES, "regional").prefill("sdpa")
     own, other = (batch_of(seed).fields(CPU) for seed in (1, 2))
     swapped = own | {name: other[name] for name in ("item", "actions")}
     assert (forward(swapped) - forward(own)).abs().max() > 0.1
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> RandomBundle:
-    folder = tmp_path_factory.mktemp("bundles")
-    return make_random_bundle(2_000, folder, lambda _: None, sizes="tiny", retrieval_steps=2)
 
 
 def bench(out: Path) -> GpuBench:
@@ -229,7 +209,8 @@ def bench(out: Path) -> GpuBench:
     )
 
 
-def test_parts_run_one_by_one_end_in_one_report(tmp_path: Path) -> None:
+def test_parts_run_one_by_one_end_in_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle, "BATCHES", 2)
     bench(tmp_path).run([Part.TABLE])
     report = bench(tmp_path).run([Part.IDLE])
     assert json.loads((tmp_path / "gpu.json").read_text()) == report
@@ -250,9 +231,9 @@ def test_parts_run_one_by_one_end_in_one_report(tmp_path: Path) -> None:
     assert {line["name"] for line in lines} - set(compared) == {"encode_cold", "encode_warm", "generate"}
     assert compared.pop("decode_flex_graph_float8") < 0.03
     assert max(compared.values()) < 0.004
-    assert [idle["kind"] for idle in report["idle"]] == ["cold", "warm"]
+    assert [line["kind"] for line in report["idle"]] == ["cold", "warm"]
     # No kernel runs on a GPU here.
-    assert {idle["outside_share"] for idle in report["idle"]} == {1.0}
+    assert {line["outside_share"] for line in report["idle"]} == {1.0}
 
 
 def test_a_line_that_fails_says_why_and_keeps_no_other_from_running(
@@ -272,7 +253,7 @@ def test_a_report_of_another_card_is_not_added_to(tmp_path: Path) -> None:
     bench(tmp_path).run([Part.TABLE])
     report = json.loads(path.read_text())
     assert bench(tmp_path).run([])["minutes"] == report["minutes"]
-    path.write_text(json.dumps(report | {"card": report["card"] | {"driver_version": "1"}}))
+    path.write_text(json.dumps(report | {"card": report["card"] | {"torch": "1"}}))
     again = bench(tmp_path).run([])
     assert again["minutes"] == {}
     assert "table" not in again
@@ -290,7 +271,7 @@ def test_tables_and_picture_hold_what_was_measured(tmp_path: Path) -> None:
     line = {"name": "decode_flex", "precision": "bfloat16", "mode": "as served"}
     timed = line | {"median_ms": 1.25, "p10_ms": 1.0, "p90_ms": 2.0, "speed_up": 2.5, "copy_share": 0.5}
     report = {
-        "card": {"name": "a card", "torch": "2"},
+        "card": {"card": "a card", "torch": "2"},
         "shape": "paper",
         "table": {"forwards": [timed, line | {"failure": "no units"}]},
         "answers": {"requests": 100_000, "differences": ["SCORES differs"]},
@@ -298,25 +279,12 @@ def test_tables_and_picture_hold_what_was_measured(tmp_path: Path) -> None:
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
     show(console, report)
     shown = console.export_text()
-    assert [text in shown for text in ("a card", "1.25", "50.0%", "no units", "100,000")] == [True] * 5
+    assert [text in shown for text in ("a card", "1.25", "0.5", "no units", "100,000")] == [True] * 5
     assert "SCORES" not in shown
     assert "through Triton" not in shown
     assert plot(report, tmp_path / "gpu.png")
     assert (tmp_path / "gpu.png").stat().st_size > 1_000
     assert not plot({"table": {"forwards": [line]}}, tmp_path / "none.png")
-
-
-def test_what_nvidia_smi_does_not_tell_is_left_out() -> None:
-    assert told("580.65.06, 81559, 700.00, 345, 1980, 2619\n") == {
-        "driver_version": "580.65.06",
-        "memory.total": "81559",
-        "power.limit": "700.00",
-        "clocks.sm": "345",
-        "clocks.max.sm": "1980",
-        "clocks.mem": "2619",
-    }
-    assert "power.limit" not in told("580.65.06, 81559, [N/A], 345, 1980, 2619")
-    assert told("") == {}
 
 
 def test_a_timing_is_the_median_with_a_tenth_of_the_launches_on_either_side() -> None:
@@ -326,121 +294,17 @@ def test_a_timing_is_the_median_with_a_tenth_of_the_launches_on_either_side() ->
 
 def test_busy_time_is_that_of_kernels_and_copies_alone() -> None:
     def event(name: str, device: DeviceType, end_us: int, **more: Any) -> FunctionEvent:
-        times = {"start_us": 0, "end_us": end_us}
+        times = {"start_us": 0, "end_us": end_us, "stack": []}
         return FunctionEvent(1, name, 0, **times, device_type=device, use_device="cuda", **more)
 
     events = [event("gemm", DeviceType.CUDA, 3_000), event("gemm", DeviceType.CUDA, 3_000)]
     events += [event("copy", DeviceType.CUDA, 2_000), event("aten::mm", DeviceType.CPU, 9_000)]
     events += [event("a span", DeviceType.CUDA, 9_000, is_user_annotation=True)]
-    busy_ms, kernels = device_time(EventList(events, use_device="cuda").key_averages(), batches=2)
+    profile = EventList(events, use_device="cuda")
+    profile._build_tree()
+    busy_ms, kernels = device_time(profile.key_averages(), batches=2)
     assert busy_ms == 4.0
     assert kernels == [
         {"name": "gemm", "share": 0.75, "count": 1.0},
         {"name": "copy", "share": 0.25, "count": 0.5},
     ]
-
-
-def recommend(**more_of_retrieval: str) -> Graph:
-    """The ensemble, with more outputs of its second step."""
-    history, retrieval, *others = (graph := ensembles_in(MODEL_REPOSITORY)["recommend"]).steps
-    retrieval = replace(retrieval, outputs={**retrieval.outputs, **more_of_retrieval})
-    return replace(graph, steps=(history, retrieval, *others))
-
-
-def test_every_tensor_between_the_nodes_is_counted_and_known() -> None:
-    asked: dict[str, set[str]] = {}
-
-    graph = recommend()
-    outputs = {step.node: step.outputs for step in graph.steps}
-
-    def call(node: str, tensors: Tensors) -> Tensors:
-        asked[node] = set(tensors)
-        made: Tensors = {name: np.zeros((1, 10), np.float32) for name in outputs[node]}
-        if node == "retrieval":
-            made["KV_HANDLE"] = np.array([[9, 1, 2, 993, 3, 0]])
-        if "BUNDLE_ID" in made:
-            made["BUNDLE_ID"] = np.array([[b"bundle"]], np.object_)
-        return made
-
-    found = follow(graph, {"USER_ID": np.zeros((1, 1))}, call, PAPER.model)
-    assert asked["history"] == {"USER_ID"}
-    assert {"KV_HANDLE", "CANDIDATE_ITEMS", "EVENT_ITEMS"} < asked["ranking"]
-    bytes_of = {tensor["name"]: tensor["bytes"] for tensor in found["tensors"]}
-    assert bytes_of["KV_HANDLE"] == 48
-    assert bytes_of["BUNDLE_ID"] == 10
-    assert set(bytes_of) == set(KNOWN)
-    assert found["keys_and_values_bytes"] == 0
-    assert found["cached_bytes"] == 2 * 12 * 768 * 993 * 2
-    assert found["bytes"] == sum(tensor["bytes"] for tensor in found["tensors"])
-
-
-def test_a_tensor_that_nobody_knows_counts_as_keys_and_values() -> None:
-    graph = recommend(PAST_KEYS="PAST_KEYS")
-    outputs = {step.node: step.outputs for step in graph.steps}
-
-    def call(node: str, _tensors: Tensors) -> Tensors:
-        return {name: np.zeros((1, 6), np.int64) for name in outputs[node]}
-
-    found = follow(graph, {}, call, PAPER.model)
-    assert found["keys_and_values_bytes"] == 48
-
-
-def test_random_users_come_again_with_more_events(bundle: RandomBundle) -> None:
-    lengths: dict[str, int] = {}
-    visits, returned, grown = list(islice(random_visits(bundle, seed=3), 3_000)), 0, 0
-    for visit, _ in visits:
-        before = lengths.get(visit.user_id, 0)
-        returned += before > 0
-        grown += len(visit.history) > before > 0
-        assert len(visit.history) >= before
-        lengths[visit.user_id] = len(visit.history)
-    assert grown == returned > 1_000
-    assert len(lengths) > 800, "no user was ever new"
-    assert min(lengths.values()) < 3
-    assert max(lengths.values()) > bundle.manifest.model.max_history
-    assert {wanted for _, wanted in visits} == set(range(1, bundle.num_results + 1))
-
-
-def answered(made: RandomBundle) -> Callable[[Asked], Tensors]:
-    """A server that is right, by exact search."""
-    offline = OfflineRecommender(made.load_model())
-
-    def send(asked: Asked) -> Tensors:
-        visit, wanted = asked
-        request = OfflineRequest(history=visit.history, request_time=visit.request_time)
-        (found,) = offline.recommend([request], wanted, made.manifest.defaults)
-        assert PADDING not in found.item_row_K
-        return {
-            "ITEM_IDS": made.item_ids[found.item_row_K][None],
-            "SCORES": found.score_K[None],
-            "ACTION_PROBS": found.probability_KA[None],
-            "BUNDLE_ID": np.array([[made.manifest.bundle_id.encode()]]),
-            "KV_SOURCE": np.array([[b"prefill"]]),
-        }
-
-    return send
-
-
-def test_right_answers_pass_in_any_batch_and_others_are_found(bundle: RandomBundle) -> None:
-    right, seen = answered(bundle), Counter[str]()
-
-    def send(asked: Asked) -> Tensors:
-        place = len(seen)
-        seen[f"{place} {asked[0].user_id}"] += 1
-        if place == 4:
-            raise InferenceServerException("overloaded", status="StatusCode.UNAVAILABLE")
-        outputs = right(asked)
-        return outputs | {"ACTION_PROBS": 1 - outputs["ACTION_PROBS"]} if place == 9 else outputs
-
-    check = AnswerCheck(bundle, CPU)
-    found = check_answers(send, random_visits(bundle, seed=5), check, 12, lambda _: None)
-    assert (found["requests"], found["failed"], found["kv_source"]) == (
-        12,
-        {"UNAVAILABLE": 1},
-        {"prefill": 11},
-    )
-    assert found["different"] == 1
-    assert any("ACTION_PROBS" in what for what in found["differences"])
-    exact = check_answers(right, random_visits(bundle, seed=5), check, 12, lambda _: None)
-    assert (exact["different"], exact["differences"]) == (0, [])
-    assert exact["largest_difference"] < 1e-4
