@@ -31,7 +31,7 @@ USERS, NEW_SHARE, MOST_GROWN = 400, 0.3, 128
 taken since. A share of the visits is of one who is new, and nobody has more events beyond the window."""
 
 CHUNK, COMPARED_TOGETHER = 2048, 8
-"""Requests that are sent while the answers of those before are compared, so many in one forward."""
+"""Requests that are sent while the answers of those before are compared, and answers of one forward."""
 
 TOLERANCE = 0.1
 """Allowed difference of a probability, and of a score, which adds probabilities with weights of 1, 2 and 3.
@@ -46,6 +46,8 @@ Asked = tuple[Visit, int]
 """A visit, and the number of results that it asks for."""
 
 Answered = tuple[Asked, Tensors]
+Check = Callable[[Sequence[Answered]], list[Comparison]]
+"""Tells how each answer differs."""
 
 
 def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
@@ -65,33 +67,28 @@ def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
         yield visit, 1 + int(made.num_results * draw.random() ** 3)
 
 
-def answer_check(
-    made: RandomBundle, device: torch.device
-) -> Callable[[Sequence[Answered]], list[Comparison]]:
+def answer_check(made: RandomBundle, device: torch.device) -> Check:
     """Return what compares answers with the padded pass of training, in float32, which knows no slots."""
     offline = OfflineRecommender(made.load_model().to(device))
     utility_A = np.array(made.manifest.defaults.utility_weights, np.float32)
 
-    def compared(answered: Sequence[Answered]) -> Iterator[Comparison]:
-        samples = [Sample(visit, answer_of(outputs)) for (visit, _), outputs in answered]
-        right = offline.action_probabilities(
-            [
-                OfflineRequest(history=visit.history, request_time=visit.request_time)
-                for (visit, _), _ in answered
-            ],
-            [rows_of(made.item_ids, sample.answer.item_id_K) for sample in samples],
-        )
-        for ((visit, wanted), _), sample, found_KA in zip(answered, samples, right, strict=True):
-            seen_N, bundle_id = made.item_ids[visit.history.item_row_N], made.manifest.bundle_id
-            expected = Expected(found_KA.cpu().numpy(), utility_A, seen_N, wanted, bundle_id)
-            yield compare(sample, expected, TOLERANCE)
-
     def check(answered: Sequence[Answered]) -> list[Comparison]:
         # Alike in length, so that little of a batch is padding.
         ordered = sorted(answered, key=lambda pair: len(pair[0][0].history))
-        firsts = range(0, len(ordered), COMPARED_TOGETHER)
-        chunks = (ordered[first : first + COMPARED_TOGETHER] for first in firsts)
-        return [comparison for chunk in chunks for comparison in compared(chunk)]
+        found = []
+        for first in range(0, len(ordered), COMPARED_TOGETHER):
+            some = ordered[first : first + COMPARED_TOGETHER]
+            visits, answers = [visit for (visit, _), _ in some], [answer_of(outputs) for _, outputs in some]
+            requests = [OfflineRequest(history=it.history, request_time=it.request_time) for it in visits]
+            rows = [rows_of(made.item_ids, answer.item_id_K) for answer in answers]
+            right = offline.action_probabilities(requests, rows)
+            for ((visit, wanted), _), answer, found_KA in zip(some, answers, right, strict=True):
+                seen_N, bundle_id = made.item_ids[visit.history.item_row_N], made.manifest.bundle_id
+                expected = Expected(found_KA.cpu().numpy(), utility_A, seen_N, wanted, bundle_id)
+                compared = compare(Sample(visit, answer), expected, TOLERANCE)
+                wrong = tuple(f"user {visit.user_id}: {what}" for what in compared.wrong)
+                found.append(Comparison(compared.difference, wrong))
+        return found
 
     return check
 
@@ -99,7 +96,7 @@ def answer_check(
 def check_answers(
     send: Callable[[Asked], Tensors],
     asked: Iterator[Asked],
-    check: Callable[[Sequence[Answered]], list[Comparison]],
+    check: Check,
     requests: int,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -108,9 +105,7 @@ def check_answers(
     Returns their number, those that `failed` by status, the answers by `kv_source`, their largest and mean
     difference, and `differences` beyond `TOLERANCE` in words: one is enough to fail the run.
     """
-    failed: Counter[str] = Counter()
-    sources: Counter[str] = Counter()
-    found: list[Comparison] = []
+    failed, sources, found = Counter[str](), Counter[str](), list[Comparison]()
 
     def ask(request: Asked) -> Answered | str:
         try:
@@ -119,10 +114,13 @@ def check_answers(
             return translate(error).status or "UNKNOWN"
 
     def settle(replies: Iterable[Answered | str]) -> None:
-        replies = list(replies)
-        failed.update(reply for reply in replies if isinstance(reply, str))
-        answered = [reply for reply in replies if not isinstance(reply, str)]
-        sources.update(outputs["KV_SOURCE"][0, 0].decode() for _, outputs in answered)
+        answered = []
+        for reply in replies:
+            if isinstance(reply, str):
+                failed[reply] += 1
+            else:
+                answered.append(reply)
+                sources[reply[1]["KV_SOURCE"][0, 0].decode()] += 1
         found.extend(check(answered))
         tell(f"{len(found):,} of {requests:,} answers compared")
 

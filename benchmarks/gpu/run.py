@@ -63,10 +63,13 @@ class GpuBench:
             NoAnswerError: a stack answered nothing for a whole window.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        path, versions = self.out / "gpu.json", {"torch": torch.__version__, "cuda": torch.version.cuda}
-        card = {"card": describe_gpus()} | versions
-        fresh = {"card": card, "machine": Machine.here(), "shape": self.shape.name}
-        report = started_report(path, to_jsonable_python(fresh))
+        path, card = self.out / "gpu.json", {"card": describe_gpus(), "torch": torch.__version__}
+        fresh = {"card": card, "machine": Machine.here(), "shape": self.shape.name, "minutes": {}}
+        report: Report = to_jsonable_python(fresh)
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        # What another card, version or shape gave is not added to.
+        if all(earlier.get(name) == report[name] for name in ("card", "shape")):
+            report = earlier
         for part in parts:
             began = time.monotonic()
             report[part.value] = to_jsonable_python(getattr(self, f"_{part.value}")())
@@ -104,10 +107,3 @@ class GpuBench:
         self.tell(f"bundle of {self.items:,} items, {steps} retrieval steps (minutes, unless it is there)")
         folder, sizes = self.out / "bundles", self.shape.name
         return make_random_bundle(self.items, folder, lambda _: None, sizes=sizes, retrieval_steps=steps)
-
-
-def started_report(path: Path, fresh: Report) -> Report:
-    """Return what a run adds to: `fresh`, and an earlier report of the same card, versions and shape."""
-    earlier: Report = json.loads(path.read_text()) if path.exists() else {}
-    is_same = all(earlier.get(name) == fresh[name] for name in ("card", "shape"))
-    return {"minutes": {}} | (earlier if is_same else {}) | fresh

@@ -38,6 +38,7 @@ Launched = StaticCall | Callable[[], Tensor]
 
 Measured = dict[str, Any]
 MODES: tuple[Mode, ...] = ("regional", "whole")
+ITEMS: tuple[ItemPrecision, ...] = ("float32", "int8")
 BY_KERNEL = "kernel by kernel"
 TOP = 10
 LEAST_PROBABILITY = 1e-7
@@ -59,7 +60,7 @@ class TableBench:
         self._sizes = (shape.positions, shape.candidates)
         self._batch = random_batch(shape.model, shape.batch, shape.positions - 1, shape.candidates)
         self._fields = self._batch.fields(self._device)
-        self._items = self._item_table("float32")
+        self._items = {items: ItemTable(random_vectors(shape.model), items, self._device) for items in ITEMS}
         self._models: dict[Precision, ServedModel] = {"float32": random_model(shape.model, self._device)}
         self._storages: dict[Precision, DeviceStorage] = {}
         self._expected = torch.empty(0)
@@ -168,9 +169,6 @@ class TableBench:
         plans = [plan_queries(config.max_candidates, weight_A, steps, offsets)] * len(asked)
         return lambda: _only(generator.stage(plans, asked, self._batch.sequences()))[0]
 
-    def _item_table(self, precision: ItemPrecision) -> ItemTable:
-        return ItemTable(random_vectors(self._shape.model), precision, self._device)
-
     def _model(self, precision: Precision) -> ServedModel:
         if precision not in self._models:
             model = copy.deepcopy(self._models["float32"])
@@ -184,7 +182,7 @@ class TableBench:
         return Parts(
             device=self._device,
             model=self._model(precision),
-            items=self._items if items == "float32" else self._item_table(items),
+            items=self._items[items],
             launches=Launches.on(self._device, capture=capture),
             compiled=self._compiled,
             batches=(self._shape.batch,),
