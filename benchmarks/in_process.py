@@ -1,4 +1,4 @@
-"""The four nodes called one after another in one process: what a request costs without a server.
+"""The nodes called one after another in one process: what a request costs without a server.
 
 Processes are spawned for it, with as many threads as a node has, so that nothing of the caller weighs in.
 """
@@ -29,6 +29,7 @@ from ensemble.nodes.history import HistoryNode
 from ensemble.nodes.node import Node
 from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.nodes.scoring import ScoringNode
 from ensemble.server.runtime_folder import claim_folder, remove_folder
 from ensemble.settings import ServingSettings
 
@@ -122,6 +123,7 @@ def _chains(plan: InProcessPlan) -> Iterator[Mapping[str, Ensemble]]:
             "retrieval_separate": separate,
             "ann": ann,
             "ranking": ranking,
+            "scoring": ScoringNode(loaded, settings),
         }
         graphs, call = ensembles_in(MODEL_REPOSITORY), call_in_process(nodes)
         yield {

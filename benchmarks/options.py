@@ -29,12 +29,13 @@ from ensemble.nodes.history import HistoryNode
 from ensemble.nodes.node import Node
 from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 from experiments.report import Machine
 from export.graphs import EncoderGraph, RankingHeadGraph
-from unipinrec.bundle import HISTORIES, read_manifest
+from unipinrec.bundle import read_manifest
 from unipinrec.config import Config, ModelConfig, preset
-from unipinrec.history_store import HistoryStore
 from unipinrec.models.unified import UnifiedRecommender
 
 EVENTS, CANDIDATES, APPENDED = 512, 128, 8
@@ -60,7 +61,7 @@ class Compute(Config):
 
 
 class Storage(Config):
-    """One precision of the KV pool, on stored users of a bundle."""
+    """One precision of the KV pool, on stored users."""
 
     precision: Precision
     slot_bytes: int
@@ -200,9 +201,10 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
     loaded = LoadedBundle.open(bundle)
     settings = ServingSettings(bundle=bundle, pool_slots=4)
     # One after the other: a process may open a store once.
-    with HistoryStore(loaded.folder / HISTORIES) as store:
+    with LmdbHistoryStore(settings.histories) as store:
         names = store.first_users(users)
     history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
+    scoring = ScoringNode(loaded, settings)
     assembled = [_renamed(history.pack(history.run(history.parse(_request(name))))) for name in names]
     history.close()
     found: list[Storage] = []
@@ -229,7 +231,8 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
                 retrieved = tensors | _run(retrieval, tensors)
                 if len(candidates) == place:
                     candidates.append(_run(ann, retrieved))
-                answers.append(_run(ranking, retrieved | candidates[place]))
+                ranked = retrieved | candidates[place]
+                answers.append(_run(scoring, ranked | _run(ranking, ranked)))
                 began = time.perf_counter()
                 _run(ranking, tensors | _run(retrieval, tensors) | candidates[place])
                 again_ms.append(1e3 * (time.perf_counter() - began))
@@ -248,8 +251,8 @@ def _run(node: Node[Any, Any], tensors: Tensors) -> Tensors:
     return node.pack(node.run(node.parse(tensors)))
 
 
-def _request(user: str) -> Tensors:
-    return {"USER_ID": np.array([[user.encode()]], np.object_), "REQUEST_TIME": np.array([[NOW]])}
+def _request(user: bytes) -> Tensors:
+    return {"USER_ID": np.array([[user]], np.object_), "REQUEST_TIME": np.array([[NOW]])}
 
 
 def _renamed(tensors: Tensors) -> Tensors:

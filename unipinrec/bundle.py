@@ -22,9 +22,8 @@ left out."""
 
 INDEX = "items.faiss"
 ITEMS = "items.safetensors"
-HISTORIES = "histories.mdb"
 CATALOGUE = "catalogue.json"
-FILES = (ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS, INDEX, ITEMS, HISTORIES, CATALOGUE)
+FILES = (ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS, INDEX, ITEMS, CATALOGUE)
 
 IndexKind = Literal["flat", "hnsw", "ivf_hnsw", "sq8"]
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)

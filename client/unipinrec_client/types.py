@@ -21,7 +21,7 @@ class Event:
     timestamp: int
     """Unix seconds."""
     surface: int = 0
-    """CachedSequence in the product where it happened."""
+    """Where in the product it happened."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +36,14 @@ class RecommendRequest:
     request_time: int | None = None
     """Unix seconds; None means when the server handles the request."""
     surface: int | None = None
-    """CachedSequence in the product where the results will be shown; None means 0."""
+    """Where in the product the results will be shown; None means 0."""
     num_results: int | None = None
     """Results wanted; None means 50. Fewer come back when fewer candidates are found."""
     outcome_weights: Sequence[float] | None = None
     """Retrieval budget per action, one weight for each; None takes the bundle's."""
     utility_weights: Sequence[float] | None = None
-    """A result's score is the sum of weight x predicted probability over the actions; None takes the
-    bundle's."""
+    """A result's score is the sum of weight x predicted probability over the actions; None leaves the weights
+    to the server: a policy's choice where it has one, else the bundle's."""
     exclude_item_ids: Iterable[int] | None = ()
     """Items that must not be returned, in any order; None means none."""
 
@@ -73,5 +73,9 @@ class RecommendResponse:
     """Where the history's keys and values came from: `prefill`, `prefix` or `recomputed`."""
     bundle_id: str
     """The bundle that made the whole answer."""
+    utility_weights: tuple[float, ...]
+    """Weights of the actions that made the scores."""
+    utility_source: str
+    """Where these weights came from: the request (`given`), a policy (`chosen`) or the bundle (`default`)."""
     request_id: str = field(default="", compare=False)
     """What the server's logs and traces call the request."""

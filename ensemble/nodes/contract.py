@@ -39,7 +39,6 @@ class Context:
     surface: int
     num_results: int
     outcome_weight_A: Floats
-    utility_weight_A: Floats
 
 
 def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:

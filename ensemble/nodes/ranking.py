@@ -1,4 +1,4 @@
-"""The `ranking` node: candidates over the cached history to sorted, scored results.
+"""The `ranking` node: candidates over the cached history to the probability of each action.
 
 Shapes: K candidates, A actions.
 """
@@ -19,14 +19,7 @@ from ensemble.kv.prefill import CachedSequence
 from ensemble.kv.prefix_cache import ScratchHistories
 from ensemble.kv.slot_storage import SlotStorage
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import (
-    SCORE_PADDING,
-    Arrays,
-    check_bundle,
-    stack,
-    stamp_bundle,
-    unstack_histories,
-)
+from ensemble.nodes.contract import Arrays, check_bundle, stack, stamp_bundle, unstack_histories
 from ensemble.nodes.sizes import check_sizes
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
@@ -39,23 +32,17 @@ class RankingRow:
     """One user's candidates, and the history to fall back on when the slot is gone."""
 
     candidate_row_K: Int64s
-    origin_K: NDArray[np.int32]
     handle: Handle
     history: History
     request_time: int
     surface: int
-    num_results: int
-    utility_weight_A: Floats
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Ranked:
-    """One user's answer, best first."""
+    """The action probabilities of one user's candidates, in the order of the candidates."""
 
-    item_id_K: Int64s
-    score_K: Floats
     probability_KA: Floats
-    origin_K: NDArray[np.int32]
     kv_source: str
     """`prefill` when the slot was used, `prefix` when some of it was an earlier request's, `recomputed` when
     it was gone."""
@@ -66,7 +53,6 @@ class RankingNode:
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine) -> None:
         self._bundle = loaded
-        self._vocabulary = loaded.vocabulary()
         self._engine = engine
         self._histories = ScratchHistories(engine.encode, engine.private())
         engine.prepare(self._histories.storage, ("encode", "score"))
@@ -101,13 +87,10 @@ class RankingNode:
             rows.append(
                 RankingRow(
                     candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
-                    origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
                     handle=Handle.from_array(arrays["KV_HANDLE"][user]),
                     history=history,
                     request_time=int(arrays["REQUEST_TIME"][user, 0]),
                     surface=int(arrays["SURFACE"][user, 0]),
-                    num_results=int(arrays["NUM_RESULTS"][user, 0]),
-                    utility_weight_A=arrays["UTILITY_WEIGHTS"][user],
                 )
             )
         return rows
@@ -126,10 +109,7 @@ class RankingNode:
     def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
         """The node's output tensors for one request."""
         return {
-            "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
-            "SCORES": stack([row.score_K for row in rows], SCORE_PADDING),
-            "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
-            "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
+            "CANDIDATE_PROBS": stack([row.probability_KA for row in rows], 0),
             "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
@@ -155,7 +135,7 @@ class RankingNode:
         for (place, pool), probability_KA in zip(pools.items(), scored, strict=True):
             row = rows[place]
             if pool.holds(row.handle):
-                answers[place] = self._rank(row, probability_KA, "prefix" if row.handle.reused else "prefill")
+                answers[place] = Ranked(probability_KA, "prefix" if row.handle.reused else "prefill")
                 pool.release(row.handle)
         return answers
 
@@ -168,8 +148,8 @@ class RankingNode:
             [_scoring(row, storage, one.place) for row, one in zip(chosen, encoded, strict=True)]
         )
         return {
-            place: self._rank(row, probability_KA, "recomputed")
-            for place, row, probability_KA in zip(places, chosen, scored, strict=True)
+            place: Ranked(probability_KA, "recomputed")
+            for place, probability_KA in zip(places, scored, strict=True)
         }
 
     def _pool_of(self, row: RankingRow) -> MappedPool | None:
@@ -180,19 +160,6 @@ class RankingNode:
     def _score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
         """Action probabilities [K, A] of every row."""
         return self._engine.score(rows) if rows else []
-
-    def _rank(self, row: RankingRow, probability_KA: Floats, kv_source: str) -> Ranked:
-        """Score by utility, sort by score and then item id, and cut to the results asked for."""
-        score_K = (probability_KA * row.utility_weight_A).sum(axis=1)
-        item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
-        order = np.lexsort((item_id_K, -score_K))[: row.num_results]
-        return Ranked(
-            item_id_K=item_id_K[order],
-            score_K=score_K[order],
-            probability_KA=probability_KA[order],
-            origin_K=row.origin_K[order],
-            kv_source=kv_source,
-        )
 
 
 def _scoring(row: RankingRow, storage: SlotStorage, place: CachedSequence) -> ScoringRow:

@@ -2,7 +2,7 @@
 
 A number that names no row of a table would be an error on a CPU, and on a GPU the end of the process.
 
-Shapes: B users of one request, X values, Q query embeddings, A actions.
+Shapes: B users of one request, X values, Q query embeddings, K candidates, A actions.
 """
 
 from typing import Any
@@ -43,7 +43,9 @@ def check_sizes(arrays: Arrays, model: ModelConfig) -> None:
     ):
         if name in arrays:
             _check_values(name, arrays[name], least, most)
-    for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS"):
+    if "CANDIDATE_PROBS" in arrays:
+        _check_probabilities(arrays, model.num_actions)
+    for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS", "CHOSEN_UTILITY_WEIGHTS"):
         if name in arrays:
             _check_weights(name, arrays[name], model.num_actions)
     if "QUERY_EMBEDDINGS" in arrays and arrays["QUERY_EMBEDDINGS"].shape[2] != model.item_dim:
@@ -79,6 +81,15 @@ def _check_values(name: str, value_BX: NDArray[Any], least: int, most: int) -> N
 def _check_weights(name: str, weight_BA: NDArray[Any], num_actions: int) -> None:
     if weight_BA.shape[1] != num_actions or not ((weight_BA >= 0) & (weight_BA <= LARGEST_WEIGHT)).all():
         raise InvalidInputError(f"{name} is wrong; allowed: {num_actions} of 0 to {LARGEST_WEIGHT:g}")
+
+
+def _check_probabilities(arrays: Arrays, num_actions: int) -> None:
+    expected = (*arrays["CANDIDATE_ITEMS"].shape, num_actions)
+    probability_BKA = arrays["CANDIDATE_PROBS"]
+    if probability_BKA.shape != expected:
+        raise InvalidInputError(f"CANDIDATE_PROBS has shape {probability_BKA.shape}; allowed: {expected}")
+    if not ((probability_BKA >= 0) & (probability_BKA <= 1)).all():
+        raise InvalidInputError("CANDIDATE_PROBS is not a probability somewhere; allowed: 0 to 1")
 
 
 def _check_budgets(arrays: Arrays, most: int) -> None:

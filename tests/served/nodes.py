@@ -3,8 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
 
 RECOMMEND = ensembles_in(MODEL_REPOSITORY)["recommend"]
-NODES = ("history", "retrieval", "ann", "ranking")
+NODES = tuple(step.node for step in RECOMMEND.steps)
 RECOVERY_S = 240.0
 """A GPU's nodes load their programs and capture graphs; a CPU's are back within seconds."""
 
@@ -30,9 +29,25 @@ def call(server: EmbeddedServer, model: str, tensors: Mapping[str, NDArray[Any]]
         return call_server(client)(model, dict(tensors))
 
 
+def answer_by_steps(
+    server: EmbeddedServer,
+    request: Mapping[str, NDArray[Any]],
+    at_ranking: Callable[[Tensors], Tensors | None] = lambda inputs: inputs,
+) -> Tensors:
+    """Return what the ensemble answers when its nodes are called one by one.
+
+    `at_ranking` stands before that node: it returns what the node shall get, or None to leave that as it is.
+    """
+
+    def step(node: str, inputs: Tensors) -> Tensors:
+        return call(server, node, (at_ranking(inputs) or inputs) if node == "ranking" else inputs)
+
+    return RECOMMEND.run(request, step)
+
+
 def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:
-    """Run the nodes before `ranking`; returns its inputs."""
-    return RECOMMEND.inputs_of("ranking", request, partial(call, server))
+    """Return the inputs of `ranking`, after the nodes before it have run."""
+    return RECOMMEND.inputs_of("ranking", request, lambda node, inputs: call(server, node, inputs))
 
 
 def kill(processes: Iterable[int]) -> None:

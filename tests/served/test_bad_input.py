@@ -359,7 +359,21 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
         ("retrieval", "EVENT_ACTIONS", int64(8), "EVENT_ACTIONS is 8; allowed: 0 to 7"),
         ("retrieval", "SURFACE", int64(-1), "SURFACE is -1; allowed: 0 to 1"),
         ("ranking", "SURFACE", int64(2), "SURFACE is 2; allowed: 0 to 1"),
-        ("ranking", "UTILITY_WEIGHTS", floats(1), "UTILITY_WEIGHTS is wrong; allowed: 3 of 0 to 1e+30"),
+        ("scoring", "UTILITY_WEIGHTS", floats(1), "UTILITY_WEIGHTS is wrong; allowed: 3 of 0 to 1e+30"),
+        ("scoring", "CHOSEN_UTILITY_WEIGHTS", floats(1), "CHOSEN_UTILITY_WEIGHTS is wrong; allowed: 3"),
+        ("scoring", "NUM_RESULTS", int64(0), "NUM_RESULTS is 0; allowed: 1 to 128"),
+        (
+            "scoring",
+            "CANDIDATE_PROBS",
+            np.zeros((1, 2, 2), np.float32),
+            "CANDIDATE_PROBS has shape (1, 2, 2); allowed: (1, 2, 3)",
+        ),
+        (
+            "scoring",
+            "CANDIDATE_PROBS",
+            np.full((1, 2, 3), np.nan, np.float32),
+            "CANDIDATE_PROBS is not a probability somewhere; allowed: 0 to 1",
+        ),
         ("ranking", "EVENT_ITEMS", int64(-2), "EVENT_ITEMS is -2 at user 0, place 0; allowed: 0 to 399"),
         (
             "ranking",
@@ -380,7 +394,7 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
             "CANDIDATE_ITEMS has 129 values; allowed: 1 to 128",
         ),
         (
-            "ranking",
+            "scoring",
             "CANDIDATE_ITEMS",
             int64(7),
             "CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same",
@@ -397,10 +411,9 @@ def test_inner_nodes_refuse_what_no_node_would_send(
         "EVENT_SURFACES": int64(0),
         "REQUEST_TIME": int64(NOW),
         "SURFACE": int64(0),
-        "NUM_RESULTS": int64(5),
     }
     tensors = {
-        "retrieval": asked | {"OUTCOME_WEIGHTS": floats(1, 0, 0)},
+        "retrieval": asked | {"NUM_RESULTS": int64(5), "OUTCOME_WEIGHTS": floats(1, 0, 0)},
         "ann": {
             "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
             "QUERY_BUDGETS": int64(5),
@@ -408,12 +421,12 @@ def test_inner_nodes_refuse_what_no_node_would_send(
             "SEEN_ITEMS": int64(-1),
             "EXCLUDED_ITEMS": int64(-1),
         },
-        "ranking": asked
-        | {
+        "ranking": asked | {"CANDIDATE_ITEMS": int64(7, 8), "KV_HANDLE": int64(0, 0, 0, 0, 0, 0)},
+        "scoring": {
             "CANDIDATE_ITEMS": int64(7, 8),
             "CANDIDATE_ORIGINS": np.array([[0, 0]], np.int32),
-            "KV_HANDLE": int64(0, 0, 0, 0, 0, 0),
-            "UTILITY_WEIGHTS": floats(1, 0, 0),
+            "CANDIDATE_PROBS": np.full((1, 2, 3), 0.5, np.float32),
+            "NUM_RESULTS": int64(5),
         },
     }[node]
     bundle = {"BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_)}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RetryPolicy
 
-from ensemble.graph import MODEL_REPOSITORY
+from ensemble.graph import MODEL_REPOSITORY, Tensors
 from ensemble.kv.pool import COLUMNS, GENERATION, Handle
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
@@ -21,7 +21,7 @@ from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
 from tests.conftest import LEASE_MS, Exported
 from tests.served.metrics import Scrape
-from tests.served.nodes import call, kill, until_ranking
+from tests.served.nodes import answer_by_steps, kill
 from tests.served.requests import NOW, offline, stored
 from tests.support.answers import PROMISED, Answer
 from unipinrec.bundle import read_manifest
@@ -44,7 +44,9 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
         replaced(config, "instance_group [ { count: 2, kind: KIND_CPU } ]", INSTANCES)
     server = EmbeddedServer(
         model_repository=repository,
-        settings=ServingSettings(bundle=exported.bundle, lease_ms=LEASE_MS, pool_slots=SLOTS),
+        settings=ServingSettings(
+            bundle=exported.bundle, histories=exported.histories, lease_ms=LEASE_MS, pool_slots=SLOTS
+        ),
         endpoints=Endpoints.free(),
         log_path=folder / "server.log",
     )
@@ -104,13 +106,15 @@ def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
         "REQUEST_TIME": np.array([[NOW]], np.int64),
         "NUM_RESULTS": np.array([[20]], np.int64),
     }
-    inputs = until_ranking(server, request)
-    right = call(server, "ranking", inputs)
+
+    def take_over(inputs: Tensors) -> None:
+        handle = Handle.from_array(inputs["KV_HANDLE"][0])
+        path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
+        np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
+
+    right = answer_by_steps(server, request)
     assert right["KV_SOURCE"][0, 0] in (b"prefill", b"prefix")
-    handle = Handle.from_array(inputs["KV_HANDLE"][0])
-    path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
-    np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
-    wrong = call(server, "ranking", inputs)
+    wrong = answer_by_steps(server, request, take_over)
     assert wrong["KV_SOURCE"].tolist() == [[b"recomputed"]]
     assert not PROMISED.difference(Answer.of_row(wrong), Answer.of_row(right))
 

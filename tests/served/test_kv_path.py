@@ -14,7 +14,7 @@ from ensemble.kv.pool import COLUMNS, GENERATION, Handle
 from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import USERS, Exported, serving
 from tests.served.metrics import Scrape, metric
-from tests.served.nodes import Tensors, call, until_ranking
+from tests.served.nodes import Tensors, answer_by_steps, call, until_ranking
 from tests.served.requests import NOW, events_of, stored
 from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
@@ -34,7 +34,7 @@ def same(left: Tensors, right: Tensors, promised: Likeness) -> bool:
 
 
 def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer, promised: Likeness) -> None:
-    ranked = call(server, "ranking", until_ranking(server, USER))
+    ranked = answer_by_steps(server, USER)
     assert ranked["KV_SOURCE"][0, 0] in (b"prefill", b"prefix")
     assert same(ranked, call(server, "recommend", USER), promised)
 
@@ -44,30 +44,32 @@ def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer, pro
 def test_a_handle_that_names_another_slot_content_is_not_used(
     server: EmbeddedServer, promised: Likeness, field: str, change: int
 ) -> None:
-    inputs = until_ranking(server, USER)
-    right = call(server, "ranking", inputs)
     column = ("epoch", "slot", "generation", "length").index(field)
-    inputs["KV_HANDLE"] = inputs["KV_HANDLE"].copy()
-    inputs["KV_HANDLE"][0, column] += change
-    wrong = call(server, "ranking", inputs)
+
+    def spoil(inputs: Tensors) -> Tensors:
+        handle = inputs["KV_HANDLE"].copy()
+        handle[0, column] += change
+        return {**inputs, "KV_HANDLE": handle}
+
+    right = answer_by_steps(server, USER)
+    wrong = answer_by_steps(server, USER, spoil)
     assert wrong["KV_SOURCE"].tolist() == [[b"recomputed"]]
     assert same(wrong, right, promised)
 
 
 def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer, promised: Likeness) -> None:
-    inputs = until_ranking(server, USER)
-    handle = Handle.from_array(inputs["KV_HANDLE"][0])
-    path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
-    np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
-    ranked = call(server, "ranking", inputs)
+    def take_over(inputs: Tensors) -> None:
+        handle = Handle.from_array(inputs["KV_HANDLE"][0])
+        path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
+        np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
+
+    ranked = answer_by_steps(server, USER, take_over)
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
     assert same(ranked, call(server, "recommend", USER), promised)
 
 
 def test_an_expired_lease_is_not_used(server: EmbeddedServer, promised: Likeness) -> None:
-    inputs = until_ranking(server, USER)
-    time.sleep(server.settings.lease_ms / 1000 + 0.1)
-    ranked = call(server, "ranking", inputs)
+    ranked = answer_by_steps(server, USER, lambda _: time.sleep(server.settings.lease_ms / 1000 + 0.1))
     assert ranked["KV_SOURCE"].tolist() == [[b"recomputed"]]
     assert same(ranked, call(server, "recommend", USER), promised)
 
@@ -141,7 +143,7 @@ def test_the_baseline_answers_alike_without_any_slot(
     exported: Exported, tmp_path: Path, profile: str | None, promised: Likeness
 ) -> None:
     with (
-        serving(exported.bundle, tmp_path / "server.log", baseline=True, profile=profile) as server,
+        serving(exported, tmp_path / "server.log", baseline=True, profile=profile) as server,
         GrpcClient(server.grpc_url) as client,
         GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
     ):

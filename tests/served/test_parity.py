@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
 from unipinrec_client import (
     AsyncGrpcClient,
@@ -16,6 +17,7 @@ from unipinrec_client import (
 
 from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
+from tests.served.nodes import call
 from tests.served.requests import events_of, inline, offline, stored
 from tests.support.answers import Answer, Likeness, assert_alike
 from unipinrec.bundle import read_manifest
@@ -81,6 +83,38 @@ def test_outcome_weights_decide_what_is_retrieved(
             assert outcomes <= {action for action, weight in enumerate(weights) if weight > 0}
             changed += answer.item_row_K.tolist() != before.item_row_K.tolist()
     assert changed > 30
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 0.0, 4.0)])
+def test_an_answer_says_which_weights_made_its_scores(
+    server: EmbeddedServer, exported: Exported, weights: tuple[float, ...] | None
+) -> None:
+    request = dataclasses.replace(stored(exported, 5, NUM_RESULTS), utility_weights=weights)
+    default = read_manifest(exported.bundle).defaults.utility_weights
+    with GrpcClient(server.grpc_url) as grpc, HttpClient(server.http_url) as http:
+        for response in (grpc.recommend(request), http.recommend(request)):
+            assert response.utility_source == ("default" if weights is None else "given")
+            assert response.utility_weights == (default if weights is None else weights)
+            for item in response.recommendations:
+                score = np.dot(item.action_probabilities, response.utility_weights)
+                assert item.score == pytest.approx(score, abs=1e-5)
+
+
+def test_chosen_weights_count_where_none_are_given(server: EmbeddedServer, exported: Exported) -> None:
+    tensors = {
+        "CANDIDATE_ITEMS": np.array([[4, 7]]),
+        "CANDIDATE_ORIGINS": np.zeros((1, 2), np.int32),
+        "CANDIDATE_PROBS": np.array([[[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]], np.float32),
+        "CHOSEN_UTILITY_WEIGHTS": np.array([[1.0, 2.0, 0.0]], np.float32),
+        "NUM_RESULTS": np.array([[2]]),
+        "BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_),
+    }
+    answer = call(server, "scoring", tensors)
+    assert answer["UTILITY_SOURCE"].tolist() == [[b"chosen"]]
+    assert answer["SCORES"].tolist() == [[1.0, 0.5]]
+    given = call(server, "scoring", tensors | {"UTILITY_WEIGHTS": np.array([[4.0, 0.0, 0.0]], np.float32)})
+    assert given["UTILITY_SOURCE"].tolist() == [[b"given"]]
+    assert given["SCORES"].tolist() == [[2.0, 0.0]]
 
 
 def test_grpc_and_http_answer_alike(server: EmbeddedServer, exported: Exported, promised: Likeness) -> None:

@@ -11,6 +11,7 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import UserCanary
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
+from tests.served.nodes import NODES, instances_of
 from tests.served.requests import stored
 from tests.support.answers import Likeness, assert_alike
 
@@ -30,7 +31,7 @@ def test_triton_takes_the_profile_where_there_is_one_and_the_default_elsewhere(
 ) -> None:
     profiled = EmbeddedServer(
         model_repository=gpu_profile_on_a_cpu(tmp_path),
-        settings=ServingSettings(bundle=exported.bundle),
+        settings=ServingSettings(bundle=exported.bundle, histories=exported.histories),
         endpoints=Endpoints.free(),
         profile="gpu",
         log_path=tmp_path / "server.log",
@@ -38,8 +39,7 @@ def test_triton_takes_the_profile_where_there_is_one_and_the_default_elsewhere(
     with profiled:
         profiled.start()
         profiled.wait_until_serving(UserCanary())
-        nodes = ("history", "retrieval", "ann", "ranking")
-        assert [len(profiled.node_processes(node)) for node in nodes] == [1, 1, 1, 1]
+        assert instances_of(profiled) == dict.fromkeys(NODES, 1)
         with GrpcClient(profiled.grpc_url) as there, GrpcClient(server.grpc_url) as here:
             requests = [stored(exported, user) for user in range(8)]
             answers = ([client.recommend(request) for request in requests] for client in (there, here))

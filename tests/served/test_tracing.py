@@ -18,10 +18,10 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
 from tests.conftest import Exported
+from tests.served.nodes import NODES
 from tests.served.requests import stored
 from tests.served.span_receiver import Span, SpanReceiver, receiving
 
-NODES = ["history", "retrieval", "ann", "ranking"]
 RATE = 5
 REQUESTS = 20
 CALLERS_TRACE, CALLERS_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -42,7 +42,12 @@ def traced(
 ) -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=exported.bundle, trace_url=receiver.url, trace_rate=RATE),
+        settings=ServingSettings(
+            bundle=exported.bundle,
+            histories=exported.histories,
+            trace_url=receiver.url,
+            trace_rate=RATE,
+        ),
         endpoints=Endpoints.free(),
         log_path=tmp_path_factory.mktemp("log") / "server.log",
     )
@@ -92,7 +97,7 @@ def test_a_trace_has_the_ensemble_and_every_node_in_order(traces: dict[str, list
         (ensemble,) = named(spans, "recommend")
         assert ensemble.parent == request.id
         nodes = [span for span in spans if span.parent == ensemble.id]
-        assert [span.name for span in nodes] == NODES
+        assert [span.name for span in nodes] == list(NODES)
         assert {span.parent for span in named(spans, "compute")} == {span.id for span in nodes}
         for node in nodes:
             assert request.start_ns <= ensemble.start_ns <= node.start_ns

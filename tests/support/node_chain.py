@@ -1,4 +1,4 @@
-"""The four nodes chained in one process, and requests and answers for them."""
+"""The nodes chained in one process, and requests and answers for them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from ensemble.nodes.history import HistoryNode
 from ensemble.nodes.node import Node
 from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, SURFACES, USERS, Exported
 from tests.support.answers import PROMISED, Answer
@@ -50,6 +51,7 @@ class Chain:
         self.restart_retrieval()
         self.ann = AnnNode(loaded, settings)
         self.ranking = RankingNode(loaded, settings, self.engines[1])
+        self.scoring = ScoringNode(loaded, settings)
 
     def restart_retrieval(self) -> None:
         """A retrieval node with a pool of its own, in place of one that may have died."""
@@ -65,10 +67,29 @@ class Chain:
         return RECOMMEND.inputs_of(node, request, call_in_process(nodes))
 
     def before_ranking(self, request: Tensors) -> Tensors:
-        return self.before("ranking", request)
+        """The inputs of `ranking`, and beside them what `scoring` takes from the request and other nodes."""
+        made: Tensors = {}
+        nodes = call_in_process({"history": self.history, "retrieval": self.retrieval, "ann": self.ann})
+
+        def call(node: str, inputs: Tensors) -> Tensors:
+            outputs = nodes(node, inputs)
+            made.update(outputs)
+            return outputs
+
+        inputs = RECOMMEND.inputs_of("ranking", request, call)
+        given = {name: request[name] for name in ("UTILITY_WEIGHTS",) if name in request}
+        return {
+            **inputs,
+            **given,
+            "CANDIDATE_ORIGINS": made["CANDIDATE_ORIGINS"],
+            "NUM_RESULTS": made["RESOLVED_NUM_RESULTS"],
+        }
 
     def rank(self, tensors: Tensors) -> Tensors:
-        return self.ranking.pack(self.ranking.run(self.ranking.parse(tensors)))
+        """Rank and score what `before_ranking` returned."""
+        ranked = self.ranking.pack(self.ranking.run(self.ranking.parse(tensors)))
+        scored = self.scoring.parse({**tensors, **ranked})
+        return {**ranked, **self.scoring.pack(self.scoring.run(scored))}
 
     def __call__(self, request: Tensors) -> Tensors:
         return self.rank(self.before_ranking(request))

@@ -1,24 +1,10 @@
 """Finds candidates in the item index."""
 
-from typing import Any
-
-import triton_python_backend_utils as pb_utils
-
 from ensemble.nodes.ann import AnnNode
-from ensemble.nodes.node import TritonNode
+from ensemble.nodes.entry_point import EntryPoint
 
 
-class TritonPythonModel:
+class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `ann` node."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-        self._node = TritonNode(pb_utils, args, AnnNode)
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests."""
-        return self._node.execute(requests)
-
-    def finalize(self) -> None:
-        """Release what the node holds."""
-        self._node.close()
+    node = AnnNode

@@ -1,24 +1,10 @@
 """Looks up, checks and windows histories."""
 
-from typing import Any
-
-import triton_python_backend_utils as pb_utils
-
+from ensemble.nodes.entry_point import EntryPoint
 from ensemble.nodes.history import HistoryNode
-from ensemble.nodes.node import TritonNode
 
 
-class TritonPythonModel:
+class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `history` node."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-        self._node = TritonNode(pb_utils, args, HistoryNode)
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests."""
-        return self._node.execute(requests)
-
-    def finalize(self) -> None:
-        """Release what the node holds."""
-        self._node.close()
+    node = HistoryNode

@@ -1,31 +1,17 @@
 """Encodes histories and makes query embeddings, and leaves nothing for ranking: the baseline's retrieval."""
 
-from typing import Any
-
-import triton_python_backend_utils as pb_utils
+from collections.abc import Mapping
 
 from ensemble.executors.engines import engine_of
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.node import TritonNode
+from ensemble.nodes.entry_point import EntryPoint
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.settings import ServingSettings
 
 
-class TritonPythonModel:
+class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `retrieval_separate` node."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-
-        def make(loaded: LoadedBundle, settings: ServingSettings) -> RetrievalNode:
-            return RetrievalNode(loaded, settings, engine_of(args, loaded, settings))
-
-        self._node = TritonNode(pb_utils, args, make)
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer a batch of requests."""
-        return self._node.execute(requests)
-
-    def finalize(self) -> None:
-        """Release what the node holds."""
-        self._node.close()
+    def make(self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]) -> RetrievalNode:
+        """Return the node without a KV pool."""
+        return RetrievalNode(loaded, settings, engine_of(args, loaded, settings))

@@ -265,6 +265,8 @@ def outputs():
         ),
         "RETRIEVED_BY": np.array([[1, 0], [2, 0], [0, 0]], np.int32),
         "KV_SOURCE": np.array([[b"prefill"], [b"prefix"], [b"recomputed"]], object),
+        "USED_UTILITY_WEIGHTS": np.array([[1.0, 0.5], [2.0, 0.0], [0.0, 4.0]], np.float32),
+        "UTILITY_SOURCE": np.array([[b"given"], [b"chosen"], [b"default"]], object),
         "BUNDLE_ID": np.array([[b"b-1"], [b"b-1"], [b"b-1"]], object),
     }
 
@@ -282,6 +284,8 @@ def test_responses_come_without_padding():
             ),
             kv_source="prefill",
             bundle_id="b-1",
+            utility_weights=(1.0, 0.5),
+            utility_source="given",
         ),
         RecommendResponse(
             user_id=b"y",
@@ -290,8 +294,17 @@ def test_responses_come_without_padding():
             ),
             kv_source="prefix",
             bundle_id="b-1",
+            utility_weights=(2.0, 0.0),
+            utility_source="chosen",
         ),
-        RecommendResponse(user_id="z", recommendations=(), kv_source="recomputed", bundle_id="b-1"),
+        RecommendResponse(
+            user_id="z",
+            recommendations=(),
+            kv_source="recomputed",
+            bundle_id="b-1",
+            utility_weights=(0.0, 4.0),
+            utility_source="default",
+        ),
     )
 
 

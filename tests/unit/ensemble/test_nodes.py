@@ -1,4 +1,4 @@
-"""The four nodes chained in one process, against offline PyTorch and through every fault of the KV pool."""
+"""The nodes chained in one process, against offline PyTorch and through every fault of the KV pool."""
 
 from collections.abc import Callable
 
@@ -180,7 +180,7 @@ def test_the_baseline_answers_alike_and_encodes_every_history_twice(
     assert not list(separate.settings.runtime_dir.glob("*"))
 
 
-@pytest.mark.parametrize("node", ["retrieval", "ann", "ranking"])
+@pytest.mark.parametrize("node", ["retrieval", "ann", "ranking", "scoring"])
 def test_every_node_refuses_what_another_bundle_made(
     long_lived: Chain, loaded: LoadedBundle, exported: Exported, node: str
 ) -> None:
@@ -246,4 +246,4 @@ def test_candidates_and_their_origins_must_be_as_many(long_lived: Chain, exporte
     tensors["CANDIDATE_ORIGINS"] = tensors["CANDIDATE_ORIGINS"][:, 1:]
     message = "^CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same$"
     with pytest.raises(InvalidInputError, match=message):
-        long_lived.ranking.parse(tensors)
+        long_lived.rank(tensors)

@@ -1,0 +1,133 @@
+"""The `scoring` node: action probabilities of candidates to one score each, sorted and cut.
+
+It stands behind the last ranker of an ensemble, so that a ranker says only how likely each action is,
+and what an action is worth is decided in one place.
+
+Shapes: K candidates, A actions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
+
+from ensemble.arrays import PADDING, Floats, Int64s
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.contract import SCORE_PADDING, Arrays, check_bundle, stack, stamp_bundle
+from ensemble.nodes.sizes import check_sizes
+from ensemble.settings import ServingSettings
+
+UtilitySource = Literal["given", "chosen", "default"]
+"""Where utility weights come from: the request, a policy, or the bundle. The first that there is counts."""
+
+GIVEN, CHOSEN = "UTILITY_WEIGHTS", "CHOSEN_UTILITY_WEIGHTS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRow:
+    """The candidates of one user with their probabilities, and the weights that make a score of them."""
+
+    candidate_row_K: Int64s
+    origin_K: NDArray[np.int32]
+    probability_KA: Floats
+    num_results: int
+    utility_weight_A: Floats
+    utility_source: UtilitySource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The answer for one user, best first."""
+
+    item_id_K: Int64s
+    score_K: Floats
+    probability_KA: Floats
+    origin_K: NDArray[np.int32]
+    utility_weight_A: Floats
+    utility_source: UtilitySource
+
+
+class ScoringNode:
+    """Weighs the probabilities of each candidate, sorts by score and then item id, and cuts."""
+
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
+        del settings
+        self._bundle = loaded
+        self._vocabulary = loaded.vocabulary()
+        self._default_A = np.array(loaded.manifest.defaults.utility_weights, np.float32)
+        self.metrics = CollectorRegistry()
+        self._sources = Counter(
+            "unipinrec_utility_source",
+            "Users by where the utility weights came from",
+            ["source"],
+            registry=self.metrics,
+        )
+        for source in ("given", "chosen", "default"):
+            self._sources.labels(source)
+
+    def parse(self, arrays: Arrays) -> list[ScoringRow]:
+        """Return a row for each user of one request.
+
+        Raises:
+            InvalidInputError: more candidates than a request may have, rows of no item, wrong weights.
+            BundleMismatchError: another node of the graph served another bundle.
+        """
+        check_bundle(arrays, self._bundle.id)
+        check_sizes(arrays, self._bundle.manifest.model)
+        return [self._row(arrays, user) for user in range(len(arrays["CANDIDATE_ITEMS"]))]
+
+    def run(self, rows: Sequence[ScoringRow]) -> list[Scored]:
+        """Return the answer of each row."""
+        for row in rows:
+            self._sources.labels(row.utility_source).inc()
+        return [self._score(row) for row in rows]
+
+    def pack(self, rows: Sequence[Scored]) -> dict[str, NDArray[Any]]:
+        """Return the output tensors for one request."""
+        return {
+            "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
+            "SCORES": stack([row.score_K for row in rows], SCORE_PADDING),
+            "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
+            "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
+            "USED_UTILITY_WEIGHTS": np.stack([row.utility_weight_A for row in rows]),
+            "UTILITY_SOURCE": np.array([[row.utility_source.encode()] for row in rows], np.object_),
+            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
+        }
+
+    def close(self) -> None:
+        """Release nothing: all that the node holds ends with the process."""
+
+    def _row(self, arrays: Arrays, user: int) -> ScoringRow:
+        kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
+        weight_A, source = self._weights(arrays, user)
+        return ScoringRow(
+            candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
+            origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
+            probability_KA=arrays["CANDIDATE_PROBS"][user][kept],
+            num_results=int(arrays["NUM_RESULTS"][user, 0]),
+            utility_weight_A=weight_A,
+            utility_source=source,
+        )
+
+    def _weights(self, arrays: Arrays, user: int) -> tuple[Floats, UtilitySource]:
+        if GIVEN in arrays:
+            return arrays[GIVEN][user], "given"
+        if CHOSEN in arrays:
+            return arrays[CHOSEN][user], "chosen"
+        return self._default_A, "default"
+
+    def _score(self, row: ScoringRow) -> Scored:
+        score_K = (row.probability_KA * row.utility_weight_A).sum(axis=1)
+        item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
+        order = np.lexsort((item_id_K, -score_K))[: row.num_results]
+        return Scored(
+            item_id_K=item_id_K[order],
+            score_K=score_K[order],
+            probability_KA=row.probability_KA[order],
+            origin_K=row.origin_K[order],
+            utility_weight_A=row.utility_weight_A,
+            utility_source=row.utility_source,
+        )

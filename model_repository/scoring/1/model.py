@@ -1,0 +1,10 @@
+"""Scores, sorts and cuts candidates."""
+
+from ensemble.nodes.entry_point import EntryPoint
+from ensemble.nodes.scoring import ScoringNode
+
+
+class TritonPythonModel(EntryPoint):
+    """Triton's entry point for the `scoring` node."""
+
+    node = ScoringNode
