@@ -13,6 +13,10 @@ FORWARD = (
     "matrix_share", "copy_share", "working_bytes", "failure",
 )  # fmt: skip
 ROW = ("stack", "concurrency", "rate", "qps", "p50_ms", "p90_ms", "p99_ms", "errors", "hit_share")
+ANSWERS = (
+    "requests", "concurrency", "tolerance", "different", "largest_difference", "mean_difference", "failed",
+    "kv_source",
+)  # fmt: skip
 """Columns of the tables that leave something out."""
 
 
@@ -31,7 +35,7 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
     _print(console, "from node to node", [passing])
     _print(console, "from node to node", passing.get("tensors", ()))
     _print(console, "arrivals on a schedule", arrivals.get("rows", ()), ROW)
-    _print(console, "random requests", [report.get("answers", {})])
+    _print(console, "random requests", [report.get("answers", {})], ANSWERS)
 
 
 def plot(report: Mapping[str, Any], path: Path) -> bool:
