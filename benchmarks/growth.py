@@ -30,11 +30,12 @@ from ensemble.kv.shared_memory import SharedMemoryStorage, bytes_of
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.settings import SHARED_MEMORY
 from experiments.report import Machine
-from export.graphs import EncoderGraph, RankingHeadGraph
 from export.item_index import build_index, choose_kind
-from unipinrec.config import Config, ModelConfig, preset
+from unipinrec.config import Config
 from unipinrec.data.history import History
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.graphs import EncoderGraph, RankingHeadGraph
+from unipinrec.models.unified.module import UnifiedRecommender
 
 PRESET = "bench-cpu"
 ITEMS, ACTIONS = 5_000, 4
@@ -115,7 +116,7 @@ class _Model:
     """Exported graphs of random weights, and slots to run them on."""
 
     def __init__(self, max_history: int) -> None:
-        self.config: ModelConfig = preset(
+        self.config: UnifiedConfig = preset(
             PRESET, num_items=ITEMS, num_actions=ACTIONS, max_history=max_history
         )
         torch.manual_seed(1)

@@ -33,10 +33,12 @@ from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from experiments.report import Machine
-from export.graphs import EncoderGraph, RankingHeadGraph
 from unipinrec.bundle import read_manifest
-from unipinrec.config import Config, ModelConfig, preset
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.config import Config
+from unipinrec.models.config import ModelConfig
+from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.graphs import EncoderGraph, RankingHeadGraph
+from unipinrec.models.unified.module import UnifiedRecommender
 
 EVENTS, CANDIDATES, APPENDED = 512, 128, 8
 ITEMS, ACTIONS = 1_000, 4

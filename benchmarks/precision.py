@@ -23,7 +23,7 @@ from unipinrec.evaluation.auc import auc_by_user
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
 from unipinrec.evaluation.catalogue import ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.evaluation.leave_one_out import CHUNK_USERS, K, RetrievalScorer, request_before
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.models.unified.precision import Lowered, lower_precision
 from unipinrec.training.checkpoint import load_model, load_state
@@ -159,7 +159,7 @@ class HeldOutUsers:
         length_U = split.train_end_U[user_U] + 1
         items = len(dataset.item_ids_V) - int(length_U.max())
         retrieved = min(model.config.max_candidates, items) - 1
-        scorer = RetrievalScorer(model, dataset)
+        scorer = RetrievalScorer(OfflineRecommender(model), dataset)
         draw = np.random.default_rng(SEED)
         rows = []
         for user_B, length_B in _chunks(user_U, length_U):
@@ -173,7 +173,7 @@ class HeldOutUsers:
 
     def answers(self, model: UnifiedRecommender) -> Answers:
         """Both stages of one model."""
-        scorer = RetrievalScorer(model, self.dataset)
+        scorer = RetrievalScorer(OfflineRecommender(model), self.dataset)
         rank_U = ranks_after(scorer, self.dataset, self.user_U, self.length_U, CHUNK_USERS)
         logit_UKA = self._logits(model)
         weight_A = torch.tensor(self.dataset.info.utility_weights, dtype=torch.float64)

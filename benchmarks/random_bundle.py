@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,12 +20,13 @@ from ensemble.arrays import Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ROOT
 from export.bundle_writer import write_bundle
-from unipinrec.bundle import BundleError, Manifest, verify_bundle
-from unipinrec.config import TrainingConfig, preset
+from unipinrec.bundle import UNIFIED, BundleError, Manifest, verify_bundle
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.config import JointTraining
+from unipinrec.models.registry import find_model
+from unipinrec.models.unified.config import preset
 from unipinrec.training.checkpoint import CheckpointState, latest_checkpoint, load_model, save_checkpoint
 
 PRESET = "bench-cpu"
@@ -49,7 +51,7 @@ class RandomBundle:
     manifest: Manifest
     checkpoint: Path
 
-    def load_model(self) -> UnifiedRecommender:
+    def load_model(self) -> Any:
         """The model in plain PyTorch."""
         return load_model(self.checkpoint)
 
@@ -116,10 +118,15 @@ def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
     config = preset(sizes, **dataset.catalogue_fields)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = UnifiedRecommender(config)
+        model = find_model(UNIFIED).make(config)
     spread_weights(model, SEED)
     state = CheckpointState(
-        epoch=1, step=0, model=config, training=TrainingConfig(epochs=1), dataset=dataset.info.sha256
+        spec=UNIFIED,
+        epoch=1,
+        step=0,
+        model=config,
+        training=JointTraining(epochs=1),
+        dataset=dataset.info.sha256,
     )
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))

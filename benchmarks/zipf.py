@@ -15,7 +15,7 @@ from ensemble.graph import MODEL_REPOSITORY
 from ensemble.kv.shared_memory import bytes_of
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.settings import ServingSettings
-from unipinrec.config import ModelConfig
+from unipinrec.models.config import ModelConfig
 
 ZIPF, COLD = "unified_zipf", "unified_cold_beside_zipf"
 MODELS = {ZIPF: UNIFIED, COLD: UNIFIED}

@@ -12,7 +12,7 @@ from ensemble.server.server_error import ServerError
 from ensemble.stores.history_store import StoreError
 from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training.trainer import CheckpointMismatchError
+from unipinrec.training.checkpoint import CheckpointMismatchError
 
 LOG_WIDTH = 120
 """Columns where no terminal says how many it has: wide enough for a history beside an answer."""

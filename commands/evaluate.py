@@ -18,7 +18,7 @@ from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth
-from unipinrec.training.trainer import CheckpointMismatchError
+from unipinrec.training.checkpoint import CheckpointMismatchError
 
 COMMITTED = Path("benchmarks/results/eval")
 """Reports worth keeping; tables are made of these where build/eval has none."""

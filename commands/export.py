@@ -6,17 +6,20 @@ from typing import Annotated
 import typer
 
 from commands.errors import one_line_errors
-from export.bundle_writer import DatasetMismatchError, write_bundle
+from export.bundle_writer import DatasetMismatchError, NotServedError, write_bundle
 from export.check import ExportMismatchError
 from export.checked_index import IndexRecallError
 from export.item_index import AUTO, CHOICES, UnknownIndexError
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.training.checkpoint import latest_checkpoint
+from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint
 
 
 def export_command(
-    training: Annotated[Path, typer.Option(help="Folder that `unipinrec train` wrote.")],
+    training: Annotated[
+        list[Path],
+        typer.Option(help="Folder that `unipinrec train` wrote. Again for a further model of the bundle."),
+    ],
     dataset: Annotated[Path, typer.Option(help="Folder of the prepared dataset it was trained on.")],
     bundles: Annotated[
         Path, typer.Option(help="Folder of bundles; `current` will point at this one.")
@@ -33,19 +36,29 @@ def export_command(
 ) -> None:
     """Export graphs (each compared with eager PyTorch), item index and vocabularies."""
     with one_line_errors(
-        PreparedDatasetError, ExportMismatchError, DatasetMismatchError, UnknownIndexError, IndexRecallError
+        PreparedDatasetError,
+        ExportMismatchError,
+        DatasetMismatchError,
+        NotServedError,
+        CheckpointMismatchError,
+        UnknownIndexError,
+        IndexRecallError,
     ):
-        checkpoint = latest_checkpoint(training)
-        if checkpoint is None:
-            raise FileNotFoundError(
-                f"--training is {training}, which holds no checkpoint; run `unipinrec train`"
-            )
+        checkpoint, *beside = (_checkpoint(folder) for folder in training)
         write_bundle(
             checkpoint,
             InteractionDataset.load(dataset),
             bundles,
+            beside=beside,
             retrieval_steps=retrieval_steps,
             merge_cosine=merge_cosine,
             index=index,
             report=typer.echo,
         )
+
+
+def _checkpoint(folder: Path) -> Path:
+    found = latest_checkpoint(folder)
+    if found is None:
+        raise FileNotFoundError(f"--training is {folder}, which holds no checkpoint; run `unipinrec train`")
+    return found

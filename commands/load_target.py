@@ -30,8 +30,8 @@ from loadtest.plan import Protocol
 from loadtest.traffic import HistoryLimit
 from loadtest.watch import ServerWatch
 from unipinrec.bundle import ITEMS, read_manifest
-from unipinrec.config import ModelConfig
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.config import ModelConfig
 
 MOST_USERS = 20_000
 """Users that a traffic file takes from a dataset or store."""

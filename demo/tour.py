@@ -23,15 +23,15 @@ from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from export.bundle_writer import write_bundle
-from unipinrec.bundle import read_manifest
-from unipinrec.config import DEMO_TRAINING, preset
-from unipinrec.data.blended import BlendedConfig, BlendedDataset
+from unipinrec.bundle import UNIFIED, read_manifest
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.data.movielens import fetch_movielens
 from unipinrec.evaluation.bootstrap import estimate
 from unipinrec.evaluation.catalogue import ndcg_at_k, recall_at_k
 from unipinrec.evaluation.leave_one_out import K, Quality, evaluate_leave_one_out
-from unipinrec.training.checkpoint import load_model
+from unipinrec.models.registry import find_model
+from unipinrec.models.unified.config import DEMO_TRAINING, preset
+from unipinrec.training.checkpoint import load_offline
 from unipinrec.training.trainer import train
 
 EXAMPLE_USERS = ("42", "7", "314")
@@ -54,9 +54,9 @@ def run_tour(build: Path, console: Console) -> Report:
     with report.stage("store"):
         _store(dataset, histories, console)
     manifest = read_manifest(bundle)
-    report.bundle_id, report.training = manifest.bundle_id, manifest.training_metrics
+    report.bundle_id, report.training = manifest.bundle_id, manifest.models[UNIFIED].training_metrics
     with report.stage("evaluate_offline"):
-        report.quality = evaluate_leave_one_out(load_model(checkpoint), dataset, console.print)
+        report.quality = evaluate_leave_one_out(load_offline(checkpoint), dataset, console.print)
     with _serving(bundle, histories, console, report) as server:
         with report.stage("example_requests"):
             _ask_for_examples(server, dataset, console, report)
@@ -70,9 +70,9 @@ def run_tour(build: Path, console: Console) -> Report:
 
 
 def _train(dataset: InteractionDataset, folder: Path) -> Path:
-    config = preset("demo", **dataset.catalogue_fields)
-    examples = BlendedDataset(dataset, BlendedConfig(max_history=config.max_history))
-    return train(examples, config, DEMO_TRAINING, folder)
+    spec, config = find_model(UNIFIED), preset("demo", **dataset.catalogue_fields)
+    examples = spec.examples(dataset, config, DEMO_TRAINING.seed)
+    return train(spec, examples, config, DEMO_TRAINING, folder)
 
 
 def _store(dataset: InteractionDataset, histories: Path, console: Console) -> None:

@@ -36,6 +36,11 @@ class LoadedBundle:
         """The bundle's identity, which every answer carries."""
         return self.manifest.bundle_id
 
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the unified model's graphs and weights."""
+        return self.folder / bundle.UNIFIED
+
     def vocabulary(self) -> "Vocabulary":
         """The external ids of all items, in memory of the calling process."""
         with safe_open(self.folder / bundle.ITEMS, framework="np") as items:

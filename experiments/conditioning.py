@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from experiments.scores import K, Values
 from experiments.section import Answers, Question, Run
 from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.offline import OfflineRecommender
+from unipinrec.evaluation.recommender import QueryEmbedder
 from unipinrec.simulator.truth import Truth
 
 ANY = "any outcome"
@@ -45,14 +44,14 @@ class OutcomeConditioning:
             compared=[*shares, *(pair for pair in recalls if pair[0] != pair[1])],
         )
 
-    def answers(self, model: UnifiedRecommender) -> Run:
+    def answers(self, recommender: QueryEmbedder) -> Run:
         """Shares and recalls with one trained model."""
         ways = [ANY, *self._names]
-        outcomes = [model.config.num_actions, *self._actions]
+        outcomes = [len(self._views.dataset.info.actions), *self._actions]
         requests = len(self._views.feedview_F)
         share_FXA = np.zeros((requests, len(ways), len(self._actions)))
         hit_FXA = np.zeros_like(share_FXA)
-        for chunk, found_BXK in self._found(model, outcomes):
+        for chunk, found_BXK in self._found(recommender, outcomes):
             truth_BVA = self._truth.action_probabilities(self._views.feedview_F[chunk])
             row_B1 = np.arange(len(truth_BVA))[:, None]
             for asked, (place, action) in product(range(len(ways)), enumerate(self._actions)):
@@ -73,15 +72,14 @@ class OutcomeConditioning:
         return run
 
     def _found(
-        self, model: UnifiedRecommender, outcomes: Sequence[int]
+        self, recommender: QueryEmbedder, outcomes: Sequence[int]
     ) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         """Rows [B, X, K] of the best items outside each history, chunk by chunk of requests."""
-        recommender, vector_VE = OfflineRecommender(model), model.embedder.all_vectors()
         requests = self._views.requests()
         for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
             chunk = slice(begin, begin + CHUNK_FEEDVIEWS)
             query_BSXOE = recommender.query_embeddings(requests[chunk], outcomes, 1, outcomes[0])
-            score_BXV = query_BSXOE[:, 0, :, 0] @ vector_VE.T
+            score_BXV = query_BSXOE[:, 0, :, 0] @ recommender.item_vector_VE.T
             for score_XV, request in zip(score_BXV, requests[chunk], strict=True):
                 score_XV[:, torch.from_numpy(request.history.item_row_N)] = -torch.inf
             yield chunk, score_BXV.topk(K).indices.numpy()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,6 @@ from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.leave_one_out import RetrievalScorer
 from unipinrec.models.baselines.markov import Markov
 from unipinrec.models.baselines.popularity import Popularity
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.simulator.truth import Truth
 
 
@@ -59,12 +58,14 @@ class HeldOut:
         """The slates with their labels."""
         return Labelled.of(self.views)
 
-    def measure(self, variant: Variant, model: UnifiedRecommender) -> Measured:
-        """What a model reaches at the tasks that its variant is for."""
+    def measure(self, variant: Variant, recommender: Any) -> Measured:
+        """Return what a model reaches at the tasks that its variant is for.
+
+        `recommender` is a `Retriever`, a `Ranker` or both, as the variant says.
+        """
         if self.recipe.protocol == "leave_one_out":
-            scorer = RetrievalScorer(model, self.dataset)
+            scorer = RetrievalScorer(recommender, self.dataset)
             return Measured(leave_one_out_values(scorer, self.dataset, self.split), {})
-        recommender = OfflineRecommender(model)
         metrics: dict[str, Values] = {}
         areas: dict[str, Estimate] = {}
         if variant.ranks:

@@ -14,8 +14,7 @@ from experiments.variants import MULTI_TOKEN, UNIFIED
 from unipinrec.evaluation.diversity import intra_list_diversity, item_coverage
 from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
 from unipinrec.evaluation.query_sets import retrieve_union, unordered_recall
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.offline import OfflineRecommender
+from unipinrec.evaluation.recommender import QueryEmbedder
 from unipinrec.models.unified.queries import split_budget
 
 HORIZON_DAYS = 7
@@ -64,9 +63,9 @@ class MultiToken:
             ],
         )
 
-    def answers(self, models: Mapping[str, UnifiedRecommender]) -> Run:
-        """Every way with the models of one seed, by the names of their variants."""
-        one, several = models[UNIFIED.name], models[MULTI_TOKEN.name]
+    def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
+        """Return every way's answers with the models of one seed, which have the names of their variants."""
+        one, several = recommenders[UNIFIED.name], recommenders[MULTI_TOKEN.name]
         one_FSOE = self._queries(one, max(STEPS))
         several_FSOE = self._queries(several, 2)
         return {
@@ -79,10 +78,9 @@ class MultiToken:
             ),
         }
 
-    def _queries(self, model: UnifiedRecommender, steps: int) -> NDArray[np.float32]:
+    def _queries(self, recommender: QueryEmbedder, steps: int) -> NDArray[np.float32]:
         """Query embeddings for any outcome, [F, S, O, E]."""
-        recommender, requests = OfflineRecommender(model), self._views.requests()
-        any_outcome = model.config.num_actions
+        requests, any_outcome = self._views.requests(), len(self._views.dataset.info.actions)
         parts = []
         for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
             chunk = requests[begin : begin + CHUNK_FEEDVIEWS]
@@ -90,8 +88,8 @@ class MultiToken:
             parts.append(query_BSXOE[:, :, 0].numpy())
         return np.concatenate(parts)
 
-    def _measure(self, model: UnifiedRecommender, query_FQE: NDArray[np.float32]) -> Answers:
-        vector_VE = model.embedder.all_vectors().numpy()
+    def _measure(self, recommender: QueryEmbedder, query_FQE: NDArray[np.float32]) -> Answers:
+        vector_VE = recommender.item_vector_VE.numpy()
         seen = [request.history.item_row_N for request in self._views.requests()]
         budget_Q = split_budget(TOTAL, np.ones(query_FQE.shape[1]))
         found = retrieve_union(query_FQE, vector_VE, budget_Q, seen)

@@ -1,6 +1,6 @@
 """What is trained and compared on each dataset, within a stated budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from experiments.variants import (
     length,
     masking,
 )
-from unipinrec.config import ModelConfig, TrainingConfig, preset
+from unipinrec.config import Config
 from unipinrec.data.blended import BlendedConfig
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.config import JointTraining, ModelConfig, RetrievalTraining, sized
+from unipinrec.models.registry import find_model
 
 DAY_S = 86_400
 
@@ -31,7 +33,7 @@ class Recipe:
     protocol: Literal["leave_one_out", "future_feedviews"]
     sizes: dict[str, Any]
     """Changes to the `demo` preset."""
-    training: TrainingConfig
+    training: JointTraining
     action_weights: dict[str, float] = field(default_factory=dict)
     """Weights in the ranking loss by name of the action; 1 where it is left out."""
     blended: dict[str, Any] = field(default_factory=dict)
@@ -61,18 +63,25 @@ class Recipe:
 
     def model_config(self, dataset: InteractionDataset, variant: Variant) -> ModelConfig:
         """Sizes for a dataset, with what the dataset knows of its items."""
-        return preset("demo", **(dataset.catalogue_fields | self.sizes | variant.model))
+        kind: type[ModelConfig] = find_model(variant.spec).config
+        return sized(kind, "demo", dataset.catalogue_fields | _known(kind, self.sizes) | variant.model)
 
-    def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> TrainingConfig:
-        """The budget, which every variant shares."""
+    def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> RetrievalTraining:
+        """The budget, which every variant shares, and what its model knows of the losses."""
+        kind: type[RetrievalTraining] = find_model(variant.spec).training
         weights = tuple(self.action_weights.get(action, 1.0) for action in dataset.info.actions)
-        fields = self.training.model_dump() | {"action_weights": weights, "seed": seed} | variant.training
-        return TrainingConfig.model_validate(fields)
+        fields = self.training.model_dump() | {"action_weights": weights, "seed": seed}
+        return kind.model_validate(_known(kind, fields) | variant.training)
 
     def blended_config(self, model: ModelConfig, seed: int) -> BlendedConfig:
         """How examples are drawn."""
         fields = {"max_history": model.max_history, "seed": seed} | self.blended
         return BlendedConfig.model_validate(fields)
+
+
+def _known(kind: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a recipe's fields that a model has: not every one has both heads and both losses."""
+    return {name: value for name, value in fields.items() if name in kind.model_fields}
 
 
 _AMAZON_SIZES = {
@@ -102,7 +111,7 @@ def _news(dataset: str) -> Recipe:
         dataset=dataset,
         protocol="future_feedviews",
         sizes=_NEWS_SIZES,
-        training=TrainingConfig(epochs=10, batch_size=64, learning_rate=1e-3, id_dropout=0.5),
+        training=JointTraining(epochs=10, batch_size=64, learning_rate=1e-3, id_dropout=0.5),
         variants=(UNIFIED, RANKING_ONLY, RETRIEVAL_ONLY),
     )
 
@@ -112,7 +121,7 @@ RECIPES = {
         dataset="movielens",
         protocol="leave_one_out",
         sizes={"layers": 2, "width": 64, "heads": 2, "dropout": 0.2},
-        training=TrainingConfig(
+        training=JointTraining(
             epochs=18,
             batch_size=32,
             learning_rate=2e-3,
@@ -127,7 +136,7 @@ RECIPES = {
         dataset="amazon",
         protocol="leave_one_out",
         sizes=_AMAZON_SIZES,
-        training=TrainingConfig(
+        training=JointTraining(
             epochs=16,
             batch_size=256,
             learning_rate=1e-3,
@@ -144,7 +153,7 @@ RECIPES = {
         dataset="kuairand",
         protocol="future_feedviews",
         sizes=_KUAIRAND_SIZES,
-        training=TrainingConfig(
+        training=JointTraining(
             epochs=40,
             batch_size=16,
             learning_rate=3e-3,
@@ -164,7 +173,7 @@ RECIPES = {
         dataset="simulator",
         protocol="future_feedviews",
         sizes=_SIMULATOR_SIZES,
-        training=TrainingConfig(epochs=12, batch_size=16, learning_rate=2e-3),
+        training=JointTraining(epochs=12, batch_size=16, learning_rate=2e-3),
         variants=(
             UNIFIED,
             RANKING_ONLY,

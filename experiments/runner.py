@@ -24,8 +24,10 @@ from experiments.trial import Trial
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation.bootstrap import Estimate
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.common.history_model import HistoryModel
+from unipinrec.models.common.joint_model import JointModel
 from unipinrec.simulator.truth import Truth
+from unipinrec.training.checkpoint import load_model, load_offline
 
 Report = Callable[[str], None]
 Found = TypeVar("Found")
@@ -147,7 +149,7 @@ class Runner:
         """Every seed of one variant."""
         runs = measured[variant.name]
         trials = [self._trial(variant, seed) for seed in self._recipe.seeds_of(variant)]
-        model = trials[0].model()
+        model = load_model(trials[0].checkpoint)
         merged = {name: mean_values([run.metrics[name] for run in runs]) for name in runs[0].metrics}
         self._values[variant.name] = merged
         return Row(
@@ -183,7 +185,7 @@ class Runner:
 def train_and_measure(trial: Trial, held_out: HeldOut) -> Measured:
     """One trial, in a process of its own."""
     trial.train(held_out.dataset, held_out.split)
-    return held_out.measure(trial.variant, trial.model())
+    return held_out.measure(trial.variant, load_offline(trial.checkpoint))
 
 
 def condition(trials: Sequence[Trial], held_out: HeldOut) -> Run:
@@ -194,12 +196,13 @@ def condition(trials: Sequence[Trial], held_out: HeldOut) -> Run:
     """
     if held_out.truth is None:
         raise ValueError(f"{held_out.recipe.dataset} has no truth; allowed: a simulated dataset")
-    return OutcomeConditioning(held_out.views, held_out.truth).answers(trials[0].model())
+    return OutcomeConditioning(held_out.views, held_out.truth).answers(load_offline(trials[0].checkpoint))
 
 
 def use_query_sets(trials: Sequence[Trial], held_out: HeldOut) -> Run:
     """One seed's answers about several query embeddings."""
-    return MultiToken(held_out.views).answers({trial.variant.name: trial.model() for trial in trials})
+    recommenders = {trial.variant.name: load_offline(trial.checkpoint) for trial in trials}
+    return MultiToken(held_out.views).answers(recommenders)
 
 
 def mean_areas(areas: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
@@ -212,15 +215,20 @@ def mean_areas(areas: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
     }
 
 
-def forward_flops(model: UnifiedRecommender) -> int:
-    """Floating point operations of one full history and slate, as PyTorch counts matrix products."""
+def forward_flops(model: HistoryModel) -> int:
+    """Return the floating point operations of one full history, and of a slate if the model ranks.
+
+    They are those of matrix products, as PyTorch counts them.
+    """
     config = model.config
     events = torch.zeros(1, config.max_history, dtype=torch.long)
     slate = torch.zeros(1, config.max_candidates, dtype=torch.long)
     zero = torch.zeros(1, dtype=torch.long)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         reading = model.read(model.embedder(events), events, events, events, events > 0)
-        model.score_padded(model.embedder(slate), zero, zero, reading.past_L2BHTD, zero + config.max_history)
+        if isinstance(model, JointModel):
+            length = zero + config.max_history
+            model.score_padded(model.embedder(slate), zero, zero, reading.past_L2BHTD, length)
     return int(counter.get_total_flops())
 
 

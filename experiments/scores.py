@@ -15,8 +15,8 @@ from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recal
 from unipinrec.evaluation.feedviews import hit_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.leave_one_out import CHUNK_USERS
+from unipinrec.evaluation.recommender import Retriever
 from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
-from unipinrec.models.unified.offline import OfflineRecommender
 
 K = 10
 HITS = 3
@@ -92,7 +92,7 @@ class Labelled:
                 found[f"gauc {name}"] = gauc(score_SA[:, action], label_S, self.user_S)
         return found
 
-    def recall(self, recommender: OfflineRecommender) -> dict[str, Values]:
+    def recall(self, recommender: Retriever) -> dict[str, Values]:
         """Recall@10 of each feedview's first new positive item, over the full catalogue."""
         rank_F = self.views.ranks(recommender)
         sought_F = rank_F > 0

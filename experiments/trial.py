@@ -9,8 +9,8 @@ from experiments.recipes import Recipe
 from experiments.variants import Variant
 from unipinrec.data.blended import BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, Split
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.training.checkpoint import latest_checkpoint, load_model
+from unipinrec.models.registry import find_model
+from unipinrec.training.checkpoint import latest_checkpoint
 from unipinrec.training.trainer import train
 
 SECONDS = "seconds.txt"
@@ -43,18 +43,19 @@ class Trial:
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         with (self.folder / "training.log").open("a") as log, redirect_stdout(log):
-            train(examples, config, training, self.folder, make_model=self.variant.make_model)
+            train(find_model(self.variant.spec), examples, config, training, self.folder)
         # A run that only found its finished checkpoint keeps the time that training once took.
         if not (self.folder / SECONDS).exists():
             (self.folder / SECONDS).write_text(f"{time.perf_counter() - began:.1f}\n")
 
-    def model(self) -> UnifiedRecommender:
-        """The trained model.
+    @property
+    def checkpoint(self) -> Path:
+        """What training left.
 
         Raises:
             FileNotFoundError: it was not trained yet.
         """
-        checkpoint = latest_checkpoint(self.folder)
-        if checkpoint is None:
+        found = latest_checkpoint(self.folder)
+        if found is None:
             raise FileNotFoundError(f"{self.folder} holds no checkpoint")
-        return load_model(checkpoint, self.variant.make_model)
+        return found

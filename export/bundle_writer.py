@@ -1,4 +1,4 @@
-"""Writes a bundle from a checkpoint and a dataset: graphs, index, vocabularies, manifest."""
+"""Writes a bundle from checkpoints and a dataset: graphs, index, vocabularies, manifest."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +14,10 @@ import faiss
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
-from export.check import Probe, probe, refuse_if_different
+from export.check import refuse_if_different
 from export.checked_index import build_checked
-from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
 from export.item_index import AUTO, choose_kind
 from unipinrec import bundle
 from unipinrec.bundle import (
@@ -26,6 +25,7 @@ from unipinrec.bundle import (
     FORMAT_VERSION,
     MANIFEST,
     BundleError,
+    BundleModel,
     IndexKind,
     Manifest,
     ServingDefaults,
@@ -35,15 +35,9 @@ from unipinrec.bundle import (
 )
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.graph import load_graph
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.served import ServedModel
-from unipinrec.training.checkpoint import load_model, load_state
-
-GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]]]] = {
-    bundle.ENCODER: (EncoderGraph, lambda p: p.encoder),
-    bundle.RETRIEVAL_HEAD: (RetrievalHeadGraph, lambda p: p.retrieval_head),
-    bundle.RANKING_HEAD: (RankingHeadGraph, lambda p: p.ranking_head),
-}
+from unipinrec.models.registry import find_model
+from unipinrec.models.spec import Exports
+from unipinrec.training.checkpoint import CheckpointState, load_model, load_state
 
 Report = Callable[[str], None]
 
@@ -52,11 +46,16 @@ class DatasetMismatchError(Exception):
     """Item rows of a checkpoint mean nothing in another dataset."""
 
 
+class NotServedError(Exception):
+    """A checkpoint holds a model that no bundle has room for."""
+
+
 def write_bundle(
     checkpoint: Path,
     dataset: InteractionDataset,
     bundles: Path,
     *,
+    beside: Sequence[Path] = (),
     retrieval_steps: int = 1,
     merge_cosine: float = 0.98,
     index: str = AUTO,
@@ -64,36 +63,37 @@ def write_bundle(
 ) -> Path:
     """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
 
+    The checkpoint's model gives the item vectors; `beside` has checkpoints of further models of the dataset.
     `retrieval_steps` and `merge_cosine` are those of `ServingDefaults`. `index` is one of
     `export.item_index.CHOICES`. `report` gets one line for every step.
 
     Raises:
         UnknownIndexError: there is no such index.
         IndexRecallError: the index finds too few of the nearest items.
-        DatasetMismatchError: the checkpoint was trained on another dataset.
+        DatasetMismatchError: a checkpoint was trained on another dataset.
+        NotServedError: a model is there to compare with, or two checkpoints are of the same model.
         ExportMismatchError: an exported graph differs from eager PyTorch.
     """
     # Before anything is computed.
     choose_kind(index, len(dataset.item_ids_V))
-    state = load_state(checkpoint)
-    if state.dataset != dataset.info.sha256:
-        raise DatasetMismatchError(
-            f"{checkpoint} was trained on another dataset than {dataset.info.name} with "
-            f"{len(dataset.item_ids_V)} items; allowed: the dataset of its training"
-        )
-    model = load_model(checkpoint)
+    states = [load_state(path) for path in (checkpoint, *beside)]
+    exports = [_exports(path, dataset) for path in (checkpoint, *beside)]
+    if len({state.spec for state in states}) < len(states):
+        raise NotServedError(f"models are {', '.join(state.spec for state in states)}; allowed: one of each")
     bundles.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=bundles) as temporary:
         folder = Path(temporary)
-        _write_graphs(model, folder, report)
-        kind = _write_items(model, dataset, folder, index, report)
+        models = {
+            state.spec: _write_model(state, exported, folder / state.spec, report)
+            for state, exported in zip(states, exports, strict=True)
+        }
+        kind = _write_items(exports[0].item_vector_VE, dataset, folder, index, report)
         _write_catalogue(dataset, folder)
         manifest = _manifest(
             folder,
-            model,
+            models,
             dataset,
-            state.metrics,
-            _defaults(model, dataset, retrieval_steps, merge_cosine),
+            _defaults(states[0].model.max_candidates, dataset, retrieval_steps, merge_cosine),
             kind,
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
@@ -102,30 +102,44 @@ def write_bundle(
     return final
 
 
-def _write_graphs(model: UnifiedRecommender, folder: Path, report: Report) -> None:
-    config = model.config
-    longest = config.max_history
-    probes = [
-        probe(config, lengths=(longest, 0, longest // 2), candidates=config.max_candidates, seed=1),
-        probe(config, lengths=(1,), candidates=1, seed=2),
-    ]
-    for name, (wrapper, inputs_of) in GRAPHS.items():
-        eager = wrapper(model).eval()
+def _exports(checkpoint: Path, dataset: InteractionDataset) -> Exports:
+    state = load_state(checkpoint)
+    if state.dataset != dataset.info.sha256:
+        raise DatasetMismatchError(
+            f"{checkpoint} was trained on another dataset than {dataset.info.name} with "
+            f"{len(dataset.item_ids_V)} items; allowed: the dataset of its training"
+        )
+    exports = find_model(state.spec).exports
+    if exports is None:
+        raise NotServedError(f"{checkpoint} holds the model {state.spec}, which is not served")
+    return exports(load_model(checkpoint))
+
+
+def _write_model(state: CheckpointState, exports: Exports, folder: Path, report: Report) -> BundleModel:
+    folder.mkdir()
+    for name, graph in exports.graphs.items():
+        eager = graph.module.eval()
         with warnings.catch_warnings():
             # TorchScript is deprecated upstream; it is a format this project promises.
             warnings.simplefilter("ignore", DeprecationWarning)
             scripted = torch.jit.freeze(torch.jit.script(eager))
             torch.jit.save(scripted, str(folder / name))
         loaded = load_graph(folder / name)
-        difference = max(refuse_if_different(name, loaded, eager, inputs_of(one)) for one in probes)
+        difference = max(refuse_if_different(name, loaded, eager, call) for call in graph.calls)
         report(f"{name}: differs from eager by at most {difference:.1e}")
-    ServedModel.save(model, folder / bundle.WEIGHTS)
+    save_file(
+        {name: weight.contiguous() for name, weight in exports.weights.items()}, folder / bundle.WEIGHTS
+    )
+    return BundleModel(
+        files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
+        config=state.model.model_dump(mode="json"),
+        training_metrics=state.metrics,
+    )
 
 
 def _write_items(
-    model: UnifiedRecommender, dataset: InteractionDataset, folder: Path, choice: str, report: Report
+    vector_VE: Tensor, dataset: InteractionDataset, folder: Path, choice: str, report: Report
 ) -> IndexKind:
-    vector_VE = model.embedder.all_vectors()
     kind, index = build_checked(choice, vector_VE.numpy(), report)
     faiss.write_index(index, str(folder / bundle.INDEX))
     item_id_V = torch.from_numpy(dataset.item_ids_V.astype(np.int64))
@@ -141,10 +155,10 @@ def _write_catalogue(dataset: InteractionDataset, folder: Path) -> None:
 
 
 def _defaults(
-    model: UnifiedRecommender, dataset: InteractionDataset, retrieval_steps: int, merge_cosine: float
+    max_candidates: int, dataset: InteractionDataset, retrieval_steps: int, merge_cosine: float
 ) -> ServingDefaults:
     return ServingDefaults(
-        num_results=min(50, model.config.max_candidates),
+        num_results=min(50, max_candidates),
         utility_weights=dataset.info.utility_weights,
         outcome_weights=tuple(0.0 for _ in dataset.info.actions),
         retrieval_steps=retrieval_steps,
@@ -154,9 +168,8 @@ def _defaults(
 
 def _manifest(
     folder: Path,
-    model: UnifiedRecommender,
+    models: dict[str, BundleModel],
     dataset: InteractionDataset,
-    metrics: dict[str, float],
     defaults: ServingDefaults,
     kind: IndexKind,
 ) -> Manifest:
@@ -168,13 +181,12 @@ def _manifest(
         dataset=info.name,
         actions=info.actions,
         surfaces=info.surfaces,
-        model=model.config,
+        models=models,
         defaults=defaults,
         index=kind,
         files={name: describe_file(folder / name) for name in FILES},
         torch_version=torch.__version__,
         git_commit=_git_commit(),
-        training_metrics=metrics,
     )
     return manifest.model_copy(update={"bundle_id": content_id(manifest)})
 
@@ -190,9 +202,9 @@ def _git_commit() -> str:
 
 def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
     """Sync the finished folder to disk, rename it into place, and switch `current` in one step."""
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         # A server may run as another user than the exporter.
-        path.chmod(0o644)
+        path.chmod(0o755 if path.is_dir() else 0o644)
         _sync(path)
     _sync(folder)
     final = bundles / bundle_id

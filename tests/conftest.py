@@ -23,11 +23,13 @@ from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from export.bundle_writer import write_bundle
-from unipinrec.config import ModelConfig, TrainingConfig, preset
+from unipinrec.bundle import UNIFIED
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.config import JointTraining
+from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.training.checkpoint import CheckpointState, load_model, save_checkpoint
 
 # Test files run side by side, each with one core.
@@ -96,7 +98,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     write_prepared(folder / "data", synthetic_events(), items, info)
     dataset = InteractionDataset.load(folder / "data")
     sizes = preset("demo", num_items=ITEMS, num_actions=len(ACTIONS), num_surfaces=len(SURFACES))
-    config = ModelConfig.model_validate(
+    config = UnifiedConfig.model_validate(
         sizes.model_dump()
         | {"layers": 2, "width": 64, "heads": 2, "id_dim": 32, "item_dim": 32, "id_hashes": 2}
         | {"time_offsets_s": (0, 60)}
@@ -110,7 +112,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(dataset, load_model(checkpoint), bundle, folder / "histories")
 
 
-def random_checkpoint(config: ModelConfig, folder: Path, dataset: InteractionDataset) -> Path:
+def random_checkpoint(config: UnifiedConfig, folder: Path, dataset: InteractionDataset) -> Path:
     """Weights so large that scores of different items are far apart, without a training run."""
     torch.manual_seed(11)
     model = UnifiedRecommender(config)
@@ -118,7 +120,12 @@ def random_checkpoint(config: ModelConfig, folder: Path, dataset: InteractionDat
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3 if "ranking_head" in name else 0.15)
     state = CheckpointState(
-        epoch=1, step=1, model=config, training=TrainingConfig(epochs=1), dataset=dataset.info.sha256
+        spec=UNIFIED,
+        epoch=1,
+        step=1,
+        model=config,
+        training=JointTraining(epochs=1),
+        dataset=dataset.info.sha256,
     )
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))

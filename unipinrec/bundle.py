@@ -2,28 +2,32 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from unipinrec.config import Config, ModelConfig
+from unipinrec.config import Config
+from unipinrec.models.config import CatalogueConfig
+from unipinrec.models.unified.config import UnifiedConfig
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 
-ENCODER = "encoder.pt"
-RETRIEVAL_HEAD = "retrieval_head.pt"
-RANKING_HEAD = "ranking_head.pt"
+UNIFIED = "unified"
+"""The model that today's nodes serve."""
+
 WEIGHTS = "weights.safetensors"
-"""What the graphs hold, by the names of `UnifiedRecommender`; the embedder, which serving does not run, is
-left out."""
+"""In each model's folder, beside its graphs: what they hold, for executors without TorchScript."""
 
 INDEX = "items.faiss"
 ITEMS = "items.safetensors"
 CATALOGUE = "catalogue.json"
-FILES = (ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS, INDEX, ITEMS, CATALOGUE)
+FILES = (INDEX, ITEMS, CATALOGUE)
+"""Files of the bundle as a whole; those of a model lie in a folder of its name."""
 
 IndexKind = Literal["flat", "hnsw", "ivf_hnsw", "sq8"]
 INDEX_KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
@@ -58,6 +62,20 @@ class ServingDefaults(Config):
     """Query embeddings more similar than this are merged; 1 keeps all. PinRec does not give its value."""
 
 
+C = TypeVar("C", bound=CatalogueConfig)
+
+
+class BundleModel(Config):
+    """One model of a bundle."""
+
+    files: dict[str, BundleFile]
+    """What lies in the model's folder, by name."""
+    config: dict[str, Any]
+    """Fields of the model's own configuration."""
+    training_metrics: dict[str, float]
+    """Losses of the last epoch, by name."""
+
+
 class Manifest(Config):
     """The description of a bundle, `manifest.json`."""
 
@@ -67,30 +85,61 @@ class Manifest(Config):
     dataset: str
     actions: tuple[str, ...]
     surfaces: tuple[str, ...]
-    model: ModelConfig
+    models: dict[str, BundleModel]
+    """By name."""
     defaults: ServingDefaults
     index: IndexKind
     """How the item index searches."""
     files: dict[str, BundleFile]
+    """`FILES`, by name."""
     torch_version: str
     git_commit: str
-    training_metrics: dict[str, float]
+
+    @model_validator(mode="after")
+    def _check_unified(self) -> "Manifest":
+        if UNIFIED in self.models:
+            self.config_of(UNIFIED, UnifiedConfig)
+        return self
+
+    @cached_property
+    def model(self) -> UnifiedConfig:
+        """The configuration of the unified model, which must be there."""
+        return self.config_of(UNIFIED, UnifiedConfig)
+
+    def config_of(self, name: str, kind: type[C]) -> C:
+        """Return the configuration of one of the models.
+
+        Raises:
+            BundleError: the bundle does not hold that model.
+            ValidationError: its fields are not those of `kind`.
+        """
+        if name not in self.models:
+            raise BundleError(
+                f"bundle {self.bundle_id} holds no model {name}; it has {', '.join(self.models)}"
+            )
+        return kind.model_validate(self.models[name].config)
+
+    def all_files(self) -> Iterator[tuple[str, BundleFile | None]]:
+        """Yield every file that the bundle must hold by its path; None where it is not described."""
+        yield from ((name, self.files.get(name)) for name in FILES)
+        for model, entry in self.models.items():
+            yield from ((f"{model}/{name}", file) for name, file in entry.files.items())
 
 
 def content_id(manifest: Manifest) -> str:
-    """The id of a bundle of this content: all that is served counts, when it was made does not."""
+    """Return the id of a bundle of this content: all that is served counts, when it was made does not."""
     content = manifest.model_dump_json(exclude={"bundle_id", "created", "git_commit"})
     return f"{manifest.dataset}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def describe_file(path: Path) -> BundleFile:
-    """Hash and size of a file."""
+    """Return hash and size of a file."""
     with path.open("rb") as stream:
         return BundleFile(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=path.stat().st_size)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle, checked for format.
+    """Return the manifest of a bundle, checked for format.
 
     Raises:
         BundleError: it is missing, unreadable or of another format version.
@@ -109,14 +158,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify_bundle(folder: Path) -> Manifest:
-    """Check every file against the manifest, and return it.
+    """Check every file against the manifest, and return the manifest.
 
     Raises:
         BundleError: the manifest was altered, or a file is missing, of another size or of another hash.
     """
     manifest = read_manifest(folder)
-    for name in FILES:
-        expected = manifest.files.get(name)
+    for name, expected in manifest.all_files():
         path = folder / name
         if expected is None or not path.is_file():
             raise BundleError(f"bundle {folder}: {name} is missing")

@@ -16,8 +16,8 @@ cost beyond that is not counted, and neither is an unseen pair that a kernel com
 from dataclasses import dataclass
 from itertools import chain
 
-from unipinrec.config import ModelConfig
 from unipinrec.models.common.features import EventGap
+from unipinrec.models.config import ModelConfig
 from unipinrec.models.unified.served import ServedModel
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.graph import CallNode, Graph, Tensors
-from unipinrec.config import ModelConfig
+from unipinrec.models.config import ModelConfig
 
 KNOWN = (
     "EVENT_ITEMS", "EVENT_ACTIONS", "EVENT_TIMESTAMPS", "EVENT_SURFACES", "SEEN_ITEMS", "EXCLUDED_ITEMS",

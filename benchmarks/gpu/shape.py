@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unipinrec.config import ModelConfig, preset
+from unipinrec.models.unified.config import UnifiedConfig, preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,7 +10,7 @@ class Shape:
     """The sizes of one batch."""
 
     name: str
-    model: ModelConfig
+    model: UnifiedConfig
     batch: int
     slots: int
     """Of the pool, most of them empty: what a kernel does for a batch depends on how many there are."""

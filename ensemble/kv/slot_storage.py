@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 from torch import Tensor
 
 from ensemble.settings import Precision
-from unipinrec.config import ModelConfig
+from unipinrec.models.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

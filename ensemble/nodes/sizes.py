@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
 from ensemble.nodes.contract import LARGEST_WEIGHT, Arrays, InvalidInputError
-from unipinrec.config import ModelConfig
+from unipinrec.models.unified.config import UnifiedConfig
 
 PARALLEL = {
     "EVENT_ACTIONS": "EVENT_ITEMS",
@@ -23,7 +23,7 @@ PARALLEL = {
 """Tensors between nodes that have a value for each item row of another one."""
 
 
-def check_sizes(arrays: Arrays, model: ModelConfig) -> None:
+def check_sizes(arrays: Arrays, model: UnifiedConfig) -> None:
     """Refuse tensors between nodes that no node of this graph makes.
 
     Raises:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipinrec.config import ModelConfig, preset
 from unipinrec.models.common.slot_attention import BLOCK
 from unipinrec.models.common.slotted import Compile, SlottedTrunk
 from unipinrec.models.common.trunk import Trunk
+from unipinrec.models.unified.config import UnifiedConfig, preset
 
 SLOTS, SLOT = 5, 3 * BLOCK
 SCRATCH = SLOTS * SLOT
@@ -42,10 +42,10 @@ class Batch:
         return self.token_BNC[row : row + 1, : LENGTHS[row]]
 
 
-def config() -> ModelConfig:
+def config() -> UnifiedConfig:
     sizes = preset("tiny", num_items=10, num_actions=2).model_dump()
     wanted = {"layers": 3, "width": 128, "heads": 2, "max_history": 320, "window_block": 32}
-    return ModelConfig.model_validate(sizes | wanted)
+    return UnifiedConfig.model_validate(sizes | wanted)
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,21 @@ class BlendedDataset(Dataset[BlendedExample]):
             candidate_actions_K=candidate_actions_K,
         )
 
+    def batches(self, *, batch_size: int, seed: int) -> DataLoader[BlendedExample]:
+        """Return batches (`BlendedBatch`) of all users in a random order given by `seed`.
+
+        Histories of similar length share a batch, since padding is computed like everything else. The last
+        batch made may be smaller.
+        """
+        random = np.random.default_rng(seed)
+        rough_length = self.history_lengths() + random.integers(0, LENGTH_NOISE, len(self))
+        by_length = np.argsort(rough_length, kind="stable")
+        batches = [
+            by_length[start : start + batch_size].tolist() for start in range(0, len(self), batch_size)
+        ]
+        random.shuffle(batches)
+        return DataLoader(self, batch_sampler=batches, num_workers=0, collate_fn=collate)
+
     def _random(self, user: int) -> np.random.Generator:
         return np.random.default_rng((self._config.seed, self._epoch, user))
 
@@ -188,19 +203,6 @@ class BlendedDataset(Dataset[BlendedExample]):
             actions_K = np.concatenate([actions_K, np.zeros_like(drawn_K)])
         order_K = random.permutation(len(item_K))
         return item_K[order_K], actions_K[order_K]
-
-
-def loader(dataset: BlendedDataset, *, batch_size: int, seed: int) -> DataLoader[BlendedExample]:
-    """Batches (`BlendedBatch`) of all users in a random order given by `seed`; the last made may be smaller.
-
-    Histories of similar length share a batch, since padding is computed like everything else.
-    """
-    random = np.random.default_rng(seed)
-    rough_length = dataset.history_lengths() + random.integers(0, LENGTH_NOISE, len(dataset))
-    by_length = np.argsort(rough_length, kind="stable")
-    batches = [by_length[start : start + batch_size].tolist() for start in range(0, len(dataset), batch_size)]
-    random.shuffle(batches)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=0, collate_fn=collate)
 
 
 def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:

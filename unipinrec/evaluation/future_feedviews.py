@@ -13,7 +13,8 @@ from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW, History
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.catalogue import rank_of_target
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.evaluation.recommender import Ranker, Retriever
+from unipinrec.models.common.offline import OfflineRequest
 
 CHUNK_FEEDVIEWS = 128
 
@@ -91,7 +92,7 @@ class FutureFeedviews:
         for feedview, user in zip(self.feedview_F.tolist(), self.user_F.tolist(), strict=True):
             yield self.dataset.feedviews.view(feedview), self.dataset.history(user)
 
-    def probabilities(self, recommender: OfflineRecommender) -> Float32s:
+    def probabilities(self, recommender: Ranker) -> Float32s:
         """Return the predicted probabilities of what was shown, [S, A]."""
         requests, items = self.requests(), self.items()
         parts = []
@@ -100,7 +101,7 @@ class FutureFeedviews:
             parts += recommender.action_probabilities(requests[chunk], items[chunk])
         return np.concatenate([part.numpy() for part in parts])
 
-    def ranks(self, recommender: OfflineRecommender) -> Int64s:
+    def ranks(self, recommender: Retriever) -> Int64s:
         """Return each target's rank in the catalogue without the history, 0 where there is none, [F]."""
         requests, target_F = self.requests(), self.targets()
         rank_F = np.zeros(len(requests), np.int64)

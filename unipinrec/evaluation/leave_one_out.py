@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.evaluation.bootstrap import Estimate, estimate
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
+from unipinrec.evaluation.recommender import Retriever
 from unipinrec.models.baselines.markov import Markov
 from unipinrec.models.baselines.popularity import Popularity
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.common.offline import OfflineRequest
 
 Quality = dict[str, dict[str, Estimate]]
 """Recommender to metric to its estimate."""
@@ -37,10 +37,10 @@ def request_before(dataset: InteractionDataset, user: int, length: int) -> Offli
 
 
 class RetrievalScorer:
-    """Inner products of the query embedding with every item: the first stage alone. A `catalogue.Scorer`."""
+    """Scores of every item by a model's retrieval, the first stage alone. A `catalogue.Scorer`."""
 
-    def __init__(self, model: UnifiedRecommender, dataset: InteractionDataset) -> None:
-        self._recommender = OfflineRecommender(model)
+    def __init__(self, recommender: Retriever, dataset: InteractionDataset) -> None:
+        self._recommender = recommender
         self._dataset = dataset
 
     def __call__(self, user_B: NDArray[np.int64], length_B: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -53,7 +53,7 @@ class RetrievalScorer:
 
 
 def evaluate_leave_one_out(
-    model: UnifiedRecommender, dataset: InteractionDataset, report: Callable[[str], None]
+    recommender: Retriever, dataset: InteractionDataset, report: Callable[[str], None]
 ) -> Quality:
     """Recall@10 and NDCG@10 of retrieval, popularity and first-order Markov; `report` gets a line each."""
     split = split_leave_one_out(dataset)
@@ -63,7 +63,7 @@ def evaluate_leave_one_out(
     scorers: dict[str, Scorer] = {
         "popularity": popularity,
         "markov": Markov(dataset, history_U, popularity),
-        "unipinrec_retrieval": RetrievalScorer(model, dataset),
+        "unipinrec_retrieval": RetrievalScorer(recommender, dataset),
     }
     quality: Quality = {}
     for name, scorer in scorers.items():

@@ -1,32 +1,48 @@
 """Checkpoints: a folder of safetensors and JSON, renamed into place when it is complete."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unipinrec.config import Config, ModelConfig, TrainingConfig
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.config import Config, TrainingConfig
+from unipinrec.models.config import CatalogueConfig
+from unipinrec.models.registry import find_model
+
+
+class CheckpointMismatchError(Exception):
+    """A folder holds a checkpoint of another configuration, dataset or format."""
 
 
 class CheckpointState(Config):
     """What a checkpoint says about itself."""
 
+    spec: str
+    """Name of the model in `unipinrec.models.registry`."""
     epoch: int
     """Epochs finished."""
     step: int
     """Optimiser steps taken."""
-    model: ModelConfig
-    training: TrainingConfig
+    model: SerializeAsAny[CatalogueConfig]
+    training: SerializeAsAny[TrainingConfig]
     dataset: dict[str, str]
     """Hashes of the dataset's tables: item rows mean something only together with them."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Losses of the last epoch, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_the_models_classes(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        if "spec" not in fields:
+            return fields
+        spec = find_model(fields["spec"])
+        kinds: dict[str, type[Config]] = {"model": spec.config, "training": spec.training}
+        return fields | {name: kind.model_validate(fields[name]) for name, kind in kinds.items()}
 
 
 def save_checkpoint(
@@ -54,12 +70,21 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_state(checkpoint: Path) -> CheckpointState:
-    """The checkpoint's description."""
-    return CheckpointState.model_validate_json((checkpoint / "state.json").read_text())
+    """Return the checkpoint's description.
+
+    Raises:
+        CheckpointMismatchError: another version of this code wrote it.
+    """
+    try:
+        return CheckpointState.model_validate_json((checkpoint / "state.json").read_text())
+    except ValidationError as error:
+        raise CheckpointMismatchError(
+            f"{checkpoint} is of another format; use another folder or remove it"
+        ) from error
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Every weight by name: `model.*` and the loss's `softmax.*`."""
+    """Return every weight by name: `model.*`, and those of the losses."""
     return load_file(checkpoint / "model.safetensors")
 
 
@@ -74,15 +99,19 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-def load_model(
-    checkpoint: Path, make_model: Callable[[ModelConfig], UnifiedRecommender] = UnifiedRecommender
-) -> UnifiedRecommender:
-    """The trained model, in evaluation mode."""
-    model = make_model(load_state(checkpoint).model)
+def load_model(checkpoint: Path) -> Any:
+    """Return the trained model in evaluation mode, of the class that its spec makes."""
+    state = load_state(checkpoint)
+    model = find_model(state.spec).make(state.model)
     prefix = "model."
     weights = load_weights(checkpoint)
     model.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})
     return model.eval()
+
+
+def load_offline(checkpoint: Path) -> Any:
+    """Return the trained model as evaluations ask it (`unipinrec.evaluation.recommender`)."""
+    return find_model(load_state(checkpoint).spec).offline(load_model(checkpoint))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -1,8 +1,9 @@
-"""One training stage for retrieval and ranking together (UniPinRec §1.5)."""
+"""Trains any model of the registry on its examples."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import (
@@ -13,15 +14,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from unipinrec.config import ModelConfig, TrainingConfig
-from unipinrec.data.blended import BlendedDataset, loader
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.catalogue import Catalogue
-from unipinrec.models.unified.objective import LOSS_NAMES, Losses, Objective
+from unipinrec.config import TrainingConfig
+from unipinrec.models.common.objective import Losses, Objective
+from unipinrec.models.spec import C, Examples, ModelSpec, T
 from unipinrec.training.checkpoint import (
+    CheckpointMismatchError,
     CheckpointState,
     latest_checkpoint,
     load_optimizer,
@@ -29,10 +29,6 @@ from unipinrec.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-
-
-class CheckpointMismatchError(Exception):
-    """A training folder holds a checkpoint of another configuration."""
 
 
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
@@ -44,12 +40,12 @@ def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 def train(
-    dataset: BlendedDataset,
-    model_config: ModelConfig,
-    config: TrainingConfig,
+    spec: ModelSpec[Any, C, T],
+    examples: Examples,
+    model_config: C,
+    config: T,
     folder: Path,
     resume: bool = True,
-    make_model: Callable[[ModelConfig], UnifiedRecommender] = UnifiedRecommender,
 ) -> Path:
     """Train to the last epoch and return the final checkpoint's path.
 
@@ -57,25 +53,27 @@ def train(
     same as without the interruption, since every epoch is seeded on its own.
 
     Raises:
-        ValueError: the dataset has no example.
+        ValueError: there is no example.
         CheckpointMismatchError: the folder holds a checkpoint of another configuration.
     """
-    if len(dataset) == 0:
+    if len(examples) == 0:
         raise ValueError("the dataset has 0 users with a feedview to train on; allowed: 1 or more")
     wanted = CheckpointState(
-        epoch=0, step=0, model=model_config, training=config, dataset=dataset.interactions.info.sha256
+        spec=spec.name,
+        epoch=0,
+        step=0,
+        model=model_config,
+        training=config,
+        dataset=examples.interactions.info.sha256,
     )
     checkpoint = latest_checkpoint(folder) if resume else None
     done = load_state(checkpoint) if checkpoint else wanted
-    if (done.model, done.training, done.dataset) != (wanted.model, wanted.training, wanted.dataset):
+    if done.model_copy(update={"epoch": 0, "step": 0, "metrics": {}}) != wanted:
         raise CheckpointMismatchError(
             f"{checkpoint} is of another configuration or dataset; use another folder or remove it"
         )
     torch.manual_seed(config.seed)
-    model = make_model(model_config)
-    item_count_V = torch.from_numpy(dataset.item_counts())
-    model.embedder.describe(Catalogue.of_dataset(dataset.interactions, model.config, item_count_V))
-    objective = Objective(model, config, dataset.interactions.positive_mask)
+    objective = spec.objective(spec.make(model_config), config, examples)
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
@@ -84,27 +82,27 @@ def train(
         load_optimizer(checkpoint, optimizer)
     if checkpoint and done.epoch == config.epochs:
         return checkpoint
-    return _run(objective, optimizer, dataset, done, folder)
+    return _run(objective, optimizer, examples, done, folder)
 
 
 def _run(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    dataset: BlendedDataset,
+    examples: Examples,
     state: CheckpointState,
     folder: Path,
 ) -> Path:
     config = state.training
-    steps_per_epoch = math.ceil(len(dataset) / config.batch_size)
+    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
     steps = config.epochs * steps_per_epoch
     checkpoint = folder
     with SummaryWriter(str(folder / "tensorboard")) as writer, _progress() as bar:
         task = bar.add_task("training", total=steps, completed=state.step, losses="")
         for epoch in range(state.epoch, config.epochs):
-            sums = torch.zeros(len(LOSS_NAMES))
-            for step, losses in enumerate(_epoch(objective, optimizer, dataset, epoch, steps, config)):
-                sums += losses.values()
-                mean = dict(zip(LOSS_NAMES, (sums / (step + 1)).tolist(), strict=True))
+            sums: dict[str, Tensor] = {}
+            for step, losses in enumerate(_epoch(objective, optimizer, examples, epoch, steps, config)):
+                sums = {name: value + sums.get(name, 0.0) for name, value in losses.values().items()}
+                mean = {name: float(value) / (step + 1) for name, value in sums.items()}
                 text = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
                 bar.update(task, advance=1, losses=f"epoch {epoch + 1}: {text}")
             if not bar.console.is_terminal:
@@ -122,15 +120,15 @@ def _run(
 def _epoch(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    dataset: BlendedDataset,
+    examples: Examples,
     epoch: int,
     steps: int,
     config: TrainingConfig,
 ) -> Iterator[Losses]:
     torch.manual_seed(config.seed * 1_000_003 + epoch)
     objective.train()
-    dataset.set_epoch(epoch)
-    batches = loader(dataset, batch_size=config.batch_size, seed=config.seed + epoch)
+    examples.set_epoch(epoch)
+    batches = examples.batches(batch_size=config.batch_size, seed=config.seed + epoch)
     for index, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch * len(batches) + index, steps, config)

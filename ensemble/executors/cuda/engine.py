@@ -58,7 +58,7 @@ class GpuEngine:
 
     def __init__(self, loaded: LoadedBundle, allocator: DeviceAllocator, options: GpuOptions) -> None:
         device, config = allocator.device, loaded.manifest.model
-        model = ServedModel.load(loaded.folder / bundle.WEIGHTS, config).to(device)
+        model = ServedModel.load(loaded.model_folder / bundle.WEIGHTS, config).to(device)
         if options.precision != "float32":
             lower_precision(model, options.precision)
         self._precision: Literal["float32", "bfloat16"] = (

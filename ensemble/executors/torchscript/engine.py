@@ -16,8 +16,8 @@ from ensemble.kv.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import Precision
-from unipinrec import bundle
 from unipinrec.graph import load_graph
+from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 
 
 class CpuEngine(SharedMemory):
@@ -48,7 +48,7 @@ class CpuEngine(SharedMemory):
     @cached_property
     def encode(self) -> HistoryEncoder:
         """What fills slots, loaded at its first use."""
-        return HistoryEncoder(load_graph(self._loaded.folder / bundle.ENCODER), self._vectors)
+        return HistoryEncoder(load_graph(self._loaded.model_folder / ENCODER), self._vectors)
 
     def generate(
         self, storage: SharedMemoryStorage, asked: Sequence[Asked], places: Sequence[CachedSequence]
@@ -68,11 +68,11 @@ class CpuEngine(SharedMemory):
 
     @cached_property
     def _generator(self) -> QueryGenerator:
-        return QueryGenerator(load_graph(self._loaded.folder / bundle.RETRIEVAL_HEAD), self.encode)
+        return QueryGenerator(load_graph(self._loaded.model_folder / RETRIEVAL_HEAD), self.encode)
 
     @cached_property
     def _scorer(self) -> CandidateScorer:
-        return CandidateScorer(load_graph(self._loaded.folder / bundle.RANKING_HEAD), self._vectors)
+        return CandidateScorer(load_graph(self._loaded.model_folder / RANKING_HEAD), self._vectors)
 
     @cached_property
     def _vectors(self) -> Floats:

@@ -9,7 +9,7 @@ from benchmarks import zipf
 from benchmarks.plan import FULL, QUICK, Kind
 from benchmarks.zipf import TooLittleMemoryError, fitting_size
 from ensemble.settings import ServingSettings
-from unipinrec.config import preset
+from unipinrec.models.unified.config import preset
 
 MODEL = preset("bench-cpu", num_items=100, num_actions=4)
 SLOT_BYTES = 6 * 2 * 256 * 513 * 4

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample, collate, loader
+from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample, collate
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.impressions import ImpressionSampler
 from unipinrec.data.interactions import InteractionDataset, split_at_time
@@ -175,7 +175,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches(tmp_path: Path) -> None:
         blended = BlendedDataset(dataset, BlendedConfig(max_history=8, seed=seed))
         blended.set_epoch(epoch)
         return [
-            row for batch in loader(blended, batch_size=8, seed=3) for row in batch.candidate_item_BK.tolist()
+            row for batch in blended.batches(batch_size=8, seed=3) for row in batch.candidate_item_BK.tolist()
         ]
 
     assert candidates(1, 5) == candidates(1, 5)
@@ -186,7 +186,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches(tmp_path: Path) -> None:
 def test_the_loader_visits_every_user_once(tmp_path: Path) -> None:
     rows: list[Row] = [(f"user{u:02}", 100 + i, 1, 0, i, i // 2) for u in range(20) for i in range(6)]
     blended = BlendedDataset(load(tmp_path, rows), BlendedConfig(max_history=8))
-    batches = [batch.user_B.tolist() for batch in loader(blended, batch_size=8, seed=3)]
+    batches = [batch.user_B.tolist() for batch in blended.batches(batch_size=8, seed=3)]
     users = [user for batch in batches for user in batch]
     assert sorted(len(batch) for batch in batches) == [4, 8, 8]
     assert sorted(users) == list(range(20))
@@ -199,7 +199,7 @@ def test_histories_of_similar_length_share_a_batch(tmp_path: Path) -> None:
     ]
     config = BlendedConfig(max_history=32, last_feedview_probability=1.0)
     blended = BlendedDataset(load(tmp_path, rows), config)
-    lengths = [set(batch.length_B.tolist()) for batch in loader(blended, batch_size=20, seed=3)]
+    lengths = [set(batch.length_B.tolist()) for batch in blended.batches(batch_size=20, seed=3)]
     assert sorted(lengths, key=min) == [{0}, {20}]
 
 

@@ -40,7 +40,7 @@ from tests.support.pool_content import (
     layout,
     put,
 )
-from unipinrec.config import preset
+from unipinrec.models.unified.config import preset
 
 
 def test_a_lease_ends_by_itself(make_pool: Callable[..., KVPool], reader_of: ReaderOf) -> None:

@@ -25,13 +25,13 @@ from ensemble.kv.prefill import Prefill
 from ensemble.kv.prefix_cache import Encoded, PrefixCache
 from ensemble.kv.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout, SlotStorage
-from export.graphs import EncoderGraph
 from tests.support.pool_content import content_of, slot_content
 from tests.support.stand_in_device import StandInPools
-from unipinrec.config import preset
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.graphs import EncoderGraph
+from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.served import ServedModel
 
 TOLERANCE = 1e-9

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.support.sequences import sequence_dataset
-from unipinrec.config import preset
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation.leave_one_out import RetrievalScorer, evaluate_leave_one_out
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.module import UnifiedRecommender
+from unipinrec.models.unified.offline import OfflineRecommender
 
 ITEMS = 60
 
@@ -33,13 +34,13 @@ def dataset(tmp_path: Path) -> InteractionDataset:
 
 
 @pytest.fixture
-def model() -> UnifiedRecommender:
+def recommender() -> OfflineRecommender:
     torch.manual_seed(0)
-    return UnifiedRecommender(preset("demo", num_items=ITEMS, num_actions=1))
+    return OfflineRecommender(UnifiedRecommender(preset("demo", num_items=ITEMS, num_actions=1)))
 
 
 def test_a_request_knows_nothing_of_what_it_asks_for(
-    dataset: InteractionDataset, model: UnifiedRecommender
+    dataset: InteractionDataset, recommender: OfflineRecommender
 ) -> None:
     user_B, length_B = np.array([6, 40]), np.array([3, 20])
     event_B = dataset.offset_U1[user_B] + length_B
@@ -47,7 +48,7 @@ def test_a_request_knows_nothing_of_what_it_asks_for(
     def scores(changed_E: np.ndarray) -> np.ndarray:
         row_E = dataset.item_row_E.copy()
         row_E[changed_E] = (row_E[changed_E] + 1) % ITEMS
-        return RetrievalScorer(model, replace(dataset, item_row_E=row_E))(user_B, length_B)
+        return RetrievalScorer(recommender, replace(dataset, item_row_E=row_E))(user_B, length_B)
 
     unchanged_BV = scores(np.array([], np.int64))
     assert unchanged_BV.shape == (2, ITEMS)
@@ -56,7 +57,7 @@ def test_a_request_knows_nothing_of_what_it_asks_for(
 
 
 def test_popularity_finds_what_plain_counting_finds(
-    dataset: InteractionDataset, model: UnifiedRecommender
+    dataset: InteractionDataset, recommender: OfflineRecommender
 ) -> None:
     users = [items for items in sequences().values() if len(items) >= 3]
     others = [items for items in sequences().values() if len(items) < 3]
@@ -67,7 +68,7 @@ def test_popularity_finds_what_plain_counting_finds(
         place = sorted(left, key=lambda item: (-count[item], item)).index(items[-1])
         gains.append(1 / np.log2(place + 2) if place < 10 else 0.0)
     lines: list[str] = []
-    quality = evaluate_leave_one_out(model, dataset, lines.append)
+    quality = evaluate_leave_one_out(recommender, dataset, lines.append)
     assert quality["popularity"]["recall@10"].mean == pytest.approx(np.mean(np.sign(gains)))
     assert quality["popularity"]["ndcg@10"].mean == pytest.approx(np.mean(gains))
     assert list(quality) == ["popularity", "markov", "unipinrec_retrieval"]

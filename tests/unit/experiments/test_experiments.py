@@ -1,6 +1,7 @@
 """A small comparison from data to report, and what its parts count."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ import torch
 from experiments.recipes import RECIPES, Recipe
 from experiments.runner import Runner, forward_flops
 from experiments.variants import INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, UNIFIED
-from unipinrec.config import ModelConfig, TrainingConfig, preset
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.baselines.interleaved import InterleavedRecommender
 from unipinrec.models.baselines.sasrec import SASRec
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.common.offline import OfflineRetriever
+from unipinrec.models.config import CatalogueConfig, JointConfig, JointTraining, ModelConfig, sized
+from unipinrec.models.unified.config import UnifiedConfig
+from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth
@@ -42,7 +45,7 @@ def recipe(protocol: str) -> Recipe:
         dataset="simulator",
         protocol="leave_one_out" if protocol == "leave_one_out" else "future_feedviews",
         sizes=SIZES,
-        training=TrainingConfig(epochs=2, batch_size=16),
+        training=JointTraining(epochs=2, batch_size=16),
         variants=(UNIFIED, SASREC)
         if protocol == "leave_one_out"
         else (UNIFIED, RETRIEVAL_ONLY, INTERLEAVED, MULTI_TOKEN),
@@ -117,20 +120,21 @@ def test_future_feedviews_are_the_first_after_the_cut_with_all_that_came_before(
         assert target == (positive[0] if positive else -1)
 
 
-def config(**changes: object) -> ModelConfig:
-    return ModelConfig.model_validate(
-        preset("tiny", num_items=40, num_actions=3).model_dump() | {"max_history": 64} | changes
-    )
+C = TypeVar("C", bound=CatalogueConfig)
+
+
+def config(kind: type[C], **changes: object) -> C:
+    return sized(kind, "tiny", {"num_items": 40, "num_actions": 3, "max_history": 64, **changes})
 
 
 def test_interleaving_costs_at_least_1_6_times_a_unified_forward() -> None:
-    unified = forward_flops(UnifiedRecommender(config()))
-    assert forward_flops(InterleavedRecommender(config())) >= 1.6 * unified
+    unified = forward_flops(UnifiedRecommender(config(UnifiedConfig)))
+    assert forward_flops(InterleavedRecommender(config(JointConfig))) >= 1.6 * unified
 
 
 def test_an_interleaved_action_changes_what_follows_and_not_its_own_prediction() -> None:
     torch.manual_seed(1)
-    model = InterleavedRecommender(config()).eval()
+    model = InterleavedRecommender(config(JointConfig)).eval()
     vector = model.embedder(torch.arange(6).unsqueeze(0))
     actions, time = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.arange(6).unsqueeze(0)
     other = actions.clone()
@@ -146,7 +150,7 @@ def test_an_interleaved_action_changes_what_follows_and_not_its_own_prediction()
 
 def test_sasrec_sees_item_ids_in_their_order_alone() -> None:
     torch.manual_seed(1)
-    model = SASRec(config(num_attributes=3, max_attributes=2, content_dim=2)).eval()
+    model = SASRec(config(ModelConfig, num_attributes=3, max_attributes=2, content_dim=2)).eval()
     vector = model.embedder(torch.tensor([[3, 9, 4]]))
     number = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
@@ -155,6 +159,12 @@ def test_sasrec_sees_item_ids_in_their_order_alone() -> None:
         swapped, _ = model.encode(vector[:, [1, 0, 2]], number, number, number * 0)
     assert torch.equal(one, two)
     assert (one - swapped)[:, 1:].abs().max() > 1e-4
+
+
+def test_sasrec_has_nothing_to_rank_with() -> None:
+    model = SASRec(config(ModelConfig))
+    assert not [name for name, _ in model.named_modules() if "rank" in name]
+    assert not hasattr(OfflineRetriever(model), "action_probabilities")
 
 
 def test_every_recipe_has_known_variants_and_refuses_others() -> None:

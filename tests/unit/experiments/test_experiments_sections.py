@@ -10,10 +10,10 @@ import torch
 from experiments.conditioning import ANY, OutcomeConditioning
 from experiments.multi_token import LATER, NEXT, OFFSETS, MultiToken
 from experiments.variants import MULTI_TOKEN, UNIFIED
-from unipinrec.config import ModelConfig, preset
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
@@ -37,7 +37,7 @@ def views(folder: Path) -> FutureFeedviews:
 def model(**changes: object) -> UnifiedRecommender:
     torch.manual_seed(0)
     fields = preset("tiny", num_items=300, num_actions=4, num_surfaces=3).model_dump() | changes
-    return UnifiedRecommender(ModelConfig.model_validate(fields)).eval()
+    return UnifiedRecommender(UnifiedConfig.model_validate(fields)).eval()
 
 
 def test_a_true_share_is_the_mean_probability_of_what_was_found_when_asked(
@@ -47,7 +47,7 @@ def test_a_true_share_is_the_mean_probability_of_what_was_found_when_asked(
     asked = model()
     with torch.no_grad():
         asked.retrieval_head.outcome.weight.mul_(100)
-    run = OutcomeConditioning(views, truth).answers(asked)
+    run = OutcomeConditioning(views, truth).answers(OfflineRecommender(asked))
     assert list(run) == [ANY, "click", "save", "share"]
     recommender, vector_VE = OfflineRecommender(asked), asked.embedder.all_vectors()
     for way, outcome in ((ANY, 4), ("save", 1)):
@@ -75,7 +75,7 @@ def test_a_comparison_of_outcomes_is_with_none_and_with_every_other(
     views: FutureFeedviews, folder: Path
 ) -> None:
     conditioning = OutcomeConditioning(views, Truth.load(folder))
-    section = conditioning.question().section([conditioning.answers(model())])
+    section = conditioning.question().section([conditioning.answers(OfflineRecommender(model()))])
     compared = {(one.a, one.b, one.metric) for one in section.differences}
     assert ("save", ANY, "true share of save") in compared
     assert ("save", "share", "recall@10 of save") in compared
@@ -85,7 +85,9 @@ def test_a_comparison_of_outcomes_is_with_none_and_with_every_other(
 def test_every_way_of_asking_has_as_many_candidates(views: FutureFeedviews) -> None:
     one, several = model(), model(**MULTI_TOKEN.model)
     asked = MultiToken(views)
-    run = asked.answers({UNIFIED.name: one, MULTI_TOKEN.name: several})
+    run = asked.answers(
+        {UNIFIED.name: OfflineRecommender(one), MULTI_TOKEN.name: OfflineRecommender(several)}
+    )
     assert run.keys() == asked.question().ways.keys()
     vector_VE = several.embedder.all_vectors()
     recommender = OfflineRecommender(several)

@@ -21,20 +21,14 @@ from export.check import ExportMismatchError
 from export.item_index import UnknownIndexError
 from tests.conftest import ITEMS, Exported, random_checkpoint
 from unipinrec.bundle import BundleError, read_manifest, verify_bundle
-from unipinrec.config import preset
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
+from unipinrec.models.unified.config import preset
 
-FILES = (
-    "catalogue.json",
-    "encoder.pt",
-    "items.faiss",
-    "items.safetensors",
-    "ranking_head.pt",
-    "retrieval_head.pt",
-    "weights.safetensors",
-)
+FILES = ("catalogue.json", "items.faiss", "items.safetensors")
+MODEL_FILES = ("encoder.pt", "ranking_head.pt", "retrieval_head.pt", "weights.safetensors")
+ALL_FILES = (*FILES, *(f"unified/{name}" for name in MODEL_FILES))
 
 
 @pytest.fixture
@@ -93,16 +87,23 @@ def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 
 def test_a_bundle_holds_exactly_the_files_that_its_manifest_describes(exported: Exported) -> None:
     manifest = json.loads((exported.bundle / "manifest.json").read_text())
-    assert sorted(path.name for path in exported.bundle.iterdir()) == sorted([*FILES, "manifest.json"])
+    found = [path for path in exported.bundle.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(exported.bundle).as_posix() for path in found)
+    assert names == sorted([*ALL_FILES, "manifest.json"])
     assert sorted(manifest["files"]) == list(FILES)
-    for name, described in manifest["files"].items():
+    assert list(manifest["models"]) == ["unified"]
+    of_model = manifest["models"]["unified"]["files"]
+    assert sorted(of_model) == list(MODEL_FILES)
+    for name, described in (
+        manifest["files"] | {f"unified/{name}": of_model[name] for name in of_model}
+    ).items():
         content = (exported.bundle / name).read_bytes()
         assert described == {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
 def test_the_manifest_says_what_was_exported(exported: Exported) -> None:
     manifest = verify_bundle(exported.bundle)
-    assert manifest.format_version == 4
+    assert manifest.format_version == 5
     assert manifest.bundle_id == exported.bundle.name
     assert manifest.bundle_id.startswith("synthetic-")
     assert (manifest.dataset, manifest.actions) == ("synthetic", ("click", "save", "hide"))
@@ -136,7 +137,7 @@ def test_external_ids_and_rows_are_translated_both_ways(exported: Exported) -> N
     assert vocabulary.rows_of(np.empty(0, np.int64)).tolist() == []
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_file_with_one_bit_changed_is_refused(copy: Path, name: str) -> None:
     content = bytearray((copy / name).read_bytes())
     old = hashlib.sha256(content).hexdigest()[:12]
@@ -151,7 +152,7 @@ def test_a_file_with_one_bit_changed_is_refused(copy: Path, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_truncated_file_is_refused(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-1])
@@ -164,7 +165,7 @@ def test_a_truncated_file_is_refused(copy: Path, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(BundleError) as refused:
@@ -180,23 +181,30 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copy: Path, name:
     assert str(refused.value) == f"bundle {copy}: {name} is missing"
 
 
-@pytest.mark.parametrize("version", [0, 2, 5, None, "one"])
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_models_file_that_the_manifest_does_not_describe_is_refused(copy: Path, name: str) -> None:
+    edit_manifest(copy, lambda fields: fields["models"]["unified"]["files"].pop(name))
+    with pytest.raises(BundleError, match=r"manifest\.json was altered: bundle_id is synthetic-"):
+        LoadedBundle.open(copy)
+
+
+@pytest.mark.parametrize("version", [0, 2, 4, None, "one"])
 def test_another_format_version_is_refused(copy: Path, version: object) -> None:
     edit_manifest(copy, lambda fields: fields.update(format_version=version))
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
-    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 4"
+    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 5"
 
 
 def test_a_manifest_of_another_version_need_not_be_understood_to_be_refused(copy: Path) -> None:
-    (copy / "manifest.json").write_text('{"format_version": 5, "unheard_of": []}')
-    with pytest.raises(BundleError, match=r"format_version is 5; allowed: 4$"):
+    (copy / "manifest.json").write_text('{"format_version": 6, "unheard_of": []}')
+    with pytest.raises(BundleError, match=r"format_version is 6; allowed: 5$"):
         read_manifest(copy)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 4}', b'{"format_version": 4, "files": "none"}'],
+    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 5}', b'{"format_version": 5, "files": "none"}'],
 )
 def test_an_unreadable_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / "manifest.json").write_bytes(content)
@@ -206,7 +214,7 @@ def test_an_unreadable_manifest_is_refused(copy: Path, content: bytes) -> None:
 
 
 def test_an_unknown_field_of_the_manifest_is_refused_by_name(copy: Path) -> None:
-    edit_manifest(copy, lambda fields: fields["model"].update(width_of_nothing=1))
+    edit_manifest(copy, lambda fields: fields["models"]["unified"]["config"].update(width_of_nothing=1))
     with pytest.raises(BundleError, match="width_of_nothing"):
         read_manifest(copy)
 

@@ -13,12 +13,12 @@ from ensemble.kv.prefill import Prefill
 from ensemble.kv.shared_memory import SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
-from export.check import ExportMismatchError, Probe, probe, refuse_if_different
-from export.graphs import EncoderGraph, RankingHeadGraph, RetrievalHeadGraph
+from export.check import ExportMismatchError, refuse_if_different
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
 from unipinrec.data.history import History
 from unipinrec.graph import load_graph
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.graphs import EncoderGraph, Probe, RankingHeadGraph, RetrievalHeadGraph, probe
+from unipinrec.models.unified.module import UnifiedRecommender
 
 HEAD_WEIGHT = "retrieval_head.project.straight.weight"
 GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], str]] = {
@@ -53,7 +53,7 @@ def test_the_encoder_continues_slots_as_encoding_whole_histories_does(
 ) -> None:
     lengths = (1, 2, 3, 0, 77, 128, 64, 9)
     draw = np.random.default_rng(seed)
-    encoder = HistoryEncoder(load_graph(loaded.folder / "encoder.pt"), loaded.item_vectors())
+    encoder = HistoryEncoder(load_graph(loaded.model_folder / "encoder.pt"), loaded.item_vectors())
     histories = [drawn_history(draw, length) for length in lengths]
     storage = SharedMemoryStorage(None, SlotLayout.of_model(loaded.manifest.model, 0, "float32"))
     for slot in range(len(lengths)):
@@ -94,7 +94,7 @@ def test_the_retrieval_head_gives_the_models_unit_vectors(
 ) -> None:
     one = probe(exported.model.config, lengths=(3,) * batch, candidates=1, seed=32)
     with torch.inference_mode():
-        found_BE = load_graph(loaded.folder / "retrieval_head.pt")(*one.retrieval_head)
+        found_BE = load_graph(loaded.model_folder / "retrieval_head.pt")(*one.retrieval_head)
         expected_BE = exported.model.retrieval_head(*one.retrieval_head)
     assert (found_BE - expected_BE).abs().max() < TOLERANCE
     assert (found_BE.norm(dim=1) - 1).abs().max() < TOLERANCE
@@ -108,7 +108,7 @@ def test_the_ranking_head_gives_the_models_probabilities(
     one = probe(exported.model.config, lengths=tuple(lengths), candidates=candidates, seed=33)
     vector_BKE, time_B, surface_B, caches = one.ranking_head
     with torch.inference_mode():
-        found_BKA = load_graph(loaded.folder / "ranking_head.pt")(vector_BKE, time_B, surface_B, caches)
+        found_BKA = load_graph(loaded.model_folder / "ranking_head.pt")(vector_BKE, time_B, surface_B, caches)
         for row, cache in enumerate(caches):
             this = slice(row, row + 1)
             logit_1KA = exported.model.score_padded(
@@ -126,7 +126,7 @@ def test_an_exported_graph_passes_the_check(loaded: LoadedBundle, exported: Expo
     wrapper, inputs_of, _ = GRAPHS[name]
     inputs = inputs_of(probe(exported.model.config, lengths=(4, 90), candidates=7, seed=34))
     difference = refuse_if_different(
-        name, load_graph(loaded.folder / name), wrapper(exported.model).eval(), inputs
+        name, load_graph(loaded.model_folder / name), wrapper(exported.model).eval(), inputs
     )
     assert 0 <= difference <= TOLERANCE
 
@@ -140,7 +140,7 @@ def test_a_graph_with_one_weight_altered_is_refused(
     altered = wrapper(changed(exported.model, weight, 3.0)).eval()
     message = rf"^{name} differs from eager by \d\.\d\de[+-]\d\d; allowed: 0 to 1e-05$"
     with pytest.raises(ExportMismatchError, match=message):
-        refuse_if_different(name, load_graph(loaded.folder / name), altered, inputs)
+        refuse_if_different(name, load_graph(loaded.model_folder / name), altered, inputs)
     with pytest.raises(ExportMismatchError, match=message):
         refuse_if_different(name, altered, wrapper(exported.model).eval(), inputs)
 

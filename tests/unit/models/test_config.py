@@ -6,8 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from unipinrec.config import DEMO_TRAINING, PRESETS, ModelConfig, TrainingConfig, preset
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.config import PRESETS, JointTraining
+from unipinrec.models.unified.config import DEMO_TRAINING, UnifiedConfig, preset
+from unipinrec.models.unified.module import UnifiedRecommender
 
 SIZES = {
     "tiny": (2, 32, 2, 16, 16),
@@ -75,7 +76,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
         preset("huge", num_items=1, num_actions=1)
 
 
-def refusal(kind: type[ModelConfig] | type[TrainingConfig], fields: dict[str, Any]) -> tuple[Any, str]:
+def refusal(kind: type[UnifiedConfig] | type[JointTraining], fields: dict[str, Any]) -> tuple[Any, str]:
     """The field and the message of the one thing that is refused."""
     with pytest.raises(ValidationError) as refused:
         kind.model_validate(fields)
@@ -108,7 +109,7 @@ def refusal(kind: type[ModelConfig] | type[TrainingConfig], fields: dict[str, An
     ],
 )
 def test_a_size_out_of_range_is_refused_by_name(field: str, value: float, message: str) -> None:
-    location, text = refusal(ModelConfig, {**SMALL, field: value})
+    location, text = refusal(UnifiedConfig, {**SMALL, field: value})
     assert location == (field,)
     assert message in text
 
@@ -132,7 +133,7 @@ def test_a_size_out_of_range_is_refused_by_name(field: str, value: float, messag
     ],
 )
 def test_a_training_choice_out_of_range_is_refused_by_name(field: str, value: float, message: str) -> None:
-    location, text = refusal(TrainingConfig, {"epochs": 1, field: value})
+    location, text = refusal(JointTraining, {"epochs": 1, field: value})
     assert location == (field,)
     assert message in text
 
@@ -146,7 +147,7 @@ def test_a_training_choice_out_of_range_is_refused_by_name(field: str, value: fl
     ],
 )
 def test_sizes_that_do_not_fit_each_other_are_refused(changed: dict[str, int], message: str) -> None:
-    assert refusal(ModelConfig, {**SMALL, **changed}) == ((), message)
+    assert refusal(UnifiedConfig, {**SMALL, **changed}) == ((), message)
 
 
 @pytest.mark.parametrize(
@@ -165,17 +166,17 @@ def test_sizes_that_do_not_fit_each_other_are_refused(changed: dict[str, int], m
     ],
 )
 def test_sizes_at_the_ends_of_their_ranges_are_kept(changed: dict[str, Any]) -> None:
-    assert ModelConfig(**{**SMALL, **changed}).model_dump(include=set(changed)) == changed
+    assert UnifiedConfig(**{**SMALL, **changed}).model_dump(include=set(changed)) == changed
 
 
 def test_head_width_and_positions_follow_from_the_sizes() -> None:
-    config = ModelConfig(**SMALL)
+    config = UnifiedConfig(**SMALL)
     assert (config.head_dim, config.max_positions) == (4, 5)
 
 
 def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
-    config, field = ModelConfig(**SMALL), "layers"
+    config, field = UnifiedConfig(**SMALL), "layers"
     with pytest.raises(ValidationError, match="frozen"):
         setattr(config, field, 2)
-    assert ModelConfig.model_validate_json(config.model_dump_json()) == config
-    assert TrainingConfig.model_validate_json(DEMO_TRAINING.model_dump_json()) == DEMO_TRAINING
+    assert UnifiedConfig.model_validate_json(config.model_dump_json()) == config
+    assert JointTraining.model_validate_json(DEMO_TRAINING.model_dump_json()) == DEMO_TRAINING

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from unipinrec.config import ModelConfig, preset
-from unipinrec.models.unified.catalogue import Catalogue, id_slots
-from unipinrec.models.unified.embedder import ItemEmbedder
+from unipinrec.models.common.catalogue import Catalogue, id_slots
+from unipinrec.models.common.embedder import ItemEmbedder
+from unipinrec.models.unified.config import UnifiedConfig, preset
 
 ITEMS = 200
 
 
-def config(**options: object) -> ModelConfig:
+def config(**options: object) -> UnifiedConfig:
     sizes = preset("tiny", num_items=ITEMS, num_actions=2).model_dump()
-    return ModelConfig.model_validate(sizes | options)
+    return UnifiedConfig.model_validate(sizes | options)
 
 
 def embedder(**options: object) -> ItemEmbedder:
@@ -48,7 +48,7 @@ def test_hash_functions_have_their_own_tables_and_tell_items_apart(hashes: int) 
     }
     draw = np.random.default_rng(4)
     item_id_V = torch.from_numpy(np.unique(draw.integers(0, 2**62, size=2_000)))
-    slot_VH = id_slots(item_id_V, ModelConfig.model_validate(large))
+    slot_VH = id_slots(item_id_V, UnifiedConfig.model_validate(large))
     assert (slot_VH // rows == torch.arange(hashes)).all()
     counts = torch.bincount(slot_VH.flatten(), minlength=hashes * rows).double()
     # 2,000 items over 400 rows: 5 each; a fair hash has a variance of 5 x (1 - 1/400).

@@ -10,27 +10,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipinrec.config import ModelConfig, preset
 from unipinrec.models.common.trunk import Block
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.module import UnifiedRecommender
 
 TOLERANCE = 1e-9
 LENGTHS = (0, 1, 7, 16)
 
 
 @pytest.fixture(scope="module")
-def config() -> ModelConfig:
+def config() -> UnifiedConfig:
     """Every option of the inputs is on."""
     sizes = preset("tiny", num_items=50, num_actions=3, num_surfaces=2)
     options = {
         "id_hashes": 2, "id_rows": 20, "num_attributes": 6, "max_attributes": 3, "attribute_dim": 8,
         "content_dim": 5, "time_offsets_s": (0, 60, 3600),
     }  # fmt: skip
-    return ModelConfig.model_validate(sizes.model_dump() | options)
+    return UnifiedConfig.model_validate(sizes.model_dump() | options)
 
 
 @pytest.fixture(scope="module")
-def model(config: ModelConfig) -> UnifiedRecommender:
+def model(config: UnifiedConfig) -> UnifiedRecommender:
     torch.manual_seed(7)
     model = UnifiedRecommender(config).double().eval()
     for parameter in model.parameters():

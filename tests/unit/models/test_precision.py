@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipinrec.config import preset
 from unipinrec.models.common.float8 import Float8Linear
-from unipinrec.models.unified import UnifiedRecommender
+from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.precision import Lowered, lower_precision
 
 MINUTE = 60

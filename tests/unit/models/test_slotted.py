@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from unipinrec.config import ModelConfig, preset
 from unipinrec.models.common.slot_attention import BLOCK, causal_mask, generation_mask, prefix_mask
 from unipinrec.models.common.slotted import SlottedTrunk
 from unipinrec.models.common.trunk import Trunk
+from unipinrec.models.unified.config import UnifiedConfig, preset
 
 SLOTS, SLOT = 4, 2 * BLOCK
 POSITIONS = SLOTS * SLOT + 2 * BLOCK
@@ -19,9 +19,9 @@ POISON = 1e30
 """Large and finite: without the fused kernel, every position is computed before it is hidden."""
 
 
-def config() -> ModelConfig:
+def config() -> UnifiedConfig:
     sizes = preset("tiny", num_items=10, num_actions=2).model_dump()
-    return ModelConfig.model_validate(sizes | {"layers": 3, "max_history": 250, "window_block": 8})
+    return UnifiedConfig.model_validate(sizes | {"layers": 3, "max_history": 250, "window_block": 8})
 
 
 @pytest.fixture

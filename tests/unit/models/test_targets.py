@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unipinrec.data.blended import BlendedBatch, BlendedExample, collate
-from unipinrec.models.unified.targets import Targets, make_targets
+from unipinrec.models.common.targets import Targets, make_targets
 
 POSITIVE = 0b011
 

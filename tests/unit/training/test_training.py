@@ -14,19 +14,21 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from unipinrec.config import ModelConfig, TrainingConfig, preset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.objective import Objective
-from unipinrec.training.checkpoint import latest_checkpoint
-from unipinrec.training.trainer import CheckpointMismatchError, learning_rate, train
+from unipinrec.models.common.joint_objective import JointObjective
+from unipinrec.models.config import JointTraining
+from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.module import UnifiedRecommender
+from unipinrec.models.unified.spec import SPEC as UNIFIED
+from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint
+from unipinrec.training.trainer import learning_rate, train
 
 USERS, ITEMS, CLUSTERS = 48, 40, 4
 EPOCHS = 6
-CONFIG = TrainingConfig(
+CONFIG = JointTraining(
     epochs=EPOCHS,
     batch_size=16,
     learning_rate=1e-2,
@@ -40,7 +42,7 @@ BUFFERS = ("id_slot_VH", "attribute_VX", "content_VF", "cold_V", "counter_DW", "
 
 
 @pytest.fixture(scope="module")
-def model_config() -> ModelConfig:
+def model_config() -> UnifiedConfig:
     sizes = preset("tiny", num_items=ITEMS, num_actions=2)
     return sizes.model_copy(update={"dropout": 0.1})
 
@@ -72,10 +74,10 @@ def dataset(interactions: InteractionDataset) -> BlendedDataset:
 
 @pytest.fixture(scope="module")
 def trained(
-    dataset: BlendedDataset, model_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+    dataset: BlendedDataset, model_config: UnifiedConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The checkpoint of a run without interruption."""
-    return train(dataset, model_config, CONFIG, tmp_path_factory.mktemp("whole"))
+    return train(UNIFIED, dataset, model_config, CONFIG, tmp_path_factory.mktemp("whole"))
 
 
 class PowerCutError(Exception):
@@ -122,7 +124,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_an_interrupted_run_that_is_resumed_equals_one_without_interruption(
     interactions: InteractionDataset,
     dataset: BlendedDataset,
-    model_config: ModelConfig,
+    model_config: UnifiedConfig,
     trained: Path,
     tmp_path: Path,
     epoch: int,
@@ -130,22 +132,22 @@ def test_an_interrupted_run_that_is_resumed_equals_one_without_interruption(
 ) -> None:
     config = BlendedConfig(max_history=16, sampled_impressions_per_feedview=4)
     with pytest.raises(PowerCutError):
-        train(Interrupted(interactions, config, epoch), model_config, CONFIG, tmp_path)
+        train(UNIFIED, Interrupted(interactions, config, epoch), model_config, CONFIG, tmp_path)
     left = latest_checkpoint(tmp_path)
     assert (left.name if left else None) == resumed_from
-    resumed = train(dataset, model_config, CONFIG, tmp_path)
+    resumed = train(UNIFIED, dataset, model_config, CONFIG, tmp_path)
     assert resumed.name == trained.name == "epoch-0006"
     assert identical(tensors(resumed), tensors(trained))
     assert (resumed / "state.json").read_text() == (trained / "state.json").read_text()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
-    dataset: BlendedDataset, model_config: ModelConfig, trained: Path, tmp_path: Path
+    dataset: BlendedDataset, model_config: UnifiedConfig, trained: Path, tmp_path: Path
 ) -> None:
-    again = train(dataset, model_config, CONFIG, tmp_path / "again")
+    again = train(UNIFIED, dataset, model_config, CONFIG, tmp_path / "again")
     assert identical(tensors(again), tensors(trained))
     other_seed = CONFIG.model_copy(update={"seed": 1})
-    other = tensors(train(dataset, model_config, other_seed, tmp_path / "other"))
+    other = tensors(train(UNIFIED, dataset, model_config, other_seed, tmp_path / "other"))
     same = [name for name, tensor in tensors(trained).items() if torch.equal(tensor, other[name])]
     learned = [name for name in same if not name.endswith((".step", *BUFFERS))]
     assert learned == []
@@ -180,21 +182,21 @@ def test_a_checkpoint_holds_safetensors_and_json_alone_and_older_ones_are_droppe
         assert json.loads(header[8 : 8 + length])
 
 
-def test_a_checkpoint_says_what_made_it(trained: Path, model_config: ModelConfig) -> None:
+def test_a_checkpoint_says_what_made_it(trained: Path, model_config: UnifiedConfig) -> None:
     state = json.loads((trained / "state.json").read_text())
     steps = EPOCHS * math.ceil(USERS / CONFIG.batch_size)
-    assert (state["epoch"], state["step"]) == (EPOCHS, steps)
-    assert ModelConfig(**state["model"]) == model_config
-    assert TrainingConfig(**state["training"]) == CONFIG
+    assert (state["spec"], state["epoch"], state["step"]) == ("unified", EPOCHS, steps)
+    assert UnifiedConfig(**state["model"]) == model_config
+    assert JointTraining(**state["training"]) == CONFIG
     last = {name.removeprefix("loss/"): values[-1][1] for name, values in scalars(trained.parent).items()}
     assert state["metrics"] == pytest.approx(last, rel=1e-6)
 
 
 def test_a_finished_run_is_not_trained_further(
-    dataset: BlendedDataset, model_config: ModelConfig, trained: Path
+    dataset: BlendedDataset, model_config: UnifiedConfig, trained: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
-    assert train(dataset, model_config, CONFIG, trained.parent) == trained
+    assert train(UNIFIED, dataset, model_config, CONFIG, trained.parent) == trained
     assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
 
 
@@ -210,18 +212,18 @@ def test_a_finished_run_is_not_trained_further(
 )
 def test_a_folder_of_another_configuration_is_refused(
     dataset: BlendedDataset,
-    model_config: ModelConfig,
+    model_config: UnifiedConfig,
     trained: Path,
-    change: Callable[[ModelConfig, TrainingConfig], tuple[ModelConfig, TrainingConfig]],
+    change: Callable[[UnifiedConfig, JointTraining], tuple[UnifiedConfig, JointTraining]],
 ) -> None:
     model, training = change(model_config, CONFIG)
     message = f"^{trained} is of another configuration or dataset; use another folder or remove it$"
     with pytest.raises(CheckpointMismatchError, match=message):
-        train(dataset, model, training, trained.parent)
+        train(UNIFIED, dataset, model, training, trained.parent)
 
 
 def test_the_learning_rate_warms_up_linearly_and_decays_along_a_cosine_to_zero() -> None:
-    config = TrainingConfig(epochs=1, learning_rate=0.5, warmup_fraction=0.2)
+    config = JointTraining(epochs=1, learning_rate=0.5, warmup_fraction=0.2)
     rates = [learning_rate(step, 20, config) for step in range(21)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
     assert rates[4] == pytest.approx(0.5)
@@ -231,9 +233,9 @@ def test_the_learning_rate_warms_up_linearly_and_decays_along_a_cosine_to_zero()
     assert all(after < before for before, after in pairwise(rates[4:]))
 
 
-def test_log_q_is_the_chance_that_one_drawn_negative_is_the_item(model_config: ModelConfig) -> None:
-    config = TrainingConfig(epochs=1, in_batch_negatives=300, random_negatives=100)
-    objective = Objective(UnifiedRecommender(model_config), config, positive_mask=1)
+def test_log_q_is_the_chance_that_one_drawn_negative_is_the_item(model_config: UnifiedConfig) -> None:
+    config = JointTraining(epochs=1, in_batch_negatives=300, random_negatives=100)
+    objective = JointObjective(UnifiedRecommender(model_config), config, positive_mask=1)
     objective.sketch.add(torch.arange(ITEMS).repeat_interleave(torch.arange(ITEMS) + 1))
     total = sum(range(1, ITEMS + 1))
     expected = [0.75 * (row + 1) / total + 0.25 / ITEMS for row in range(ITEMS)]
@@ -242,10 +244,10 @@ def test_log_q_is_the_chance_that_one_drawn_negative_is_the_item(model_config: M
     assert float(log_q_V.exp().sum()) == pytest.approx(1.0, rel=1e-5)
 
 
-def test_weights_for_another_number_of_actions_are_refused(model_config: ModelConfig) -> None:
-    config = TrainingConfig(epochs=1, action_weights=(1.0,) * (model_config.num_actions + 1))
+def test_weights_for_another_number_of_actions_are_refused(model_config: UnifiedConfig) -> None:
+    config = JointTraining(epochs=1, action_weights=(1.0,) * (model_config.num_actions + 1))
     message = (
         f"^action_weights has {model_config.num_actions + 1} values; allowed: {model_config.num_actions}$"
     )
     with pytest.raises(ValueError, match=message):
-        Objective(UnifiedRecommender(model_config), config, positive_mask=1)
+        JointObjective(UnifiedRecommender(model_config), config, positive_mask=1)

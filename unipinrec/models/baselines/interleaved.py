@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from unipinrec.config import ModelConfig
 from unipinrec.models.common.features import multi_hot_actions
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.module import Reading
+from unipinrec.models.common.history_model import Reading
+from unipinrec.models.common.joint_model import JointModel
+from unipinrec.models.common.joint_objective import JointObjective
+from unipinrec.models.common.offline import OfflineRanker
+from unipinrec.models.config import JointConfig, JointTraining
+from unipinrec.models.spec import ModelSpec, blended_examples
 
 
-class InterleavedRecommender(UnifiedRecommender):
+class InterleavedRecommender(JointModel):
     """UniPinRec's comparison (§1.9, Table 1): an event takes two tokens, so n events cost 2 n.
 
     An item token predicts its actions, which come after it, so nothing needs masking; an action token
@@ -22,7 +25,7 @@ class InterleavedRecommender(UnifiedRecommender):
     heads are the unified model's own.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: JointConfig) -> None:
         super().__init__(config)
         self.action_token = nn.Linear(config.num_actions + 1, config.width)
         # As long as an item is in its token: it stands alone here.
@@ -76,3 +79,14 @@ class InterleavedRecommender(UnifiedRecommender):
         action_BNC = self.action_token(hot) + self.tokenizer.position(place_N)
         pair_BJC = torch.stack([item_BNC, action_BNC], dim=2).flatten(1, 2)
         return self.trunk.history(torch.cat([self.tokenizer.begin(len(vector_BNE)), pair_BJC], dim=1))
+
+
+SPEC = ModelSpec(
+    name="interleaved",
+    config=JointConfig,
+    training=JointTraining,
+    make=InterleavedRecommender,
+    examples=blended_examples,
+    objective=JointObjective.of,
+    offline=OfflineRanker,
+)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unipinrec.config import ModelConfig
 from unipinrec.models.common.features import AbsoluteTime
 from unipinrec.models.common.projection import Projection
+from unipinrec.models.config import JointConfig, ModelConfig
 
 
 class RetrievalHead(nn.Module):
@@ -19,13 +19,12 @@ class RetrievalHead(nn.Module):
     §2.5; that they are added to the hidden state is our choice).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, time_offsets: int = 1) -> None:
         super().__init__()
-        self.any_outcome = config.num_actions
         self.absolute_time = AbsoluteTime(config.time_periods_s)
         self.surface = nn.Embedding(config.num_surfaces, config.width)
         self.outcome = nn.Embedding(config.num_actions + 1, config.width)
-        self.offset = nn.Embedding(len(config.time_offsets_s), config.width)
+        self.offset = nn.Embedding(time_offsets, config.width)
         for table in (self.surface, self.outcome, self.offset):
             nn.init.normal_(table.weight, std=0.02)
         self.project = Projection(config.width + self.absolute_time.size, config.width, config.item_dim)
@@ -47,7 +46,7 @@ class RetrievalHead(nn.Module):
 class RankingHead(nn.Module):
     """One MLP per action, each giving one logit (UniPinRec §1.4)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: JointConfig) -> None:
         super().__init__()
         self.num_actions = config.num_actions
         self.inner = nn.Linear(config.width, config.num_actions * config.head_hidden)

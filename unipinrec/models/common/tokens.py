@@ -7,8 +7,8 @@ E item width, C hidden width.
 import torch
 from torch import Tensor, nn
 
-from unipinrec.config import ModelConfig
 from unipinrec.models.common.features import AbsoluteTime, EventGap, multi_hot_actions
+from unipinrec.models.config import ModelConfig
 
 
 class Tokenizer(nn.Module):

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unipinrec.config import ModelConfig
 from unipinrec.models.common.attention import (
     cached_candidate_attention,
     candidate_attention,
@@ -17,6 +16,7 @@ from unipinrec.models.common.attention import (
     continued_attention,
 )
 from unipinrec.models.common.linear import PartedLinear
+from unipinrec.models.config import ModelConfig
 
 ROW_STEP = 16
 """Packed rows are padded to multiples of this, so that no lone last row takes another kernel. That keeps the

@@ -17,8 +17,8 @@ FUNCTIONS = (
 def warm_up() -> None:
     """Call each of `FUNCTIONS` once, in float32 and float64, in the calling thread alone.
 
-    Importing `unipinrec.models` does so, and with it every process that trains, exports, serves or measures.
-    It takes some milliseconds.
+    Importing `unipinrec.models.common` does so, and with it every process that trains, exports, serves or
+    measures. It takes some milliseconds.
     """
     for dtype in (torch.float32, torch.float64):
         # So few numbers are never split among threads.

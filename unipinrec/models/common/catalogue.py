@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from unipinrec.config import ModelConfig
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.config import ModelConfig
 
 PRIME = 2**31 - 1
 MULTIPLIERS = (48_271, 69_621, 16_807, 39_373, 742_938, 950_706, 630_360, 1_343_714)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unipinrec.config import ModelConfig
+from unipinrec.models.common.catalogue import Catalogue
 from unipinrec.models.common.projection import Projection
-from unipinrec.models.unified.catalogue import Catalogue
+from unipinrec.models.config import ModelConfig
 
 
 class ItemEmbedder(nn.Module):

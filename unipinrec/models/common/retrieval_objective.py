@@ -1,96 +1,71 @@
-"""The model with its losses (UniPinRec §1.3 and §1.5).
+"""A model that reads histories, with its retrieval loss (UniPinRec §1.5).
 
-Shapes: B examples, N events, T = N + 1 positions, K candidates, P positions with a target, R targets that a
-position may hit, X negatives, E item width, C hidden width, A actions.
+Shapes: B examples, N events, T = N + 1 positions, P positions with a target, R targets that a position may
+hit, X negatives, A actions, E item width, C hidden width.
 """
 
-from dataclasses import dataclass
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
-from unipinrec.config import TrainingConfig
-from unipinrec.data.blended import BlendedBatch
-from unipinrec.models.common.losses import SampledSoftmax, action_loss
+from unipinrec.data.blended import BlendedBatch, BlendedDataset
+from unipinrec.models.common.catalogue import Catalogue
+from unipinrec.models.common.history_model import HistoryModel, Reading
+from unipinrec.models.common.losses import SampledSoftmax
+from unipinrec.models.common.objective import Losses, Objective
 from unipinrec.models.common.sketch import CountMinSketch
-from unipinrec.models.unified import UnifiedRecommender
-from unipinrec.models.unified.targets import Targets, make_targets
+from unipinrec.models.common.targets import Targets, make_targets
+from unipinrec.models.config import RetrievalTraining
 
 NO_USER = -1
 """Whose item a random negative is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """What one step minimises, and its parts."""
+class RetrievalObjective(Objective):
+    """The retrieval loss of a batch of blended examples, in one forward pass."""
 
-    total: Tensor
-    retrieval: Tensor
-    history_actions: Tensor
-    candidate_actions: Tensor
-
-    def values(self) -> Tensor:
-        """All of them, in the order of `LOSS_NAMES`, without gradients."""
-        return torch.stack([getattr(self, name) for name in LOSS_NAMES]).detach()
-
-
-LOSS_NAMES = ("total", "retrieval", "history_actions", "candidate_actions")
-
-
-class Objective(nn.Module):
-    """A batch of blended examples to `Losses`, in one forward pass."""
-
-    def __init__(self, model: UnifiedRecommender, config: TrainingConfig, positive_mask: int) -> None:
-        super().__init__()
-        actions = model.config.num_actions
-        if config.action_weights and len(config.action_weights) != actions:
-            raise ValueError(f"action_weights has {len(config.action_weights)} values; allowed: {actions}")
+    def __init__(self, model: HistoryModel, config: RetrievalTraining, positive_mask: int) -> None:
+        super().__init__(model)
         self.config = config
-        self.model = model
+        self.model: HistoryModel = model
         self.positive_mask = positive_mask
         self.softmax = SampledSoftmax()
         self.sketch = CountMinSketch(config.sketch_depth, config.sketch_width, config.seed)
-        self.action_weights = config.action_weights or (1.0,) * actions
 
+    @classmethod
+    def of(cls, model: HistoryModel, config: RetrievalTraining, examples: BlendedDataset) -> Self:
+        """Tell the model's embedder what the examples know of items, and return the model with its losses."""
+        item_count_V = torch.from_numpy(examples.item_counts())
+        model.embedder.describe(Catalogue.of_dataset(examples.interactions, model.config, item_count_V))
+        return cls(model, config, examples.interactions.positive_mask)
+
+    @override
     def forward(self, batch: BlendedBatch) -> Losses:
-        """Masks history actions, encodes once, and takes both losses from that one pass."""
-        model, config = self.model, self.config
+        """Mask history actions, encode once, and take every loss from that one pass."""
         real_BN = batch.event_item_BN >= 0
-        masked_BN = real_BN & (torch.rand(real_BN.shape) < config.action_mask_probability)
-        reading = model.read(
+        masked_BN = real_BN & (torch.rand(real_BN.shape) < self.config.action_mask_probability)
+        reading = self.model.read(
             self._vectors(batch.event_item_BN),
             batch.event_actions_BN,
             batch.event_timestamp_BN,
             batch.event_surface_BN,
             masked_BN,
         )
-        nothing = reading.hidden_BTC.sum() * 0.0
-        retrieval = history = candidates = nothing
-        if config.retrieval_loss_weight > 0:
-            retrieval = self._retrieval(reading.hidden_BTC, batch)
-        if config.ranking_loss_weight > 0:
-            hidden_BN = masked_BN if reading.action_known else real_BN
-            logit_BNA = model.ranking_head(reading.action_hidden_BNC)
-            history = self._actions(logit_BNA, batch.event_actions_BN, hidden_BN)
-            logit_BKA = model.score_padded(
-                self._vectors(batch.candidate_item_BK),
-                batch.feedview_timestamp_B,
-                batch.feedview_surface_B,
-                reading.past_L2BHTD,
-                batch.length_B,
-            )
-            shown_BK = batch.candidate_item_BK >= 0
-            candidates = self._actions(logit_BKA, batch.candidate_actions_BK, shown_BK)
-        total = config.retrieval_loss_weight * retrieval
-        total = total + config.ranking_loss_weight * (history + candidates)
-        return Losses(total, retrieval, history, candidates)
+        return self._losses(reading, batch, masked_BN)
+
+    def _losses(self, reading: Reading, batch: BlendedBatch, masked_BN: Tensor) -> Losses:
+        del masked_BN
+        retrieval = self._retrieval(reading.hidden_BTC, batch)
+        return Losses(retrieval, {"retrieval": retrieval})
 
     def _retrieval(self, hidden_BTC: Tensor, batch: BlendedBatch) -> Tensor:
         config = self.config
         targets = make_targets(
             batch,
             self.positive_mask,
-            self.model.config.time_offsets_s,
+            self.model.time_offsets_s,
             config.relaxation_targets,
             config.session_gap_s,
         )
@@ -155,8 +130,3 @@ class Objective(nn.Module):
         drawn_X = config.in_batch_negatives * self.sketch.frequency(row_X)
         drawn_X = drawn_X + config.random_negatives / self.model.config.num_items
         return (drawn_X / (config.in_batch_negatives + config.random_negatives)).log()
-
-    def _actions(self, logit: Tensor, actions: Tensor, counted: Tensor) -> Tensor:
-        bit = torch.arange(logit.size(-1))
-        weight_A = torch.tensor(self.action_weights)
-        return action_loss(logit, (actions.unsqueeze(-1) >> bit) & 1, counted, weight_A)

@@ -1,0 +1,94 @@
+"""The part of a model that reads histories: embedder, tokens and trunk.
+
+Shapes: B requests, N events, T = N + 1 positions (BOS first), L layers, H heads, D head width, E item width,
+C hidden width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unipinrec.models.common.embedder import ItemEmbedder
+from unipinrec.models.common.tokens import Tokenizer
+from unipinrec.models.common.trunk import Trunk
+from unipinrec.models.config import ModelConfig
+
+
+class Reading(NamedTuple):
+    """What training takes from one pass over padded histories."""
+
+    hidden_BTC: Tensor
+    """Hidden states after BOS and after each event, for retrieval."""
+    action_hidden_BNC: Tensor
+    """Hidden states that predict each event's actions."""
+    past_L2BHTD: Tensor
+    """Keys and values for candidates."""
+    action_known: bool
+    """Whether the action of an event that is not masked went into its own prediction."""
+
+
+class HistoryModel(nn.Module):
+    """Base of models that read a history with the trunk; each adds its heads.
+
+    `retrieval_head` takes hidden states, request times, surfaces, outcomes and time offsets, and returns
+    query embeddings as `RetrievalHead` does.
+    """
+
+    def __init__(self, config: ModelConfig, time_offsets_s: tuple[int, ...] = (0,)) -> None:
+        super().__init__()
+        self.config = config
+        self.time_offsets_s = time_offsets_s
+        self.embedder = ItemEmbedder(config)
+        self.tokenizer = Tokenizer(config)
+        self.trunk = Trunk(config)
+        self.retrieval_head: nn.Module
+
+    @torch.no_grad()
+    def turn_items_into_tokens(self) -> Tensor:
+        """Let an item's vector enter its token turned, and as long as a normalised state is.
+
+        An action enters half as long as an item does: one that is far shorter is lost beside it, and with it
+        how often a user does what. Returns the turn [C, E], by which a head can read the vector back.
+        """
+        item_dim, action_dim, width = self.config.item_dim, self.config.action_dim, self.config.width
+        item_turn = nn.init.orthogonal_(torch.empty(width, item_dim))
+        action_turn = nn.init.orthogonal_(torch.empty(width, action_dim))
+        into_token = self.tokenizer.project.weight
+        into_token[:, :item_dim] = item_turn * width**0.5
+        into_token[:, item_dim : item_dim + action_dim] = 0.5 * action_turn * width**0.5
+        nn.init.normal_(self.tokenizer.action.weight, std=action_dim**-0.5)
+        nn.init.zeros_(self.tokenizer.action.bias)
+        return item_turn
+
+    def encode(
+        self,
+        vector_BNE: Tensor,
+        actions_BN: Tensor,
+        timestamp_BN: Tensor,
+        surface_BN: Tensor,
+        masked_BN: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode padded histories (padding at the end) behind a BOS token.
+
+        Returns hidden states [B, T, C] and keys and values [L, 2, B, H, T, D]. Positions of padding hold
+        numbers that no real position depends on.
+        """
+        if masked_BN is None:
+            masked_BN = torch.zeros_like(actions_BN, dtype=torch.bool)
+        token_BNC = self.tokenizer.events(vector_BNE, actions_BN, masked_BN, timestamp_BN, surface_BN)
+        begin_B1C = self.tokenizer.begin(vector_BNE.size(0))
+        return self.trunk.history(torch.cat([begin_B1C, token_BNC], dim=1))
+
+    @torch.jit.unused
+    def read(
+        self,
+        vector_BNE: Tensor,
+        actions_BN: Tensor,
+        timestamp_BN: Tensor,
+        surface_BN: Tensor,
+        masked_BN: Tensor,
+    ) -> Reading:
+        """Encode as training does, with the actions of the masked events hidden."""
+        hidden_BTC, past_L2BHTD = self.encode(vector_BNE, actions_BN, timestamp_BN, surface_BN, masked_BN)
+        return Reading(hidden_BTC, hidden_BTC[:, 1:], past_L2BHTD, True)

@@ -1,0 +1,25 @@
+"""The models that there are, by name. A new one is a line here."""
+
+from importlib import import_module
+from typing import Any
+
+from unipinrec.models.spec import ModelSpec
+
+MODELS = {
+    "unified": "unipinrec.models.unified.spec",
+    "interleaved": "unipinrec.models.baselines.interleaved",
+    "sasrec": "unipinrec.models.baselines.sasrec",
+}
+"""Modules whose `SPEC` is the model's; one is imported when it is asked for."""
+
+
+def find_model(name: str) -> ModelSpec[Any, Any, Any]:
+    """Return the spec of a model.
+
+    Raises:
+        ValueError: no model has that name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model is {name!r}; allowed: {', '.join(MODELS)}")
+    spec: ModelSpec[Any, Any, Any] = import_module(MODELS[name]).SPEC
+    return spec

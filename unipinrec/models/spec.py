@@ -1,0 +1,81 @@
+"""What training, checkpoints, evaluation, export and bundles need to know of a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from unipinrec.config import TrainingConfig
+from unipinrec.data.blended import BlendedConfig, BlendedDataset
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.common.objective import Objective
+from unipinrec.models.config import CatalogueConfig, ModelConfig
+
+M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C", bound=CatalogueConfig)
+T = TypeVar("T", bound=TrainingConfig)
+
+
+class Examples(Protocol):
+    """What a model is trained on: the same examples for the same epoch, every time."""
+
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+
+    @property
+    def interactions(self) -> InteractionDataset:
+        """What the examples are drawn from."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the examples of an epoch from here on."""
+
+    def batches(self, *, batch_size: int, seed: int) -> DataLoader[Any]:
+        """Return batches of all examples, in an order given by `seed`; the last made may be smaller."""
+
+
+def blended_examples(interactions: InteractionDataset, config: ModelConfig, seed: int) -> BlendedDataset:
+    """Return examples of histories as long as a model reads, with the last two events of a user held out."""
+    return BlendedDataset(interactions, BlendedConfig(max_history=config.max_history, seed=seed))
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One graph of an export."""
+
+    module: nn.Module
+    """What TorchScript compiles."""
+    calls: Sequence[tuple[object, ...]]
+    """Arguments of different sizes, by which the exported graph is compared with the module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """What a bundle holds of one model."""
+
+    graphs: Mapping[str, Graph]
+    """By file name."""
+    weights: Mapping[str, Tensor]
+    """What an executor without TorchScript computes with, by name."""
+    item_vector_VE: Tensor
+    """Vectors of the catalogue, for the item index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec(Generic[M, C, T]):
+    """One model; `unipinrec.models.registry` finds it by its name."""
+
+    name: str
+    config: type[C]
+    training: type[T]
+    make: Callable[[C], M]
+    """Draws a new model of these sizes."""
+    examples: Callable[[InteractionDataset, C, int], Examples]
+    """Examples of a dataset, from a seed."""
+    objective: Callable[[M, T, Any], Objective]
+    """Adds the losses to a model, for a training on these examples."""
+    offline: Callable[[M], Any]
+    """What evaluation asks, as `unipinrec.evaluation.recommender` describes it."""
+    exports: Callable[[M], Exports] | None = None
+    """What is served. None: the model is there to compare with."""

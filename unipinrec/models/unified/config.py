@@ -1,0 +1,36 @@
+"""Sizes of the unified model, and the demo's training."""
+
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from unipinrec.models.config import JointConfig, JointTraining, sized
+
+
+class UnifiedConfig(JointConfig):
+    """Sizes of one unified model (UniPinRec §1)."""
+
+    time_offsets_s: Annotated[tuple[int, ...], Field(min_length=1, max_length=16)] = (0,)
+    """Seconds after the request for which the retrieval head has an embedding each, from 0 on ascending
+    (temporal multi-token, PinRec §2.5; the paper names now, 30 s, 1 min and 3 min)."""
+
+    @model_validator(mode="after")
+    def _check_offsets(self) -> "UnifiedConfig":
+        offsets = self.time_offsets_s
+        if offsets[0] != 0 or any(a >= b for a, b in pairwise(offsets)):
+            raise ValueError(f"time_offsets_s is {offsets}; allowed: 0, then larger and larger numbers")
+        return self
+
+
+DEMO_TRAINING = JointTraining(epochs=18, batch_size=32, learning_rate=2e-3)
+"""About three minutes on two cores for MovieLens 100K."""
+
+
+def preset(name: str, **fields: Any) -> UnifiedConfig:
+    """Return the named sizes of the unified model with other fields set.
+
+    Raises:
+        ValueError: `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
+    """
+    return sized(UnifiedConfig, name, fields)

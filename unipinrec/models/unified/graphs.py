@@ -1,0 +1,158 @@
+"""What a bundle holds of the unified model: three graphs that TorchScript compiles, and the weights in them.
+
+Shapes: B requests, X positions of several requests one after another, T cached positions, K candidates,
+A actions, L layers, H heads, D head width, E item width, C hidden width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unipinrec.models.spec import Exports, Graph
+from unipinrec.models.unified.config import UnifiedConfig
+from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
+from unipinrec.models.unified.module import UnifiedRecommender
+from unipinrec.models.unified.served import served_weights
+
+
+class EncoderGraph(nn.Module):
+    """Events to the hidden states after them; their keys and values go into the slots that they continue."""
+
+    def __init__(self, model: UnifiedRecommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        vector_XE: Tensor,
+        actions_X: Tensor,
+        masked_X: Tensor,
+        timestamp_X: Tensor,
+        previous_timestamp_X: Tensor,
+        surface_X: Tensor,
+        position_X: Tensor,
+        first: list[int],
+        cached: list[int],
+        count: list[int],
+        slots: list[Tensor],
+    ) -> Tensor:
+        """Return hidden states [B', C] after each request's last position, as `UnifiedRecommender.extend`."""
+        return self.model.extend(
+            vector_XE,
+            actions_X,
+            masked_X,
+            timestamp_X,
+            previous_timestamp_X,
+            surface_X,
+            position_X,
+            first,
+            cached,
+            count,
+            slots,
+        )
+
+
+class RetrievalHeadGraph(nn.Module):
+    """Hidden states, request context, outcomes and time offsets to query embeddings."""
+
+    def __init__(self, model: UnifiedRecommender) -> None:
+        super().__init__()
+        self.head = model.retrieval_head
+
+    def forward(
+        self, hidden_BC: Tensor, timestamp_B: Tensor, surface_B: Tensor, outcome_B: Tensor, offset_B: Tensor
+    ) -> Tensor:
+        """Return unit vectors [B, E]."""
+        return self.head(hidden_BC, timestamp_B, surface_B, outcome_B, offset_B)
+
+
+class RankingHeadGraph(nn.Module):
+    """Candidates over cached histories to action probabilities."""
+
+    def __init__(self, model: UnifiedRecommender) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, candidate_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor, past_L2HTD: list[Tensor]
+    ) -> Tensor:
+        """Return probabilities [B, K, A]; each request's cache [L, 2, H, T, D] is exact in length."""
+        return torch.sigmoid(self.model.score(candidate_BKE, timestamp_B, surface_B, past_L2HTD))
+
+
+def unified_exports(model: UnifiedRecommender) -> Exports:
+    """Return the graphs, compared with eager on a batch of the largest sizes and on one of the smallest."""
+    config = model.config
+    longest = config.max_history
+    probes = [
+        probe(config, lengths=(longest, 0, longest // 2), candidates=config.max_candidates, seed=1),
+        probe(config, lengths=(1,), candidates=1, seed=2),
+    ]
+    graphs = {
+        ENCODER: Graph(EncoderGraph(model), [drawn.encoder for drawn in probes]),
+        RETRIEVAL_HEAD: Graph(RetrievalHeadGraph(model), [drawn.retrieval_head for drawn in probes]),
+        RANKING_HEAD: Graph(RankingHeadGraph(model), [drawn.ranking_head for drawn in probes]),
+    }
+    return Exports(graphs, served_weights(model), model.embedder.all_vectors())
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Random inputs of every graph, for one batch size, history lengths and candidate count."""
+
+    encoder: tuple[Tensor | list[int] | list[Tensor], ...]
+    retrieval_head: tuple[Tensor, ...]
+    ranking_head: tuple[Tensor, Tensor, Tensor, list[Tensor]]
+
+
+def probe(config: UnifiedConfig, lengths: tuple[int, ...], candidates: int, seed: int) -> Probe:
+    """Return random inputs in the ranges that serving sees."""
+    draw = torch.Generator().manual_seed(seed)
+    batch = len(lengths)
+
+    def vectors(count: int) -> Tensor:
+        return nn.functional.normalize(torch.randn(batch, count, config.item_dim, generator=draw), dim=-1)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape, generator=draw)
+
+    cache_shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
+    cache = torch.randn(batch, *cache_shape, generator=draw)
+    caches = [cache[row, :, :, :, : length + 1] for row, length in enumerate(lengths)]
+    now_B = 1_600_000_000 + integers(90_000, batch)
+    surface_B = integers(config.num_surfaces, batch)
+    # A third of each history is cached already, and BOS with it where anything is.
+    cached = [length // 3 for length in lengths]
+    count = [length + 1 - old for length, old in zip(lengths, cached, strict=True)]
+    position_X = torch.cat([torch.arange(old, old + new) for old, new in zip(cached, count, strict=True)])
+    packed = len(position_X)
+    timestamp_X = 1_600_000_000 + integers(90_000, packed)
+    return Probe(
+        encoder=(
+            vectors(packed)[0],
+            integers(2**config.num_actions, packed),
+            integers(10, packed) == 0,
+            timestamp_X,
+            timestamp_X - integers(90_000, packed),
+            integers(config.num_surfaces, packed),
+            position_X,
+            [0, *torch.tensor(count).cumsum(0).tolist()][:-1],
+            cached,
+            count,
+            caches,
+        ),
+        retrieval_head=(
+            torch.randn(batch, config.width, generator=draw),
+            now_B,
+            surface_B,
+            integers(config.num_actions + 1, batch),
+            integers(len(config.time_offsets_s), batch),
+        ),
+        ranking_head=(
+            vectors(candidates),
+            now_B,
+            surface_B,
+            caches,
+        ),
+    )
