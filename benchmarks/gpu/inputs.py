@@ -21,8 +21,8 @@ from ensemble.kv.cuda.device_storage import DeviceStorage
 from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.kv.slot_storage import SlotLayout
 from loadtest.traffic import ASKED_AFTER_S
-from unipinrec.config import ModelConfig
 from unipinrec.data.history import History
+from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.served import ServedModel
 
 SEED = 17
@@ -33,7 +33,7 @@ FIRST_TIME, LONGEST_GAP_S = 1_700_000_000, 5_000
 class Batch:
     """The requests of one launch, as what the nodes' functions take. Each row has the slot of its number."""
 
-    config: ModelConfig
+    config: UnifiedConfig
     histories: tuple[History, ...]
     candidate_BK: Int64s
     """Item rows."""
@@ -83,7 +83,7 @@ def filled_storage(batch: Batch, parts: Parts, slots: int, allocator: DeviceAllo
     return storage
 
 
-def random_batch(config: ModelConfig, rows: int, events: int, candidates: int, seed: int = SEED) -> Batch:
+def random_batch(config: UnifiedConfig, rows: int, events: int, candidates: int, seed: int = SEED) -> Batch:
     """Return a batch of histories of so many events, the same for the same seed."""
     draw = np.random.default_rng(seed)
     histories = tuple(random_history(config, draw, events) for _ in range(rows))
@@ -92,7 +92,7 @@ def random_batch(config: ModelConfig, rows: int, events: int, candidates: int, s
     return Batch(config, histories, candidate_BK, time_B, draw.integers(config.num_surfaces, size=rows))
 
 
-def random_history(config: ModelConfig, draw: np.random.Generator, events: int) -> History:
+def random_history(config: UnifiedConfig, draw: np.random.Generator, events: int) -> History:
     """Return so many events of one user."""
     return History(
         item_row_N=draw.integers(config.num_items, size=events),
@@ -102,7 +102,7 @@ def random_history(config: ModelConfig, draw: np.random.Generator, events: int) 
     )
 
 
-def random_model(config: ModelConfig, device: torch.device) -> ServedModel:
+def random_model(config: UnifiedConfig, device: torch.device) -> ServedModel:
     """Return a model in float32, for inference; the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -111,7 +111,7 @@ def random_model(config: ModelConfig, device: torch.device) -> ServedModel:
     return model.to(device)
 
 
-def random_vectors(config: ModelConfig) -> Floats:
+def random_vectors(config: UnifiedConfig) -> Floats:
     """Return unit vectors [V, E] of all items."""
     draw = torch.Generator().manual_seed(SEED)
     unit_VE: Floats = F.normalize(torch.randn(config.num_items, config.item_dim, generator=draw)).numpy()
