@@ -5,18 +5,19 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.console import Console
 
-from benchmarks.gpu.card import NoCardError, require_card
-from benchmarks.gpu.plot import plot
-from benchmarks.gpu.run import GpuBench, GpuPlan, Part, parts_of
+from benchmarks.gpu.run import GpuBench, Part
 from benchmarks.gpu.shape import SHAPES
-from benchmarks.gpu.show import show
+from benchmarks.gpu.show import plot, show
 from benchmarks.load import FillError
 from benchmarks.measures import NoAnswerError
 from commands.errors import NO_GPU, one_line_errors
+from ensemble.gpu_presence import NoGpuError, require_gpu
 from ensemble.server.server_error import ServerError
+from ensemble.settings import ServingSettings
 
 LOG_WIDTH = 170
 """Columns where no terminal says how many it has."""
@@ -47,10 +48,10 @@ def bench_gpu(
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    with one_line_errors(NoCardError, code=NO_GPU):
-        device = require_card()
+    with one_line_errors(NoGpuError, code=NO_GPU):
+        require_gpu("bench-gpu measures on a GPU", "")
     # What it imports wants the CUDA runtime's bindings.
-    from benchmarks.gpu.device import Cuda
+    from ensemble.executors.cuda.cuda_engine import set_up_gpu
 
     # A SIGTERM ends the run in order too, with the server stopped and its shared memory removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -59,19 +60,23 @@ def bench_gpu(
     def tell(what: str) -> None:
         console.print(f"{time.monotonic() - began:6.0f} s  {what}")
 
-    plan = GpuPlan(
-        parts=parts_of(only or ()),
-        shape=SHAPES[shape],
-        items=items,
-        requests=requests,
-        seed=seed,
-        out=out.absolute(),
-    )
+    parts = [part for part in Part if not only or part in only]
     with one_line_errors(ServerError, FillError, NoAnswerError):
-        report = GpuBench(plan, Cuda(device), tell).run()
-    plot(report, plan.out / "gpu.png")
+        allocator, options = set_up_gpu(ServingSettings(), torch.cuda.current_device())
+        bench = GpuBench(
+            allocator=allocator,
+            options=options,
+            shape=SHAPES[shape],
+            items=items,
+            requests=requests,
+            seed=seed,
+            out=out.absolute(),
+            tell=tell,
+        )
+        report = bench.run(parts)
+    plot(report, bench.out / "gpu.png")
     show(console, report)
-    console.print(f"report written to {plan.path}")
-    if Part.ANSWERS in plan.parts and report.answers and report.answers.correctness.differences:
-        typer.secho("\n".join(report.answers.correctness.differences[:10]), fg="red", err=True)
+    console.print(f"report written to {bench.out / 'gpu.json'}")
+    if Part.ANSWERS in parts and report["answers"]["differences"]:
+        typer.secho("\n".join(report["answers"]["differences"][:10]), fg="red", err=True)
         raise typer.Exit(1)

@@ -1,6 +1,10 @@
 """Whether there is a GPU to compute on, found out without touching one."""
 
+import subprocess
+
 import torch
+
+DESCRIBED = ("name", "driver_version", "power.limit", "clocks.max.sm", "memory.total", "compute_cap")
 
 
 class NoGpuError(RuntimeError):
@@ -21,3 +25,13 @@ def require_gpu(asked: str, instead: str) -> None:
             f"{asked}, which needs a GPU; PyTorch {torch.__version__} finds none. Allowed: a host with an "
             f"NVIDIA GPU and PyTorch's build for CUDA{instead}"
         )
+
+
+def describe_gpus() -> str:
+    """Return name, driver, limits, memory and compute capability of all GPUs, as the driver tells them."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(DESCRIBED)}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"unknown, since nvidia-smi failed: {error}"
+    return f"{', '.join(DESCRIBED)}: {'; '.join(told.splitlines())}"

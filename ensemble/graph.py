@@ -11,7 +11,9 @@ from typing import Any, Self
 
 from google.protobuf import text_format
 from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.utils import np_to_triton_dtype
 
 from ensemble.nodes.node import Node
 from ensemble.settings import ROOT
@@ -35,6 +37,23 @@ def call_in_process(nodes: Mapping[str, Node[Any, Any]]) -> CallNode:
     def call(name: str, inputs: Tensors) -> Tensors:
         node = nodes[name]
         return node.pack(node.run(node.parse(inputs)))
+
+    return call
+
+
+def call_server(client: InferenceServerClient, timeout_s: float | None = None) -> CallNode:
+    """Return what calls a server's models, ensembles among them, for all of their outputs.
+
+    The call raises `InferenceServerException` for a request that failed, or took longer than `timeout_s`.
+    """
+
+    def call(model: str, tensors: Tensors) -> Tensors:
+        inputs = []
+        for name, array in tensors.items():
+            inputs.append(InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+            inputs[-1].set_data_from_numpy(array)
+        result = client.infer(model, inputs, client_timeout=timeout_s)
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
     return call
 

@@ -4,34 +4,35 @@ Shapes: K results, A actions.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from typing import Any
 
 import numpy as np
 import torch
-import tritonclient.grpc as triton
-from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+from unipinrec_client.errors import translate
 
-from benchmarks.caller import OK, GrpcCaller, Reply
-from benchmarks.correctness import Expected, compare
-from benchmarks.gpu.random_requests import RandomRequestMaker, RandomTraffic
-from benchmarks.gpu.report import Answers
-from benchmarks.load import Caller, Sample
+from benchmarks.caller import answer_of
+from benchmarks.correctness import Comparison, Expected, compare
+from benchmarks.gpu.inputs import random_history
+from benchmarks.load import Sample
 from benchmarks.random_bundle import RandomBundle
-from benchmarks.report import Correctness
-from benchmarks.workload import EventSpace, Visit
-from unipinrec.data.history import rows_of
+from benchmarks.workload import Visit
+from ensemble.graph import Tensors
+from loadtest.traffic import ASKED_AFTER_S, MOST_APPENDED
+from unipinrec.data.history import History, rows_of
 from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 CONCURRENCY = 32
-USERS = 400
-"""Several times the slots: some come back to their slot, some to a slot that others have taken since."""
+USERS, NEW_SHARE, MOST_GROWN = 400, 0.3, 128
+"""Users known at a time, several times the slots: some come back to their slot, some to one that others have
+taken since. A share of the visits is of one who is new, and nobody has more events beyond the window."""
 
-CHUNK = 2048
-"""Requests that are sent while the answers of those before are compared."""
+CHUNK, COMPARED_TOGETHER = 2048, 8
+"""Requests that are sent while the answers of those before are compared, and answers of one forward."""
 
-COMPARED_TOGETHER = 8
 TOLERANCE = 0.1
 """Allowed difference of a probability, and of a score, which adds probabilities with weights of 1, 2 and 3.
 
@@ -41,144 +42,104 @@ candidates by 0.3. A slot of another user, or one half filled, is thus found. On
 thousand events is not: the tests compare those in float32."""
 
 MOST_TOLD = 100
+Asked = tuple[Visit, int]
+"""A visit, and the number of results that it asks for."""
+
+Answered = tuple[Asked, Tensors]
+Check = Callable[[Sequence[Answered]], list[Comparison]]
+"""Tells how each answer differs."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What was seen so far."""
+def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
+    """Yield visits without end: histories of any length, from users who come back with a few more events."""
+    config, draw = made.manifest.model, np.random.default_rng(seed)
+    users: dict[int, tuple[str, History, int]] = {}
+    for number in count():
+        place = int(draw.integers(USERS))
+        if place not in users or draw.random() < NEW_SHARE:
+            events = random_history(config, draw, config.max_history + MOST_GROWN)
+            # More short histories than long ones, as among users.
+            users[place] = f"random-{number}", events, 1 + int(config.max_history * draw.random() ** 2)
+        user_id, events, length = users[place]
+        users[place] = user_id, events, length + int(draw.integers(1, MOST_APPENDED + 1))
+        request_time = int(events[:length].timestamp_N[-1]) + ASKED_AFTER_S
+        visit = Visit(place, user_id, events[:length], request_time)
+        yield visit, 1 + int(made.num_results * draw.random() ** 3)
 
-    answered: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    sources: Counter[str] = field(default_factory=Counter)
-    largest: float = 0.0
-    total: float = 0.0
-    wrong: list[str] = field(default_factory=list)
 
+def answer_check(made: RandomBundle, device: torch.device) -> Check:
+    """Return what compares answers with the padded pass of training, in float32, which knows no slots."""
+    offline = OfflineRecommender(made.load_model().to(device))
+    utility_A = np.array(made.manifest.defaults.utility_weights, np.float32)
 
-class AnswerCheck:
-    """Compares answers of one bundle with the padded pass of training, in float32, which knows no slots."""
-
-    def __init__(
-        self, made: RandomBundle, maker: RandomRequestMaker, tolerance: float, device: torch.device
-    ) -> None:
-        self._made = made
-        self._maker = maker
-        self._tolerance = tolerance
-        self._offline = OfflineRecommender(made.load_model().to(device))
-        self._utility_A = np.array(made.manifest.defaults.utility_weights, np.float32)
-
-    def __call__(self, samples: Sequence[Sample], tally: Tally) -> None:
-        """Add what is found to the tally."""
+    def check(answered: Sequence[Answered]) -> list[Comparison]:
         # Alike in length, so that little of a batch is padding.
-        ordered = sorted(samples, key=lambda sample: len(sample.visit.history))
+        ordered = sorted(answered, key=lambda pair: len(pair[0][0].history))
+        found = []
         for first in range(0, len(ordered), COMPARED_TOGETHER):
             some = ordered[first : first + COMPARED_TOGETHER]
-            for sample, probability_KA in zip(some, self._probabilities(some), strict=True):
-                self._compare(sample, probability_KA, tally)
+            visits, answers = [visit for (visit, _), _ in some], [answer_of(outputs) for _, outputs in some]
+            requests = [OfflineRequest(history=it.history, request_time=it.request_time) for it in visits]
+            rows = [rows_of(made.item_ids, answer.item_id_K) for answer in answers]
+            right = offline.action_probabilities(requests, rows)
+            for ((visit, wanted), _), answer, found_KA in zip(some, answers, right, strict=True):
+                seen_N, bundle_id = made.item_ids[visit.history.item_row_N], made.manifest.bundle_id
+                expected = Expected(found_KA.cpu().numpy(), utility_A, seen_N, wanted, bundle_id)
+                compared = compare(Sample(visit, answer), expected, TOLERANCE)
+                wrong = tuple(f"user {visit.user_id}: {what}" for what in compared.wrong)
+                found.append(Comparison(compared.difference, wrong))
+        return found
 
-    def _probabilities(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        requests = [
-            OfflineRequest(history=one.visit.history, request_time=one.visit.request_time) for one in samples
-        ]
-        rows = [rows_of(self._made.item_ids, one.answer.item_id_K) for one in samples]
-        return [one.cpu().numpy() for one in self._offline.action_probabilities(requests, rows)]
-
-    def _compare(self, sample: Sample, probability_KA: NDArray[np.float32], tally: Tally) -> None:
-        expected = Expected(
-            probability_KA,
-            self._utility_A,
-            self._made.item_ids[sample.visit.history.item_row_N],
-            self._maker.results_of(sample.visit),
-            self._made.manifest.bundle_id,
-        )
-        found = compare(sample, expected, self._tolerance)
-        tally.answered += 1
-        tally.largest = max(tally.largest, found.difference)
-        tally.total += found.difference
-        tally.wrong += [f"user {sample.visit.user_id}: {what}" for what in found.wrong]
+    return check
 
 
 def check_answers(
-    caller: Caller,
-    traffic: RandomTraffic,
-    check: AnswerCheck,
+    send: Callable[[Asked], Tensors],
+    asked: Iterator[Asked],
+    check: Check,
     requests: int,
     tell: Callable[[str], None],
-    concurrency: int = CONCURRENCY,
-) -> Tally:
-    """Send so many requests, as many at once as `concurrency`, and compare every answer."""
-    tally = Tally()
+) -> dict[str, Any]:
+    """Send so many requests, `CONCURRENCY` at once, and compare every answer.
 
-    def ask() -> tuple[Visit, Reply]:
-        visit = traffic.take()
-        reply = caller.call(caller.prepare(visit))
-        traffic.give_back(visit)
-        return visit, reply
+    Returns their number, those that `failed` by status, the answers by `kv_source`, their largest and mean
+    difference, and `differences` beyond `TOLERANCE` in words: one is enough to fail the run.
+    """
+    failed, sources, found = Counter[str](), Counter[str](), list[Comparison]()
 
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="ask") as pool:
-        waiting: list[Future[tuple[Visit, Reply]]] = []
-        for size in _chunks(requests):
-            asked = [pool.submit(ask) for _ in range(size)]
-            _settle(waiting, check, tally)
-            tell(
-                f"{tally.answered:,} of {requests:,} answers compared, largest difference {tally.largest:.3f}"
-            )
-            waiting = asked
-        _settle(waiting, check, tally)
-    return tally
+    def ask(request: Asked) -> Answered | str:
+        try:
+            return request, send(request)
+        except InferenceServerException as error:
+            return translate(error).status or "UNKNOWN"
 
+    def settle(replies: Iterable[Answered | str]) -> None:
+        answered = []
+        for reply in replies:
+            if isinstance(reply, str):
+                failed[reply] += 1
+            else:
+                answered.append(reply)
+                sources[reply[1]["KV_SOURCE"][0, 0].decode()] += 1
+        found.extend(check(answered))
+        tell(f"{len(found):,} of {requests:,} answers compared")
 
-def answers_of(tally: Tally, tolerance: float, settings: dict[str, object]) -> Answers:
-    """The report of a tally."""
-    return Answers(
-        requests=tally.answered + sum(tally.failed.values()),
-        concurrency=CONCURRENCY,
-        failed=dict(tally.failed),
-        kv_source=dict(tally.sources),
-        mean_difference=tally.total / max(tally.answered, 1),
-        correctness=Correctness(
-            tolerance=tolerance,
-            checked={"unified": tally.answered},
-            largest_difference=tally.largest,
-            same_items={},
-            differences=_told(tally.wrong),
-        ),
-        settings=settings,
-    )
-
-
-def random_caller(
-    made: RandomBundle, client: triton.InferenceServerClient, model: str, timeout_s: float
-) -> tuple[GrpcCaller, RandomRequestMaker]:
-    """What sends random requests to an ensemble, and what made them."""
-    maker = RandomRequestMaker(made.item_ids, made.num_results)
-    return GrpcCaller(client, model, maker, timeout_s), maker
-
-
-def random_traffic(made: RandomBundle, seed: int) -> RandomTraffic:
-    """Of a bundle's items and actions."""
-    return RandomTraffic(EventSpace.of(made.manifest), seed, USERS)
-
-
-def _settle(waiting: Sequence[Future[tuple[Visit, Reply]]], check: AnswerCheck, tally: Tally) -> None:
-    samples = []
-    for one in waiting:
-        visit, reply = one.result()
-        if reply.status != OK:
-            tally.failed[reply.status] += 1
-            continue
-        tally.sources[reply.kv_source] += 1
-        samples.append(Sample(visit, reply.answer()))
-    check(samples, tally)
-
-
-def _chunks(requests: int) -> Iterator[int]:
-    while requests > 0:
-        yield min(CHUNK, requests)
-        requests -= CHUNK
-
-
-def _told(wrong: Sequence[str]) -> tuple[str, ...]:
-    if len(wrong) <= MOST_TOLD:
-        return tuple(wrong)
-    return (*wrong[:MOST_TOLD], f"and {len(wrong) - MOST_TOLD} more")
+    with ThreadPoolExecutor(CONCURRENCY) as senders:
+        before: Iterable[Answered | str] = ()
+        for first in range(0, requests, CHUNK):
+            flying = senders.map(ask, list(islice(asked, min(CHUNK, requests - first))))
+            settle(before)
+            before = flying
+        settle(before)
+    differences = [comparison.difference for comparison in found]
+    return {
+        "requests": requests,
+        "concurrency": CONCURRENCY,
+        "tolerance": TOLERANCE,
+        "failed": failed,
+        "kv_source": sources,
+        "largest_difference": max(differences, default=0.0),
+        "mean_difference": sum(differences) / max(len(differences), 1),
+        "different": sum(bool(comparison.wrong) for comparison in found),
+        "differences": [what for comparison in found for what in comparison.wrong][:MOST_TOLD],
+    }

@@ -1,10 +1,10 @@
-"""Arithmetic and memory traffic of a forward, counted by formula.
+"""Arithmetic and memory traffic of a forward, counted by formula: `torch.utils.flop_counter` counts the same
+matrices, but also pairs of positions that the mask hides, and nothing that is compiled or captured.
 
 With C the width, r the feed-forward ratio and A actions, multiplications and additions both counted:
 
-- A layer's four matrices take 2 C^2 (3 + 1 + 2 r) FLOPs a token.
-- A layer's attention takes 4 C FLOPs for each pair of positions that the mask lets see each other: C
-  multiplications and additions for the score, and as many for the sum of values.
+- A layer's four matrices take 2 C^2 (3 + 1 + 2 r) FLOPs a token, its attention 4 C for each pair of positions
+  that the mask lets see each other.
 - A token's projection takes 2 C J FLOPs of its J joined features and 2 (A + 1) of each number of the action
   embedding; a candidate's head 2 C A h with h hidden units.
 
@@ -23,94 +23,73 @@ from unipinrec.models.unified.served import ServedModel
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one launch."""
+    """The cost of one launch."""
 
     linear_flops: int
     attention_flops: int
     bytes: int
 
-    @property
-    def flops(self) -> int:
-        """All of them."""
-        return self.linear_flops + self.attention_flops
 
-
+@dataclass(frozen=True, slots=True)
 class Costs:
-    """Of batches of `batch` rows, each with `positions` of history (BOS among them) and `candidates`."""
+    """Costs of batches of equal rows."""
 
-    def __init__(self, model: ServedModel, batch: int, positions: int, candidates: int) -> None:
-        self._config = model.config
-        self._weights = weight_bytes(model)
-        self._number = model.trunk.norm.weight.element_size()
-        self._batch = batch
-        self._positions = positions
-        self._candidates = candidates
+    model: ServedModel
+    batch: int
+    positions: int
+    """Of each history, BOS among them."""
+    candidates: int
 
     def prefill(self) -> Cost:
-        """History and candidates through every layer."""
-        history, candidates = self._positions, self._candidates
+        """Return what history and candidates through every layer cost."""
+        history, candidates = self.positions, self.candidates
         pairs = history * (history + 1) // 2 + candidates * (history + 1)
-        return self._cost(tokens=history + candidates, pairs=pairs, scored=candidates, cached=0)
+        return self._cost(history + candidates, pairs, scored=candidates)
 
-    def decode(self, *, copied: bool) -> Cost:
-        """Candidates over cached keys and values; a copy reads, writes and reads again."""
-        reads = 3 if copied else 1
-        pairs = self._candidates * (self._positions + 1)
-        cached = reads * self._positions
-        return self._cost(tokens=self._candidates, pairs=pairs, scored=self._candidates, cached=cached)
+    def decode(self, *, copied: bool = False) -> Cost:
+        """Return what candidates over cached keys and values cost; a copy reads, writes and reads again."""
+        pairs, cached = self.candidates * (self.positions + 1), (3 if copied else 1) * self.positions
+        return self._cost(self.candidates, pairs, scored=self.candidates, cached=cached)
 
     def encode(self, new: int) -> Cost:
-        """The last `new` positions of a history; of the last layer, only one position goes all the way."""
-        past = self._positions - new
+        """Return what the last `new` positions cost; of the last layer, one position goes all the way."""
+        config, past = self.model.config, self.positions - new
         pairs = new * past + new * (new + 1) // 2
-        whole = self._cost(tokens=new, pairs=pairs, scored=0, cached=past)
-        config = self._config
-        width, rows = config.width, self._batch * (new - 1)
-        saved = 2 * width * width * (2 + 2 * config.feedforward_ratio) * rows
-        unseen = self._batch * (pairs - self._positions)
-        return Cost(
-            whole.linear_flops - saved, whole.attention_flops - attention_flops(config, unseen), whole.bytes
-        )
+        whole = self._cost(new, pairs, cached=past)
+        saved = 2 * config.width**2 * (2 + 2 * config.feedforward_ratio) * self.batch * (new - 1)
+        unseen = attention_flops(config, self.batch * (pairs - self.positions))
+        return Cost(whole.linear_flops - saved, whole.attention_flops - unseen, whole.bytes)
 
     def generate(self, steps: int) -> Cost:
-        """All steps after the first, one position each; the retrieval head, which is small, is left out."""
+        """Return what all steps after the first cost, without the retrieval head, which is small."""
         fed_back = steps - 1
-        pairs = sum(self._positions + step + 1 for step in range(fed_back))
-        one = self._cost(tokens=fed_back, pairs=pairs, scored=0, cached=fed_back * self._positions)
-        return Cost(one.linear_flops, one.attention_flops, one.bytes + (fed_back - 1) * self._weights)
+        pairs = sum(self.positions + step + 1 for step in range(fed_back))
+        once = self._cost(fed_back, pairs, cached=fed_back * self.positions)
+        weights = (fed_back - 1) * weight_bytes(self.model)
+        return Cost(once.linear_flops, once.attention_flops, once.bytes + weights)
 
-    def _cost(self, *, tokens: int, pairs: int, scored: int, cached: int) -> Cost:
-        """Of one row's numbers for all rows."""
-        config, batch = self._config, self._batch
-        linear = tokens * (config.layers * layer_flops(config) + token_flops(config))
-        linear += scored * 2 * config.width * config.num_actions * config.head_hidden
-        activations = tokens * (12 + 2 * config.feedforward_ratio)
-        numbers = config.layers * config.width * (activations + 2 * cached)
+    def _cost(self, tokens: int, pairs: int, *, scored: int = 0, cached: int = 0) -> Cost:
+        """Of all rows, from the counts of each."""
+        config, ratio = self.model.config, self.model.config.feedforward_ratio
+        joined = config.item_dim + config.action_dim + 2 * len(config.time_periods_s) + EventGap.size
+        layer = 2 * config.width**2 * (4 + 2 * ratio)
+        token = 2 * joined * config.width + 2 * (config.num_actions + 1) * config.action_dim
+        head = 2 * config.width * config.num_actions * config.head_hidden
+        numbers = config.layers * config.width * (tokens * (12 + 2 * ratio) + 2 * cached)
         return Cost(
-            batch * linear,
-            config.layers * attention_flops(config, batch * pairs),
-            self._weights + batch * numbers * self._number,
+            self.batch * (tokens * (config.layers * layer + token) + scored * head),
+            config.layers * attention_flops(config, self.batch * pairs),
+            weight_bytes(self.model) + self.batch * numbers * self.model.trunk.norm.weight.element_size(),
         )
-
-
-def layer_flops(config: ModelConfig) -> int:
-    """Of one token in one layer's matrices."""
-    return 2 * config.width**2 * (4 + 2 * config.feedforward_ratio)
 
 
 def attention_flops(config: ModelConfig, pairs: int) -> int:
-    """Of so many pairs of positions in one layer."""
+    """Return the FLOPs of so many pairs of positions in one layer."""
     return 4 * config.width * pairs
 
 
-def token_flops(config: ModelConfig) -> int:
-    """Of making one token."""
-    joined = config.item_dim + config.action_dim + 2 * len(config.time_periods_s) + EventGap.size
-    return 2 * joined * config.width + 2 * (config.num_actions + 1) * config.action_dim
-
-
 def weight_bytes(model: ServedModel) -> int:
-    """Of what a ranking forward reads whole, in the precision that it is kept in."""
+    """Return the bytes of what a ranking forward reads whole, in the precision that it is kept in."""
     parts = (model.trunk, model.tokenizer.project, model.ranking_head)
     held = chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts)
     return sum(tensor.nbytes for tensor in held)

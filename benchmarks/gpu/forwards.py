@@ -1,12 +1,12 @@
 """Ranking forwards that the server does not run: what reading slots in place is held against.
 
-Each takes a batch's tensors on the device to probabilities: tokens, trunk and ranking head.
+Each takes a batch's tensors on the device (`Batch.fields`) to probabilities [B, K, A] in float32.
 
 Shapes: B rows, N positions of a history (BOS first), K candidates, T = N + K, X positions of all rows,
 A actions, H heads, D head width, C hidden width, P positions of the slots' memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,149 +14,86 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from ensemble.executors.cuda.item_table import ItemTable
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.engine import EVENT_FIELDS
 from ensemble.kv.cuda.device_storage import DeviceStorage
 from unipinrec.models.common.slotted import Compile
 from unipinrec.models.common.trunk import Block
-from unipinrec.models.unified.served import ServedModel
 
 Fields = Mapping[str, Tensor]
+Attention = Literal["sdpa", "flex"]
 Mode = Literal["regional", "whole"]
 """`regional` compiles tokens, one layer and the head, `whole` the forward as one graph."""
 
-Attention = Literal["sdpa", "flex"]
 
+class Baseline:
+    """Makes forwards of batches with N positions and K candidates, compiled in one mode."""
 
-class Prefill:
-    """All of [history || candidates] through every layer, as without any cache (UniPinRec §1.4).
-
-    Every layer computes every position, as the paper's baseline does; the head reads candidates alone.
-    """
-
-    def __init__(
-        self, model: ServedModel, items: ItemTable, sizes: tuple[int, int], attention: Attention
-    ) -> None:
+    def __init__(self, parts: Parts, sizes: tuple[int, int], mode: Mode) -> None:
         """`sizes` is N and K."""
-        self._model = model
-        self._items = items
-        device = model.tokenizer.bos.device
-        self._mask: Any
-        if attention == "sdpa":
-            self._layer: Callable[..., Tensor] = _sdpa_layer
-            self._mask = ranking_mask(*sizes).to(device)
-        else:
-            self._layer = _flex_layer
-            total = sum(sizes)
-            self._mask = create_block_mask(_ranking_rule(sizes[0]), None, None, total, total, str(device))
-        self._parts = _Parts(model, lambda function: function)
-        self._call: Callable[[Fields], Tensor] = self._forward
+        model = parts.model
+        self._blocks, self._norm = model.trunk.blocks, model.trunk.norm
+        self._items = parts.items
+        self._sizes = sizes
+        self._whole: Compile = parts.compiled if mode == "whole" else eager
+        self._regional: Compile = parts.compiled if mode == "regional" else eager
+        self._packed = self._regional(model.tokenizer.packed)
+        self._candidate = self._regional(model.tokenizer.candidates)
+        self._head = self._regional(model.ranking_head)
+        self._device = parts.device
 
-    def compile(self, compiled: Compile, mode: Mode) -> "Prefill":
-        """Make it faster, in place, and return it."""
-        if mode == "whole":
-            self._call = compiled(self._forward)
-        else:
-            self._parts = _Parts(self._model, compiled)
-            self._layer = compiled(self._layer)
-        return self
+    def prefill(self, attention: Attention) -> Callable[[Fields], Tensor]:
+        """Return the forward of [history || candidates] through every layer, as without a cache (UniPinRec
+        §1.4), with a dense mask for `sdpa`. The head reads candidates alone."""
+        layer = self._regional(_sdpa_layer if attention == "sdpa" else _flex_layer)
+        mask: Any = ranking_mask(*self._sizes).to(self._device)
+        if attention == "flex":
+            rule, total = _ranking_rule(self._sizes[0]), sum(self._sizes)
+            mask = create_block_mask(rule, None, None, total, total, str(self._device))
 
-    def __call__(self, fields: Fields) -> Tensor:
-        """Probabilities [B, K, A] in float32."""
-        return self._call(fields)
+        def forward(fields: Fields) -> Tensor:
+            token_BTC = torch.cat([self._history_tokens(fields), self._candidate_tokens(fields)], dim=1)
+            for block in self._blocks:
+                token_BTC = layer(block, token_BTC, mask)
+            return self._probabilities(token_BTC[:, self._sizes[0] :])
 
-    def _forward(self, fields: Fields) -> Tensor:
-        history_BNC = self._parts.history(self._items, fields)
-        token_BTC = torch.cat([history_BNC, self._parts.candidates(self._items, fields)], dim=1)
-        for block in self._model.trunk.blocks:
-            token_BTC = self._layer(block, token_BTC, self._mask)
-        return self._parts.probabilities(token_BTC[:, history_BNC.size(1) :])
+        return self._whole(forward)
 
+    def copied_decode(self, storage: DeviceStorage, rows: int) -> Callable[[Fields], Tensor]:
+        """Return the forward of candidates over a storage's first slots, which each layer copies (UniPinRec
+        §1.8) into a cache [B, H, N + K, D] with a dense mask."""
+        layer, memory_L2HPD, positions = self._regional(_copying_layer), storage.values_L2HPD, self._sizes[0]
+        mask_KT = ranking_mask(*self._sizes)[positions:].contiguous().to(self._device)
+        begin_B = torch.tensor([storage.map.begin(slot) for slot in range(rows)])
+        place_X = (begin_B[:, None] + torch.arange(positions)).flatten().to(self._device)
 
-class CopiedDecode:
-    """Candidates over keys and values that each layer first copies out of the slots, as in UniPinRec §1.8.
+        def forward(fields: Fields) -> Tensor:
+            token_BKC = self._candidate_tokens(fields)
+            for block, memory_2HPD in zip(self._blocks, memory_L2HPD, strict=True):
+                token_BKC = layer(block, token_BKC, memory_2HPD, place_X, mask_KT)
+            return self._probabilities(token_BKC)
 
-    The copy and the candidates' own keys and values become one cache [B, H, N + K, D] with a dense mask.
-    """
+        return self._whole(forward)
 
-    def __init__(
-        self, model: ServedModel, items: ItemTable, storage: DeviceStorage, sizes: tuple[int, int]
-    ) -> None:
-        """`sizes` is N and K; every slot holds N positions."""
-        self._model = model
-        self._items = items
-        self._memory_L2HPD = storage.values_L2HPD
-        self._map = storage.map
-        self._positions = sizes[0]
-        device = model.tokenizer.bos.device
-        self._mask_KT = ranking_mask(*sizes)[sizes[0] :].contiguous().to(device)
-        self._layer: Callable[..., Tensor] = _copying_layer
-        self._parts = _Parts(model, lambda function: function)
-        self._call: Callable[[Fields, Tensor], Tensor] = self._forward
-
-    def compile(self, compiled: Compile, mode: Mode) -> "CopiedDecode":
-        """Make it faster, in place, and return it."""
-        if mode == "whole":
-            self._call = compiled(self._forward)
-        else:
-            self._parts = _Parts(self._model, compiled)
-            self._layer = compiled(self._layer)
-        return self
-
-    def places(self, slots: Sequence[int]) -> Tensor:
-        """Where the positions of these slots stand in the memory, [X]."""
-        begin_B = torch.tensor([self._map.begin(slot) for slot in slots])
-        place_BN = begin_B[:, None] + torch.arange(self._positions)
-        return place_BN.flatten().to(self._memory_L2HPD.device)
-
-    def __call__(self, fields: Fields, place_X: Tensor) -> Tensor:
-        """Probabilities [B, K, A] in float32 over the slots that `places` found."""
-        return self._call(fields, place_X)
-
-    def _forward(self, fields: Fields, place_X: Tensor) -> Tensor:
-        token_BKC = self._parts.candidates(self._items, fields)
-        for block, memory_2HPD in zip(self._model.trunk.blocks, self._memory_L2HPD, strict=True):
-            token_BKC = self._layer(block, token_BKC, memory_2HPD, place_X, self._mask_KT)
-        return self._parts.probabilities(token_BKC)
-
-
-class _Parts:
-    """Tokens and head, which all forwards share."""
-
-    def __init__(self, model: ServedModel, compiled: Compile) -> None:
-        self._packed = compiled(model.tokenizer.packed)
-        self._candidates = compiled(model.tokenizer.candidates)
-        self._norm = model.trunk.norm
-        self._head = compiled(model.ranking_head)
-
-    def history(self, items: ItemTable, fields: Fields) -> Tensor:
+    def _history_tokens(self, fields: Fields) -> Tensor:
         """Tokens [B, N, C]."""
-        item_BN = fields["item"]
-        position_BN = torch.arange(item_BN.size(1), device=item_BN.device).expand_as(item_BN)
-        token_XC: Tensor = self._packed(
-            items(item_BN.flatten()),
-            fields["actions"].flatten(),
-            torch.zeros_like(item_BN, dtype=torch.bool).flatten(),
-            fields["timestamp"].flatten(),
-            fields["previous"].flatten(),
-            fields["surface"].flatten(),
-            position_BN.flatten(),
-        )
-        return token_XC.view(*item_BN.shape, -1)
+        item_X, actions_X, *rest = (fields[name].flatten() for name in (*EVENT_FIELDS, "position"))
+        masked_X = torch.zeros_like(item_X, dtype=torch.bool)
+        token_XC: Tensor = self._packed(self._items(item_X), actions_X, masked_X, *rest)
+        return token_XC.view(*fields["item"].shape, -1)
 
-    def candidates(self, items: ItemTable, fields: Fields) -> Tensor:
+    def _candidate_tokens(self, fields: Fields) -> Tensor:
         """Tokens [B, K, C]."""
-        token_BKC: Tensor = self._candidates(
-            items(fields["candidate"]), fields["time"], fields["asked_surface"]
-        )
+        vector_BKE = self._items(fields["candidate"])
+        token_BKC: Tensor = self._candidate(vector_BKE, fields["time"], fields["asked_surface"])
         return token_BKC
 
-    def probabilities(self, token_BKC: Tensor) -> Tensor:
-        """Probabilities [B, K, A] of what leaves the last layer."""
+    def _probabilities(self, token_BKC: Tensor) -> Tensor:
         return torch.sigmoid(self._head(self._norm(token_BKC)).float())
 
 
 def ranking_mask(positions: int, candidates: int) -> Tensor:
-    """Who sees whom of T positions, [T, T]: the history is causal, candidates see it and themselves."""
+    """Return who sees whom of T positions, [T, T]: events see earlier ones, candidates all and themselves."""
     place_T = torch.arange(positions + candidates)
     return _ranking_rule(positions)(place_T, place_T, place_T[:, None], place_T)
 
@@ -166,6 +103,11 @@ def _ranking_rule(positions: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], 
         return (p <= q) & ((p < positions) | (p == q))
 
     return visible
+
+
+def eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is: nothing is compiled."""
+    return function
 
 
 def _sdpa_layer(block: Block, token_BTC: Tensor, mask_TT: Tensor) -> Tensor:

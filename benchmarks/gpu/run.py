@@ -1,43 +1,30 @@
 """The parts of `unipinrec bench-gpu`: each fits into one short command and adds itself to the report."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from pydantic_core import to_jsonable_python
 
-from benchmarks.gpu.answers import (
-    TOLERANCE,
-    AnswerCheck,
-    answers_of,
-    check_answers,
-    random_caller,
-    random_traffic,
-)
-from benchmarks.gpu.bars import bars_of
-from benchmarks.gpu.card import describe_card
-from benchmarks.gpu.idle import Chain, Ran, measure_idle
-from benchmarks.gpu.report import Answers, GpuReport
-from benchmarks.gpu.served import (
-    LOAD,
-    RATE_STEPS,
-    gpu_server,
-    make_bundle,
-    run_arrivals,
-    run_served,
-    settings_for,
-)
+from benchmarks.gpu.idle import measure_idle
+from benchmarks.gpu.served import RATE_STEPS, compare_answers, compare_stacks, run_arrivals
 from benchmarks.gpu.shape import Shape
 from benchmarks.gpu.table import TableBench
-from benchmarks.target import UNIFIED
+from benchmarks.random_bundle import RandomBundle, make_random_bundle
+from ensemble.executors.cuda.engine import GpuEngine, GpuOptions
+from ensemble.gpu_presence import describe_gpus
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from experiments.report import Machine
-from unipinrec.models.common.slotted import Compile
+
+Report = dict[str, Any]
+"""What was found, part by part, beside `card`, `machine`, `shape`, and the `minutes` of each part."""
 
 
 class Part(StrEnum):
@@ -51,125 +38,72 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuPlan:
-    """What is run, and how large."""
+class GpuBench:
+    """The benchmark at one shape on one device."""
 
-    parts: tuple[Part, ...]
+    allocator: DeviceAllocator
+    options: GpuOptions
+    """Those of the server."""
     shape: Shape
     items: int
+    """Of the served catalogue."""
     requests: int
     """Answers to compare."""
     seed: int
     out: Path
+    """Folder of the report, bundles and logs."""
+    tell: Callable[[str], None]
+    """Is told what runs next."""
 
-    @property
-    def path(self) -> Path:
-        """Of the report."""
-        return self.out / "gpu.json"
-
-
-class Hardware(Protocol):
-    """What the parts need of a device."""
-
-    device: torch.device
-    allocator: DeviceAllocator
-    compiled: Compile
-    """How the server compiles."""
-
-    def chain(self, loaded: LoadedBundle, batch: int, continued: int) -> Chain:
-        """Encode, generate and score of a bundle, at one batch size."""
-
-    def profile(self, run: Callable[[], object]) -> list[Ran]:
-        """Run something and tell what ran on the device meanwhile."""
-
-    def free(self) -> None:
-        """Give back what no tensor holds any longer."""
-
-
-class GpuBench:
-    """One run of a plan on one card."""
-
-    def __init__(self, plan: GpuPlan, hardware: Hardware, tell: Callable[[str], None]) -> None:
-        """`tell` is told what runs next."""
-        self._plan = plan
-        self._hardware = hardware
-        self._tell = tell
-
-    def run(self) -> GpuReport:
-        """All parts of the plan, each kept in the report's file as soon as it is done.
+    def run(self, parts: Sequence[Part]) -> Report:
+        """Run parts, each kept in the report's file `gpu.json` as soon as it is done.
 
         Raises:
             ServerError: the server does not start, or it stopped.
             NoAnswerError: a stack answered nothing for a whole window.
         """
-        card = describe_card(self._hardware.device)
-        report = started_report(
-            GpuReport.read(self._plan.path),
-            GpuReport(started=_now(), machine=Machine.here(), card=card, shape=self._plan.shape.name),
-        )
-        for part in self._plan.parts:
+        self.out.mkdir(parents=True, exist_ok=True)
+        path, card = self.out / "gpu.json", {"card": describe_gpus(), "torch": torch.__version__}
+        fresh = {"card": card, "machine": Machine.here(), "shape": self.shape.name, "minutes": {}}
+        report: Report = to_jsonable_python(fresh)
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        # What another card, version or shape gave is not added to.
+        if all(earlier.get(name) == report[name] for name in ("card", "shape")):
+            report = earlier
+        for part in parts:
             began = time.monotonic()
-            found = self._parts()[part]()
-            minutes = report.minutes | {part.value: (time.monotonic() - began) / 60}
-            report = report.model_copy(
-                update={"started": _now(), "card": card, part.value: found, "minutes": minutes}
-            )
-            report = report.model_copy(update={"bars": bars_of(report)})
-            report.write(self._plan.path)
-            self._hardware.free()
+            report[part.value] = to_jsonable_python(getattr(self, f"_{part.value}")())
+            report["minutes"][part.value] = (time.monotonic() - began) / 60
+            report["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(report, indent=1) + "\n")
+            partial.rename(path)
+            torch.cuda.empty_cache()
         return report
 
-    def _parts(self) -> dict[Part, Callable[[], Any]]:
-        return {
-            Part.TABLE: self._table,
-            Part.IDLE: self._idle,
-            Part.SERVED: lambda: run_served(self._bundle(), self._plan.out, self._tell),
-            Part.ARRIVALS: lambda: run_arrivals(self._bundle(RATE_STEPS), self._plan.out, self._tell),
-            Part.ANSWERS: self._answers,
-        }
+    def _table(self) -> Report:
+        return TableBench(self.shape, self.allocator, self.options.compiled, self.tell).run()
 
-    def _table(self) -> Any:
-        hardware = self._hardware
-        return TableBench(self._plan.shape, hardware.allocator, hardware.compiled, self._tell).run()
-
-    def _idle(self) -> Any:
-        made = self._bundle()
-        self._tell("encode, generate and score in one process (minutes: it compiles and captures)")
+    def _idle(self) -> list[Report]:
+        made, rows = self._bundle(), self.shape.batch
+        self.tell("encode, generate and score in one process (minutes: it compiles and captures)")
         loaded = LoadedBundle(made.folder, made.manifest)
-        shape, hardware = self._plan.shape, self._hardware
-        return measure_idle(hardware.chain(loaded, shape.batch, shape.continued), hardware.profile)
+        engine = GpuEngine(loaded, self.allocator, replace(self.options, batches=(rows,)))
+        return measure_idle(engine, loaded, rows, self.shape.continued)
 
-    def _answers(self) -> Answers:
-        made, plan = self._bundle(), self._plan
-        log = plan.out / "server-gpu-answers.log"
-        with gpu_server(made, {"unified_random": UNIFIED}, log, self._tell) as target:
-            caller, maker = random_caller(made, target.client, UNIFIED, LOAD.timeout_s)
-            check = AnswerCheck(made, maker, TOLERANCE, self._hardware.device)
-            tally = check_answers(caller, random_traffic(made, plan.seed), check, plan.requests, self._tell)
-        settings = settings_for(made).model_dump(mode="json", exclude={"bundle", "runtime_dir"})
-        return answers_of(tally, TOLERANCE, settings)
+    def _served(self) -> Report:
+        return compare_stacks(self._bundle(), self.out / "server-gpu.log", self.tell)
 
-    def _bundle(self, steps: int = 1) -> Any:
-        plan = self._plan
-        return make_bundle(plan.items, plan.out, self._tell, steps=steps, sizes=plan.shape.name)
+    def _arrivals(self) -> Report:
+        return run_arrivals(self._bundle(RATE_STEPS), self.out / "server-gpu-arrivals.log", self.tell)
 
+    def _answers(self) -> Report:
+        made, device = self._bundle(), self.allocator.device
+        log = self.out / "server-gpu-answers.log"
+        return compare_answers(made, log, self.tell, self.requests, self.seed, device)
 
-def started_report(earlier: GpuReport | None, fresh: GpuReport) -> GpuReport:
-    """What this run adds to: an earlier report of the same card, versions and shape, or a fresh one."""
-    if earlier is None or _told_apart(earlier) != _told_apart(fresh):
-        return fresh
-    return earlier
-
-
-def parts_of(only: Sequence[Part]) -> tuple[Part, ...]:
-    """Those asked for in their order; all where none is."""
-    return tuple(part for part in Part if not only or part in only)
-
-
-def _told_apart(report: GpuReport) -> tuple[object, ...]:
-    card = report.card
-    return report.shape, card.name, card.driver, card.power_limit_w, card.torch, card.cuda
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    def _bundle(self, steps: int = 1) -> RandomBundle:
+        """The bundle that is served, made on the CPU unless an earlier run left it."""
+        self.tell(f"bundle of {self.items:,} items, {steps} retrieval steps (minutes, unless it is there)")
+        folder, sizes = self.out / "bundles", self.shape.name
+        return make_random_bundle(self.items, folder, lambda _: None, sizes=sizes, retrieval_steps=steps)

@@ -1,68 +1,52 @@
-"""UniPinRec's Table 2 on this card, and where else the time of a request goes."""
+"""UniPinRec's Table 2 on this card, and where else the time of a request goes.
+
+Shapes: B rows, K candidates, A actions.
+"""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.card import measure_rates
-from benchmarks.gpu.clock import Clock, Ready, clock_of
+from benchmarks.gpu.card import measure_rates, time_launch
 from benchmarks.gpu.costs import Cost, Costs, weight_bytes
-from benchmarks.gpu.forwards import Attention, CopiedDecode, Mode, Prefill
-from benchmarks.gpu.inputs import random_batches, random_model, random_vectors
-from benchmarks.gpu.parity import parity
-from benchmarks.gpu.report import Forward, ForwardTable, Rates
-from benchmarks.gpu.served_forwards import FilledSlots, StagedScorer
+from benchmarks.gpu.forwards import Attention, Baseline, Mode, eager
+from benchmarks.gpu.inputs import filled_storage, random_batch, random_model, random_vectors
 from benchmarks.gpu.shape import Shape
+from benchmarks.random_bundle import UTILITY
+from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.encoder import SlotEncoder
+from ensemble.executors.cuda.generator import SlotGenerator
 from ensemble.executors.cuda.item_table import ItemPrecision, ItemTable
+from ensemble.executors.cuda.parts import Parts
+from ensemble.executors.cuda.scorer import CandidateScorer
+from ensemble.executors.cuda.static_call import StaticCall
 from ensemble.kv.cuda.device_memory import DeviceAllocator
+from ensemble.kv.cuda.device_storage import DeviceStorage
 from unipinrec.models.common.slotted import Compile
 from unipinrec.models.unified.precision import Lowered, lower_precision
+from unipinrec.models.unified.queries import plan_queries
 from unipinrec.models.unified.served import ServedModel
 
 Precision = Literal["float32"] | Lowered
+Launched = StaticCall | Callable[[], Tensor]
+"""A call as the nodes make it, or a function that returns probabilities [B, K, A]."""
 
-PAPER_SPEED_UPS = {
-    "prefill_sdpa": 1.0,
-    "prefill_flex": 1.31,
-    "decode_sdpa": 2.47,
-    "decode_flex": 3.0,
-    "decode_flex_graph_float8": 3.92,
-}
-"""UniPinRec Table 2: batch 8, n = 992, k = 656, 12 layers, on an NVIDIA L40S. It has no line for bfloat16
-with a CUDA graph."""
-
-REFERENCE = Forward(
-    name="reference",
-    title="prefill, sdpa: what parity is held against",
-    precision="float32",
-    mode="eager, without TF32, not timed",
-)
-
+Measured = dict[str, Any]
 MODES: tuple[Mode, ...] = ("regional", "whole")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A forward to be measured."""
-
-    name: str
-    title: str
-    precision: Precision
-    mode: str
-    make: Callable[[], tuple[Ready, Callable[[int], Tensor] | None]]
-    """What is timed, and the probabilities [B, K, A] of a set, where it has any."""
-    cost: Callable[[Costs], Cost]
-    over_slots: bool
-    """Whether it needs keys and values in slots before it begins."""
+ITEMS: tuple[ItemPrecision, ...] = ("float32", "int8")
+BY_KERNEL = "kernel by kernel"
+TOP = 10
+LEAST_PROBABILITY = 1e-7
+"""Logits are read off float32 probabilities, which end here."""
 
 
 class TableBench:
-    """One run of all lines over the same inputs and weights."""
+    """One run of all lines over the same batch and weights."""
 
     def __init__(
         self, shape: Shape, allocator: DeviceAllocator, compiled: Compile, tell: Callable[[str], None]
@@ -73,196 +57,117 @@ class TableBench:
         self._compiled = compiled
         self._tell = tell
         self._device = allocator.device
-        self._clock: Clock = clock_of(self._device)
         self._sizes = (shape.positions, shape.candidates)
-        self._batches = random_batches(shape, self._device)
-        self._vector_VE = random_vectors(shape)
-        self._items = self._table("float32")
-        self._models: dict[Precision, ServedModel] = {"float32": random_model(shape, self._device)}
-        self._filled: dict[Precision, FilledSlots] = {}
-        self._expected: list[Tensor] = []
-        self._rates = Rates(bf16_flops=None, float8_flops=None, copy_bytes=None)
+        self._batch = random_batch(shape.model, shape.batch, shape.positions - 1, shape.candidates)
+        self._fields = self._batch.fields(self._device)
+        self._items = {items: ItemTable(random_vectors(shape.model), items, self._device) for items in ITEMS}
+        self._models: dict[Precision, ServedModel] = {"float32": random_model(shape.model, self._device)}
+        self._storages: dict[Precision, DeviceStorage] = {}
+        self._expected = torch.empty(0)
+        self._rates: dict[str, float] = {}
 
     @torch.inference_mode()
-    def run(self) -> ForwardTable:
-        """All lines. One that fails says why and keeps no other from running."""
-        self._tell("the card's own rates")
-        self._rates = measure_rates(self._device, self._shape, self._clock)
-        self._tell("float32 reference")
-        reference = Prefill(self._model("float32"), self._items, self._sizes, "sdpa")
-        self._expected = [reference(batch.fields).cpu() for batch in self._batches]
-        tried = [self._measure(self._prefill("prefill_sdpa", "sdpa", mode)) for mode in MODES]
-        first = min(tried, key=_median)
-        best: Mode = MODES[tried.index(first)]
-        found = [first, self._measure(self._prefill("prefill_flex", "flex", best))]
-        found += [self._measure(make()) for make in self._over_slots(best)]
-        return ForwardTable(
-            shape=_described(self._shape),
-            rates=self._rates,
-            forwards=(*(_with_speed_up(one, first) for one in found), REFERENCE),
-            parts=tuple(self._measure(make()) for make in self._parts()),
-            remarks=tuple(_remark(one) for one in tried),
-        )
+    def run(self) -> dict[str, Any]:
+        """Return the `shape`, the card's own `rates` and the `forwards` of a batch.
 
-    def _over_slots(self, mode: Mode) -> list[Callable[[], Line]]:
-        return [
-            partial(self._decode, mode),
-            partial(self._scored, "decode_flex", "bfloat16", capture=False),
-            partial(self._scored, "decode_flex_graph", "bfloat16", capture=True),
-            partial(self._scored, "decode_flex_graph_float8", "float8", capture=True),
-        ]
+        Each has the ms of a launch, its FLOPs and bytes with their shares of the card's own rates, the bytes
+        at its peak, and `working_bytes` beyond what lay there before. One that ranks has its distance from an
+        eager prefill in float32 without TF32, and its speed-up over the faster of the first two. One that
+        fails has the reason instead, and keeps no other from running.
+        """
+        self._tell("the card's own rates, and a float32 reference")
+        self._rates = measure_rates(self._device)
+        exact = Baseline(replace(self._parts("float32"), compiled=eager), self._sizes, "whole")
+        self._expected = exact.prefill("sdpa")(self._fields).cpu()
+        first = [self._prefill("sdpa", mode) for mode in MODES]
+        times = [line.get("median_ms", float("inf")) for line in first]
+        mode = MODES[times.index(min(times))]
+        forwards = [*first, self._prefill("flex", mode), *self._served(mode)]
+        for line in forwards:
+            if "largest" in line and "median_ms" in line:
+                line["speed_up"] = min(times) / line["median_ms"]
+        return {"shape": asdict(self._shape), "rates": self._rates, "forwards": forwards}
 
-    def _parts(self) -> list[Callable[[], Line]]:
-        return [
-            partial(self._encode, "encode_cold", self._shape.positions),
-            partial(self._encode, "encode_warm", self._shape.continued),
-            self._generate,
-            partial(self._scored, "decode_flex_graph_int8_items", "bfloat16", capture=True, items="int8"),
-        ]
+    def _prefill(self, attention: Attention, mode: Mode) -> Measured:
+        def make(parts: Parts, _storage: DeviceStorage) -> Callable[[], Launched]:
+            forward = Baseline(parts, self._sizes, mode).prefill(attention)
+            return lambda: partial(forward, self._fields)
 
-    def _measure(self, line: Line) -> Forward:
-        self._tell(f"{line.name}, {line.mode}")
-        described = Forward(
-            name=line.name,
-            title=line.title,
-            precision=line.precision,
-            mode=line.mode,
-            paper_speed_up=PAPER_SPEED_UPS.get(line.name),
-        )
+        return self._measure(f"prefill_{attention}", make, Costs.prefill, mode=f"{mode} compile")
+
+    def _served(self, mode: Mode) -> Iterator[Measured]:
+        """Candidates over copied keys and values, then everything that the nodes launch."""
+        whole, new, steps = self._shape.positions, self._shape.continued, self._shape.steps
+
+        def copied(parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+            forward = Baseline(parts, self._sizes, mode).copied_decode(storage, self._shape.batch)
+            return lambda: partial(forward, self._fields)
+
+        measure, decode = self._measure, Costs.decode
+        yield measure("decode_sdpa", copied, partial(decode, copied=True), mode=f"{mode} compile")
+        yield measure("decode_flex", self._scored, decode, mode=BY_KERNEL)
+        yield measure("decode_flex_graph", self._scored, decode)
+        yield measure("decode_flex_graph_int8_items", self._scored, decode, items="int8")
+        for name, count in (("encode_cold", whole), ("encode_warm", new)):
+            encode = partial(self._encoded, count)
+            yield measure(name, encode, partial(Costs.encode, new=count), ranks=False)
+        yield measure("generate", self._generated, partial(Costs.generate, steps=steps), ranks=False)
+        yield measure("decode_flex_graph_float8", self._scored, decode, precision="float8")
+
+    def _measure(
+        self,
+        name: str,
+        make: Callable[[Parts, DeviceStorage], Callable[[], Launched]],
+        cost: Callable[[Costs], Cost],
+        *,
+        precision: Precision = "bfloat16",
+        items: ItemPrecision = "float32",
+        mode: str = "captured",
+        ranks: bool = True,
+    ) -> Measured:
+        """A line. `make` compiles and captures, and what it returns makes the batch ready to be launched."""
+        self._tell(f"{name}, {mode}")
+        line: Measured = {"name": name, "precision": precision, "mode": mode}
         try:
-            return self._run(line, described)
+            storage, device = self._storage(precision), self._device
+            before = _forget_peak(device)
+            ready = make(self._parts(precision, items, capture=mode != BY_KERNEL), storage)
+            launched = ready()
+            found = _result(launched)
+            if ranks:
+                line |= parity(found, self._expected)
+            if device.type == "cuda":
+                # Before the clock, which holds memory of its own.
+                line["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+                line["working_bytes"] = line["peak_bytes"] - before
+            taken = time_launch(launched.launch if isinstance(launched, StaticCall) else launched, device)
         except (RuntimeError, ValueError) as error:
             # A card may lack what a line needs, as units for float8; the others still say something.
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            return described.model_copy(update={"failure": reason})
+            return line | {"failure": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+        model = self._model(precision)
+        spent = cost(Costs(model, self._shape.batch, *self._sizes))
+        line |= {"weight_bytes": weight_bytes(model)} | asdict(spent) | taken
+        if taken:
+            second = 1e3 / taken["median_ms"]
+            product = self._rates["float8" if precision == "float8" else "bfloat16"]
+            line["matrix_share"] = (spent.linear_flops + spent.attention_flops) * second / product
+            line["copy_share"] = spent.bytes * second / self._rates["copy"]
+        return line
 
-    def _run(self, line: Line, described: Forward) -> Forward:
-        shape, clock = self._shape, self._clock
-        model = self._model(line.precision)
-        cost = line.cost(Costs(model, shape.batch, *self._sizes))
-        if line.over_slots:
-            self._slots(line.precision)
-        before = clock.forget()
-        ready, probabilities = line.make()
-        taken = clock.time(ready, sets=shape.sets, warm_ups=shape.warm_ups, repetitions=shape.repetitions)
-        peak = clock.peak()
-        seconds = None if taken is None else taken.median_ms / 1e3
-        rate = self._rates.float8_flops if line.precision == "float8" else self._rates.bf16_flops
-        found = None if probabilities is None else [probabilities(place) for place in range(shape.sets)]
-        return described.model_copy(
-            update={
-                "timing": taken,
-                "parity": None if found is None else parity(found, self._expected),
-                "linear_flops": cost.linear_flops,
-                "attention_flops": cost.attention_flops,
-                "bytes": cost.bytes,
-                "matrix_share": _share(cost.flops, seconds, rate),
-                "copy_share": _share(cost.bytes, seconds, self._rates.copy_bytes),
-                "weight_bytes": weight_bytes(model),
-                "peak_bytes": peak,
-                "working_bytes": None if peak is None else peak - before,
-            }
-        )
+    def _scored(self, parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+        scorer = CandidateScorer(parts, storage)
+        return lambda: _only(scorer.stage(self._batch.rows(storage)))[0]
 
-    def _prefill(self, name: str, attention: Attention, mode: Mode) -> Line:
-        def make() -> tuple[Ready, Callable[[int], Tensor]]:
-            forward = Prefill(self._model("bfloat16"), self._items, self._sizes, attention)
-            forward.compile(self._compiled, mode)
-            return (
-                lambda place: partial(forward, self._batches[place].fields),
-                lambda place: forward(self._batches[place].fields).cpu(),
-            )
+    def _encoded(self, new: int, parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+        encoder = SlotEncoder(parts, storage)
+        return lambda: _only(encoder.stage(self._batch.prefills(self._shape.positions - new)))
 
-        return Line(
-            name=name,
-            title=f"prefill, {attention}",
-            precision="bfloat16",
-            mode=f"{mode} compile",
-            make=make,
-            cost=Costs.prefill,
-            over_slots=False,
-        )
-
-    def _decode(self, mode: Mode) -> Line:
-        def make() -> tuple[Ready, Callable[[int], Tensor]]:
-            filled = self._slots("bfloat16")
-            forward = CopiedDecode(self._model("bfloat16"), self._items, filled.storage, self._sizes)
-            forward.compile(self._compiled, mode)
-            places = [forward.places(filled.slots(place)) for place in range(self._shape.sets)]
-            return (
-                lambda place: partial(forward, self._batches[place].fields, places[place]),
-                lambda place: forward(self._batches[place].fields, places[place]).cpu(),
-            )
-
-        return Line(
-            name="decode_sdpa",
-            title="decode over copied keys and values, sdpa",
-            precision="bfloat16",
-            mode=f"{mode} compile",
-            make=make,
-            cost=partial(Costs.decode, copied=True),
-            over_slots=True,
-        )
-
-    def _scored(
-        self, name: str, precision: Precision, *, capture: bool, items: ItemPrecision = "float32"
-    ) -> Line:
-        def make() -> tuple[Ready, Callable[[int], Tensor]]:
-            table = None if items == "float32" else self._table(items)
-            scorer: StagedScorer = self._slots(precision).scorer(capture=capture, items=table)
-            return lambda place: scorer.call(place).launch, scorer.probabilities
-
-        return Line(
-            name=name,
-            title="decode over slots in place, flex"
-            + (", CUDA graph" if capture else "")
-            + (f", {items} items" if items != "float32" else ""),
-            precision=precision,
-            mode="as served, " + ("captured" if capture else "launched kernel by kernel"),
-            make=make,
-            cost=partial(Costs.decode, copied=False),
-            over_slots=True,
-        )
-
-    def _encode(self, name: str, new: int) -> Line:
-        def make() -> tuple[Ready, None]:
-            filled = self._slots("bfloat16")
-            encoder = filled.encoder(capture=True)
-            cached = self._shape.positions - new
-
-            def ready(place: int) -> Callable[[], object]:
-                (call,) = encoder.stage(filled.continuations(place, cached))
-                return call.launch
-
-            return ready, None
-
-        return Line(
-            name=name,
-            title=f"encode {new} of {self._shape.positions} positions",
-            precision="bfloat16",
-            mode="as served, captured",
-            make=make,
-            cost=partial(Costs.encode, new=new),
-            over_slots=True,
-        )
-
-    def _generate(self) -> Line:
-        def make() -> tuple[Ready, None]:
-            generator = self._slots("bfloat16").generator(capture=True)
-            return lambda place: generator.call(place).launch, None
-
-        return Line(
-            name="generate",
-            title=f"generate in {self._shape.steps} steps",
-            precision="bfloat16",
-            mode="as served, captured",
-            make=make,
-            cost=partial(Costs.generate, steps=self._shape.steps),
-            over_slots=True,
-        )
-
-    def _table(self, precision: ItemPrecision) -> ItemTable:
-        return ItemTable(self._vector_VE, precision, self._device)
+    def _generated(self, parts: Parts, storage: DeviceStorage) -> Callable[[], Launched]:
+        config, steps, asked = self._shape.model, self._shape.steps, self._batch.asked(self._shape.candidates)
+        generator = SlotGenerator(parts, storage, steps)
+        weight_A, offsets = asked[0].outcome_weight_A, len(config.time_offsets_s)
+        plans = [plan_queries(config.max_candidates, weight_A, steps, offsets)] * len(asked)
+        return lambda: _only(generator.stage(plans, asked, self._batch.sequences()))[0]
 
     def _model(self, precision: Precision) -> ServedModel:
         if precision not in self._models:
@@ -270,54 +175,65 @@ class TableBench:
             self._models[precision] = model if precision == "float32" else lower_precision(model, precision)
         return self._models[precision]
 
-    def _slots(self, precision: Precision) -> FilledSlots:
-        if precision not in self._filled:
+    def _parts(
+        self, precision: Precision, items: ItemPrecision = "float32", *, capture: bool = False
+    ) -> Parts:
+        """What a function is made of; its graphs have memory of their own."""
+        return Parts(
+            device=self._device,
+            model=self._model(precision),
+            items=self._items[items],
+            launches=Launches.on(self._device, capture=capture),
+            compiled=self._compiled,
+            batches=(self._shape.batch,),
+        )
+
+    def _storage(self, precision: Precision) -> DeviceStorage:
+        if precision not in self._storages:
             # One pool at a time: the memory of a line is its own.
-            self._filled.clear()
-            self._filled[precision] = FilledSlots(
-                self._model(precision),
-                self._items,
-                self._shape,
-                self._batches,
-                self._allocator,
-                self._compiled,
-            )
-        return self._filled[precision]
+            self._storages.clear()
+            made = filled_storage(self._batch, self._parts(precision), self._shape.slots, self._allocator)
+            self._storages[precision] = made
+        return self._storages[precision]
 
 
-def _median(one: Forward) -> float:
-    return one.timing.median_ms if one.timing else float("inf")
-
-
-def _remark(one: Forward) -> str:
-    if one.timing is None:
-        return f"{one.name}, {one.mode}: {one.failure or 'run, not timed'}"
-    return f"{one.name}, {one.mode}: {one.timing.median_ms:.2f} ms"
-
-
-def _with_speed_up(one: Forward, first: Forward) -> Forward:
-    if one.timing is None or first.timing is None:
-        return one
-    return one.model_copy(update={"speed_up": first.timing.median_ms / one.timing.median_ms})
-
-
-def _share(amount: int, seconds: float | None, rate: float | None) -> float | None:
-    return None if seconds is None or rate is None else amount / seconds / rate
-
-
-def _described(shape: Shape) -> dict[str, int | str]:
-    model = shape.model
+def parity(found_BKA: Tensor, expected_BKA: Tensor) -> dict[str, float]:
+    """Return the `largest` and `mean` difference of probabilities of the same batch and of their logits, and
+    `same_top`, the share of each row's ten best items by utility that are the same."""
+    both = (found_BKA.double(), expected_BKA.double())
+    logits = [torch.logit(some_BKA, eps=LEAST_PROBABILITY) for some_BKA in both]
+    utility_A = torch.tensor(UTILITY, dtype=torch.float64)
+    top = [(some_BKA @ utility_A).topk(min(TOP, some_BKA.size(1))).indices for some_BKA in both]
+    difference, logit_difference = (both[0] - both[1]).abs(), (logits[0] - logits[1]).abs()
     return {
-        "name": shape.name,
-        "batch": shape.batch,
-        "positions": shape.positions,
-        "candidates": shape.candidates,
-        "layers": model.layers,
-        "width": model.width,
-        "heads": model.heads,
-        "actions": model.num_actions,
-        "items": model.num_items,
-        "sets": shape.sets,
-        "repetitions": shape.repetitions,
-        "weights": "random",
+        "largest": difference.max().item(),
+        "mean": difference.mean().item(),
+        "largest_logit": logit_difference.max().item(),
+        "mean_logit": logit_difference.mean().item(),
+        "same_top": (top[0][:, :, None] == top[1][:, None]).any(-1).double().mean().item(),
     }
+
+
+def _forget_peak(device: torch.device) -> int:
+    """Begin to look for the peak of memory anew, and return the bytes that are allocated on a GPU."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _result(launched: Launched) -> Tensor:
+    """What one launch computes, in host memory."""
+    if not isinstance(launched, StaticCall):
+        return launched().cpu()
+    launched.launch()
+    # Copied, since the next launch writes to the same place.
+    return torch.from_numpy(launched.result().copy())
+
+
+def _only(staged: Iterable[Any]) -> Any:
+    """The one call that a whole batch of equal rows needs."""
+    (call,) = staged
+    return call

@@ -3,7 +3,6 @@
 import gc
 import importlib.metadata
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from ensemble.executors.cuda.cuda_engine import set_up_compiler
-from ensemble.gpu_presence import NoGpuError, require_gpu
+from ensemble.gpu_presence import NoGpuError, describe_gpus, require_gpu
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ServingSettings
@@ -22,21 +21,14 @@ LEAK_BYTES = 64 << 20
 """Device memory that may be gone after a test: less than anything that a test could leak."""
 SETTLING_S = 20.0
 
-
-CARD = ("name", "driver_version", "power.limit", "memory.total", "compute_cap")
 PACKAGES = ("torch", "triton", "cuda-bindings", "faiss-cpu", "nvidia-pytriton", "tritonclient", "numpy")
 
 
 def pytest_report_header() -> list[str]:
     """The card, as the driver tells of it, and the versions of what computes on it."""
-    query = ["nvidia-smi", f"--query-gpu={','.join(CARD)}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        told = f"unknown, since nvidia-smi failed: {error}"
     installed = {found.name: found.version for found in importlib.metadata.distributions()}
     versions = [f"{name} {installed.get(name, 'missing')}" for name in PACKAGES]
-    return [f"card ({', '.join(CARD)}): {'; '.join(told.splitlines())}", ", ".join(versions)]
+    return [f"card: {describe_gpus()}", ", ".join(versions)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -78,7 +78,9 @@ def windows(exported: Exported) -> list[History]:
     """What the trunk reads of every user's history."""
     config = exported.model.config
     whole = [exported.dataset.history(user) for user in range(USERS)]
-    return [one[window_start(len(one), config.max_history, config.window_block) :] for one in whole]
+    return [
+        history[window_start(len(history), config.max_history, config.window_block) :] for history in whole
+    ]
 
 
 def some_candidates(seed: int, count: int) -> np.ndarray:
@@ -154,15 +156,15 @@ def test_replays_equal_launches_bit_for_bit_in_any_order(
         answers = []
         for subject in graphs_and_launches:
             subject.poison()
-            subject.encode([Prefill(one, 0, slot) for one, slot in zip(chosen, slots, strict=True)])
+            subject.encode([Prefill(history, 0, slot) for history, slot in zip(chosen, slots, strict=True)])
             subject.poison()
             queries = subject.query(slots, lengths)
             subject.poison()
             answers.append((queries, subject.score(slots, lengths, candidates)))
         for replayed, launched in zip(*answers, strict=True):
-            for one, other in zip(replayed, launched, strict=True):
-                assert np.isfinite(one).all()
-                assert np.array_equal(one, other)
+            for by_graph, by_launch in zip(replayed, launched, strict=True):
+                assert np.isfinite(by_graph).all()
+                assert np.array_equal(by_graph, by_launch)
         for slot, length in zip(slots, lengths, strict=True):
             replayed_slot, launched_slot = (kept(subject, slot, length) for subject in graphs_and_launches)
             assert torch.equal(replayed_slot, launched_slot)

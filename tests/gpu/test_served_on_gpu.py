@@ -50,7 +50,7 @@ def differences(
 
 def test_another_users_answer_is_beyond_the_tolerance(right: list[Answer]) -> None:
     """Else the tests below would not notice a slot that is somebody else's."""
-    others = [(one, other) for user, one in enumerate(right) for other in right[user + 1 :]]
+    others = [(own, other) for user, own in enumerate(right) for other in right[user + 1 :]]
     unnoticed = [pair for pair in others if not IN_BFLOAT16.difference(*pair)]
     assert len(unnoticed) < len(others) / 1000
 

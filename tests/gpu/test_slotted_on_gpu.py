@@ -179,8 +179,8 @@ def test_compiled_and_eager_float32_agree(batch: Batch, device: torch.device) ->
     found = []
     for compiled in COMPILERS.values():
         memory = torch.zeros(shape, device=device)
-        one = OnDevice(SlottedTrunk(trunk, memory, SLOT, compiled), memory, torch.float32, 1e4)
-        hidden_BC = encoded(batch, one)
-        scored = one.trunk.candidates(one(batch.candidate_BKC), one.begins, one.numbers(*LENGTHS))
+        slots = OnDevice(SlottedTrunk(trunk, memory, SLOT, compiled), memory, torch.float32, 1e4)
+        hidden_BC = encoded(batch, slots)
+        scored = slots.trunk.candidates(slots(batch.candidate_BKC), slots.begins, slots.numbers(*LENGTHS))
         found.append(torch.cat([hidden_BC.flatten(), scored.flatten()]))
     assert (found[0] - found[1]).abs().max() < 1e-4

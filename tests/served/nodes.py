@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest
 
-from ensemble.graph import MODEL_REPOSITORY, Tensors, ensembles_in
+from ensemble.graph import MODEL_REPOSITORY, Tensors, call_server, ensembles_in
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
@@ -46,8 +46,7 @@ def inputs_of(tensors: Mapping[str, NDArray[Any]], protocol: ModuleType = triton
 def call(server: EmbeddedServer | Endpoints, model: str, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
     """All outputs of an inference."""
     with triton.InferenceServerClient(server.grpc_url) as client:
-        result = client.infer(model, inputs_of(tensors))
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+        return call_server(client)(model, dict(tensors))
 
 
 def answer_by_steps(

@@ -27,11 +27,11 @@ class Buckets:
         self._batches = sorted(set(batches))
 
     def largest_first(self) -> list[Bucket]:
-        """Every shape. What the largest needs of the graphs' shared memory then serves all others."""
+        """Return every shape. What the largest needs of the graphs' shared memory then serves all others."""
         return [Bucket(batch, size) for size in self._sizes[::-1] for batch in self._batches[::-1]]
 
     def split(self, sizes: Sequence[int]) -> list[tuple[Bucket, list[int]]]:
-        """Rows of so many tokens as batches: their shape, and the places of their rows.
+        """Return rows of so many tokens as batches: their shape, and the places of their rows.
 
         Rows of different sizes do not share a batch: a short continuation would pay for a whole history.
 
@@ -57,12 +57,12 @@ class Buckets:
 
 
 def history_sizes(max_positions: int) -> list[int]:
-    """New positions: a few events of a returning user, more of them, and a whole window."""
+    """Return sizes of new positions: a few events of a returning user, more of them, and a whole window."""
     return [size for size in (16, 64, 256) if size < max_positions] + [max_positions]
 
 
 def candidate_sizes(max_candidates: int) -> list[int]:
-    """Candidates: whole blocks of the kernel, doubling, and the most that a request may rank."""
+    """Return sizes of candidates: whole blocks of the kernel, doubling, and the most of a request."""
     sizes = [BLOCK]
     while sizes[-1] < max_candidates:
         sizes.append(2 * sizes[-1])

@@ -23,11 +23,11 @@ class Launches:
 
     @classmethod
     def on(cls, device: torch.device, *, capture: bool) -> "Launches":
-        """Those of a device; only a GPU captures."""
+        """Return those of a device; only a GPU captures."""
         return cls(Capture.on(device) if capture and device.type == "cuda" else None)
 
     def collect(self) -> Iterable[Metric]:
-        """As a collector of Prometheus' library."""
+        """Yield the counts as metrics of Prometheus' library."""
         yield GaugeMetricFamily("unipinrec_cuda_graphs", "CUDA graphs captured", self.captured)
         launches = CounterMetricFamily(
             "unipinrec_launches", "Batches by how they were launched", labels=["by"]
@@ -56,7 +56,7 @@ class Calls:
             self._calls[bucket] = call
 
     def split(self, sizes: Sequence[int]) -> Iterator[tuple[StaticCall, Bucket, list[int]]]:
-        """The calls that rows of so many tokens need, their shapes, and the places of each one's rows."""
+        """Yield the calls that rows of so many tokens need, their shapes, and the places of their rows."""
         for bucket, places in self._buckets.split(sizes):
             call = self._calls[bucket]
             self._launches.count["graph" if call.is_captured else "eager"] += 1

@@ -22,13 +22,19 @@ RECOMPILES = 256
 
 
 def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> GpuEngine:
-    """The engine of one GPU.
+    """Return the engine of one GPU.
 
     Raises:
         NoGpuError: there is none.
         ValueError: it lacks what the precision needs.
     """
     require_gpu(f"instance_group names GPU {index}", ", or no --profile")
+    return GpuEngine(loaded, *set_up_gpu(settings, index))
+
+
+def set_up_gpu(settings: ServingSettings, index: int) -> tuple[CudaAllocator, GpuOptions]:
+    """Make a GPU the current one and set up the compiler, for the whole process; return the GPU's memory and
+    the options that the settings ask for."""
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     set_up_compiler()
@@ -39,7 +45,7 @@ def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> 
         # Attention that is not compiled waits for the device, which no graph may.
         capture=settings.gpu_graphs and settings.gpu_compile != "off",
     )
-    return GpuEngine(loaded, CudaAllocator(device), options)
+    return CudaAllocator(device), options
 
 
 def set_up_compiler() -> None:

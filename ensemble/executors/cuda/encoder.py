@@ -35,30 +35,31 @@ class SlotEncoder:
         self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
 
     def __call__(self, histories: Sequence[Prefill]) -> None:
-        """Launch what fills all slots; see `DeviceStorage.synchronize`."""
+        """Launch what fills all slots; nothing waits until it is done."""
         for call in self.stage(histories):
             call.launch()
 
     def stage(self, histories: Sequence[Prefill]) -> Iterator[StaticCall]:
-        """Calls that are filled and can be launched."""
-        counts = [len(one.history) + 1 - one.cached for one in histories]
+        """Yield calls that are filled and can be launched."""
+        counts = [len(prefill.history) + 1 - prefill.cached for prefill in histories]
         for call, bucket, places in self._calls.split(counts):
             fields = call.blank()
             for row, place in enumerate(places):
-                one, count = histories[place], counts[place]
-                for name, column in zip(EVENT_FIELDS, event_columns(one.history, one.cached), strict=True):
+                prefill, count = histories[place], counts[place]
+                columns = event_columns(prefill.history, prefill.cached)
+                for name, column in zip(EVENT_FIELDS, columns, strict=True):
                     fields[name][row, :count] = column
-                fields["begin"][row] = self._map.begin(one.slot)
-                fields["cached"][row] = one.cached
+                fields["begin"][row] = self._map.begin(prefill.slot)
+                fields["cached"][row] = prefill.cached
                 fields["count"][row] = count
-                fields["slot"][row] = one.slot
+                fields["slot"][row] = prefill.slot
                 self.padding += bucket.size - count
             self.padding += (bucket.batch - len(places)) * bucket.size
             yield call
 
 
 class _Encode:
-    """What is computed on the device."""
+    """Encodes the new events of a batch on the device."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._items = parts.items
@@ -69,7 +70,7 @@ class _Encode:
         )
 
     def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Hidden states [B, C], which also stand beside the slots."""
+        """Return hidden states [B, C], which also stand beside the slots."""
         item_BN, begin_B, cached_B = fields["item"], fields["begin"], fields["cached"]
         batch, new = item_BN.shape
         position_BN = cached_B[:, None] + torch.arange(new, device=item_BN.device)

@@ -1,4 +1,4 @@
-"""The engine of a GPU; see `ensemble.executors.engine.Engine`."""
+"""The engine of a GPU: encodes, generates and scores over slots in its memory."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,11 +79,11 @@ class GpuEngine:
         self.encode = StoragePrefiller(self._encoder)
 
     def create(self, base: Path, layout: SlotLayout) -> DeviceStorage:
-        """Zeroed device memory for a pool, whose descriptor lies beside `base`."""
+        """Return zeroed device memory for a pool, whose descriptor lies beside `base`."""
         return DeviceStorage.create(base.parent, layout, self._spare, self._allocator)
 
     def open(self, folder: Path, fields: Mapping[str, Any]) -> DeviceStorage:
-        """The device memory that another process described in `fields`."""
+        """Return the device memory that another process described in `fields`."""
         del folder
         return DeviceStorage.open(fields, self._allocator)
 
@@ -92,11 +92,11 @@ class GpuEngine:
         self._functions.pop(storage, None)
 
     def layout(self, slots: int) -> SlotLayout:
-        """The layout of a pool of so many slots, which hold what the trunk computes in."""
+        """Return the layout of a pool of so many slots, which hold what the trunk computes in."""
         return SlotLayout.of_model(self._config, slots, self._precision)
 
     def private(self) -> DeviceStorage:
-        """A storage of spare slots alone, in device memory."""
+        """Return a storage of spare slots alone, in device memory."""
         return DeviceStorage.private(self.layout(0), self._spare, self._allocator)
 
     @torch.inference_mode()
@@ -108,13 +108,13 @@ class GpuEngine:
     def generate(
         self, storage: DeviceStorage, asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> list[Queries]:
-        """Query embeddings of every request behind its encoded history, similar ones merged."""
-        plans = [self._planner.plan(one) for one in asked]
+        """Return the query embeddings of every request behind its encoded history, similar ones merged."""
+        plans = [self._planner.plan(request) for request in asked]
         made = self._generator(storage)(plans, asked, places)
         return [self._planner.finish(plan, vector_QE) for plan, vector_QE in zip(plans, made, strict=True)]
 
     def score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """Action probabilities [K, A] of every row; one launch for each storage among the rows."""
+        """Return action probabilities [K, A] of every row, by a launch for each storage among the rows."""
         by_storage: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_storage.setdefault(id(row.storage), []).append(place)
@@ -125,7 +125,7 @@ class GpuEngine:
         return [scored[place] for place in range(len(rows))]
 
     def collect(self) -> Iterable[Metric]:
-        """What launches, shapes and graphs have been counted."""
+        """Yield what launches, shapes and graphs have been counted."""
         yield from self._parts.launches.collect()
         yield GaugeMetricFamily(
             "unipinrec_item_table_bytes", "Device memory of the item vectors", self._parts.items.bytes

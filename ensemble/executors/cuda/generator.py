@@ -46,7 +46,7 @@ class SlotGenerator:
     def __call__(
         self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> list[Floats]:
-        """Query embeddings [Q, E] of every request in generation order, once the device is done."""
+        """Return query embeddings [Q, E] of every request in generation order, once the device is done."""
         made: dict[int, Floats] = {}
         for call, chosen in self.stage(plans, asked, places):
             call.launch()
@@ -58,11 +58,11 @@ class SlotGenerator:
     def stage(
         self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[CachedSequence]
     ) -> Iterator[tuple[StaticCall, list[int]]]:
-        """Calls that are filled and can be launched, and the places of each one's requests."""
+        """Yield calls that are filled and can be launched, and the places of their requests."""
         for call, _, chosen in self._calls.split([plan.steps for plan in plans]):
             fields = call.blank()
             for row, place in enumerate(chosen):
-                plan, one, where = plans[place], asked[place], places[place]
+                plan, request, where = plans[place], asked[place], places[place]
                 column_Q = _columns(plan)
                 fields["outcome"][row, :, 0] = plan.leading_outcome
                 fields["outcome"][row, plan.step_Q, column_Q] = plan.outcome_Q
@@ -70,14 +70,14 @@ class SlotGenerator:
                 fields["slot"][row] = where.slot
                 fields["begin"][row] = self._map.begin(where.slot)
                 fields["length"][row] = where.length
-                fields["time"][row] = one.request_time
-                fields["previous"][row] = one.last_event_time
-                fields["surface"][row] = one.surface
+                fields["time"][row] = request.request_time
+                fields["previous"][row] = request.last_event_time
+                fields["surface"][row] = request.surface
             yield call, chosen
 
 
 class _Generate:
-    """What is computed on the device."""
+    """Generates all steps of a batch on the device."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
@@ -89,7 +89,7 @@ class _Generate:
         )
 
     def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Query embeddings [B, S, M, E] in float32."""
+        """Return query embeddings [B, S, M, E] in float32."""
         hidden_BC = self._hidden_RC[fields["slot"]]
         made = [self._queries_of(hidden_BC, fields, 0)]
         for step in range(1, fields["outcome"].size(1)):

@@ -41,6 +41,6 @@ class ItemTable:
         return self._value_VE.nbytes + scales
 
     def __call__(self, row: Tensor) -> Tensor:
-        """Item rows [...] to vectors [..., E] in float32."""
+        """Return the vectors [..., E] of item rows [...], in float32."""
         vector = self._value_VE[row].float()
         return vector if self._scale_V is None else vector * self._scale_V[row].unsqueeze(-1)

@@ -33,7 +33,7 @@ class CandidateScorer:
         self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
 
     def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """Action probabilities [K, A] of every row, once the device is done."""
+        """Return the action probabilities [K, A] of every row, once the device is done."""
         scored: dict[int, Floats] = {}
         for call, places in self.stage(rows):
             call.launch()
@@ -43,21 +43,21 @@ class CandidateScorer:
         return [scored[place] for place in range(len(rows))]
 
     def stage(self, rows: Sequence[ScoringRow]) -> Iterator[tuple[StaticCall, list[int]]]:
-        """Calls that are filled and can be launched, and the places of each one's rows."""
+        """Yield calls that are filled and can be launched, and the places of their rows."""
         for call, _, places in self._calls.split([max(1, len(row.item_row_K)) for row in rows]):
             fields = call.blank()
             for row, place in enumerate(places):
-                one = rows[place]
-                fields["item"][row, : len(one.item_row_K)] = one.item_row_K
-                fields["begin"][row] = self._map.begin(one.place.slot)
-                fields["length"][row] = one.place.length
-                fields["time"][row] = one.request_time
-                fields["surface"][row] = one.surface
+                asked = rows[place]
+                fields["item"][row, : len(asked.item_row_K)] = asked.item_row_K
+                fields["begin"][row] = self._map.begin(asked.place.slot)
+                fields["length"][row] = asked.place.length
+                fields["time"][row] = asked.request_time
+                fields["surface"][row] = asked.surface
             yield call, places
 
 
 class _Score:
-    """What is computed on the device."""
+    """Scores the candidates of a batch on the device."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._items = parts.items
@@ -68,7 +68,7 @@ class _Score:
         )
 
     def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
-        """Probabilities [B, K, A] in float32."""
+        """Return probabilities [B, K, A] in float32."""
         token_BKC = self._tokens(self._items(fields["item"]), fields["time"], fields["surface"])
         hidden_BKC = self._slotted.candidates(token_BKC, fields["begin"], fields["length"])
         return torch.sigmoid(self._head(hidden_BKC).float())

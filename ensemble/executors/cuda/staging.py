@@ -31,7 +31,7 @@ class Packing:
         self.words = sum(math.prod(field.shape) for field in fields.values())
 
     def views(self, words_W: Words) -> dict[str, Words]:
-        """Each field as a view of an array or tensor [W]."""
+        """Return each field as a view of an array or tensor [W]."""
         return {
             name: words_W[begin : begin + math.prod(field.shape)].reshape(field.shape)
             for name, field, begin in self._places()

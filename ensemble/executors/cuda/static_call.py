@@ -33,7 +33,7 @@ class Capture:
 
     @classmethod
     def on(cls, device: torch.device) -> "Capture":
-        """A memory pool and a stream of a GPU."""
+        """Return a memory pool and a stream of a GPU."""
         return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
 
 
@@ -59,11 +59,11 @@ class StaticCall:
 
     @property
     def is_captured(self) -> bool:
-        """Whether a launch replays a graph."""
+        """Return whether a launch replays a graph."""
         return self._graph is not None
 
     def blank(self) -> dict[str, NDArray[np.int64]]:
-        """The fields in host memory, blank and to be filled, as soon as the device has read the last ones."""
+        """Return the fields in host memory, blank, once the device has read those of the launch before."""
         if self._copied is not None:
             self._copied.synchronize()
         self._packing.clear(self._staged)
@@ -98,7 +98,7 @@ class StaticCall:
             self._run()
 
     def result(self) -> NDArray[Any]:
-        """What the launch computed, once the device is done; valid until the next launch."""
+        """Return what the launch computed, once the device is done; valid until the next launch."""
         if self._output is None:
             raise RuntimeError("nothing was launched")
         if not self._pinned:

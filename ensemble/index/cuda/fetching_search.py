@@ -26,7 +26,7 @@ class FetchingSearch:
         self.items: int = beyond.items
 
     def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
-        """Item rows [Q, K] as `ItemSearch.nearest` gives them; exact where both indexes are."""
+        """Return item rows [Q, K] as `ItemSearch.nearest` does; exact where both indexes are."""
         wanted = min(count, self.items)
         reach = min(wanted + len(np.unique(left_out_X)), self.items)
         if reach > self._most:
@@ -35,7 +35,7 @@ class FetchingSearch:
 
 
 def keep_first(item_row_QF: Int64s, left_out_X: Int64s, count: int) -> Int64s:
-    """The first `count` of every row that are items and not left out, in their order.
+    """Return the first `count` of every row that are items and not left out, in their order.
 
     `PADDING` fills rows that have fewer; [Q, K] with K the smaller of `count` and F.
     """

@@ -58,7 +58,7 @@ class GpuIndex:
     """Of an index that holds the first items of their groups alone."""
 
     def fetch(self, query_QE: Floats, count: int) -> Int64s:
-        """Item rows [Q, F] of largest inner product, best first, -1 where fewer are found."""
+        """Return item rows [Q, F] of largest inner product, best first, -1 where fewer are found."""
         item_row_QF: Int64s = self.index.search(query_QE, count, params=self._parameters(count))[1]
         if self.twins is None:
             return item_row_QF
@@ -92,12 +92,12 @@ def require_gpu(name: str) -> None:
 
 
 def has_cagra() -> bool:
-    """Whether the installed FAISS is built with NVIDIA's cuVS, which brings CAGRA."""
+    """Return whether the installed FAISS is built with NVIDIA's cuVS, which brings CAGRA."""
     return hasattr(faiss, "GpuIndexCagra")
 
 
 def search_on_gpu(search: ItemSearch, vector_VE: Floats) -> FetchingSearch:
-    """The same search on the GPU; what reaches further than it can stays with `search`, in host memory.
+    """Return the same search on the GPU; what reaches further stays with `search`, in host memory.
 
     `vector_VE` are the item vectors that `search` was built from.
 
@@ -110,10 +110,10 @@ def search_on_gpu(search: ItemSearch, vector_VE: Floats) -> FetchingSearch:
 
 
 def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
-    """The GPU's counterpart of a bundle's index over `vector_VE`; takes as long as building, for `hnsw`.
+    """Return the GPU's counterpart of a bundle's index over `vector_VE`; for `hnsw`, it is built anew.
 
     - `flat` and `sq8` become exact search over the item vectors: coarser ones would save memory alone.
-    - `ivf_hnsw` keeps its lists; their centroids are compared one by one.
+    - `ivf_hnsw` keeps its lists; their centroids are all compared.
     - `hnsw` becomes CAGRA (Ootomo et al., arXiv 2308.15136) over as many vectors as differ, since FAISS moves
       no HNSW graph; up to `CAGRA_FROM` of them, exact search.
 
@@ -141,7 +141,7 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
 
 
 def with_flat_centroids(index: Any) -> Any:
-    """An IVF index in host memory that shares the lists of `index` and compares all centroids.
+    """Return an IVF index in host memory that shares the lists of `index` and compares all centroids.
 
     `index` must outlive it.
     """

@@ -27,7 +27,7 @@ class CudaError(Exception):
 
 
 class CudaAllocator:
-    """Memory of one GPU; see `DeviceAllocator`."""
+    """Allocates memory of one GPU, and maps what other processes allocated there."""
 
     def __init__(self, device: torch.device, wait_s: float = ALLOCATION_WAIT_S) -> None:
         """`wait_s` is how long an allocation waits for room."""
@@ -35,7 +35,7 @@ class CudaAllocator:
         self._wait_s = wait_s
 
     def allocate(self, size: int, folder: Path) -> "CudaMemory":
-        """Zeroed memory of so many bytes on the device; `folder` stays empty."""
+        """Return zeroed memory of so many bytes on the device; `folder` stays empty."""
         del folder
         self._select()
         pointer = self._malloc(size)
@@ -45,7 +45,7 @@ class CudaAllocator:
         return CudaMemory(pointer, size, self.device, _to_text(handle), "cudaFree")
 
     def open(self, handle: str, size: int) -> "CudaMemory":
-        """The memory behind another process's CUDA IPC handle."""
+        """Return the memory behind another process's CUDA IPC handle."""
         self._select()
         try:
             pointer = _call(
@@ -89,7 +89,7 @@ class CudaMemory:
         self.handle = handle
         holder = _Holder(pointer, size)
         # The tensor keeps the holder, so that no view outlives the mapping.
-        # A normal tensor whoever asks: for one that inference made, everything would be compiled anew.
+        # A normal tensor whoever asks: for an inference tensor, everything would be compiled anew.
         with torch.inference_mode(False):
             self.bytes: Tensor = torch.as_tensor(holder, device=device)
         weakref.finalize(holder, _give_back, device.index or 0, release, pointer).atexit = False

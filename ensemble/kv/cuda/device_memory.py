@@ -27,14 +27,14 @@ class DeviceAllocator(Protocol):
     device: torch.device
 
     def allocate(self, size: int, folder: Path) -> DeviceMemory:
-        """Zeroed memory of so many bytes. What the sharing needs in files stands in `folder`.
+        """Return zeroed memory of so many bytes. What the sharing needs in files stands in `folder`.
 
         Raises:
             MemoryError: the device has no room.
         """
 
     def open(self, handle: str, size: int) -> DeviceMemory:
-        """The memory behind a handle of an allocation of so many bytes.
+        """Return the memory behind a handle of an allocation of so many bytes.
 
         Raises:
             FileNotFoundError: its owner is gone.
@@ -49,7 +49,7 @@ _releases = threading.RLock()
 
 @contextmanager
 def without_releases() -> Iterator[None]:
-    """While this lasts, no memory is given back: that waits for the whole device, which the capture of a
+    """Keep all memory while this lasts: giving it back waits for the whole device, which the capture of a
     graph does not bear."""
     with _releases:
         collects = gc.isenabled()
@@ -64,6 +64,6 @@ def without_releases() -> Iterator[None]:
 
 @contextmanager
 def releasing() -> Iterator[None]:
-    """Around giving memory back."""
+    """Wait until no graph is captured, and hold captures off while memory is given back."""
     with _releases:
         yield

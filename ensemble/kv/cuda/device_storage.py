@@ -39,16 +39,16 @@ class PositionMap:
 
     @property
     def rows(self) -> int:
-        """R; the last is the null row, which belongs to no slot."""
+        """Return R; the last is the null row, which belongs to no slot."""
         return self.slots + self.spare + 1
 
     @property
     def positions(self) -> int:
-        """P."""
+        """Return P."""
         return (self.slots + self.spare) * self.room + (self.spare + 1) * BLOCK
 
     def begin(self, slot: int) -> int:
-        """Where a slot begins; spare slots are numbered behind the others.
+        """Return where a slot begins; spare slots are numbered behind the others.
 
         Raises:
             ValueError: there is no such slot, as when a batch has more rows than there are spare slots.
@@ -58,12 +58,12 @@ class PositionMap:
         return slot * self.room
 
     def scratch(self, row: int) -> int:
-        """Where the scratch block of a batch's row begins."""
+        """Return where the scratch block of a batch's row begins."""
         return (self.slots + self.spare) * self.room + row * BLOCK
 
     @property
     def null_block(self) -> int:
-        """Where the block begins that holds padding."""
+        """Return where the block begins that holds padding."""
         return self.positions - BLOCK
 
 
@@ -73,7 +73,7 @@ class DeviceStorage:
     def __init__(
         self, layout: SlotLayout, spare: int, allocator: DeviceAllocator, memory: Tensor, handle: str | None
     ) -> None:
-        """Over the bytes of a memory, which other processes open by its handle."""
+        """Lays slots over the bytes of a memory, which other processes open by its handle."""
         self.layout = layout
         self.map = position_map(layout, spare)
         self._allocator = allocator
@@ -98,7 +98,7 @@ class DeviceStorage:
 
     @classmethod
     def private(cls, layout: SlotLayout, spare: int, allocator: DeviceAllocator) -> "DeviceStorage":
-        """Zeroed memory that no other process opens."""
+        """Return zeroed memory that no other process opens."""
         memory = torch.zeros(storage_bytes(layout, spare), dtype=torch.uint8, device=allocator.device)
         return cls(layout, spare, allocator, memory, None)
 
@@ -119,11 +119,11 @@ class DeviceStorage:
 
     @property
     def bytes(self) -> int:
-        """Size of the whole memory."""
+        """Return the size of the whole memory."""
         return storage_bytes(self.layout, self.map.spare)
 
     def describe(self) -> dict[str, Any]:
-        """The handle of the memory, and its layout."""
+        """Return the handle of the memory, and its layout."""
         return {
             "device": str(self._allocator.device),
             "handle": self._handle,
@@ -132,7 +132,7 @@ class DeviceStorage:
         }
 
     def hidden(self, slot: int) -> Tensor:
-        """The hidden state [C] beside a slot, in place."""
+        """Return the hidden state [C] beside a slot, in place."""
         return self.hidden_RC[slot]
 
     def copy(self, slot: int, source: SlotStorage, source_slot: int, length: int) -> None:
@@ -151,12 +151,12 @@ class DeviceStorage:
 
 
 def position_map(layout: SlotLayout, spare: int) -> PositionMap:
-    """Slots rounded up to whole blocks, beside `spare` others."""
+    """Return the map of slots rounded up to whole blocks, beside `spare` others."""
     return PositionMap(layout.slots, spare, -(-layout.shape[3] // BLOCK) * BLOCK)
 
 
 def storage_bytes(layout: SlotLayout, spare: int) -> int:
-    """Bytes of the whole memory."""
+    """Return the bytes of the whole memory."""
     return sum(_bytes(part) for part in _parts(layout, position_map(layout, spare)))
 
 
