@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -31,8 +32,11 @@ class Examples(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Draw the examples of an epoch from here on."""
 
-    def batches(self, *, batch_size: int, seed: int) -> DataLoader[Any]:
-        """Return batches of all examples, in an order given by `seed`; the last made may be smaller."""
+    def batches(self, *, batch_size: int, seed: int, workers: int, draw: torch.Generator) -> DataLoader[Any]:
+        """Return batches of all examples, in an order given by `seed`; the last made may be smaller.
+
+        A batch has a method `to` that moves it to a device. The loader draws from `draw`.
+        """
 
 
 def blended_examples(interactions: InteractionDataset, config: ModelConfig, seed: int) -> BlendedDataset:

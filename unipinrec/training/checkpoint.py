@@ -49,7 +49,7 @@ def save_checkpoint(
     folder: Path, state: CheckpointState, model: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> Path:
     """Write `folder/epoch-<n>` and drop the checkpoints beside it. Returns the new one's path."""
-    final = folder / f"epoch-{state.epoch:04d}"
+    final = checkpoint_path(folder, state.epoch)
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -62,6 +62,11 @@ def save_checkpoint(
         if other != final:
             shutil.rmtree(other)
     return final
+
+
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    """Return where the checkpoint after an epoch belongs."""
+    return folder / f"epoch-{epoch:04d}"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

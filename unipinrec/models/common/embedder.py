@@ -53,15 +53,15 @@ class ItemEmbedder(nn.Module):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed: {tuple(own.shape)}")
             own.copy_(tensor)
 
-    def forward(self, item_row: Tensor, id_dropout: float = 0.0) -> Tensor:
+    def forward(self, item_row: Tensor, hidden_ids: Tensor | None = None) -> Tensor:
         """Item rows [...] (padding may be -1, its vector is meaningless) to unit vectors [..., E].
 
-        Ids of cold items are hidden, and any other with chance `id_dropout`.
+        Ids of cold items are hidden, and those that `hidden_ids` [...] marks.
         """
         row = item_row.clamp(min=0)
         known = ~self.cold_V[row]
-        if id_dropout > 0.0:
-            known = known & (torch.rand(row.shape, device=row.device) >= id_dropout)
+        if hidden_ids is not None:
+            known = known & ~hidden_ids
         identity = self.id_table(self.id_slot_VH[row]).flatten(-2)
         parts = [identity * known.unsqueeze(-1).to(identity.dtype)]
         if self.attribute_table is not None:
