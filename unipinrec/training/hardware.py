@@ -38,14 +38,9 @@ class Hardware:
         """
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         found = _device(device, int(os.environ.get("LOCAL_RANK", 0)), processes)
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision is {precision}; allowed: {', '.join(get_args(Precision))}")
-        if precision == "bf16" and found.type == "cuda":
-            with torch.cuda.device(found):
-                if not torch.cuda.is_bf16_supported(including_emulation=False):
-                    raise ValueError(
-                        f"precision is bf16, which {found} does not compute in; allowed: float32"
-                    )
+        allowed = [name for name in get_args(Precision) if name == "float32" or _has_bfloat16(found)]
+        if precision not in allowed:
+            raise ValueError(f"precision is {precision}; allowed on {found}: {', '.join(allowed)}")
         chosen: Precision = "bf16" if precision == "bf16" else "float32"
         return cls(device=found, precision=chosen, workers=workers, rank=rank, processes=processes)
 
