@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from unipinrec.data.blended import BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset
@@ -83,3 +84,11 @@ def run_together(rank: int, processes: int, port: int, data: Path, folder: Path)
                 shutil.copytree(folder / "cut", folder / "left")
             hardware.wait()
             run("unified", data, folder / "cut", hardware)
+
+
+def curves(folder: Path) -> dict[str, list[float]]:
+    """Losses by epoch, as written for TensorBoard."""
+    accumulator = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {
+        name: [event.value for event in accumulator.Scalars(name)] for name in accumulator.Tags()["scalars"]
+    }

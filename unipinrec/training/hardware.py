@@ -70,7 +70,7 @@ class Hardware:
         """
         if self.processes == 1:
             return objective
-        return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+        return DistributedDataParallel(objective, forward_sync_buffers=False, find_unused_parameters=True)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute matrix products in the run's precision."""

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.clusters import cluster_dataset
-from tests.support.shared_training import EPOCHS, LOSSES, run, run_together
+from tests.support.shared_training import EPOCHS, LOSSES, curves, run, run_together
 from unipinrec.models.common.objective import Part, Share
 from unipinrec.training.hardware import Hardware
 
@@ -35,13 +34,6 @@ def together(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(run_together, (2, port, data, folder), nprocs=2)
     return folder
-
-
-def curves(folder: Path) -> dict[str, list[float]]:
-    accumulator = EventAccumulator(str(folder / "tensorboard")).Reload()
-    return {
-        name: [event.value for event in accumulator.Scalars(name)] for name in accumulator.Tags()["scalars"]
-    }
 
 
 @pytest.mark.parametrize("name", LOSSES)
