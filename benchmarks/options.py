@@ -31,10 +31,10 @@ from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import SHARED_MEMORY, Precision, ServingSettings
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 from experiments.report import Machine
-from unipinrec.bundle import HISTORIES, read_manifest
+from unipinrec.bundle import read_manifest
 from unipinrec.config import Config
-from unipinrec.history_store import HistoryStore
 from unipinrec.models.config import ModelConfig
 from unipinrec.models.unified.config import preset
 from unipinrec.models.unified.graphs import EncoderGraph, RankingHeadGraph
@@ -63,7 +63,7 @@ class Compute(Config):
 
 
 class Storage(Config):
-    """One precision of the KV pool, on stored users of a bundle."""
+    """One precision of the KV pool, on stored users."""
 
     precision: Precision
     slot_bytes: int
@@ -203,7 +203,7 @@ def measure_storage(bundle: Path, users: int, tell: Callable[[str], None]) -> tu
     loaded = LoadedBundle.open(bundle)
     settings = ServingSettings(bundle=bundle, pool_slots=4)
     # One after the other: a process may open a store once.
-    with HistoryStore(loaded.folder / HISTORIES) as store:
+    with LmdbHistoryStore(settings.histories) as store:
         names = store.first_users(users)
     history, ann = HistoryNode(loaded, settings), AnnNode(loaded, settings)
     scoring = ScoringNode(loaded, settings)
@@ -253,8 +253,8 @@ def _run(node: Node[Any, Any], tensors: Tensors) -> Tensors:
     return node.pack(node.run(node.parse(tensors)))
 
 
-def _request(user: str) -> Tensors:
-    return {"USER_ID": np.array([[user.encode()]], np.object_), "REQUEST_TIME": np.array([[NOW]])}
+def _request(user: bytes) -> Tensors:
+    return {"USER_ID": np.array([[user]], np.object_), "REQUEST_TIME": np.array([[NOW]])}
 
 
 def _renamed(tensors: Tensors) -> Tensors:

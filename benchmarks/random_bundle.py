@@ -99,7 +99,7 @@ def _open(base: Path) -> RandomBundle:
 
 
 def _dataset(items: int, folder: Path) -> InteractionDataset:
-    """A catalogue, and the one stored history that a dataset needs; requests bring their own."""
+    """A catalogue, and the one history that a dataset needs; requests bring their own."""
     info = DatasetInfo(
         name="random",
         actions=ACTIONS,

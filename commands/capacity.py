@@ -14,6 +14,7 @@ from commands.errors import one_line_errors
 from commands.load_options import LoadOptions, load_console, parse_mix
 from commands.load_target import LoadTarget
 from ensemble.server.server_error import ServerError
+from ensemble.stores.history_store import StoreError
 from loadtest.capacity import CapacityError
 from loadtest.capacity_run import CapacityPlan, CapacityRun, measure_capacity
 from loadtest.generators import GeneratorError, Generators
@@ -47,6 +48,7 @@ def capacity(
     zipf: options.Zipf = 1.0,
     seed: options.Seed = 0,
     bundle: options.Bundle = None,
+    histories: options.Histories = None,
     dataset: options.Dataset = None,
     traffic: options.TrafficFile = None,
     num_results: options.Results = 20,
@@ -61,6 +63,7 @@ def capacity(
         metrics_url=metrics_url,
         protocol=protocol,
         bundle=bundle,
+        histories=histories,
         dataset=dataset,
         traffic=traffic,
         mix=parse_mix(mix, zipf),
@@ -82,7 +85,13 @@ def capacity(
     console = load_console()
     with (
         one_line_errors(
-            ServerError, GeneratorError, CapacityError, NothingMeasuredError, PreparedDatasetError, ValueError
+            ServerError,
+            StoreError,
+            GeneratorError,
+            CapacityError,
+            NothingMeasuredError,
+            PreparedDatasetError,
+            ValueError,
         ),
         chosen.running(console) as (target, plan),
     ):

@@ -12,7 +12,7 @@ from commands.errors import one_line_errors
 from unipinrec.data.events import DatasetInfo, EventFormatError, name_from
 from unipinrec.data.importer import import_events
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared
-from unipinrec.data.summary import Summary, summarize
+from unipinrec.data.summary import summarize
 from unipinrec.simulator import SimulatorConfig, prepare_simulation
 
 ERRORS = (EventFormatError, PreparedDatasetError)
@@ -25,15 +25,13 @@ app.add_typer(fetch.app, name="fetch")
 @app.command("import")
 def import_(
     events: Annotated[
-        Path,
-        typer.Option(help="The log (docs/data.md): parquet, CSV or TSV, or a folder of its parts."),
+        Path, typer.Option(help="The log (docs/data.md): parquet, CSV or TSV, or a folder of its parts.")
     ],
     actions: Annotated[str, typer.Option(help="Action names in bit order, with commas between them.")],
     out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],
     surfaces: Annotated[str, typer.Option(help="Surface names in order, with commas between.")] = "default",
     items: Annotated[
-        Path | None,
-        typer.Option(help="Likewise, with item_id and, optionally, title, attributes, content."),
+        Path | None, typer.Option(help="Likewise, with item_id and, optionally, title, attributes, content.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the dataset; default: from the name of OUT.")
@@ -48,18 +46,18 @@ def import_(
     ] = None,
 ) -> None:
     """Check an event log and make a prepared dataset of it."""
-    names = tuple(actions.split(","))
     with one_line_errors(*ERRORS):
-        dataset = import_events(
-            events,
-            items,
-            out,
-            name=name_from(out.name) if name is None else name,
-            actions=names,
-            surfaces=tuple(surfaces.split(",")),
-            utility_weights=_weights(utility_weights) if utility_weights else (1.0,) * len(names),
-            positive_actions=tuple(positive_actions.split(",")) if positive_actions else None,
-        )
+        names = actions.split(",")
+        fields: dict[str, object] = {
+            "name": name_from(out.name) if name is None else name,
+            "actions": names,
+            "surfaces": surfaces.split(","),
+            "utility_weights": utility_weights.split(",") if utility_weights else [1.0] * len(names),
+            "sampled_impressions": False,
+        }
+        if positive_actions:
+            fields["positive_actions"] = positive_actions.split(",")
+        dataset = import_events(events, items, out, DatasetInfo.model_validate(fields))
         typer.echo(f"{len(dataset.events)} events written to {out}")
 
 
@@ -82,29 +80,8 @@ def describe(folder: Annotated[Path, typer.Argument(help="Folder of a prepared d
     """Show what a prepared dataset contains."""
     with one_line_errors(*ERRORS):
         dataset = read_prepared(folder)
-    Console().print(_table(dataset.info, summarize(dataset)))
-
-
-def _weights(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise EventFormatError(
-            f"utility_weights is {text}; allowed: numbers with commas between them"
-        ) from error
-
-
-def _table(info: DatasetInfo, summary: Summary) -> Table:
-    table = Table("what", "value", title=info.name)
-    for field in ("users", "items", "attributes", "content_width", "events", "impressions", "feedviews"):
-        table.add_row(field.replace("_", " "), f"{getattr(summary, field):,}")
-    table.add_row("positive actions", " ".join(info.positive_actions))
-    for action, rate in summary.action_rates.items():
-        table.add_row(f"rate of {action}", f"{rate:.4f}")
-    for title, percentiles in (
-        ("feedview size", summary.feedview_sizes),
-        ("history", summary.history_lengths),
-    ):
-        for percentile, value in percentiles.items():
-            table.add_row(f"{title}, percentile {percentile}", f"{value:,}")
-    return table
+    table = Table("what", "value", title=dataset.info.name)
+    table.add_row("positive actions", " ".join(dataset.info.positive_actions))
+    for what, value in summarize(dataset).items():
+        table.add_row(what, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    Console().print(table)

@@ -9,6 +9,7 @@ from rich.console import Console
 from commands.errors import one_line_errors
 from demo.tour import run_tour
 from ensemble.server.server_error import ServerError
+from ensemble.stores.history_store import StoreError
 from unipinrec.data.movielens import MovieLensError
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.training.checkpoint import CheckpointMismatchError
@@ -22,8 +23,11 @@ def demo(
         "build"
     ),
 ) -> None:
-    """Fetch MovieLens, train, export, serve, ask for three users, evaluate, write build/demo/report.json."""
-    with one_line_errors(MovieLensError, PreparedDatasetError, CheckpointMismatchError, ServerError):
+    """Fetch MovieLens, train, export, store histories, serve, ask for three users, evaluate, and write
+    build/demo/report.json. Histories take the place of what build/stores/histories held."""
+    with one_line_errors(
+        MovieLensError, PreparedDatasetError, CheckpointMismatchError, ServerError, StoreError
+    ):
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = LOG_WIDTH

@@ -19,20 +19,20 @@ NO_ENGINE = 3
 
 @contextmanager
 def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[None]:
-    """What the user can mend is said in one line; anything else keeps its traceback."""
+    """End the command with one line for what the user can mend; anything else keeps its traceback."""
+    mendable: tuple[type[Exception], ...] = (OSError, *expected)
     try:
         yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        _fail(f"{where} is {first['input']!r}; {message}" if where else message, code)
-    except OSError as error:
-        _fail(str(error), code)
-    except expected as error:
-        _fail(str(error), code)
+        fail(f"{where} is {first['input']!r}; {message}" if where else message, code)
+    except mendable as error:
+        fail(str(error), code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int) -> NoReturn:
+    """End the command with a line on stderr."""
     typer.secho(" ".join(line.strip() for line in message.splitlines()), fg="red", err=True)
     raise typer.Exit(code)

@@ -88,9 +88,12 @@ def _numbers(seeds: str) -> list[int]:
 def _prepare(dataset: str, path: Path | None, folder: Path, console: Console) -> None:
     if dataset == "simulator":
         prepare_simulation(folder, SimulatorConfig(users=3_000, items=2_000), console.print)
-    elif dataset == "movielens":
-        fetch.movielens(folder)
-    elif dataset == "amazon":
-        fetch.amazon(path, folder)
     else:
-        {"kuairand": fetch.kuairand, "ebnerd": fetch.ebnerd, "mind": fetch.mind}[dataset](path, folder)
+        fetch_dataset = {
+            "movielens": fetch.movielens,
+            "amazon": fetch.amazon,
+            "kuairand": fetch.kuairand,
+            "ebnerd": fetch.ebnerd,
+            "mind": fetch.mind,
+        }[dataset]
+        fetch_dataset(path, folder)

@@ -24,9 +24,6 @@ def export_command(
     bundles: Annotated[
         Path, typer.Option(help="Folder of bundles; `current` will point at this one.")
     ] = Path("build/bundles"),
-    skip_last: Annotated[
-        int, typer.Option(min=0, help="Latest events of every user to leave out of the stored histories.")
-    ] = 0,
     retrieval_steps: Annotated[
         int, typer.Option(min=1, max=16, help="Autoregressive steps; each makes its own query embeddings.")
     ] = 1,
@@ -37,7 +34,7 @@ def export_command(
         str, typer.Option(help=f"Item index: {', '.join(CHOICES)}, which goes by the size of the catalogue.")
     ] = AUTO,
 ) -> None:
-    """Export graphs (each compared with eager PyTorch), item index, vocabularies and stored histories."""
+    """Export graphs (each compared with eager PyTorch), item index and vocabularies."""
     with one_line_errors(
         PreparedDatasetError,
         ExportMismatchError,
@@ -53,7 +50,6 @@ def export_command(
             InteractionDataset.load(dataset),
             bundles,
             beside=beside,
-            skip_last=skip_last,
             retrieval_steps=retrieval_steps,
             merge_cosine=merge_cosine,
             index=index,

@@ -1,9 +1,8 @@
 """`unipinrec data fetch`: public datasets, from local files or from where they are published."""
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -31,15 +30,10 @@ Source = Annotated[
     typer.Option("--path", help="Local file, archive or folder; without it, files are downloaded."),
 ]
 
+Category = Literal["Beauty", "Sports_and_Outdoors", "Toys_and_Games"]
+"""Product categories of Amazon whose sequences S3-Rec publishes."""
+
 app = typer.Typer(help="Fetch a public dataset.", no_args_is_help=True)
-
-
-class Category(StrEnum):
-    """Product categories of Amazon whose sequences S3-Rec publishes."""
-
-    BEAUTY = "Beauty"
-    SPORTS = "Sports_and_Outdoors"
-    TOYS = "Toys_and_Games"
 
 
 @app.command()
@@ -61,7 +55,7 @@ def movielens(
 def amazon(
     path: Source = None,
     out: Out = Path("build/data/amazon"),
-    category: Annotated[Category, typer.Option(help="What to download.")] = Category.BEAUTY,
+    category: Annotated[Category, typer.Option(help="What to download.")] = "Beauty",
 ) -> None:
     """Amazon purchases: S3-Rec's sequences, or reviews of 2014 (reviews_*_5.json.gz) or 2023 (*.jsonl.gz)."""
     _fetch(path, out, downloads(category), prepare_amazon)
@@ -86,10 +80,7 @@ def mind(path: Source = None, out: Out = Path("build/data/mind")) -> None:
 
 
 def _fetch(
-    path: Path | None,
-    out: Path,
-    files: Sequence[Download],
-    prepare: Callable[[Path, Path, Report], None],
+    path: Path | None, out: Path, files: Sequence[Download], prepare: Callable[[Path, Path, Report], None]
 ) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(*ERRORS), source_files(path, files, out, console.print) as source:

@@ -16,6 +16,7 @@ from containers.compose import ComposeError
 from containers.engine import Engine, EngineError, NoEngineError
 from containers.host_pip import build_options, pip_settings
 from containers.scale import try_three
+from containers.shared_store import shared_store
 
 FOLDER = Path("build/image-check")
 ITEMS = 500
@@ -53,7 +54,8 @@ def image_check(
             if host_pip:
                 options += build_options(pip_settings(), FOLDER)
             build(engine, report, options)
-            try_one(engine, report, served)
+            with shared_store() as stores:
+                try_one(engine, report, served, stores)
             if scale:
                 report.scale = try_three(engine, served)
         finally:

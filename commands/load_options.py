@@ -23,8 +23,9 @@ MetricsUrl = Annotated[
     str | None, typer.Option(help="Triton's metrics of that server, as http://host:8002/metrics.")
 ]
 ProtocolOption = Annotated[Protocol, typer.Option(help="How requests travel.")]
-Bundle = Annotated[
-    Path | None, typer.Option(help="Bundle to serve, and to take histories from; default: the current one.")
+Bundle = Annotated[Path | None, typer.Option(help="Bundle to serve; default: the current one.")]
+Histories = Annotated[
+    Path | None, typer.Option(help="Store to serve and replay histories of; default: UNIPINREC_HISTORIES.")
 ]
 Dataset = Annotated[Path | None, typer.Option(help="Prepared dataset whose histories are replayed.")]
 TrafficFile = Annotated[Path | None, typer.Option("--traffic", help="Traffic file that is replayed.")]
@@ -52,6 +53,7 @@ class LoadOptions:
     metrics_url: str | None
     protocol: Protocol
     bundle: Path | None
+    histories: Path | None
     dataset: Path | None
     traffic: Path | None
     mix: TrafficMix
@@ -63,9 +65,10 @@ class LoadOptions:
 
     @property
     def settings(self) -> ServingSettings:
-        """From the environment, and the bundle of the command line."""
+        """The environment's, with the bundle and the store of the command line."""
+        chosen = {"bundle": self.bundle, "histories": self.histories}
         return ServingSettings.model_validate(
-            {} if self.bundle is None else {"bundle": self.bundle.absolute()}
+            {name: path.absolute() for name, path in chosen.items() if path is not None}
         )
 
     @contextmanager
@@ -75,6 +78,7 @@ class LoadOptions:
         Raises:
             ServerError: the server does not answer or start.
             PreparedDatasetError: the dataset cannot be read.
+            StoreError: the store of histories cannot be read.
             ValueError: an address or the timeout cannot be.
         """
         check_timeout(self.timeout_s)
@@ -114,7 +118,7 @@ class LoadOptions:
                 raise OSError(f"--traffic is {self.traffic}, which is no file; allowed: a traffic file")
             return self.traffic.absolute()
         path = out / "traffic.jsonl"
-        users, source = write_traffic(path, dataset=self.dataset, bundle=settings.bundle)
+        users, source = write_traffic(path, settings, dataset=self.dataset)
         console.print(f"traffic of {users:,} users: {source}", soft_wrap=True)
         return path
 

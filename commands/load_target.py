@@ -1,8 +1,9 @@
 """The server that load goes to, and the traffic file that is replayed on it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import gevent
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from unipinrec_client.address import grpc_target, http_address
 from unipinrec_client.grpc_client import channel_arguments
@@ -20,16 +22,19 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import check_bundle, default_canaries
 from ensemble.server.server_error import ServerError
 from ensemble.settings import SHARED_MEMORY, ServingSettings
+from ensemble.stores.dataset_histories import dataset_histories
+from ensemble.stores.history_store import EVENT, Events, HistoryStore
+from ensemble.stores.stores import open_histories
 from loadtest.histories import UserHistory, write_histories
 from loadtest.plan import Protocol
 from loadtest.traffic import HistoryLimit
 from loadtest.watch import ServerWatch
-from unipinrec.bundle import HISTORIES, ITEMS, Manifest, read_manifest
+from unipinrec.bundle import ITEMS, read_manifest
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.history_store import HistoryStore
+from unipinrec.models.config import ModelConfig
 
 MOST_USERS = 20_000
-"""Users that a traffic file takes from a dataset or bundle."""
+"""Users that a traffic file takes from a dataset or store."""
 
 DRAWN_USERS = 1_000
 FIRST_TIME = 1_700_000_000
@@ -136,46 +141,46 @@ def limit_of(bundle: Path) -> HistoryLimit:
     return HistoryLimit(keep=model.max_history + model.window_block, drop=model.window_block)
 
 
-def write_traffic(path: Path, *, dataset: Path | None, bundle: Path) -> tuple[int, str]:
-    """Write a traffic file from a prepared dataset, else from a bundle: its stored histories, or events drawn
-    from its items where it has none. Returns the users in it, and where they come from.
+def write_traffic(path: Path, settings: ServingSettings, *, dataset: Path | None) -> tuple[int, str]:
+    """Write a traffic file from a prepared dataset, else from stored histories with items of the bundle, else
+    from events drawn from these items. Returns the users in it, and where they come from.
 
     Raises:
         PreparedDatasetError: `dataset` is not a prepared dataset.
         ServerError: there is no bundle.
+        StoreError: what is at the settings' `histories` is no store.
     """
     if dataset is not None:
-        return write_histories(path, _of_dataset(InteractionDataset.load(dataset))), f"dataset {dataset}"
-    check_bundle(bundle)
-    with HistoryStore(bundle / HISTORIES) as store:
-        users = write_histories(path, _of_store(store))
-    if users:
-        return users, "histories stored in the bundle"
-    return write_histories(path, _drawn(bundle, read_manifest(bundle))), "drawn from the bundle's items"
+        histories = islice(dataset_histories(InteractionDataset.load(dataset)), MOST_USERS)
+        return write_histories(path, _users(histories)), f"dataset {dataset}"
+    check_bundle(settings.bundle)
+    item_id_V = load_file(settings.bundle / ITEMS)["item_id_V"]
+    store = open_histories(settings.histories)
+    if store is not None:
+        with closing(store):
+            users = write_histories(path, _users(_stored(store, item_id_V)))
+        if users:
+            return users, f"histories stored at {settings.histories}"
+    drawn = _drawn(read_manifest(settings.bundle).model, item_id_V)
+    return write_histories(path, drawn), "drawn from the bundle's items"
 
 
-def _of_dataset(dataset: InteractionDataset) -> Iterator[UserHistory]:
-    for user, user_id in enumerate(dataset.user_ids_U[:MOST_USERS]):
-        history = dataset.history(user)
-        yield UserHistory(
-            str(user_id),
-            dataset.item_ids_V[history.item_row_N],
-            history.actions_N,
-            history.timestamp_N,
-            history.surface_N,
-        )
-
-
-def _of_store(store: HistoryStore) -> Iterator[UserHistory]:
+def _stored(store: HistoryStore, item_id_V: NDArray[np.int64]) -> Iterator[tuple[bytes, Events]]:
     for user_id in store.first_users(MOST_USERS):
-        events = store.read(user_id.encode())
-        columns = (events[name].astype(np.int64) for name in ("item_id", "actions", "timestamp", "surface"))
-        yield UserHistory(user_id, *columns)
+        events = store.read(user_id)
+        # A store of other items would make every request a cold one.
+        if np.isin(events["item_id"], item_id_V).any():
+            yield user_id, events
 
 
-def _drawn(bundle: Path, manifest: Manifest) -> Iterator[UserHistory]:
-    model, draw = manifest.model, np.random.default_rng(0)
-    item_id_V = load_file(bundle / ITEMS)["item_id_V"]
+def _users(histories: Iterable[tuple[bytes, Events]]) -> Iterator[UserHistory]:
+    for user_id, events in histories:
+        columns = (events[name].astype(np.int64) for name in EVENT.names or ())
+        yield UserHistory(user_id.decode(errors="replace"), *columns)
+
+
+def _drawn(model: ModelConfig, item_id_V: NDArray[np.int64]) -> Iterator[UserHistory]:
+    draw = np.random.default_rng(0)
     for user in range(DRAWN_USERS):
         length = int(draw.integers(2, 2 * model.max_history))
         yield UserHistory(

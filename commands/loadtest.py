@@ -16,6 +16,7 @@ from commands.errors import one_line_errors
 from commands.load_options import LoadOptions, load_console, parse_mix
 from commands.load_target import LoadTarget
 from ensemble.server.server_error import ServerError
+from ensemble.stores.history_store import StoreError
 from loadtest.locust_run import LocustError, WebUi, run_locust
 from loadtest.measures import Measured, NothingMeasuredError, measure
 from loadtest.outcomes import read_outcomes
@@ -55,6 +56,7 @@ def loadtest(
     max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="More errors fail the run.")] = 0.01,
     max_p99_ms: Annotated[float | None, typer.Option(min=0.1, help="A higher p99 fails the run.")] = None,
     bundle: options.Bundle = None,
+    histories: options.Histories = None,
     dataset: options.Dataset = None,
     traffic: options.TrafficFile = None,
     num_results: options.Results = 20,
@@ -75,6 +77,7 @@ def loadtest(
         metrics_url=None,
         protocol=protocol,
         bundle=bundle,
+        histories=histories,
         dataset=dataset,
         traffic=traffic,
         mix=parse_mix(mix, zipf),
@@ -90,7 +93,9 @@ def loadtest(
     # Without a shape, Locust's own page asks for the number of users and for the time.
     by_hand = web and users is not None and shape is Shape.CONSTANT
     with (
-        one_line_errors(ServerError, LocustError, NothingMeasuredError, PreparedDatasetError, ValueError),
+        one_line_errors(
+            ServerError, StoreError, LocustError, NothingMeasuredError, PreparedDatasetError, ValueError
+        ),
         chosen.running(console) as (target, planned),
     ):
         plan = replace(

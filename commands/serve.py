@@ -1,6 +1,5 @@
 """`unipinrec serve`: runs a bundle on the embedded Triton server."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,18 +7,24 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from commands.errors import NO_GPU
+from commands.errors import NO_GPU, fail
 from ensemble.gpu_presence import NoGpuError
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import serve as run_server
 from ensemble.server.server_error import ServerError
 from ensemble.settings import ENV_PREFIX, ServingSettings
 
+FAILED = 1
+"""Exit code of a server that did not start or ended by itself."""
+
 Port = typer.Option(min=1, max=65535)
 
 
 def serve(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to serve.")] = None,
+    histories: Annotated[
+        Path | None, typer.Option(help="Store of the users' histories, which `unipinrec store` fills.")
+    ] = None,
     address: Annotated[
         str, typer.Option(help="IPv4 address to listen on. There is no authentication.")
     ] = "127.0.0.1",
@@ -50,8 +55,7 @@ def serve(
         str | None, typer.Option(help="static, dynamic or off: how layers are compiled for the GPU.")
     ] = None,
     baseline: Annotated[
-        bool,
-        typer.Option(help="Serve recommend_separate too: ranking encodes the history again."),
+        bool, typer.Option(help="Serve recommend_separate too: ranking encodes the history again.")
     ] = False,
     exclude_seen: Annotated[
         bool | None,
@@ -74,6 +78,7 @@ def serve(
     chosen = {
         # A path on the command line starts where the user is, not at the repository.
         "bundle": bundle and bundle.absolute(),
+        "histories": histories and histories.absolute(),
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "ann_device": ann_device,
@@ -88,37 +93,23 @@ def serve(
         "exit_timeout_s": exit_timeout,
     }
     try:
-        settings = ServingSettings.model_validate(_given(chosen))
+        given = {name: value for name, value in chosen.items() if value is not None}
+        settings = ServingSettings.model_validate(given)
         endpoints = Endpoints(
             address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
         )
         run_server(
-            settings,
-            console=Console(),
-            endpoints=endpoints,
-            baseline=baseline,
-            profile=profile,
-            log_path=log,
+            settings, console=Console(), endpoints=endpoints, baseline=baseline, profile=profile, log_path=log
         )
     except ValidationError as error:
-        _fail(
-            "; ".join(
-                f"{ENV_PREFIX}{e['loc'][0]}".upper() + f" is {e['input']}; {e['msg']}" for e in error.errors()
-            )
-        )
+        wrong = [
+            f"{ENV_PREFIX}{e['loc'][0]}".upper() + f" is {e['input']}; {e['msg']}" for e in error.errors()
+        ]
+        fail("; ".join(wrong), FAILED)
     except NoGpuError as error:
-        _fail(str(error), NO_GPU)
+        fail(str(error), NO_GPU)
     except (ServerError, OSError) as error:
-        _fail(str(error))
-
-
-def _given(options: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _fail(message: str, code: int = 1) -> None:
-    typer.secho(message, fg="red", err=True)
-    raise typer.Exit(code)
+        fail(str(error), FAILED)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from commands.errors import one_line_errors
 from commands.load_options import LoadOptions, load_console, parse_mix
 from commands.load_target import LoadTarget
 from ensemble.server.server_error import ServerError
+from ensemble.stores.history_store import StoreError
 from loadtest.capacity import CapacityError
 from loadtest.capacity_run import CapacityPlan
 from loadtest.generators import GeneratorError, Generators
@@ -51,6 +52,7 @@ def soak(
     zipf: options.Zipf = 1.0,
     seed: options.Seed = 0,
     bundle: options.Bundle = None,
+    histories: options.Histories = None,
     dataset: options.Dataset = None,
     traffic: options.TrafficFile = None,
     num_results: options.Results = 20,
@@ -70,6 +72,7 @@ def soak(
         metrics_url=None,
         protocol=protocol,
         bundle=bundle,
+        histories=histories,
         dataset=dataset,
         traffic=traffic,
         mix=parse_mix(mix, zipf),
@@ -82,7 +85,13 @@ def soak(
     console, folder = load_console(), out.absolute()
     with (
         one_line_errors(
-            ServerError, GeneratorError, CapacityError, NothingMeasuredError, PreparedDatasetError, ValueError
+            ServerError,
+            StoreError,
+            GeneratorError,
+            CapacityError,
+            NothingMeasuredError,
+            PreparedDatasetError,
+            ValueError,
         ),
         chosen.running(console) as (target, plan),
     ):

@@ -17,8 +17,8 @@ from containers.compose import Service
 from containers.confinement import Promise, promises
 from containers.container import Container
 from containers.engine import Engine, EngineError, Step
+from containers.shared_store import KNOWN_USER, append_known_user
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import example_user
 from ensemble.settings import ROOT
 
 IMAGE = "unipinrec:image-check"
@@ -34,7 +34,7 @@ class Answer:
 
     protocol: str
     user: str
-    items: int
+    items: tuple[int, ...]
     kv_source: str
     bundle_id: str
     milliseconds: float
@@ -81,11 +81,13 @@ def start_report(engine: Engine, bundle: Path) -> Report:
     )
 
 
-def variables(bundle: Path) -> dict[str, str]:
-    """The variables of the compose file for a bundle here; no more cores than the host has."""
+def variables(bundle: Path, stores: Path) -> dict[str, str]:
+    """Return the compose file's variables for a bundle and a folder of stores here; no more cores than there
+    are."""
     cores = Service.read("server", {}).cpus
     return {
         "UNIPINREC_BUNDLES": str(bundle.parent.resolve()),
+        "UNIPINREC_STORES": str(stores),
         "UNIPINREC_CPUS": f"{min(cores, os.cpu_count() or 1):g}",
     }
 
@@ -106,13 +108,15 @@ def build(engine: Engine, report: Report, options: list[str]) -> None:
         raise EngineError(f"image takes {report.image_bytes:,} bytes; allowed: at most {LARGEST_BYTES:,}")
 
 
-def try_one(engine: Engine, report: Report, bundle: Path) -> None:
-    """Starts the image as the compose file's server, asks it over both protocols and stops it.
+def try_one(engine: Engine, report: Report, bundle: Path, stores: Path) -> None:
+    """Starts the image as the compose file's server, appends a history to its store, asks it over both
+    protocols and stops it.
 
     Raises:
-        EngineError: it is confined otherwise, answers otherwise over the other, or does not end in time.
+        EngineError: it is confined otherwise, answers otherwise over the other, does not see the history, or
+            does not end in time.
     """
-    service = Service.read("server", variables(bundle))
+    service = Service.read("server", variables(bundle, stores))
     with Container(engine, IMAGE, service, bundle.name, Endpoints.free()) as container:
         report.healthy_s = round(container.wait_until_healthy(), 1)
         report.promises = promises(service, container.probe())
@@ -121,12 +125,15 @@ def try_one(engine: Engine, report: Report, bundle: Path) -> None:
         broken = [str(promise) for promise in report.promises if not promise.kept]
         if broken:
             raise EngineError(f"container is not as the compose file has it: {'; '.join(broken)}")
-        report.answers = ask(container, [example_user(bundle), UNKNOWN_USER])
+        append_known_user(stores, bundle)
+        report.answers = ask(container, [KNOWN_USER, UNKNOWN_USER])
         for answer in report.answers:
             engine.report(
-                f"  {answer.protocol} {answer.user!r}: {answer.items} items ({answer.kv_source}) "
+                f"  {answer.protocol} {answer.user!r}: {len(answer.items)} items ({answer.kv_source}) "
                 f"in {answer.milliseconds:.1f} ms, bundle {answer.bundle_id}"
             )
+        if report.answers[0].items == report.answers[-1].items:
+            raise EngineError(f"user {KNOWN_USER!r} is answered as a user without a history is")
         report.stop_s, report.grace_s = round(container.stop(), 1), service.grace_s
 
 
@@ -154,7 +161,7 @@ def ask(container: Container, users: list[str]) -> list[Answer]:
                     Answer(
                         protocol=protocol,
                         user=user,
-                        items=len(items),
+                        items=items,
                         kv_source=response.kv_source,
                         bundle_id=response.bundle_id,
                         milliseconds=round(took, 1),

@@ -98,7 +98,8 @@ class Service:
     @property
     def read_only_folders(self) -> list[str]:
         """The mounted folders that it may only read."""
-        return [volume["target"] for volume in self.keys["volumes"] if volume.get("read_only")]
+        mounts = [volume for volume in self.keys["volumes"] if isinstance(volume, dict)]
+        return [mount["target"] for mount in mounts if mount.get("read_only")]
 
     @property
     def _limits(self) -> Mapping[str, Any]:
@@ -148,8 +149,13 @@ def _options(service: str, key: str, value: Any) -> Sequence[str]:
             return [f"--shm-size={value}"]
         case "environment", dict():
             return [f"--env={name}={text}" for name, text in value.items()]
-        case "volumes", list() if all(volume["type"] == "bind" for volume in value):
-            return [f"--volume={_bind(volume)}" for volume in value]
+        case "pid", "host":
+            return ["--pid=host"]
+        case "volumes", list() if all(
+            isinstance(volume, str) or volume["type"] == "bind" for volume in value
+        ):
+            # The short form, a name or an absolute path, is the option's own.
+            return [f"--volume={volume if isinstance(volume, str) else _bind(volume)}" for volume in value]
         case "deploy", {"resources": {"limits": {"cpus": cpus, "memory": memory, **more}}} if not more:
             return [f"--cpus={cpus}", f"--memory={memory}"]
     raise ComposeError(f"service {service} has {key}: {value!r}, which image-check cannot translate")

@@ -12,6 +12,7 @@ from containers.check import IMAGE, variables
 from containers.compose import Service
 from containers.container import Container
 from containers.engine import Engine, EngineError
+from containers.shared_store import shared_store
 from ensemble.server.endpoints import Endpoints
 
 REPLICAS = ("replica-1", "replica-2", "replica-3")
@@ -27,8 +28,9 @@ def try_three(engine: Engine, bundle: Path) -> dict[str, Any]:
         ProxyError: HAProxy is not installed, or does not notice the stop.
         RecommendError: a request fails.
     """
-    services = [Service.read(name, variables(bundle)) for name in REPLICAS]
     with ExitStack() as stack:
+        stores = stack.enter_context(shared_store())
+        services = [Service.read(name, variables(bundle, stores)) for name in REPLICAS]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         containers = [
             stack.enter_context(Container(engine, IMAGE, service, bundle.name, endpoints))

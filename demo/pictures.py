@@ -15,12 +15,12 @@ TITLE_WIDTH = 24
 def show_answer(
     console: Console, dataset: InteractionDataset, user: int, length: int, response: RecommendResponse
 ) -> None:
-    """The last events before `length` on the left, on the right the answer that both protocols gave."""
+    """Print the last events before `length` beside the answer that both protocols gave."""
     console.print(Columns([_history(dataset, user, length), _answer(dataset, response)]))
 
 
 def show_quality(console: Console, quality: Quality) -> None:
-    """Every recommender's metrics with their intervals."""
+    """Print every recommender's metrics with their intervals."""
     metrics = list(next(iter(quality.values())))
     table = Table("recommender", *metrics, title="held-out quality, full catalogue (95 % interval)")
     for name, estimates in quality.items():

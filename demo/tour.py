@@ -20,6 +20,8 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
 from ensemble.server.launcher import UserCanary, check_bundle
 from ensemble.settings import ServingSettings
+from ensemble.stores.dataset_histories import dataset_histories
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 from export.bundle_writer import write_bundle
 from unipinrec.bundle import UNIFIED, read_manifest
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
@@ -47,12 +49,15 @@ def run_tour(build: Path, console: Console) -> Report:
     with report.stage("train"):
         checkpoint = _train(dataset, build / "checkpoints" / "demo")
     with report.stage("export"):
-        bundle = write_bundle(checkpoint, dataset, build / "bundles", skip_last=1, report=console.print)
+        bundle = write_bundle(checkpoint, dataset, build / "bundles", report=console.print)
+    histories = build / "stores" / "histories"
+    with report.stage("store"):
+        _store(dataset, histories, console)
     manifest = read_manifest(bundle)
     report.bundle_id, report.training = manifest.bundle_id, manifest.models[UNIFIED].training_metrics
     with report.stage("evaluate_offline"):
         report.quality = evaluate_leave_one_out(load_offline(checkpoint), dataset, console.print)
-    with _serving(bundle, console, report) as server:
+    with _serving(bundle, histories, console, report) as server:
         with report.stage("example_requests"):
             _ask_for_examples(server, dataset, console, report)
         with report.stage("evaluate_served"):
@@ -70,11 +75,18 @@ def _train(dataset: InteractionDataset, folder: Path) -> Path:
     return train(spec, examples, config, DEMO_TRAINING, folder)
 
 
+def _store(dataset: InteractionDataset, histories: Path, console: Console) -> None:
+    """All histories but each user's last event, which is asked for, in place of what the store held."""
+    with LmdbHistoryStore(histories, writable=True) as store:
+        written = store.replace_all(lambda: dataset_histories(dataset, skip_last=1))
+    console.print(f"{written.events:,} events of {written.histories:,} users stored in {histories}")
+
+
 @contextmanager
-def _serving(bundle: Path, console: Console, report: Report) -> Iterator[EmbeddedServer]:
+def _serving(bundle: Path, histories: Path, console: Console, report: Report) -> Iterator[EmbeddedServer]:
     """The bundle on an embedded server that listens on free loopback ports."""
     check_bundle(bundle)
-    settings = ServingSettings(bundle=bundle.absolute())
+    settings = ServingSettings(bundle=bundle.absolute(), histories=histories.absolute())
     server = EmbeddedServer(model_repository=MODEL_REPOSITORY, settings=settings, endpoints=Endpoints.free())
     with server:
         with report.stage("start_server"), console.status("Triton is loading the nodes …"):

@@ -31,6 +31,9 @@ class ServingSettings(BaseSettings):
 
     bundle: Path = Path("build/bundles/current")
     """Bundle folder that the nodes load; a relative path starts at the repository's root."""
+    histories: Path = Path("build/stores/histories")
+    """Store of the users' histories; a relative path starts at the repository's root. Where nothing is, users
+    who send no history are served as new ones."""
     runtime_dir: Path = SHARED_MEMORY / "unipinrec"
     """Folder of the KV pools on this machine. Shared memory keeps them mapped between processes and costs
     memory; the launcher appends its process id and a random part."""
@@ -93,7 +96,7 @@ class ServingSettings(BaseSettings):
     """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
     NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""
 
-    @field_validator("bundle", "runtime_dir", "compile_cache", "triton_home")
+    @field_validator("bundle", "histories", "runtime_dir", "compile_cache", "triton_home")
     @classmethod
     def _from_root(cls, path: Path | None) -> Path | None:
         return path and ROOT / path.expanduser()

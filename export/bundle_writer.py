@@ -1,4 +1,4 @@
-"""Writes a bundle from checkpoints and a dataset: graphs, index, vocabularies, histories, manifest."""
+"""Writes a bundle from checkpoints and a dataset: graphs, index, vocabularies, manifest."""
 
 import json
 import os
@@ -6,14 +6,13 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,7 +35,6 @@ from unipinrec.bundle import (
 )
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.graph import load_graph
-from unipinrec.history_store import EVENT, write_histories
 from unipinrec.models.registry import find_model
 from unipinrec.models.spec import Exports
 from unipinrec.training.checkpoint import CheckpointState, load_model, load_state
@@ -58,7 +56,6 @@ def write_bundle(
     bundles: Path,
     *,
     beside: Sequence[Path] = (),
-    skip_last: int = 0,
     retrieval_steps: int = 1,
     merge_cosine: float = 0.98,
     index: str = AUTO,
@@ -67,9 +64,8 @@ def write_bundle(
     """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
 
     The checkpoint's model gives the item vectors; `beside` has checkpoints of further models of the dataset.
-    `skip_last` leaves that many of each user's latest events out of the stored histories, so that a
-    held-out event can be asked for. `retrieval_steps` and `merge_cosine` are those of `ServingDefaults`.
-    `index` is one of `export.item_index.CHOICES`. `report` gets one line for every step.
+    `retrieval_steps` and `merge_cosine` are those of `ServingDefaults`. `index` is one of
+    `export.item_index.CHOICES`. `report` gets one line for every step.
 
     Raises:
         UnknownIndexError: there is no such index.
@@ -92,7 +88,6 @@ def write_bundle(
             for state, exported in zip(states, exports, strict=True)
         }
         kind = _write_items(exports[0].item_vector_VE, dataset, folder, index, report)
-        _write_histories(dataset, folder, skip_last, report)
         _write_catalogue(dataset, folder)
         manifest = _manifest(
             folder,
@@ -153,31 +148,9 @@ def _write_items(
     return kind
 
 
-def _write_histories(dataset: InteractionDataset, folder: Path, skip_last: int, report: Report) -> None:
-    count = write_histories(
-        folder / bundle.HISTORIES,
-        _histories(dataset, skip_last),
-        users=len(dataset.user_ids_U),
-        events=len(dataset.item_row_E),
-    )
-    report(f"{bundle.HISTORIES}: {count} users")
-
-
-def _histories(dataset: InteractionDataset, skip_last: int) -> Iterator[tuple[str, NDArray[np.void]]]:
-    for user, user_id in enumerate(dataset.user_ids_U):
-        history = dataset.history(user)
-        kept = history[: max(len(history) - skip_last, 0)]
-        events = np.empty(len(kept), EVENT)
-        events["item_id"] = dataset.item_ids_V[kept.item_row_N]
-        events["actions"] = kept.actions_N
-        events["timestamp"] = kept.timestamp_N
-        events["surface"] = kept.surface_N
-        yield str(user_id), events
-
-
 def _write_catalogue(dataset: InteractionDataset, folder: Path) -> None:
     titles = {str(item): str(title) for item, title in zip(dataset.item_ids_V, dataset.titles_V, strict=True)}
-    fields = {"actions": dataset.info.actions, "example_user": str(dataset.user_ids_U[0]), "titles": titles}
+    fields = {"actions": dataset.info.actions, "titles": titles}
     (folder / bundle.CATALOGUE).write_text(json.dumps(fields, ensure_ascii=False))
 
 

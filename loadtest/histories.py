@@ -4,7 +4,8 @@ Shapes: U users, E events of all users, N events of one user.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 Int64s = NDArray[np.int64]
 
 COLUMNS = ("item_ids", "actions", "timestamps", "surfaces")
+SHOWN_CHARACTERS = 80
+"""Of a refused value, in its error message."""
 
 
 class HistoriesError(ValueError):
-    """A traffic file that cannot be replayed."""
+    """A file of histories that cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +38,39 @@ class UserHistory:
         return len(self.item_id_N)
 
     def as_line(self) -> str:
-        """The user as one line of a traffic file."""
+        """Return the user as one line of a traffic file."""
         columns = (self.item_id_N, self.actions_N, self.timestamp_N, self.surface_N)
         lists = {name: column.tolist() for name, column in zip(COLUMNS, columns, strict=True)}
         return json.dumps({"user_id": self.user_id, **lists}, separators=(",", ":"))
 
     @classmethod
     def of_line(cls, line: str) -> Self:
-        """Parse a line; raises `HistoriesError` naming the field that is wrong."""
+        """Return the user of a line.
+
+        Raises:
+            HistoriesError: a field is missing or not what is allowed, or times do not ascend.
+        """
         try:
-            fields: dict[str, Any] = json.loads(line)
-            user_id = str(fields["user_id"])
-            rows = [np.array(fields[name], np.int64) for name in COLUMNS[:3]]
-            rows.append(np.array(fields.get("surfaces", [0] * len(rows[0])), np.int64))
-        except KeyError as error:
-            raise HistoriesError(f"{error.args[0]} is missing") from None
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise HistoriesError(f"not a user with lists of integers: {error}") from None
-        lengths = {name: row.shape for name, row in zip(COLUMNS, rows, strict=True)}
-        if len(set(lengths.values())) > 1 or rows[0].ndim != 1:
-            raise HistoriesError(f"shapes are {lengths}; allowed: lists of one length")
-        if (np.diff(rows[2]) < 0).any():
-            raise HistoriesError("timestamps is not ascending; allowed: oldest first")
-        return cls(user_id, *rows)
+            fields = json.loads(line)
+        except ValueError as error:
+            raise HistoriesError(f"line is no JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise HistoriesError(f"line is {_shown(fields)}; allowed: an object")
+        missing = [name for name in ("user_id", *COLUMNS[:3]) if name not in fields]
+        if missing:
+            raise HistoriesError(f"{missing[0]} is missing")
+        user_id = fields["user_id"]
+        if not isinstance(user_id, str) and not _is_integer(user_id):
+            raise HistoriesError(f"user_id is {_shown(user_id)}; allowed: a text or an integer")
+        columns = [_column(fields, name) for name in COLUMNS[:3]]
+        columns.append(
+            _column(fields, COLUMNS[3]) if COLUMNS[3] in fields else np.zeros(len(columns[0]), np.int64)
+        )
+        lengths = {name: len(column) for name, column in zip(COLUMNS, columns, strict=True)}
+        if len(set(lengths.values())) > 1:
+            raise HistoriesError(f"lengths are {lengths}; allowed: lists of one length")
+        _check_ascending(columns[2])
+        return cls(str(user_id), *columns)
 
 
 def write_histories(path: Path, users: Iterable[UserHistory]) -> int:
@@ -79,17 +92,55 @@ def read_histories(path: Path) -> list[UserHistory]:
         HistoriesError: a line is wrong, or there is no user.
         OSError: the file cannot be read.
     """
-    users = []
-    with path.open(encoding="utf-8") as file:
+    users = [user for _, user in numbered_histories(path) if len(user)]
+    if not users:
+        raise HistoriesError(f"{path} has no user with events; allowed: 1 and more")
+    return users
+
+
+def numbered_histories(path: Path) -> Iterator[tuple[int, UserHistory]]:
+    """Yield each line's number, from 1, and user; empty lines are passed over.
+
+    Raises:
+        HistoriesError: a line is wrong; the message begins with path and line.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                user = UserHistory.of_line(line)
-            except HistoriesError as error:
+                yield number, UserHistory.of_line(line.decode())
+            except (HistoriesError, UnicodeDecodeError) as error:
                 raise HistoriesError(f"{path}, line {number}: {error}") from None
-            if len(user):
-                users.append(user)
-    if not users:
-        raise HistoriesError(f"{path} has no user with events; allowed: 1 and more")
-    return users
+
+
+def _column(fields: Mapping[str, Any], name: str) -> Int64s:
+    values = fields[name]
+    if not isinstance(values, list):
+        raise HistoriesError(f"{name} is {_shown(values)}; allowed: a list of integers")
+    # Types at once, since a loop over all values takes longer than reading them.
+    if set(map(type, values)) <= {int}:
+        with suppress(OverflowError):
+            return np.array(values, np.int64)
+    place = next(place for place, value in enumerate(values) if not _is_integer(value))
+    raise HistoriesError(f"{name} is {_shown(values[place])} at event {place}; allowed: integers of 64 bits")
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _check_ascending(timestamp_N: Int64s) -> None:
+    falls_N = timestamp_N[1:] < timestamp_N[:-1]
+    if falls_N.any():
+        place = int(falls_N.argmax())
+        raise HistoriesError(
+            f"timestamps is {timestamp_N[place + 1]} at event {place + 1}; "
+            f"allowed: ascending, at least {timestamp_N[place]}"
+        )
+
+
+def _shown(value: Any) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"

@@ -1,4 +1,4 @@
-"""A bundle of a small catalogue, and a real Triton server that serves it.
+"""A bundle of a small catalogue, a store of its users' histories, and a real Triton server of both.
 
 `pytest --profile gpu` serves with the configurations of that profile. A GPU then computes in float32, so that
 the tests compare as closely as on a CPU; tests/gpu has those of what it serves in otherwise.
@@ -20,6 +20,8 @@ from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import default_canaries
 from ensemble.settings import ServingSettings
+from ensemble.stores.dataset_histories import dataset_histories
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 from export.bundle_writer import write_bundle
 from unipinrec.bundle import UNIFIED
 from unipinrec.data.events import DatasetInfo
@@ -58,6 +60,8 @@ class Exported:
     dataset: InteractionDataset
     model: UnifiedRecommender
     bundle: Path
+    histories: Path
+    """The store of the dataset's histories. No test may write to it, nor open it twice in one process."""
 
 
 def synthetic_events() -> pl.DataFrame:
@@ -103,7 +107,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     bundle = write_bundle(
         checkpoint, dataset, folder / "bundles", retrieval_steps=3, merge_cosine=0.9, report=lambda _: None
     )
-    return Exported(dataset, load_model(checkpoint), bundle)
+    with LmdbHistoryStore(folder / "histories", writable=True) as store:
+        store.replace_all(lambda: dataset_histories(dataset))
+    return Exported(dataset, load_model(checkpoint), bundle, folder / "histories")
 
 
 def random_checkpoint(config: UnifiedConfig, folder: Path, dataset: InteractionDataset) -> Path:
@@ -127,7 +133,7 @@ def random_checkpoint(config: UnifiedConfig, folder: Path, dataset: InteractionD
 
 @contextmanager
 def serving(
-    bundle: Path,
+    exported: Exported,
     log_path: Path,
     *,
     baseline: bool = False,
@@ -139,7 +145,8 @@ def serving(
         model_repository=MODEL_REPOSITORY,
         # With few programs a server starts within the time of a test.
         settings=ServingSettings(
-            bundle=bundle,
+            bundle=exported.bundle,
+            histories=exported.histories,
             lease_ms=LEASE_MS,
             gpu_precision=gpu_precision,
             gpu_compile="dynamic",
@@ -162,5 +169,5 @@ def server(
     exported: Exported, tmp_path_factory: pytest.TempPathFactory, profile: str | None
 ) -> Iterator[EmbeddedServer]:
     log_path = tmp_path_factory.mktemp("log") / "server.log"
-    with serving(exported.bundle, log_path, profile=profile) as server:
+    with serving(exported, log_path, profile=profile) as server:
         yield server

@@ -25,9 +25,8 @@ WEIGHTS = "weights.safetensors"
 
 INDEX = "items.faiss"
 ITEMS = "items.safetensors"
-HISTORIES = "histories.mdb"
 CATALOGUE = "catalogue.json"
-FILES = (INDEX, ITEMS, HISTORIES, CATALOGUE)
+FILES = (INDEX, ITEMS, CATALOGUE)
 """Files of the bundle as a whole; those of a model lie in a folder of its name."""
 
 IndexKind = Literal["flat", "hnsw", "ivf_hnsw", "sq8"]

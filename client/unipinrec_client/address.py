@@ -21,10 +21,11 @@ def http_address(url: str, *, ssl: bool = False) -> str:
     Raises `ValueError` unless it is `host:port`, optionally followed by a path, alone or after `http://`
     (`https://` with `ssl`), where the port may be left out.
     """
-    has_scheme, address = _behind_scheme(url, _HTTP_FORM, ssl)
+    scheme = "https" if ssl else "http"
+    address = _without_scheme(url, scheme)
     host_port = address.partition("/")[0]
-    if set("?#") & set(address) or not _is_host_port(host_port, needs_port=not has_scheme):
-        raise _refusal(url, _HTTP_FORM, ssl)
+    if set("?#") & set(address) or not _is_host_port(host_port, needs_port=address == url):
+        raise ValueError(f"url is {url!r}; allowed: {_HTTP_FORM.format(scheme=scheme)}")
     return address
 
 
@@ -35,18 +36,18 @@ def grpc_target(url: str, *, ssl: bool = False) -> str:
     gRPC's own targets: `dns:`, `ipv4:` or `ipv6:` before addresses with ports, or `unix:`, `unix-abstract:`,
     `vsock:` or `xds:` before a name.
     """
-    _, target = _behind_scheme(url, _GRPC_FORM, ssl, but_not=(*_ADDRESS_SCHEMES, *_OTHER_SCHEMES))
-    scheme, _, name = target.partition(":")
-    if scheme in _OTHER_SCHEMES:
+    scheme = "https" if ssl else "http"
+    target = _without_scheme(url, scheme)
+    kind, _, name = target.partition(":")
+    if kind in _OTHER_SCHEMES:
         valid = bool(name.strip("/"))
     else:
-        version = _ADDRESS_SCHEMES.get(scheme)
-        addresses = _addresses(target)
+        version, addresses = _ADDRESS_SCHEMES.get(kind), _addresses(target)
         valid = all(_is_host_port(address) for address in addresses) and (
             len(addresses) == 1 if version is None else {_ip_version(a) for a in addresses} == {version}
         )
     if not valid:
-        raise _refusal(url, _GRPC_FORM, ssl)
+        raise ValueError(f"url is {url!r}; allowed: {_GRPC_FORM.format(scheme=scheme)}")
     return target
 
 
@@ -60,24 +61,11 @@ def is_this_machine(target: str) -> bool:
     return all(_is_loopback(_host(address)) for address in _addresses(target))
 
 
-def _behind_scheme(url: str, form: str, ssl: bool, but_not: tuple[str, ...] = ()) -> tuple[bool, str]:
-    """Whether there is a scheme of HTTP, and what follows it; one of `but_not` stays where it is."""
+def _without_scheme(url: object, scheme: str) -> str:
+    """What follows the scheme, if there is one; empty for what cannot be an address."""
     if not isinstance(url, str) or not url.isprintable() or " " in url:
-        raise _refusal(url, form, ssl)
-    scheme, separator, address = url.partition("://")
-    if not separator or scheme in but_not:
-        return False, url
-    if scheme != _scheme(ssl):
-        raise _refusal(url, form, ssl)
-    return True, address
-
-
-def _refusal(url: object, form: str, ssl: bool) -> ValueError:
-    return ValueError(f"url is {url!r}; allowed: {form.format(scheme=_scheme(ssl))}")
-
-
-def _scheme(ssl: bool) -> str:
-    return "https" if ssl else "http"
+        return ""
+    return url.removeprefix(f"{scheme}://")
 
 
 def _addresses(target: str) -> list[str]:

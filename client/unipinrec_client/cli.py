@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,7 +25,7 @@ from unipinrec_client.errors import (
 )
 from unipinrec_client.grpc_client import GrpcClient
 from unipinrec_client.http_client import HttpClient
-from unipinrec_client.types import Event, RecommendRequest, RecommendResponse
+from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
 from unipinrec_client.values import user_id_bytes
 
 EXIT_FAILED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
@@ -35,21 +35,10 @@ DEFAULT_TITLES = Path("build/bundles/current/catalogue.json")
 # Any id the server has never seen does: it answers unknown users as cold starts.
 _CANARY_USER = "unipinrec-client health"
 
-app = typer.Typer(
-    help="Ask a recommendation server.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(help="Ask a recommendation server.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-class Protocol(StrEnum):
-    """How to talk to the server."""
-
-    GRPC = "grpc"
-    HTTP = "http"
-
-
-_DEFAULT_URLS = {Protocol.GRPC: "localhost:8001", Protocol.HTTP: "localhost:8000"}
+Protocol = Literal["grpc", "http"]
 
 UrlOption = Annotated[
     str | None,
@@ -67,7 +56,7 @@ TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait, retries inc
 def recommend(
     user: Annotated[list[str], typer.Option(help="User id; repeat it for several users.")],
     url: UrlOption = None,
-    protocol: ProtocolOption = Protocol.GRPC,
+    protocol: ProtocolOption = "grpc",
     model: ModelOption = "recommend",
     timeout: TimeoutOption = 10.0,
     num_results: Annotated[int | None, typer.Option(help="Results per user.")] = 10,
@@ -90,7 +79,8 @@ def recommend(
 ) -> None:
     """Print recommendations for one or more users."""
     with _errors_on_one_line():
-        catalogue = _catalogue(titles)
+        names = titles or (DEFAULT_TITLES if DEFAULT_TITLES.exists() else None)
+        catalogue = Catalogue.read(names) if names else Catalogue()
         shared: dict[str, Any] = {
             "history": None if history is None else _read_history(history, users=len(user)),
             "request_time": request_time,
@@ -114,7 +104,7 @@ def recommend(
 @app.command()
 def health(
     url: UrlOption = None,
-    protocol: ProtocolOption = Protocol.GRPC,
+    protocol: ProtocolOption = "grpc",
     model: ModelOption = "recommend",
     timeout: TimeoutOption = 10.0,
     requests: Annotated[
@@ -137,8 +127,9 @@ def health(
 
 
 def _client(protocol: Protocol, url: str | None, model: str, timeout_s: float) -> Client:
-    kind = GrpcClient if protocol is Protocol.GRPC else HttpClient
-    return kind(url or _DEFAULT_URLS[protocol], model=model, timeout_s=timeout_s)
+    if protocol == "grpc":
+        return GrpcClient(url or "localhost:8001", model=model, timeout_s=timeout_s)
+    return HttpClient(url or "localhost:8000", model=model, timeout_s=timeout_s)
 
 
 @contextmanager
@@ -157,12 +148,6 @@ def _fail(error: Exception, code: int) -> NoReturn:
     line = " ".join(str(error).split())
     Console(stderr=True).print(Text(line, style="red"), soft_wrap=True)
     raise typer.Exit(code) from None
-
-
-def _catalogue(path: Path | None) -> Catalogue:
-    if path is None:
-        return Catalogue.read(DEFAULT_TITLES) if DEFAULT_TITLES.exists() else Catalogue()
-    return Catalogue.read(path)
 
 
 def _read_history(source: str, users: int) -> list[Event]:
@@ -196,6 +181,11 @@ def _user(response: RecommendResponse) -> str:
 
 
 def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, latency_ms: float) -> str:
+    def recommended(item: Recommendation) -> dict[str, Any]:
+        names = catalogue.action_names(len(item.action_probabilities))
+        probabilities = dict(zip(names, item.action_probabilities, strict=True))
+        return asdict(item) | {"title": catalogue.title(item.item_id), "action_probabilities": probabilities}
+
     users = [
         {
             "user_id": _user(response),
@@ -203,22 +193,7 @@ def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, lat
             "bundle_id": response.bundle_id,
             "utility_weights": response.utility_weights,
             "utility_source": response.utility_source,
-            "recommendations": [
-                {
-                    "item_id": item.item_id,
-                    "title": catalogue.title(item.item_id),
-                    "score": item.score,
-                    "action_probabilities": dict(
-                        zip(
-                            catalogue.action_names(len(item.action_probabilities)),
-                            item.action_probabilities,
-                            strict=True,
-                        )
-                    ),
-                    "retrieved_by": item.retrieved_by,
-                }
-                for item in response.recommendations
-            ],
+            "recommendations": [recommended(item) for item in response.recommendations],
         }
         for response in responses
     ]

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
-from types import TracebackType
 from typing import Any, Self
 
 from unipinrec_client.errors import RecommendError, translate
@@ -73,7 +72,7 @@ class Connection:
             raise RuntimeError("the client is closed")
 
     def _failure(self, error: Exception) -> RecommendError:
-        """What the caller gets for an exception of the transport."""
+        """Return what the caller gets for an exception of the transport."""
         return translate(error)
 
     @contextmanager
@@ -144,9 +143,7 @@ class Client(Connection, ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -165,7 +162,7 @@ class AsyncClient(Connection, ABC):
     async def recommend_many(
         self, requests: Iterable[RecommendRequest], *, request_id: str | None = None
     ) -> tuple[RecommendResponse, ...]:
-        """Return the recommendations for several users; see `Client.recommend_many`."""
+        """Return the recommendations for several users, as `Client.recommend_many` does."""
         self._check_usable()
         requests = tuple(requests)
         arrays = encode(requests)
@@ -179,7 +176,7 @@ class AsyncClient(Connection, ABC):
             return decode(await self.retry.call_async(attempt, self.timeout_s), requests, name)
 
     async def ready(self) -> bool:
-        """Return whether the server reports the model as ready; see `Client.ready`."""
+        """Return whether the server reports the model as ready, which `Client.ready` says the limits of."""
         self._check_usable()
         try:
             with self._failures():
@@ -220,9 +217,7 @@ class AsyncClient(Connection, ABC):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 

@@ -11,9 +11,8 @@ _ASYNCIO_REMEDY = "fork before the first use, start the process with `spawn`, or
 
 @dataclass(slots=True)
 class _GrpcUse:
-    """gRPC in one process."""
+    """How this process uses gRPC, and what the use before a fork has broken."""
 
-    pid: int
     calls: set[object] = field(default_factory=set)
     """Calls that threads are waiting for. A set needs no lock, which a fork could leave taken for ever."""
     broken_by: str = ""
@@ -22,19 +21,30 @@ class _GrpcUse:
     asyncio_broken_by: str = ""
     """Why calls of asyncio would never be answered; empty if they are."""
 
+    def begin_in_child(self) -> None:
+        if self.calls:
+            self.broken_by = (
+                f"calls under way at a fork are {len(self.calls)}; allowed with gRPC: 0; {_REMEDY}"
+            )
+        if self.with_asyncio:
+            self.asyncio_broken_by = f"gRPC was used with asyncio before a fork; {_ASYNCIO_REMEDY}"
+        self.calls.clear()
+        self.with_asyncio = False
 
-_use = _GrpcUse(os.getpid())
+
+_use = _GrpcUse()
+os.register_at_fork(after_in_child=_use.begin_in_child)
 
 
 @contextmanager
 def grpc_call() -> Iterator[None]:
     """Note that the thread is in a blocking call."""
-    calls, call = _of_this_process().calls, object()
-    calls.add(call)
+    call = object()
+    _use.calls.add(call)
     try:
         yield
     finally:
-        calls.discard(call)
+        _use.calls.discard(call)
 
 
 def grpc_broken_by() -> str:
@@ -43,7 +53,13 @@ def grpc_broken_by() -> str:
     gRPC gets ready for a fork only while no thread is calling. Otherwise the child's calls, and closing an
     inherited connection, last for ever, whatever their deadlines.
     """
-    return _of_this_process().broken_by
+    return _use.broken_by
+
+
+def check_grpc() -> None:
+    """Raise `RuntimeError` where blocking calls are never answered."""
+    if reason := grpc_broken_by():
+        raise RuntimeError(reason)
 
 
 def check_grpc_asyncio() -> None:
@@ -52,25 +68,6 @@ def check_grpc_asyncio() -> None:
     One thread reads the answers for all event loops of a process. A child does not have it, and gRPC starts
     no other.
     """
-    use = _of_this_process()
-    if use.asyncio_broken_by:
-        raise RuntimeError(use.asyncio_broken_by)
-    use.with_asyncio = True
-
-
-def _of_this_process() -> _GrpcUse:
-    global _use
-    if _use.pid != os.getpid():
-        _use = _in_child_of(_use)
-    return _use
-
-
-def _in_child_of(parent: _GrpcUse) -> _GrpcUse:
-    child = _GrpcUse(os.getpid(), broken_by=parent.broken_by, asyncio_broken_by=parent.asyncio_broken_by)
-    if parent.calls:
-        child.broken_by = (
-            f"calls under way at a fork are {len(parent.calls)}; allowed with gRPC: 0; {_REMEDY}"
-        )
-    if parent.with_asyncio:
-        child.asyncio_broken_by = f"gRPC was used with asyncio before a fork; {_ASYNCIO_REMEDY}"
-    return child
+    if _use.asyncio_broken_by:
+        raise RuntimeError(_use.asyncio_broken_by)
+    _use.with_asyncio = True

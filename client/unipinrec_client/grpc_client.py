@@ -8,7 +8,7 @@ import tritonclient.grpc.aio
 
 from unipinrec_client.address import grpc_target, is_this_machine, may_be_several_servers
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
-from unipinrec_client.forks import check_grpc_asyncio, grpc_broken_by, grpc_call
+from unipinrec_client.forks import check_grpc, check_grpc_asyncio, grpc_broken_by, grpc_call
 from unipinrec_client.routing import with_routing
 from unipinrec_client.wire import OUTPUT_RANKS, Arrays
 
@@ -23,26 +23,51 @@ _CHANNEL_ARGUMENTS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-class GrpcClient(Client):
+class _GrpcConnection(Connection):
+    def _address(self, url: str, ssl: bool) -> str:
+        return grpc_target(url, ssl=ssl)
+
+    def _triton_options(self) -> dict[str, Any]:
+        return {
+            "url": self.url,
+            "ssl": self.ssl,
+            "root_certificates": self.root_certificates,
+            "channel_args": channel_arguments(self.url),
+        }
+
+    def _infer_arguments(self, arrays: Arrays, request_id: str, timeout_s: float) -> dict[str, Any]:
+        return {
+            "model_name": self.model,
+            "request_id": request_id,
+            "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
+            "outputs": [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS],
+            "headers": _metadata(with_routing(self.headers, arrays["USER_ID"])),
+            "client_timeout": timeout_s,
+        }
+
+    def _ready_arguments(self, timeout_s: float) -> dict[str, Any]:
+        return {
+            "model_name": self.model,
+            "headers": _metadata(self.headers),
+            "client_timeout": timeout_s,
+        }
+
+
+class GrpcClient(_GrpcConnection, Client):
     """A blocking client over gRPC, with one connection for all threads.
 
     It outlives a fork unless a call was under way. In the child of such a fork, calls and making a client
     raise `RuntimeError`.
     """
 
-    def _address(self, url: str, ssl: bool) -> str:
-        return grpc_target(url, ssl=ssl)
-
     def _prepare(self) -> None:
         # Making a channel may hang, too.
-        if reason := grpc_broken_by():
-            raise RuntimeError(reason)
-        self._triton = tritonclient.grpc.InferenceServerClient(**_triton_options(self))
+        check_grpc()
+        self._triton = tritonclient.grpc.InferenceServerClient(**self._triton_options())
 
     def _check_usable(self) -> None:
         super()._check_usable()
-        if reason := grpc_broken_by():
-            raise RuntimeError(reason)
+        check_grpc()
 
     def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
@@ -52,39 +77,29 @@ class GrpcClient(Client):
 
     def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         with grpc_call():
-            return to_arrays(
-                self._triton.infer(**_infer_arguments(self, arrays, request_id), client_timeout=timeout_s)
-            )
+            return to_arrays(self._triton.infer(**self._infer_arguments(arrays, request_id, timeout_s)))
 
     def _model_ready(self, timeout_s: float) -> bool:
         with grpc_call():
-            return bool(self._triton.is_model_ready(self.model, "", _metadata(self.headers), timeout_s))
+            return bool(self._triton.is_model_ready(**self._ready_arguments(timeout_s)))
 
 
-class AsyncGrpcClient(AsyncClient):
+class AsyncGrpcClient(_GrpcConnection, AsyncClient):
     """A client over gRPC for asyncio. After a fork none can be used in the child if one was in the parent."""
-
-    def _address(self, url: str, ssl: bool) -> str:
-        return grpc_target(url, ssl=ssl)
 
     def _check_usable(self) -> None:
         check_grpc_asyncio()
         super()._check_usable()
 
     def _connect(self) -> Any:
-        return tritonclient.grpc.aio.InferenceServerClient(**_triton_options(self))
+        return tritonclient.grpc.aio.InferenceServerClient(**self._triton_options())
 
     async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
-        return to_arrays(
-            await self._connected().infer(
-                **_infer_arguments(self, arrays, request_id), client_timeout=timeout_s
-            )
-        )
+        arguments = self._infer_arguments(arrays, request_id, timeout_s)
+        return to_arrays(await self._connected().infer(**arguments))
 
     async def _model_ready(self, timeout_s: float) -> bool:
-        return bool(
-            await self._connected().is_model_ready(self.model, "", _metadata(self.headers), timeout_s)
-        )
+        return bool(await self._connected().is_model_ready(**self._ready_arguments(timeout_s)))
 
 
 def channel_arguments(target: str) -> list[tuple[str, int | str]]:
@@ -99,25 +114,6 @@ def channel_arguments(target: str) -> list[tuple[str, int | str]]:
     if may_be_several_servers(target):
         arguments.append(("grpc.lb_policy_name", "round_robin"))
     return arguments
-
-
-def _triton_options(connection: Connection) -> dict[str, Any]:
-    return {
-        "url": connection.url,
-        "ssl": connection.ssl,
-        "root_certificates": connection.root_certificates,
-        "channel_args": channel_arguments(connection.url),
-    }
-
-
-def _infer_arguments(connection: Connection, arrays: Arrays, request_id: str) -> dict[str, Any]:
-    return {
-        "model_name": connection.model,
-        "request_id": request_id,
-        "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
-        "outputs": [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS],
-        "headers": _metadata(with_routing(connection.headers, arrays["USER_ID"])),
-    }
 
 
 def _metadata(headers: Mapping[str, str]) -> dict[str, str]:

@@ -20,9 +20,9 @@ def checked_requests(requests: Iterable[RecommendRequest]) -> tuple[RecommendReq
     found = tuple(requests)
     if not found:
         raise ValueError("requests is empty; allowed: 1 and more")
-    for place, request in enumerate(found):
+    for index, request in enumerate(found):
         if not isinstance(request, RecommendRequest):
-            raise ValueError(f"requests[{place}] is {_shown(request)}; allowed: a RecommendRequest")
+            raise ValueError(f"requests[{index}] is {_shown(request)}; allowed: a RecommendRequest")
     return found
 
 
@@ -48,9 +48,9 @@ def checked_history(history: Any) -> list[Event]:
     if isinstance(history, Set) or not _is_row(history):
         raise ValueError(f"history is {_shown(history)}; allowed: a sequence of Event, oldest first, or None")
     events = list(history)
-    for place, event in enumerate(events):
+    for index, event in enumerate(events):
         if not isinstance(event, Event):
-            raise ValueError(f"history[{place}] is {_shown(event)}; allowed: an Event")
+            raise ValueError(f"history[{index}] is {_shown(event)}; allowed: an Event")
     return events
 
 

@@ -1,6 +1,6 @@
 """The tensors that carry requests and responses."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,13 @@ TRITON_TYPES = {
 }
 """Triton's type of every input."""
 
+_EVENT_FIELDS = {
+    "HISTORY_ITEM_IDS": "item_id",
+    "HISTORY_ACTIONS": "actions",
+    "HISTORY_TIMESTAMPS": "timestamp",
+    "HISTORY_SURFACES": "surface",
+}
+
 # Asking an ensemble for fewer outputs than it declares can fail with "unexpected deadlock", so all are
 # asked for, always.
 OUTPUT_RANKS = {
@@ -56,9 +63,9 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     """Return the input tensors of one Triton request for all users, keyed by tensor name.
 
     Shapes are [B,1] for scalars, [B,N] for histories and exclusions and [B,A] for weights; optional
-    tensors nobody set are left out. Rows are padded at the end with item id -1 and zeros. An empty history
-    becomes one padded entry, because a tensor of width 0 does not pass every protocol; the server ignores
-    padding, so it reads as no history.
+    tensors that no request sets are left out. Rows are padded at the end with item id -1 and zeros. An empty
+    history becomes one padded entry, because a tensor of width 0 does not pass every protocol; the server
+    ignores padding, so it reads as no history.
 
     Raises `ValueError` for values that have no encoding: no users, an optional field set for some users
     only, values of another type, integers beyond the tensor's type, weights of different lengths.
@@ -125,17 +132,11 @@ def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[An
 
 
 def _encode_histories(histories: list[list[Event]]) -> Arrays:
-    def rows(field: Callable[[Event], int]) -> list[list[int]]:
-        return [[field(event) for event in history] for history in histories]
-
-    return {
-        "HISTORY_ITEM_IDS": _integers(
-            "HISTORY_ITEM_IDS", rows(lambda event: event.item_id), padding=PADDING_ITEM_ID
-        ),
-        "HISTORY_ACTIONS": _integers("HISTORY_ACTIONS", rows(lambda event: event.actions)),
-        "HISTORY_TIMESTAMPS": _integers("HISTORY_TIMESTAMPS", rows(lambda event: event.timestamp)),
-        "HISTORY_SURFACES": _integers("HISTORY_SURFACES", rows(lambda event: event.surface)),
-    }
+    arrays = {}
+    for name, field in _EVENT_FIELDS.items():
+        rows = [[getattr(event, field) for event in history] for history in histories]
+        arrays[name] = _integers(name, rows, PADDING_ITEM_ID if name == "HISTORY_ITEM_IDS" else 0)
+    return arrays
 
 
 def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[np.int64]:
@@ -175,13 +176,8 @@ def _output(name: str, array: npt.NDArray[Any] | None, batch: int) -> npt.NDArra
 
 
 def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
-    columns = zip(
-        outputs["ITEM_IDS"][row].tolist(),
-        outputs["SCORES"][row].tolist(),
-        outputs["ACTION_PROBS"][row].tolist(),
-        outputs["RETRIEVED_BY"][row].tolist(),
-        strict=True,
-    )
+    names = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")
+    columns = zip(*(outputs[name][row].tolist() for name in names), strict=True)
     return tuple(
         Recommendation(
             item_id=item_id,

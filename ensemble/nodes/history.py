@@ -3,6 +3,7 @@
 Shapes: B users of one request, N events, A actions.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import Arrays, Context, stack, stack_histories, stamp_bundle
 from ensemble.nodes.validation import Limits, check_request
 from ensemble.settings import ServingSettings
-from unipinrec import bundle
+from ensemble.stores.history_store import EVENT, Events
+from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.history_store import EVENT, HistoryStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class Assembled:
     """Items anywhere in the whole history, also before the window."""
     excluded_row_X: Int64s
     unknown_items: int
-    """Events that were ignored because the bundle does not know their item."""
+    """Events that were ignored because the bundle does not know their item, action or surface."""
 
 
 class HistoryNode:
@@ -42,7 +45,9 @@ class HistoryNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
-        self._store = HistoryStore(loaded.folder / bundle.HISTORIES)
+        self._store = open_histories(settings.histories)
+        if self._store is None:
+            log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
         model = loaded.manifest.model
         self._limits = Limits(
             num_actions=model.num_actions,
@@ -54,7 +59,7 @@ class HistoryNode:
         self.metrics = CollectorRegistry()
         self._unknown_items = Counter(
             "unipinrec_unknown_items",
-            "Events that were ignored because the bundle does not know their item",
+            "Events that were ignored because the bundle does not know their item, action or surface",
             registry=self.metrics,
         )
         self._cold_starts = Counter(
@@ -92,20 +97,26 @@ class HistoryNode:
 
     def close(self) -> None:
         """Close the history store."""
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         events = self._inline_events(arrays, user)
         if events is None:
-            events = self._store.read(arrays["USER_ID"][user, 0])
+            events = self._stored_events(arrays["USER_ID"][user, 0])
         history = History(
             item_row_N=self._vocabulary.rows_of(events["item_id"]),
             actions_N=events["actions"].astype(np.int64),
             timestamp_N=events["timestamp"].astype(np.int64),
             surface_N=events["surface"].astype(np.int64),
         )
-        known = history[history.item_row_N != PADDING]
         model = self._bundle.manifest.model
+        known = history[
+            (history.item_row_N != PADDING)
+            # A store outlives bundles, and may hold what this one's tables have no rows for.
+            & (history.actions_N < 2**model.num_actions)
+            & (history.surface_N < model.num_surfaces)
+        ]
         return Assembled(
             history=known[window_start(len(known), model.max_history, model.window_block) :],
             context=self._context(arrays, user),
@@ -114,7 +125,10 @@ class HistoryNode:
             unknown_items=len(history) - len(known),
         )
 
-    def _inline_events(self, arrays: Arrays, user: int) -> NDArray[np.void] | None:
+    def _stored_events(self, user_id: bytes) -> Events:
+        return np.empty(0, EVENT) if self._store is None else self._store.read(user_id)
+
+    def _inline_events(self, arrays: Arrays, user: int) -> Events | None:
         if "HISTORY_ITEM_IDS" not in arrays:
             return None
         item_id = arrays["HISTORY_ITEM_IDS"][user]

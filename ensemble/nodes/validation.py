@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
 from ensemble.nodes.contract import LARGEST_WEIGHT, Arrays, InvalidInputError
-from unipinrec.history_store import LONGEST_USER_ID
+from unipinrec.data.limits import LONGEST_USER_ID
 
 LATEST_TIME_S = 253_402_300_799
 """The last second of the year 9999."""

@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -25,9 +25,12 @@ from ensemble.server.restarts import Restarts
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
+from ensemble.stores.history_store import StoreError
+from ensemble.stores.stores import open_histories
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
+UNKNOWN_USER = "42"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -111,6 +114,7 @@ def serve(
         NoGpuError: the profile asks for a GPU, and there is none.
     """
     check_bundle(settings.bundle)
+    example = example_user(settings.histories)
     check_profile(profile, model_repository)
     pinned = settings.model_copy(update={"bundle": settings.bundle.resolve()})
     server = EmbeddedServer(
@@ -123,10 +127,11 @@ def serve(
     )
     check_endpoints(server.endpoints)
     _warn_when_open(server.endpoints, console)
+    _warn_without_histories(settings.histories, console)
     with StopSignals() as signals:
         with server:
             canaries = canaries or default_canaries(server)
-            _run(server, canaries, restarts or Restarts(), signals, console)
+            _run(server, canaries, restarts or Restarts(), signals, console, example)
             _line(console, "Stopping …")
         _line(console, "Stopped.")
 
@@ -137,11 +142,12 @@ def _run(
     restarts: Restarts,
     signals: StopSignals,
     console: Console,
+    example: str,
 ) -> None:
     _line(console, f"Loading {server.settings.bundle} (log: {server.log_path})")
     if not _start(server, canaries, signals, console):
         return
-    print_requests(console, server, example_user(server.settings.bundle))
+    print_requests(console, server, example)
     serving = True
     while not signals.received:
         try:
@@ -206,12 +212,21 @@ def default_canaries(server: EmbeddedServer) -> list[Canary]:
     return [UserCanary(model=name) for name in server.ensembles]
 
 
-def example_user(bundle: Path) -> str:
-    """A user id to show in examples: `example_user` of the bundle's catalogue.json, else `42`."""
-    catalogue = bundle / "catalogue.json"
-    if not catalogue.is_file():
-        return "42"
-    return str(json.loads(catalogue.read_text()).get("example_user", "42"))
+def example_user(histories: Path) -> str:
+    """Return the first user of a store, to show in examples; `42` where there is no store or nobody in it.
+
+    Raises:
+        ServerError: what is at `histories` is no store.
+    """
+    try:
+        store = open_histories(histories)
+    except StoreError as error:
+        raise ServerError(str(error)) from error
+    if store is None:
+        return UNKNOWN_USER
+    with closing(store):
+        users = store.first_users(1)
+    return users[0].decode(errors="replace") if users else UNKNOWN_USER
 
 
 def check_bundle(bundle: Path) -> None:
@@ -227,6 +242,15 @@ def _warn_when_open(endpoints: Endpoints, console: Console) -> None:
         _line(
             console,
             f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.",
+        )
+
+
+def _warn_without_histories(histories: Path, console: Console) -> None:
+    if not histories.exists():
+        _line(
+            console,
+            f"Warning: no store of histories at {histories}: users who send none are new ones; "
+            "`unipinrec store import` makes it.",
         )
 
 

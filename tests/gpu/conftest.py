@@ -54,7 +54,7 @@ def loaded(exported: Exported) -> LoadedBundle:
 def gpu_server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A server as it is on a GPU by default, in bfloat16."""
     log_path = tmp_path_factory.mktemp("log") / "server.log"
-    with serving(exported.bundle, log_path, profile="gpu", gpu_precision="bfloat16") as server:
+    with serving(exported, log_path, profile="gpu", gpu_precision="bfloat16") as server:
         yield server
 
 

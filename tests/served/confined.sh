@@ -1,19 +1,23 @@
 #!/bin/sh
 # confined.sh EMPTY_FOLDER KEPT… -- COMMAND…
 # Runs a command as compose.yaml has it: the root file system read-only, /tmp an empty tmpfs but for the kept
-# folders (read-only), no capabilities. Mounts are this process's own: start it under `unshare --mount`.
+# folders (read-only, unless `:rw` stands behind), no capabilities. Mounts are this process's own: start it under
+# `unshare --mount`.
 set -eu
 tmpfs=$1
 shift
 mount -t tmpfs tmpfs "$tmpfs"
 while [ "$1" != "--" ]; do
-    case $1 in
+    kept=${1%:rw}
+    case $kept in
     /tmp/*)
-        mkdir -p "$tmpfs/${1#/tmp/}"
-        mount --bind "$1" "$tmpfs/${1#/tmp/}"
-        mount -o remount,ro,bind "$tmpfs/${1#/tmp/}"
+        place=$tmpfs/${kept#/tmp/}
+        mkdir -p "$place"
         ;;
+    *) place=$kept ;;
     esac
+    mount --bind "$kept" "$place"
+    [ "$kept" != "$1" ] || mount -o remount,ro,bind "$place"
     shift
 done
 shift

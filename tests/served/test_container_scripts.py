@@ -50,16 +50,22 @@ def health(endpoints: Endpoints, timeout_s: float = 5.0) -> subprocess.Completed
 class Container:
     """The entry point as a process, confined like a container where this machine allows it."""
 
-    def __init__(self, folder: Path, bundle: Path) -> None:
+    def __init__(self, folder: Path, bundle: Path, histories: Path) -> None:
         self.endpoints = Endpoints.free()
         self.grpc_url = f"127.0.0.1:{self.endpoints.grpc_port}"
         self._output = folder / "output.txt"
         command: list[str | Path] = [DOCKER / "entrypoint.sh"]
-        variables = environment(self.endpoints, UNIPINREC_BUNDLE=str(bundle), UNIPINREC_EXIT_TIMEOUT_S="20")
+        variables = environment(
+            self.endpoints,
+            UNIPINREC_BUNDLE=str(bundle),
+            UNIPINREC_HISTORIES=str(histories),
+            UNIPINREC_EXIT_TIMEOUT_S="20",
+        )
         if can_confine():
             (folder / "tmpfs").mkdir()
             confined = ROOT / "tests" / "served" / "confined.sh"
-            command = ["unshare", "--mount", confined, folder / "tmpfs", bundle, ROOT, "--", *command]
+            kept = (bundle, f"{histories}:rw", ROOT)
+            command = ["unshare", "--mount", confined, folder / "tmpfs", *kept, "--", *command]
         else:
             variables["UNIPINREC_LOG"] = str(folder / "server.log")
         with self._output.open("wb") as output:
@@ -94,7 +100,7 @@ def can_confine() -> bool:
 def container(exported: Exported, tmp_path: Path) -> Iterator[Container]:
     # The images hold the embedded server's backend folder already.
     Installation.find(None)
-    container = Container(tmp_path, exported.bundle)
+    container = Container(tmp_path, exported.bundle, exported.histories)
     yield container
     if container.process.poll() is None:
         container.process.terminate()

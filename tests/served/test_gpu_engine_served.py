@@ -44,7 +44,9 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
         replaced(config, "instance_group [ { count: 2, kind: KIND_CPU } ]", INSTANCES)
     server = EmbeddedServer(
         model_repository=repository,
-        settings=ServingSettings(bundle=exported.bundle, lease_ms=LEASE_MS, pool_slots=SLOTS),
+        settings=ServingSettings(
+            bundle=exported.bundle, histories=exported.histories, lease_ms=LEASE_MS, pool_slots=SLOTS
+        ),
         endpoints=Endpoints.free(),
         log_path=folder / "server.log",
     )

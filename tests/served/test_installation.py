@@ -36,7 +36,7 @@ def test_a_triton_home_answers_as_the_embedded_server_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("UNIPINREC_TRITON_HOME", str(triton_home))
-    with serving(exported.bundle, tmp_path / "server.log") as other:
+    with serving(exported, tmp_path / "server.log") as other:
         assert psutil.Process(other.pid).exe() == str(triton_home / "bin" / "tritonserver")
         with GrpcClient(other.grpc_url) as there, GrpcClient(server.grpc_url) as here:
             requests = [stored(exported, user) for user in range(20)]

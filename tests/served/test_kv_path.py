@@ -143,7 +143,7 @@ def test_the_baseline_answers_alike_without_any_slot(
     exported: Exported, tmp_path: Path, profile: str | None, promised: Likeness
 ) -> None:
     with (
-        serving(exported.bundle, tmp_path / "server.log", baseline=True, profile=profile) as server,
+        serving(exported, tmp_path / "server.log", baseline=True, profile=profile) as server,
         GrpcClient(server.grpc_url) as client,
         GrpcClient(server.grpc_url, model="recommend_separate") as baseline,
     ):

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from ensemble.server.launcher import UserCanary
 from ensemble.server.server_error import ServerError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
+from ensemble.stores.history_store import EVENT
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 
 NODE = """
 import os, sys, time
@@ -83,7 +86,7 @@ from ensemble.settings import ServingSettings
 folder, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
 try:
     serve(
-        ServingSettings(bundle=folder / "bundle"),
+        ServingSettings(bundle=folder / "bundle", histories=folder / "histories"),
         console=Console(),
         endpoints=Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port),
         model_repository=folder / "models",
@@ -145,10 +148,11 @@ class Launcher:
 
 
 def write_deployment(folder: Path) -> Path:
-    """A bundle and a model repository that answers at once."""
+    """A bundle, a store of one user, and a model repository that answers at once."""
     (folder / "bundle").mkdir()
     (folder / "bundle" / "manifest.json").write_text("{}")
-    (folder / "bundle" / "catalogue.json").write_text('{"example_user": "user 7"}')
+    with LmdbHistoryStore(folder / "histories", writable=True) as store:
+        store.append(b"user 7", np.ones(1, EVENT))
     for name in ("first", "second"):
         write_model(folder, name, NODE_CONFIG.format(name=name), NODE.format(load_s=0))
     write_model(folder, "recommend", ENSEMBLE_CONFIG)
@@ -210,6 +214,15 @@ def test_printed_request_works_and_a_signal_leaves_nothing(
     assert launcher.output.endswith("Stopped.\n")
     assert alive(processes) == []
     assert launcher.left_in_shared_memory() == []
+
+
+def test_without_a_store_it_serves_and_says_so_once(
+    launch: Callable[[Endpoints], Launcher], folder: Path, endpoints: Endpoints
+) -> None:
+    shutil.rmtree(folder / "histories")
+    printed = launch(endpoints).wait_for("curl")
+    assert printed.count(f"Warning: no store of histories at {folder / 'histories'}: ") == 1
+    assert f"unipinrec-client recommend --user 42 --url 127.0.0.1:{endpoints.grpc_port}" in printed
 
 
 def test_restarts_at_once_on_the_same_ports(

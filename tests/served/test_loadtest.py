@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from commands.app import app
 from commands.load_target import limit_of, write_traffic
 from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.settings import ServingSettings
 from loadtest.generators import Generators
 from loadtest.measures import Measured
 from loadtest.outcomes import read_outcomes
@@ -35,6 +36,10 @@ def command(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def served_from(exported: Exported) -> tuple[object, ...]:
+    return "--bundle", exported.bundle, "--histories", exported.histories
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_loadtest_writes_its_reports_and_exact_outcomes(
     server: EmbeddedServer,
@@ -48,7 +53,7 @@ def test_loadtest_writes_its_reports_and_exact_outcomes(
     monkeypatch.delenv("no_proxy", raising=False)
     url = server.grpc_url if protocol == "grpc" else server.http_url
     workers = 2 if protocol == "grpc" else 1
-    fixed = ("--bundle", exported.bundle, "--seconds", 3, "--warm-up", 1, "--out", tmp_path)
+    fixed = (*served_from(exported), "--seconds", 3, "--warm-up", 1, "--out", tmp_path)
     code, output = command(
         "loadtest", "--url", url, "--protocol", protocol, "--rate", 20, "--workers", workers, *fixed
     )
@@ -72,7 +77,7 @@ def test_a_spike_comes_and_a_broken_threshold_fails_the_run(
 ) -> None:
     code, output = command(
         "loadtest",
-        *("--url", server.grpc_url, "--bundle", exported.bundle, "--out", tmp_path),
+        *("--url", server.grpc_url, *served_from(exported), "--out", tmp_path),
         *("--rate", 10, "--shape", "spike", "--spike", 4, "--arrivals", "even"),
         *("--seconds", 5, "--warm-up", 0, "--max-p99-ms", 0.5),
     )
@@ -117,7 +122,8 @@ def _while_paused(
     relay: Relay, exported: Exported, folder: Path, arrivals: Arrivals, level: float
 ) -> Measured:
     traffic = folder / "traffic.jsonl"
-    write_traffic(traffic, dataset=None, bundle=exported.bundle)
+    settings = ServingSettings(bundle=exported.bundle, histories=exported.histories)
+    write_traffic(traffic, settings, dataset=None)
     plan = LoadPlan(url=relay.url, traffic=str(traffic), limit=limit_of(exported.bundle))
     with Generators(plan, folder) as generators:
         windows = Windows(plan, generators, ServerWatch({}), folder)
@@ -131,7 +137,7 @@ def test_capacity_is_one_of_the_rates_tried_and_a_share_of_the_closed_loop(
 ) -> None:
     code, output = command(
         "capacity",
-        *("--url", server.grpc_url, "--metrics-url", server.metrics_url, "--bundle", exported.bundle),
+        *("--url", server.grpc_url, "--metrics-url", server.metrics_url, *served_from(exported)),
         *(
             "--seconds",
             1,
@@ -160,7 +166,7 @@ def test_capacity_is_one_of_the_rates_tried_and_a_share_of_the_closed_loop(
 def test_a_soak_watches_memory_and_judges(exported: Exported, tmp_path: Path) -> None:
     code, output = command(
         "soak",
-        *("--bundle", exported.bundle, "--rate", 20, "--minutes", 0.1, "--every", 0.4, "--out", tmp_path),
+        *(*served_from(exported), "--rate", 20, "--minutes", 0.1, "--every", 0.4, "--out", tmp_path),
         *("--max-growth", 0.5, "--max-p99-over-p50", 100),
     )
     assert code == 0, output

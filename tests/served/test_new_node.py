@@ -59,7 +59,7 @@ def test_a_node_needs_a_file_a_folder_and_a_step(
     repository = repository_with_a_node(tmp_path)
     extended = EmbeddedServer(
         model_repository=repository,
-        settings=ServingSettings(bundle=exported.bundle),
+        settings=ServingSettings(bundle=exported.bundle, histories=exported.histories),
         endpoints=Endpoints.free(),
         log_path=tmp_path / "server.log",
     )

@@ -31,7 +31,7 @@ def test_triton_takes_the_profile_where_there_is_one_and_the_default_elsewhere(
 ) -> None:
     profiled = EmbeddedServer(
         model_repository=gpu_profile_on_a_cpu(tmp_path),
-        settings=ServingSettings(bundle=exported.bundle),
+        settings=ServingSettings(bundle=exported.bundle, histories=exported.histories),
         endpoints=Endpoints.free(),
         profile="gpu",
         log_path=tmp_path / "server.log",

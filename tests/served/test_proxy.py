@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(folder: Path, exported: Exported) -> Iterator[Fleet]:
-    with Fleet(ServingSettings(bundle=exported.bundle), folder) as fleet:
+    with Fleet(ServingSettings(bundle=exported.bundle, histories=exported.histories), folder) as fleet:
         yield fleet
 
 

@@ -42,7 +42,12 @@ def traced(
 ) -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(
         model_repository=MODEL_REPOSITORY,
-        settings=ServingSettings(bundle=exported.bundle, trace_url=receiver.url, trace_rate=RATE),
+        settings=ServingSettings(
+            bundle=exported.bundle,
+            histories=exported.histories,
+            trace_url=receiver.url,
+            trace_rate=RATE,
+        ),
         endpoints=Endpoints.free(),
         log_path=tmp_path_factory.mktemp("log") / "server.log",
     )

@@ -1,4 +1,4 @@
-"""Asks the nodes of a bundle in a process of its own: `python -m tests.support.chain_answers BUNDLE OUT`.
+"""Asks the nodes in a process of its own: `python -m tests.support.chain_answers BUNDLE HISTORIES OUT`.
 
 The process computes with the instruction set that its environment asks for.
 """
@@ -30,11 +30,13 @@ def ask(chain: Chain) -> Tensors:
     return {name: answers[name] for name in NUMBERS}
 
 
-def main(bundle: Path, out: Path) -> None:
+def main(bundle: Path, histories: Path, out: Path) -> None:
     """Writes the answers as an npz file."""
     loaded = LoadedBundle.open(bundle)
     with tempfile.TemporaryDirectory() as folder:
-        settings = ServingSettings(runtime_dir=Path(folder), lease_ms=60_000, pool_slots=USERS)
+        settings = ServingSettings(
+            histories=histories, runtime_dir=Path(folder), lease_ms=60_000, pool_slots=USERS
+        )
         history = HistoryNode(loaded, settings)
         chain = Chain(loaded, settings, history)
         np.savez(out, **ask(chain))
@@ -43,4 +45,4 @@ def main(bundle: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

@@ -24,9 +24,9 @@ def loaded(exported: Exported) -> LoadedBundle:
 
 
 @pytest.fixture(scope="module")
-def history_node(loaded: LoadedBundle) -> Iterator[HistoryNode]:
+def history_node(loaded: LoadedBundle, exported: Exported) -> Iterator[HistoryNode]:
     """One for the module: a process may open a history store once."""
-    node = HistoryNode(loaded, ServingSettings())
+    node = HistoryNode(loaded, ServingSettings(histories=exported.histories))
     yield node
     node.close()
 

@@ -9,11 +9,12 @@ from typing import Annotated, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from unipinrec.arrays import Bools, Int64s
 from unipinrec.config import Config, Count
 from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW
@@ -47,17 +48,17 @@ class BlendedExample:
     """One history and one later feedview of a user."""
 
     user: int
-    event_item_N: NDArray[np.int64]
-    event_actions_N: NDArray[np.int64]
-    event_surface_N: NDArray[np.int64]
-    event_timestamp_N: NDArray[np.int64]
+    event_item_N: Int64s
+    event_actions_N: Int64s
+    event_surface_N: Int64s
+    event_timestamp_N: Int64s
     feedview_timestamp: int
     feedview_surface: int
     next_item: int
     """The feedview's first item with a positive action, or -1."""
     next_actions: int
-    candidate_item_K: NDArray[np.int64]
-    candidate_actions_K: NDArray[np.int64]
+    candidate_item_K: Int64s
+    candidate_actions_K: Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +114,13 @@ class BlendedDataset(Dataset[BlendedExample]):
         self._config = config
         self._split = split or split_leave_one_out(dataset)
         self._kept_F = _kept_sizes(dataset, self._split)
-        feedview_user_F = _repeat_index(dataset.feedviews.offset_U1)
+        feedview_user_F = _group_of(dataset.feedviews.offset_U1)
         self._engaged_F = _engaged(dataset, self._kept_F)
         self._users = np.unique(feedview_user_F[self._kept_F > 0])
         self._sampler = ImpressionSampler(self.item_counts())
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Users who have a feedview in their training part."""
         return len(self._users)
 
     def set_epoch(self, epoch: int) -> None:
@@ -129,16 +129,18 @@ class BlendedDataset(Dataset[BlendedExample]):
 
     @property
     def interactions(self) -> InteractionDataset:
-        """What the examples are drawn from."""
+        """The dataset that the examples are drawn from."""
         return self._dataset
 
-    def item_counts(self) -> NDArray[np.int64]:
-        """Training events of every item, [V]."""
-        training = _training_events(self._dataset, self._split)
-        return np.bincount(self._dataset.item_row_E[training], minlength=len(self._dataset.item_ids_V))
+    def item_counts(self) -> Int64s:
+        """Return the number of training events of every item, [V]."""
+        user_E = _group_of(self._dataset.offset_U1)
+        index_E = np.arange(len(user_E)) - self._dataset.offset_U1[user_E]
+        training_E = index_E < self._split.train_end_U[user_E]
+        return np.bincount(self._dataset.item_row_E[training_E], minlength=len(self._dataset.item_ids_V))
 
-    def history_lengths(self) -> NDArray[np.int64]:
-        """Events of each example's history in this epoch, without joining the examples."""
+    def history_lengths(self) -> Int64s:
+        """Return how many events each example's history has in this epoch, without joining the examples."""
         start = np.array([self._choose(user, self._random(user)).start for user in self._users.tolist()])
         return np.minimum(start, self._config.max_history)
 
@@ -202,11 +204,11 @@ class BlendedDataset(Dataset[BlendedExample]):
 
     def _candidates(
         self, user: int, feedview: Feedview, random: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[Int64s, Int64s]:
         """Items and actions in random order. An item shown twice is one candidate, its actions joined."""
-        item_K, place_K = np.unique(feedview.item_row_K, return_inverse=True)
+        item_K, index_K = np.unique(feedview.item_row_K, return_inverse=True)
         actions_K = np.zeros_like(item_K)
-        np.bitwise_or.at(actions_K, place_K, feedview.actions_K)
+        np.bitwise_or.at(actions_K, index_K, feedview.actions_K)
         if self._dataset.info.sampled_impressions:
             seen_X = self._dataset.history(user).item_row_N[: self._split.train_end_U[user]]
             drawn_K = self._sampler.draw(random, self._config.sampled_impressions_per_feedview, seen_X)
@@ -217,7 +219,7 @@ class BlendedDataset(Dataset[BlendedExample]):
 
 
 def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:
-    """Examples to one padded batch; N and K are the longest history and feedview among them."""
+    """Return examples as a padded batch; N and K are the longest history and feedview among them."""
     target_time = [np.append(e.event_timestamp_N, e.feedview_timestamp) for e in examples]
     target_surface = [np.append(e.event_surface_N, e.feedview_surface) for e in examples]
     return BlendedBatch(
@@ -238,39 +240,29 @@ def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:
     )
 
 
-def _pad(rows: Sequence[NDArray[np.int64]], value: int = 0) -> Tensor:
-    padded = np.full((len(rows), max(len(row) for row in rows)), value, np.int64)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return torch.from_numpy(padded)
+def _pad(rows: Sequence[Int64s], value: int = 0) -> Tensor:
+    return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def _kept_sizes(dataset: InteractionDataset, split: Split) -> NDArray[np.int64]:
+def _kept_sizes(dataset: InteractionDataset, split: Split) -> Int64s:
     """Shown items of each feedview before the user's first held-out event, [F]."""
     feedviews = dataset.feedviews
-    feedview_S = _repeat_index(feedviews.shown_offset_F1)
-    user_S = _repeat_index(feedviews.offset_U1)[feedview_S]
+    feedview_S = _group_of(feedviews.shown_offset_F1)
+    user_S = _group_of(feedviews.offset_U1)[feedview_S]
     kept_S = feedviews.through_S <= split.train_end_U[user_S]
     kept_S &= feedviews.timestamp_F[feedview_S] < split.test_begin_U[user_S]
     return np.bincount(feedview_S[kept_S], minlength=len(feedviews))
 
 
-def _engaged(dataset: InteractionDataset, kept_F: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _engaged(dataset: InteractionDataset, kept_F: Int64s) -> Bools:
     """Feedviews with an action among their kept items, [F]."""
     feedviews = dataset.feedviews
-    feedview_S = _repeat_index(feedviews.shown_offset_F1)
-    place_S = np.arange(len(feedview_S)) - feedviews.shown_offset_F1[feedview_S]
-    acted_S = (feedviews.actions_S != 0) & (place_S < kept_F[feedview_S])
+    feedview_S = _group_of(feedviews.shown_offset_F1)
+    index_S = np.arange(len(feedview_S)) - feedviews.shown_offset_F1[feedview_S]
+    acted_S = (feedviews.actions_S != 0) & (index_S < kept_F[feedview_S])
     return np.bincount(feedview_S[acted_S], minlength=len(feedviews)) > 0
 
 
-def _training_events(dataset: InteractionDataset, split: Split) -> NDArray[np.bool_]:
-    """Which of the E events lie in the training part."""
-    user_E = _repeat_index(dataset.offset_U1)
-    place_E = np.arange(len(user_E)) - dataset.offset_U1[user_E]
-    return place_E < split.train_end_U[user_E]
-
-
-def _repeat_index(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+def _group_of(offset: Int64s) -> Int64s:
     """The group of every element, from the groups' offsets."""
     return np.repeat(np.arange(len(offset) - 1), np.diff(offset))

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HOST_SECONDS = 5
-"""How long a host may take to connect, and to send each piece, before another source is tried."""
+"""Seconds that a host may take to connect, and to send each piece, before another source is tried."""
 INDEX_SECONDS = 120
 TRANSFER_SECONDS = 600
-"""How long a whole file may take."""
+"""Seconds that a whole file may take."""
 LARGEST_FILE = 256 * 2**20
 """Bytes; a file is held in memory."""
 PIECE = 2**20
 
 Report = Callable[[str], None]
-"""Told of every step, in one line."""
+"""Takes a line about each step."""
 
 
 class DownloadError(Exception):
@@ -28,13 +28,12 @@ class DownloadError(Exception):
 
 
 def download_https(host: str, path: str) -> bytes:
-    """The body at `https://host/path`.
+    """Return the body at `https://host/path`.
 
     It is asked for through the proxy that `https_proxy` names, unless `no_proxy` has the host.
 
-    Raises:
-        DownloadError: the host or the proxy is unknown or slow, or answers with a status other than 200, a
-            part of the file or a larger file than `LARGEST_FILE`.
+    Raises `DownloadError` if the host or the proxy is unknown or slow, or answers with a status other than
+    200, a part of the file or a larger file than `LARGEST_FILE`.
     """
     deadline = time.monotonic() + TRANSFER_SECONDS
     opener = urllib.request.build_opener(_Unmoved)
@@ -56,7 +55,7 @@ class _Unmoved(urllib.request.HTTPRedirectHandler):
     """Follows no redirection, which could lead away from HTTPS."""
 
     def redirect_request(self, *_args: object) -> None:
-        """No other request."""
+        return None
 
 
 def _way_to(host: str) -> str:
@@ -79,10 +78,9 @@ def _pieces(response: http.client.HTTPResponse, host: str, deadline: float) -> I
 
 
 def download_wheel(requirement: str) -> bytes:
-    """The wheel of a pinned requirement, without its dependencies; it is not installed.
+    """Return the wheel of a pinned requirement, without its dependencies; it is not installed.
 
-    Raises:
-        DownloadError: pip is missing or finds no such wheel.
+    Raises `DownloadError` if pip is missing or finds no such wheel.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]

@@ -2,13 +2,14 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import polars as pl
 from pydantic import AfterValidator, Field, model_validator
 
 from unipinrec.config import Config
-from unipinrec.history_store import LONGEST_USER_ID
+from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_USER_ID, MOST_ACTIONS
 
 EVENT_SCHEMA = pl.Schema(
     {
@@ -32,24 +33,22 @@ REQUIRED = ("user_id", "item_id", "actions", "timestamp")
 ORDER = ("user_id", "timestamp")
 TIE_RULE = "events of one user with equal timestamps keep the order of the log"
 LARGEST_ATTRIBUTE = 2**31
-LATEST_TIMESTAMP = 99_999_999_999
-"""Seconds; a log in milliseconds exceeds it, and is refused instead of being read as the far future."""
 MOST_ATTRIBUTES = 256
-"""Of one item. In memory, all items have room for as many as the item with the most."""
+"""Attributes of one item. In memory, all items have as many entries as the item with the most."""
 WIDEST_CONTENT = 8192
-"""Numbers in a content vector. In memory, all items have one."""
+"""Numbers in a content vector. In memory, all items have a vector."""
 LARGEST_CONTENT = 1_000_000
 """Size of a number in a content vector. Beside larger ones, an item's id and attributes count for nothing;
 from 1e19 on, squares leave the range of 32 bits, and all items with content get one vector."""
 MOST_SHOWN_TOGETHER = 1024
-"""Rows of one feedview. In training, all feedviews of a batch have room for as many as the largest."""
+"""Rows of one feedview. In training, all feedviews of a batch have as many entries as the largest."""
 SHOWN_CHARACTERS = 80
-"""Of a refused value, in its error message."""
+"""Characters of a refused value in its error message."""
 LONGEST_NAME = 100
 
 
 class EventFormatError(ValueError):
-    """A table that is not in the event format. One line: column, value, row and what is allowed."""
+    """Says in one line what is not in the event format: column, value, row and what is allowed."""
 
 
 def _is_name(text: str) -> bool:
@@ -68,10 +67,9 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 def name_from(text: str) -> str:
-    """A dataset's name made of the name of a file or folder: what names may not have becomes a dash.
+    """Return a dataset's name made of a file's or folder's: what names may not have becomes a dash.
 
-    Raises:
-        EventFormatError: nothing is left.
+    Raises `EventFormatError` if nothing is left.
     """
     name = text if _is_name(text) else re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:LONGEST_NAME]
     if not name:
@@ -79,18 +77,12 @@ def name_from(text: str) -> str:
     return name
 
 
-def _all_actions(validated: dict[str, Any]) -> tuple[str, ...]:
-    # A dataset whose actions are refused has none here, and the refusal of its actions is what is told.
-    actions: tuple[str, ...] = validated.get("actions", ())
-    return actions
-
-
 class DatasetInfo(Config):
     """What a prepared dataset says of itself, `dataset.json`."""
 
     name: Name
     """Part of bundle ids and file names, hence letters, digits, dots, dashes and underscores."""
-    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=32)]
+    actions: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_ACTIONS)]
     """Action names; the position of a name is its bit in the `actions` column."""
     surfaces: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
     """Surface names; the position of a name is its number in the `surface` column."""
@@ -101,7 +93,10 @@ class DatasetInfo(Config):
     history_impressions: bool = False
     """Whether what was shown and not acted on is part of histories, as an event without action. It tells how
     often someone acts, and fills the window faster."""
-    positive_actions: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(default_factory=_all_actions)
+    positive_actions: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        # A dataset whose actions are refused has none here, and the refusal of its actions is what is told.
+        default_factory=lambda validated: validated.get("actions", ())
+    )
     """Actions that make an item worth retrieving; by default all of them."""
     utility_weights: tuple[float, ...]
     """Default weight of each action's probability in a score."""
@@ -125,24 +120,29 @@ class DatasetInfo(Config):
         return self
 
 
+def require_columns(found: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Raise `EventFormatError` for the first required column that was not found."""
+    for name in required:
+        if name not in found:
+            columns = ", ".join(required) + (f", and optionally {', '.join(optional)}" if optional else "")
+            raise EventFormatError(f"{name} is missing; allowed: columns {columns}")
+
+
 def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
-    """The events in `EVENT_SCHEMA`, ordered by `ORDER` with ties as they were.
+    """Return the events in `EVENT_SCHEMA`, ordered by `ORDER` with ties as they were.
 
     Optional columns are filled in, others left out. User ids may be numbers, which become their decimal text;
     timestamps may be dates and times, taken for UTC where they have no zone, and lose fractions of a second.
 
-    Rows are numbered from 1 in error messages.
-
-    Raises:
-        EventFormatError: a column is missing or of another type, or a row breaks a rule of the format.
+    Raises `EventFormatError` if a column is missing or of another type, or a row breaks a rule of the format.
+    Rows are numbered from 1.
     """
-    for name in REQUIRED:
-        if name not in frame.columns:
-            columns = f"{', '.join(REQUIRED)} and optionally surface, feedview_id"
-            raise EventFormatError(f"{name} is missing; allowed: columns {columns}")
+    require_columns(frame.columns, REQUIRED, ("surface", "feedview_id"))
     if frame.is_empty():
         raise EventFormatError("events is empty; allowed: at least one row")
-    events = _typed(_in_seconds(_with_optional_columns(frame)), EVENT_SCHEMA)
+    if frame["timestamp"].dtype in (pl.Datetime, pl.Date):
+        frame = frame.with_columns(pl.col("timestamp").dt.epoch("s"))
+    events = _typed(frame, EVENT_SCHEMA, surface=0)
     for name in (*REQUIRED, "surface"):
         refuse(events, name, pl.col(name).is_null(), "a value in every row")
     _check_ranges(events, info)
@@ -151,30 +151,26 @@ def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
 
 
 def validate_items(frame: pl.DataFrame) -> pl.DataFrame:
-    """The items in `ITEM_SCHEMA`, ordered by id.
+    """Return the items in `ITEM_SCHEMA`, ordered by id.
 
     A title that is missing is null, attributes and content that are missing are empty lists. Attributes are a
     set: ascending, each once.
 
-    Raises:
-        EventFormatError: `item_id` is missing, null, negative or repeated, an attribute is out of range or an
-            item has too many, content vectors differ in width, are too wide or hold a number that is not
-            finite or too large, or a column has another type.
+    Raises `EventFormatError` if `item_id` is missing, null, negative or repeated, an attribute is out of
+    range or an item has too many, content vectors differ in width, are too wide or hold a number that is not
+    finite or too large, or a column has another type.
     """
-    if "item_id" not in frame.columns:
-        columns = "item_id, and optionally title, attributes, content"
-        raise EventFormatError(f"item_id is missing; allowed: columns {columns}")
-    missing = {name: pl.lit(None, dtype) for name, dtype in ITEM_SCHEMA.items() if name not in frame.columns}
-    items = _typed(frame.with_columns(**missing), ITEM_SCHEMA)
-    items = items.with_columns(pl.col("attributes", "content").fill_null([]))
-    refuse(items, "item_id", pl.col("item_id").is_null(), "a value in every row")
-    refuse(items, "item_id", pl.col("item_id") < 0, "0 or more")
-    refuse(items, "item_id", ~pl.col("item_id").is_first_distinct(), "every item once")
-    out_of_range = ~pl.element().is_between(0, LARGEST_ATTRIBUTE)
-    _refuse_element(items, "attributes", out_of_range, f"numbers from 0 to {LARGEST_ATTRIBUTE}")
-    _refuse_element(items, "content", ~pl.element().is_finite(), "finite numbers")
-    too_large = pl.element().abs() > LARGEST_CONTENT
-    _refuse_element(items, "content", too_large, f"-{LARGEST_CONTENT} to {LARGEST_CONTENT}; scale it")
+    require_columns(frame.columns, ("item_id",), ("title", "attributes", "content"))
+    items = _typed(frame, ITEM_SCHEMA).with_columns(pl.col("attributes", "content").fill_null([]))
+    item_id, element = pl.col("item_id"), pl.element()
+    refuse(items, "item_id", item_id.is_null(), "a value in every row")
+    refuse(items, "item_id", item_id < 0, "0 or more")
+    refuse(items, "item_id", ~item_id.is_first_distinct(), "every item once")
+    attributes = f"numbers from 0 to {LARGEST_ATTRIBUTE}"
+    _refuse_element(items, "attributes", ~element.is_between(0, LARGEST_ATTRIBUTE), attributes)
+    _refuse_element(items, "content", ~element.is_finite(), "finite numbers")
+    content = f"-{LARGEST_CONTENT} to {LARGEST_CONTENT}; scale it"
+    _refuse_element(items, "content", element.abs() > LARGEST_CONTENT, content)
     _check_lengths(items)
     return items.with_columns(pl.col("attributes").list.unique().list.sort()).sort("item_id")
 
@@ -191,21 +187,13 @@ def _check_lengths(items: pl.DataFrame) -> None:
     refuse(widths, "width of content", (width > 0) & (width != first_width), allowed)
 
 
-def _in_seconds(frame: pl.DataFrame) -> pl.DataFrame:
-    if frame["timestamp"].dtype in (pl.Datetime, pl.Date):
-        return frame.with_columns(pl.col("timestamp").dt.epoch("s"))
-    return frame
-
-
-def _with_optional_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    optional = {"surface": pl.lit(0, pl.Int32), "feedview_id": pl.lit(None, pl.Int64)}
-    return frame.with_columns(
-        **{name: value for name, value in optional.items() if name not in frame.columns}
-    )
-
-
-def _typed(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    return pl.DataFrame([_typed_column(frame[name], dtype) for name, dtype in schema.items()])
+def _typed(frame: pl.DataFrame, schema: pl.Schema, **defaults: Any) -> pl.DataFrame:
+    """The columns of `schema`; one that is missing has its default in every row, else null."""
+    missing = {
+        name: pl.lit(defaults.get(name), dtype) for name, dtype in schema.items() if name not in frame.columns
+    }
+    complete = frame.with_columns(**missing)
+    return pl.DataFrame([_typed_column(complete[name], dtype) for name, dtype in schema.items()])
 
 
 def _typed_column(column: pl.Series, dtype: pl.DataType) -> pl.Series:
@@ -228,24 +216,14 @@ def _typed_column(column: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 def _text(column: pl.Series) -> pl.Series:
     """A column of categories or of bytes as text, any other as it is."""
-    if column.dtype in (pl.Categorical, pl.Enum):
-        return column.cast(pl.String)
-    if column.dtype == pl.Binary:
-        try:
-            return column.cast(pl.String)
-        except pl.exceptions.ComputeError:
-            broken = pl.Series([value is not None and not _is_utf8(value) for value in column])
-            refuse(column.to_frame(), column.name, broken, "text in UTF-8")
-            raise
-    return column
-
-
-def _is_utf8(value: bytes) -> bool:
+    if column.dtype not in (pl.Categorical, pl.Enum, pl.Binary):
+        return column
     try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return column.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        broken = [value is not None and value.decode(errors="ignore").encode() != value for value in column]
+        refuse(column.to_frame(), column.name, pl.Series(broken), "text in UTF-8")
+        raise
 
 
 def _is_text_or_whole(dtype: pl.DataType) -> bool:
@@ -286,13 +264,12 @@ def _check_rows_of_a_user(events: pl.DataFrame) -> None:
 
 
 def _refuse_element(frame: pl.DataFrame, column: str, wrong: pl.Expr, allowed: str) -> None:
-    """Raise an error that names the first element of a list for which `wrong` holds, if there is one."""
     first_wrong = pl.col(column).list.eval(pl.element().filter(wrong)).list.first()
     refuse(frame.select(first_wrong), column, pl.col(column).is_not_null(), allowed)
 
 
 def refuse(frame: pl.DataFrame, column: str, wrong: pl.Expr | pl.Series, allowed: str) -> None:
-    """Raise an error that names the first row where `wrong` holds, if there is one."""
+    """Raise `EventFormatError` with the first row where `wrong` holds, if there is one."""
     found = frame.with_row_index("row", offset=1).filter(wrong).select("row", column).head(1)
     for row, value in found.iter_rows():
         shown = "null" if value is None else repr(value)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+
+from unipinrec.arrays import Int64s
 
 LONGEST_GAP = 60
 """Seconds between two events of one feedview, at most."""
@@ -16,15 +17,15 @@ LARGEST_FEEDVIEW = 32
 
 
 def group_in_time(events: pl.DataFrame) -> pl.DataFrame:
-    """The events (ordered by user and time) with a `feedview_id` from their timestamps.
+    """Return the events (ordered by user and time) with a `feedview_id` from their timestamps.
 
     Consecutive events of a user with gaps of at most `LONGEST_GAP` seconds form a run; every
     `LARGEST_FEEDVIEW` events of a run form a feedview.
     """
     gap = pl.col("timestamp").diff().over("user_id")
     run = (gap.is_null() | (gap > LONGEST_GAP)).cum_sum()
-    place = pl.int_range(pl.len()).over("run")
-    feedview_id = (place % LARGEST_FEEDVIEW == 0).cum_sum().cast(pl.Int64) - 1
+    index = pl.int_range(pl.len()).over("run")
+    feedview_id = (index % LARGEST_FEEDVIEW == 0).cum_sum().cast(pl.Int64) - 1
     return events.with_columns(run=run).with_columns(feedview_id=feedview_id).drop("run")
 
 
@@ -33,36 +34,36 @@ class Feedview:
     """One slate: its shown items in stored order, with what the user did to each (0 = nothing)."""
 
     timestamp: int
-    """Unix seconds of its first row."""
+    """Unix seconds of the first row."""
     surface: int
-    """Surface of its first row."""
+    """Surface of the first row."""
     start: int
-    """Events of the user's history strictly before it, in stored order."""
-    item_row_K: NDArray[np.int64]
-    actions_K: NDArray[np.int64]
+    """Number of events of the user's history strictly before it, in stored order."""
+    item_row_K: Int64s
+    actions_K: Int64s
 
 
 @dataclass(frozen=True, slots=True)
 class Feedviews:
     """All feedviews by user, and by time within a user, in two levels of offsets."""
 
-    offset_U1: NDArray[np.int64]
+    offset_U1: Int64s
     """Feedviews of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
-    timestamp_F: NDArray[np.int64]
-    surface_F: NDArray[np.int64]
-    start_F: NDArray[np.int64]
-    shown_offset_F1: NDArray[np.int64]
+    timestamp_F: Int64s
+    surface_F: Int64s
+    start_F: Int64s
+    shown_offset_F1: Int64s
     """Shown items of feedview f are `shown_offset_F1[f]` to `shown_offset_F1[f + 1]`."""
-    item_row_S: NDArray[np.int64]
-    actions_S: NDArray[np.int64]
-    through_S: NDArray[np.int64]
-    """Events of the user's history up to this row, itself included when it was acted on."""
+    item_row_S: Int64s
+    actions_S: Int64s
+    through_S: Int64s
+    """Number of events of the user's history up to this row, itself included when it was acted on."""
 
     def __len__(self) -> int:
         return len(self.timestamp_F)
 
     def view(self, feedview: int, shown: int | None = None) -> Feedview:
-        """One feedview, or its first `shown` items. The arrays are views."""
+        """Return a feedview, or its first `shown` items. The arrays are views."""
         begin, end = self.shown_offset_F1[feedview], self.shown_offset_F1[feedview + 1]
         kept = slice(begin, end if shown is None else begin + shown)
         return Feedview(
@@ -74,6 +75,6 @@ class Feedviews:
         )
 
 
-def offsets(group: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """Where each of `groups` begins in an array sorted by `group`, and the end: [groups + 1]."""
+def offsets(group: Int64s, groups: int) -> Int64s:
+    """Return where each of `groups` begins in an array sorted by `group`, and the end: [groups + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))]).astype(np.int64)

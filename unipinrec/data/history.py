@@ -6,7 +6,8 @@ Shapes: N events, V items.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from unipinrec.arrays import Bools, Int64s
 
 UNKNOWN_ROW = -1
 """The row of an item that the catalogue does not have, and of padding."""
@@ -16,16 +17,16 @@ UNKNOWN_ROW = -1
 class History:
     """Events of one user, oldest first."""
 
-    item_row_N: NDArray[np.int64]
-    actions_N: NDArray[np.int64]
-    timestamp_N: NDArray[np.int64]
-    surface_N: NDArray[np.int64]
+    item_row_N: Int64s
+    actions_N: Int64s
+    timestamp_N: Int64s
+    surface_N: Int64s
 
     def __len__(self) -> int:
         return len(self.item_row_N)
 
-    def __getitem__(self, chosen: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "History":
-        """Some of the events, in order; views of the arrays for a slice."""
+    def __getitem__(self, chosen: slice | Int64s | Bools) -> "History":
+        """Return some of the events, in order; views of the arrays for a slice."""
         return History(
             item_row_N=self.item_row_N[chosen],
             actions_N=self.actions_N[chosen],
@@ -34,7 +35,7 @@ class History:
         )
 
 
-def rows_of(item_id_V: NDArray[np.int64], item_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of external ids among the ascending `item_id_V`, in the same shape; `UNKNOWN_ROW` for others."""
+def rows_of(item_id_V: Int64s, item_id: Int64s) -> Int64s:
+    """Return rows of external ids among the ascending `item_id_V`, in the same shape, else `UNKNOWN_ROW`."""
     row = np.searchsorted(item_id_V, item_id).clip(max=len(item_id_V) - 1)
     return np.where(item_id_V[row] == item_id, row, UNKNOWN_ROW).astype(np.int64)

@@ -6,7 +6,8 @@ Shapes: V items, X items left out, K items drawn.
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+
+from unipinrec.arrays import Int64s
 
 ROUNDS = 8
 """Times that too few distinct unseen items are topped up, before fewer are returned."""
@@ -15,25 +16,23 @@ ROUNDS = 8
 class ImpressionSampler:
     """Draws item rows, half uniformly and half by popularity."""
 
-    def __init__(self, count_V: NDArray[np.int64]) -> None:
+    def __init__(self, count_V: Int64s) -> None:
         self._items = len(count_V)
         self._cumulative_V = np.cumsum(count_V)
 
-    def draw(self, random: np.random.Generator, count: int, seen_X: NDArray[np.int64]) -> NDArray[np.int64]:
-        """At most `count` distinct rows, none of `seen_X`; fewer where nearly everything is seen."""
+    def draw(self, random: np.random.Generator, count: int, seen_X: Int64s) -> Int64s:
+        """Draw at most `count` distinct rows, none of `seen_X`; fewer where nearly everything is seen."""
         uniform_K = _distinct(lambda n: random.integers(self._items, size=n), count - count // 2, seen_X)
         taken_X = np.concatenate([seen_X, uniform_K])
         popular_K = _distinct(lambda n: self._popular(random, n), count // 2, taken_X)
         return np.concatenate([uniform_K, popular_K])
 
-    def _popular(self, random: np.random.Generator, count: int) -> NDArray[np.int64]:
+    def _popular(self, random: np.random.Generator, count: int) -> Int64s:
         drawn = random.integers(self._cumulative_V[-1], size=count)
         return np.searchsorted(self._cumulative_V, drawn, side="right")
 
 
-def _distinct(
-    draw: Callable[[int], NDArray[np.int64]], count: int, left_out_X: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _distinct(draw: Callable[[int], Int64s], count: int, left_out_X: Int64s) -> Int64s:
     found_K = np.empty(0, np.int64)
     for _ in range(ROUNDS):
         drawn = np.concatenate([found_K, draw(2 * count)])

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.feedviews import Feedviews, offsets
 from unipinrec.data.history import UNKNOWN_ROW, History, rows_of
@@ -23,32 +24,31 @@ class InteractionDataset:
     """Users' histories and feedviews. An item's row is its index in `item_ids_V`."""
 
     info: DatasetInfo
-    item_ids_V: NDArray[np.int64]
+    item_ids_V: Int64s
     """External ids, ascending."""
     titles_V: NDArray[np.object_]
-    """Texts of Python, as `user_ids_U`: an array of fixed width would give every one the room of the longest,
+    """Texts of Python, as `user_ids_U`: an array of fixed width would make every text as long as the longest,
     and lose NUL characters at the end."""
-    attributes_VX: NDArray[np.int64]
+    attributes_VX: Int64s
     """Attribute numbers, consecutive from 0, padded with -1."""
-    content_VF: NDArray[np.float32]
+    content_VF: Float32s
     """Dense content vectors; zeros for an item that has none."""
     user_ids_U: NDArray[np.object_]
-    offset_U1: NDArray[np.int64]
+    offset_U1: Int64s
     """Events of user u are `offset_U1[u]` to `offset_U1[u + 1]`."""
-    item_row_E: NDArray[np.int64]
-    actions_E: NDArray[np.int64]
+    item_row_E: Int64s
+    actions_E: Int64s
     """Bitmasks. None is 0 unless `info.history_impressions`: an item that was shown and not acted on is else
     in `feedviews` alone."""
-    surface_E: NDArray[np.int64]
-    timestamp_E: NDArray[np.int64]
+    surface_E: Int64s
+    timestamp_E: Int64s
     feedviews: Feedviews
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a prepared dataset.
 
-        Raises:
-            PreparedDatasetError: the folder is not a prepared dataset, or was altered.
+        Raises `PreparedDatasetError` if the folder is not a prepared dataset, or was altered.
         """
         prepared = read_prepared(folder)
         item_ids_V = prepared.items["item_id"].to_numpy()
@@ -77,7 +77,7 @@ class InteractionDataset:
 
     @property
     def catalogue_fields(self) -> dict[str, int]:
-        """Fields of `ModelConfig` that follow from the dataset."""
+        """Those fields of `ModelConfig` that follow from the dataset."""
         return {
             "num_items": len(self.item_ids_V),
             "num_actions": len(self.info.actions),
@@ -88,7 +88,7 @@ class InteractionDataset:
         }
 
     def history(self, user: int) -> History:
-        """The whole history of the user with that index; the arrays are views."""
+        """Return the whole history of the user with that index; the arrays are views."""
         events = slice(int(self.offset_U1[user]), int(self.offset_U1[user + 1]))
         return History(
             item_row_N=self.item_row_E[events],
@@ -97,8 +97,8 @@ class InteractionDataset:
             surface_N=self.surface_E[events],
         )
 
-    def rows_of(self, external_ids: ArrayLike) -> NDArray[np.int64]:
-        """Rows of external item ids, in the same shape; -1 for an unknown id."""
+    def rows_of(self, external_ids: ArrayLike) -> Int64s:
+        """Return rows of external item ids, in the same shape; -1 for an unknown id."""
         return rows_of(self.item_ids_V, np.asarray(external_ids, np.int64))
 
 
@@ -109,10 +109,10 @@ FOREVER = np.iinfo(np.int64).max
 class Split:
     """Where each user is cut: train is events `[0, train_end_U)` and feedviews before `test_begin_U`."""
 
-    train_end_U: NDArray[np.int64]
-    held_out_U: NDArray[np.bool_]
+    train_end_U: Int64s
+    held_out_U: Bools
     """Users with events after the cut."""
-    test_begin_U: NDArray[np.int64]
+    test_begin_U: Int64s
     """Unix seconds from which on feedviews are held out."""
 
 
@@ -136,16 +136,16 @@ def split_at_time(dataset: InteractionDataset, test_begin: int) -> Split:
     return Split(train_end_U, train_end_U < length_U, np.full_like(length_U, test_begin))
 
 
-def _attributes(lists: pl.Series) -> NDArray[np.int64]:
+def _attributes(lists: pl.Series) -> Int64s:
     flat = lists.to_frame("attribute").with_row_index("item").explode("attribute").drop_nulls()
     item_A = flat["item"].to_numpy()
-    place_A = np.arange(len(item_A)) - np.searchsorted(item_A, item_A)
-    padded_VX = np.full((len(lists), int(place_A.max(initial=-1)) + 1), UNKNOWN_ROW, np.int64)
-    padded_VX[item_A, place_A] = np.unique(flat["attribute"].to_numpy(), return_inverse=True)[1]
+    index_A = np.arange(len(item_A)) - np.searchsorted(item_A, item_A)
+    padded_VX = np.full((len(lists), int(index_A.max(initial=-1)) + 1), UNKNOWN_ROW, np.int64)
+    padded_VX[item_A, index_A] = np.unique(flat["attribute"].to_numpy(), return_inverse=True)[1]
     return padded_VX
 
 
-def _content(lists: pl.Series) -> NDArray[np.float32]:
+def _content(lists: pl.Series) -> Float32s:
     width_V = lists.list.len().to_numpy()
     has_content_V = width_V > 0
     content_VF = np.zeros((len(lists), int(width_V.max())), np.float32)
@@ -154,23 +154,23 @@ def _content(lists: pl.Series) -> NDArray[np.float32]:
     return content_VF
 
 
-def _numbered(events: pl.DataFrame, item_ids_V: NDArray[np.int64], history_impressions: bool) -> pl.DataFrame:
+def _numbered(events: pl.DataFrame, item_ids_V: Int64s, history_impressions: bool) -> pl.DataFrame:
     """Events with `user` and `item_row` numbers, and `through`: the user's history events up to the row."""
-    events = events.with_columns(is_event=(pl.col("actions") != 0) | history_impressions)
-    through = pl.col("is_event").cum_sum().over("user_id").cast(pl.Int64)
+    is_event = (pl.col("actions") != 0) | history_impressions
     return events.with_columns(
         user=pl.col("user_id").rle_id().cast(pl.Int64),
         item_row=pl.Series(np.searchsorted(item_ids_V, events["item_id"].to_numpy())),
-        through=through,
+        is_event=is_event,
+        through=is_event.cum_sum().over("user_id").cast(pl.Int64),
     )
 
 
 def _feedviews(rows: pl.DataFrame, users: int) -> Feedviews:
-    numbered = rows.with_row_index("place").filter(pl.col("feedview_id").is_not_null())
-    first_place = pl.col("place").min().over("user", "feedview_id")
-    shown = numbered.with_columns(first_place=first_place).sort("first_place", "place")
-    first = shown.filter(pl.col("place") == pl.col("first_place"))
-    feedview_S = _int64(shown.select(feedview=pl.col("first_place").rle_id()), "feedview")
+    numbered = rows.with_row_index("row").drop_nulls("feedview_id")
+    first_row = pl.col("row").min().over("user", "feedview_id")
+    shown = numbered.with_columns(first_row=first_row).sort("first_row", "row")
+    first = shown.filter(pl.col("row") == pl.col("first_row"))
+    feedview_S = _int64(shown.select(feedview=pl.col("first_row").rle_id()), "feedview")
     return Feedviews(
         offset_U1=offsets(_int64(first, "user"), users),
         timestamp_F=_int64(first, "timestamp"),
@@ -183,5 +183,5 @@ def _feedviews(rows: pl.DataFrame, users: int) -> Feedviews:
     )
 
 
-def _int64(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
+def _int64(frame: pl.DataFrame, column: str) -> Int64s:
     return frame[column].to_numpy().astype(np.int64)

@@ -34,9 +34,8 @@ def write_prepared(
 ) -> PreparedDataset:
     """Check the tables and write them into the new folder `folder`. Items of events join the catalogue.
 
-    Raises:
-        EventFormatError: a table is not in the event format.
-        PreparedDatasetError: `folder` exists.
+    Raises `EventFormatError` if a table is not in the event format, and `PreparedDatasetError` if `folder`
+    exists.
     """
     require_new(folder)
     events = validate_events(events, info)
@@ -54,11 +53,7 @@ def write_prepared(
 
 
 def require_new(folder: Path) -> None:
-    """Refuse a folder that exists, as a prepared dataset is never written over.
-
-    Raises:
-        PreparedDatasetError: `folder` exists.
-    """
+    """Raise `PreparedDatasetError` if `folder` exists, as a prepared dataset is never written over."""
     if folder.exists():
         raise PreparedDatasetError(f"folder is {folder}, which exists; allowed: a new folder")
 
@@ -66,18 +61,11 @@ def require_new(folder: Path) -> None:
 def read_prepared(folder: Path) -> PreparedDataset:
     """Read a prepared dataset after checking the tables' hashes.
 
-    Raises:
-        PreparedDatasetError: a file is missing, unreadable or of another hash.
+    Raises `PreparedDatasetError` if a file is missing, unreadable or of another hash.
     """
-    for name in (INFO, EVENTS, ITEMS):
-        if not (folder / name).is_file():
-            raise PreparedDatasetError(f"dataset {folder} has no {name}")
-    try:
-        info = DatasetInfo.model_validate_json((folder / INFO).read_bytes())
-    except ValidationError as error:
-        raise PreparedDatasetError(f"dataset {folder}: {INFO} is unreadable: {error}") from error
+    info = read_info(folder)
     for name in (EVENTS, ITEMS):
-        found, expected = _sha256(folder / name), info.sha256.get(name)
+        found, expected = _sha256(_existing(folder, name)), info.sha256.get(name)
         if found != expected:
             raise PreparedDatasetError(f"dataset {folder}: sha256 of {name} is {found}; allowed: {expected}")
     try:
@@ -86,6 +74,23 @@ def read_prepared(folder: Path) -> PreparedDataset:
         return PreparedDataset(info, read_parquet(folder / EVENTS), items)
     except EventFormatError as error:
         raise PreparedDatasetError(f"dataset {folder}: {error}") from error
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Read what a prepared dataset says of itself.
+
+    Raises `PreparedDatasetError` if the file is missing or unreadable.
+    """
+    try:
+        return DatasetInfo.model_validate_json(_existing(folder, INFO).read_bytes())
+    except ValidationError as error:
+        raise PreparedDatasetError(f"dataset {folder}: {INFO} is unreadable: {error}") from error
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise PreparedDatasetError(f"dataset {folder} has no {name}")
+    return folder / name
 
 
 def _catalogue(events: pl.DataFrame, items: pl.DataFrame | None) -> pl.DataFrame:

@@ -1,7 +1,6 @@
 """What a prepared dataset contains, in numbers."""
 
-from dataclasses import dataclass
-
+import numpy as np
 import polars as pl
 
 from unipinrec.data.prepared import PreparedDataset
@@ -9,53 +8,28 @@ from unipinrec.data.prepared import PreparedDataset
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Counts, rates and percentiles of one prepared dataset."""
+def summarize(dataset: PreparedDataset) -> dict[str, int | float]:
+    """Return counts, shares of rows with each action, and percentiles (nearest rank) by what they count.
 
-    users: int
-    items: int
-    events: int
-    """Rows: engaged events and impressions."""
-    attributes: int
-    """Distinct attributes of all items."""
-    content_width: int
-    """Numbers in a content vector; 0 when items have none."""
-    impressions: int
-    """Rows that were shown and not acted on."""
-    action_rates: dict[str, float]
-    """Share of rows with the action, by name."""
-    feedviews: int
-    feedview_sizes: dict[int, int]
-    """Items per feedview, by percentile (nearest rank); empty without feedviews."""
-    history_lengths: dict[int, int]
-    """Engaged events per user, by percentile (nearest rank)."""
-
-
-def summarize(dataset: PreparedDataset) -> Summary:
-    """Summarise a prepared dataset."""
-    events = dataset.events
+    Events are all rows, engaged ones and impressions; a history has the engaged events of one user.
+    """
+    events, items = dataset.events, dataset.items
     actions = events["actions"]
-    slates = events.filter(pl.col("feedview_id").is_not_null()).group_by("user_id", "feedview_id").len()
-    engaged = (pl.col("actions") != 0).sum().cast(pl.Int64)
-    lengths = events.group_by("user_id").agg(length=engaged)["length"]
-    return Summary(
-        users=len(lengths),
-        items=len(dataset.items),
-        attributes=dataset.items["attributes"].explode().drop_nulls().n_unique(),
-        content_width=int(dataset.items["content"].list.len().to_numpy().max()),
-        events=len(events),
-        impressions=int((actions == 0).sum()),
-        action_rates={
-            name: int((actions & (1 << bit) != 0).sum()) / len(events)
-            for bit, name in enumerate(dataset.info.actions)
-        },
-        feedviews=len(slates),
-        feedview_sizes=_percentiles(slates["len"].cast(pl.Int64)),
-        history_lengths=_percentiles(lengths),
-    )
-
-
-def _percentiles(values: pl.Series) -> dict[int, int]:
-    ordered = values.sort().to_list()
-    return {p: ordered[-(-p * len(ordered) // 100) - 1] for p in PERCENTILES} if ordered else {}
+    slates = events.drop_nulls("feedview_id").group_by("user_id", "feedview_id").len()
+    histories = events.group_by("user_id").agg(length=(pl.col("actions") != 0).sum())
+    found: dict[str, int | float] = {
+        "users": len(histories),
+        "items": len(items),
+        "attributes": items["attributes"].explode().drop_nulls().n_unique(),
+        "content width": int(items["content"].list.len().to_numpy().max()),
+        "events": len(events),
+        "impressions": int((actions == 0).sum()),
+        "feedviews": len(slates),
+    }
+    for bit, name in enumerate(dataset.info.actions):
+        found[f"rate of {name}"] = int((actions & (1 << bit) != 0).sum()) / len(events)
+    for name, values in {"feedview size": slates["len"], "history": histories["length"]}.items():
+        if len(values):
+            ranks = np.percentile(values.to_numpy(), PERCENTILES, method="inverted_cdf")
+            found |= {f"{name}, percentile {p}": int(v) for p, v in zip(PERCENTILES, ranks, strict=True)}
+    return found

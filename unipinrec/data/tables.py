@@ -10,25 +10,24 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from unipinrec.data.events import EventFormatError
+from unipinrec.data.events import EventFormatError, require_columns
 
 PARQUET = ".parquet"
 SEPARATOR_OF = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
-"""Of columns, by the ending of the file's name."""
+"""The separator of columns, by the ending of the file's name."""
 ENDINGS = (PARQUET, *SEPARATOR_OF)
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """What Spark and Hive name the folder of rows whose value is null."""
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """The table in a file, or in all files of a folder, one after the other in the order of their names.
+    """Read the table in a file, or in all files of a folder, in the order of their names.
 
     Columns of CSV and TSV are text. As Spark writes them, folders may hold folders `column=value`, and what
     has a name that begins with `_` or `.` is no part.
 
-    Raises:
-        EventFormatError: a file has another ending or cannot be read, or a folder has no such file.
-        FileNotFoundError: there is neither a file nor a folder.
+    Raises `EventFormatError` if a file has another ending or cannot be read, or a folder has no such file,
+    and `FileNotFoundError` if there is neither a file nor a folder.
     """
     if path.is_file():
         return _read_part(path)
@@ -41,30 +40,37 @@ def read_table(path: Path) -> pl.DataFrame:
         if _ending(file) and not any(name.startswith(("_", ".")) for name in inner.parts)
     }
     if not parts:
-        raise EventFormatError(f"folder {path} has no file whose name ends in {_ENDINGS}; allowed: 1 or more")
+        raise EventFormatError(
+            f"folder {path} has no file whose name ends in {', '.join(ENDINGS)}; allowed: 1 or more"
+        )
     tables = [_read_part(file).with_columns(**_values_of(inner)) for file, inner in parts.items()]
     with reading(path):
         return pl.concat(tables)
 
 
-def read_parquet(file: Path) -> pl.DataFrame:
-    """The table in a parquet file.
+def read_parquet(file: Path, *required: str) -> pl.DataFrame:
+    """Read the table in a parquet file.
 
-    Raises:
-        EventFormatError: the file cannot be read.
+    Raises `EventFormatError` if the file cannot be read or lacks a required column.
     """
-    with reading(file), _silent_panics():
-        return pl.read_parquet(file, glob=False, hive_partitioning=False)
+    with reading(file):
+        with _silent_panics():
+            table = pl.read_parquet(file, glob=False, hive_partitioning=False)
+        require_columns(table.columns, required)
+        return table
 
 
-def read_text(file: Path, types: Mapping[str, type[pl.DataType]] | None = None) -> pl.DataFrame:
-    """The table in a CSV or TSV file, without blank lines: the columns of `types`, or else all as text.
+def read_text(
+    file: Path, *required: str, types: Mapping[str, type[pl.DataType]] | None = None
+) -> pl.DataFrame:
+    """Read the table in a CSV or TSV file, without blank lines: the columns of `types`, or else all as text.
 
-    Raises:
-        EventFormatError: the file cannot be read, names a column twice, or has a value of another type.
+    Raises `EventFormatError` if the file cannot be read, lacks a required column, names a column twice, or
+    has a value of another type.
     """
     columns = read_header(file)
     with reading(file):
+        require_columns(columns, required)
         for name in filter(None, columns):
             if columns.count(name) > 1:
                 raise EventFormatError(f"column {name} occurs {columns.count(name)} times; allowed: once")
@@ -80,10 +86,9 @@ def read_text(file: Path, types: Mapping[str, type[pl.DataType]] | None = None) 
 
 
 def read_header(file: Path) -> list[str]:
-    """The column names of a CSV or TSV file; a column without a name has an empty one.
+    """Return the column names of a CSV or TSV file; a column without a name has an empty one.
 
-    Raises:
-        EventFormatError: the file cannot be read.
+    Raises `EventFormatError` if the file cannot be read.
     """
     opened = gzip.open if file.suffix.lower() == ".gz" else open
     with reading(file), opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
@@ -91,12 +96,10 @@ def read_header(file: Path) -> list[str]:
 
 
 def read_headless(file: Path, separator: str, columns: Sequence[str]) -> pl.DataFrame:
-    """The table in a text file without header and quotes, as text, without blank lines.
+    """Read the table in a text file without header and quotes, as text, without blank lines.
 
     A separator of several characters is looked for in memory, and may not stand beside tabs.
-
-    Raises:
-        EventFormatError: the file cannot be read or has another number of columns.
+    Raises `EventFormatError` if the file cannot be read or has another number of columns.
     """
     with reading(file):
         source: Path | bytes = file
@@ -113,7 +116,7 @@ def read_headless(file: Path, separator: str, columns: Sequence[str]) -> pl.Data
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What is wrong with a source file is said in one line that names it, as an `EventFormatError`.
+    """Turn what is wrong with a source file into an `EventFormatError` of one line that names it.
 
     Decoders of foreign bytes raise what they like, so nothing that they raise passes.
     """
@@ -128,23 +131,9 @@ def reading(path: Path) -> Iterator[None]:
         raise EventFormatError(f"file {path} is unreadable: {reason}") from error
 
 
-def require_columns(found: Sequence[str], required: Sequence[str]) -> None:
-    """Refuse a table that lacks a column.
-
-    Raises:
-        EventFormatError: naming the first missing column.
-    """
-    for name in required:
-        if name not in found:
-            raise EventFormatError(f"{name} is missing; allowed: columns {', '.join(required)}")
-
-
-_ENDINGS = ", ".join(ENDINGS)
-
-
 def _read_part(file: Path) -> pl.DataFrame:
     if _ending(file) is None:
-        raise EventFormatError(f"file is {file}; allowed: names that end in {_ENDINGS}")
+        raise EventFormatError(f"file is {file}; allowed: names that end in {', '.join(ENDINGS)}")
     return read_parquet(file) if _ending(file) == PARQUET else read_text(file)
 
 

@@ -2,13 +2,11 @@
 
 
 def window_start(length: int, max_history: int, block: int) -> int:
-    """Index of the first event kept of a history of `length` events.
+    """Return the index of the first event kept of a history of `length` events.
 
     It is 0 while the history fits, else the smallest multiple of `block` that leaves at most `max_history`
     events. So it moves only once every `block` events, and between moves a cached prefix stays valid.
-
-    Raises:
-        ValueError: `length` is negative, or `block` is not in 1 to `max_history`.
+    Raises `ValueError` if `length` is negative, or `block` is not in 1 to `max_history`.
     """
     if length < 0:
         raise ValueError(f"length is {length}; allowed: 0 or more")

@@ -1,55 +1,44 @@
 """How well scores order what got an action above what did not: AUC of all impressions, and per user.
 
 Shapes: S impressions (a user was shown an item), P positives, N negatives, U users, G users with both labels,
-T runs of equal scores, B resamples drawn at once.
+B resamples drawn at once.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 
-from unipinrec.evaluation.bootstrap import RESAMPLES, Estimate, estimate, interval, resampled_counts
+from unipinrec.arrays import AnyFloats, Bools, Float64s, Int64s
+from unipinrec.evaluation.bootstrap import Estimate, estimate, interval, resampled_counts
 from unipinrec.evaluation.checks import check_at_least, check_numbers, check_shape
-
-Scores = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class UserAuc:
     """AUC of each user with at least one positive and one negative, in ascending order of users."""
 
-    user_G: NDArray[np.int64]
-    auc_G: NDArray[np.float64]
-    impressions_G: NDArray[np.int64]
+    user_G: Int64s
+    auc_G: Float64s
+    impressions_G: Int64s
 
 
-def auc(score_S: Scores, label_S: NDArray[np.bool_]) -> float:
-    """Probability that a random positive scores above a random negative; a tie counts half.
+def auc(score_S: AnyFloats, label_S: Bools) -> float:
+    """Return the probability that a random positive scores above a random negative; a tie counts half.
 
-    Raises:
-        ValueError: a score is nan, shapes differ, or one of the labels does not occur.
+    Raises `ValueError` if a score is nan, shapes differ, or one of the labels does not occur.
     """
     by_user = auc_by_user(score_S, label_S, np.zeros(len(score_S), np.int64))
-    _check_both_labels(label_S)
+    positives = int(np.count_nonzero(label_S))
+    if positives in (0, len(label_S)):
+        raise ValueError(f"positives is {positives} of {len(label_S)}; allowed: at least one, but not all")
     return float(by_user.auc_G[0])
 
 
-def auc_estimate(
-    score_S: Scores,
-    label_S: NDArray[np.bool_],
-    user_S: NDArray[np.int64],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """`auc` of all impressions, with an interval from resampled users.
+def auc_estimate(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate:
+    """Return `auc` of all impressions, with an interval from resampled users.
 
-    Resamples in which one of the labels does not occur are left out.
-
-    Raises:
-        ValueError: as `auc`.
+    Resamples in which one of the labels does not occur are left out. Raises `ValueError` as `auc` does.
     """
     mean = auc(score_S, label_S)
     check_shape("users", user_S, score_S.shape)
@@ -59,73 +48,49 @@ def auc_estimate(
     lower_P = np.searchsorted(score_S[negative_N], score_S[positive_P], "left")
     not_higher_P = np.searchsorted(score_S[negative_N], score_S[positive_P], "right")
     areas = []
-    for count_BU in resampled_counts(len(users), len(score_S), seed, resamples):
+    for count_BU in resampled_counts(len(users), len(score_S)):
         count_BP = count_BU[:, index_S[positive_P]]
         below_BN1 = np.pad(count_BU[:, index_S[negative_N]].cumsum(axis=1), ((0, 0), (1, 0)))
         won_B = (count_BP * (below_BN1[:, lower_P] + below_BN1[:, not_higher_P])).sum(axis=1) / 2
         pairs_B = count_BP.sum(axis=1) * below_BN1[:, -1]
         areas.append(np.divide(won_B, pairs_B, out=np.full_like(won_B, np.nan), where=pairs_B > 0))
-    low, high = interval(np.concatenate(areas))
-    return Estimate(mean, low, high)
+    return Estimate(mean, *interval(np.concatenate(areas)))
 
 
-def auc_by_user(score_S: Scores, label_S: NDArray[np.bool_], user_S: NDArray[np.int64]) -> UserAuc:
-    """`auc` within each user's impressions; users without both labels are left out.
+def auc_by_user(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> UserAuc:
+    """Return `auc` within each user's impressions; users without both labels are left out.
 
-    Raises:
-        ValueError: a score is nan, or shapes differ.
+    Raises `ValueError` if a score is nan, or shapes differ.
     """
     check_numbers("scores", score_S)
     check_shape("labels", label_S, score_S.shape)
     check_shape("users", user_S, score_S.shape)
-    users, index_S = np.unique(user_S, return_inverse=True)
-    order_S = np.lexsort((score_S, index_S))
-    index_S, score_S, label_S = index_S[order_S], score_S[order_S], label_S[order_S].astype(np.bool_)
-    size_U = np.bincount(index_S, minlength=len(users))
-    positive_U = np.bincount(index_S[label_S], minlength=len(users))
-    rank_S = _mean_ranks(index_S, score_S) - (np.cumsum(size_U) - size_U)[index_S]
-    # Mann and Whitney: the positives' ranks, less what they would be without negatives, counts pairs won.
-    won_U = np.bincount(index_S, rank_S * label_S, len(users)) - positive_U * (positive_U + 1) / 2
-    pairs_U = positive_U * (size_U - positive_U)
-    both_U = pairs_U > 0
-    return UserAuc(users[both_U], won_U[both_U] / pairs_U[both_U], size_U[both_U])
+    shown = pl.DataFrame({"user": user_S, "score": score_S, "label": label_S.astype(np.bool_)})
+    positives, negatives = pl.col("positives"), pl.col("impressions") - pl.col("positives")
+    by_user = (
+        shown.with_columns(rank=pl.col("score").rank("average").over("user"))
+        .group_by("user")
+        .agg(
+            impressions=pl.len().cast(pl.Int64),
+            positives=pl.col("label").sum().cast(pl.Int64),
+            ranks=pl.col("rank").filter("label").sum(),
+        )
+        .filter((positives > 0) & (negatives > 0))
+        .sort("user")
+        # Mann and Whitney: the positives' ranks, less what they would be without negatives, count pairs won.
+        .with_columns(auc=(pl.col("ranks") - positives * (positives + 1) / 2) / (positives * negatives))
+    )
+    return UserAuc(*(by_user[name].to_numpy() for name in ("user", "auc", "impressions")))
 
 
-def gauc(
-    score_S: Scores,
-    label_S: NDArray[np.bool_],
-    user_S: NDArray[np.int64],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """The mean of `auc_by_user` weighted by impressions, with an interval from resampled users.
+def gauc(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate:
+    """Return the mean of `auc_by_user` weighted by impressions, with an interval from resampled users.
 
     What separates users from one another cannot raise it (Zhou et al., Deep Interest Network, arXiv
     1706.06978, "Metrics"). To compare two rankers, pass their `auc_by_user` to `bootstrap.difference`.
 
-    Raises:
-        ValueError: as `auc_by_user`, or no user has both labels.
+    Raises `ValueError` as `auc_by_user` does, and if no user has both labels.
     """
     by_user = auc_by_user(score_S, label_S, user_S)
     check_at_least("users with both labels", len(by_user.auc_G), 1)
-    return estimate(by_user.auc_G, weight_X=by_user.impressions_G, seed=seed, resamples=resamples)
-
-
-def _mean_ranks(index_S: NDArray[np.int64], score_S: Scores) -> NDArray[np.float64]:
-    """Ranks from 1 of rows in order; rows of equal index and score share the mean of their ranks."""
-    first_T = np.flatnonzero(_differs_from_previous(index_S) | _differs_from_previous(score_S))
-    count_T = np.diff(first_T, append=len(score_S))
-    return np.repeat(first_T + (count_T + 1) / 2, count_T)
-
-
-def _differs_from_previous(value_S: NDArray[Any]) -> NDArray[np.bool_]:
-    differs_S = np.ones(len(value_S), np.bool_)
-    differs_S[1:] = value_S[1:] != value_S[:-1]
-    return differs_S
-
-
-def _check_both_labels(label_S: NDArray[np.bool_]) -> None:
-    positives = int(np.count_nonzero(label_S))
-    if positives in (0, len(label_S)):
-        raise ValueError(f"positives is {positives} of {len(label_S)}; allowed: at least one, but not all")
+    return estimate(by_user.auc_G, weight_X=by_user.impressions_G)

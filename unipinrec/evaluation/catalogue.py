@@ -4,28 +4,23 @@ Shapes: U users, B users of one chunk, V items of the catalogue, N events of one
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Float64s, Int64s
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.evaluation.checks import check_numbers
 
-Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating[Any]]]
+Scorer = Callable[[Int64s, Int64s], AnyFloats]
 """User indices [B] and the lengths [B] of their known histories to scores [B, V]; higher is better."""
 
 
-def rank_of_target(scores_V: NDArray[np.floating[Any]], target: int, exclude_rows: NDArray[np.int64]) -> int:
-    """Rank of the target among all items but `exclude_rows`, from 1; the target itself always takes part.
+def rank_of_target(scores_V: AnyFloats, target: int, exclude_rows: Int64s) -> int:
+    """Return the rank of the target among all items but `exclude_rows`, from 1; the target always takes part.
 
-    Of equal scores, the lower item row ranks first.
-
-    Raises:
-        ValueError: a score is NaN.
+    Of equal scores, the lower item row ranks first. Raises `ValueError` if a score is nan.
     """
-    nan_V = np.isnan(scores_V)
-    if nan_V.any():
-        raise ValueError(f"score of item row {int(nan_V.argmax())} is nan; allowed: a number")
+    check_numbers("scores", scores_V)
     better_V = scores_V > scores_V[target]
     better_V[:target] |= scores_V[:target] == scores_V[target]
     better_V[exclude_rows] = False
@@ -33,13 +28,9 @@ def rank_of_target(scores_V: NDArray[np.floating[Any]], target: int, exclude_row
 
 
 def ranks_after(
-    scorer: Scorer,
-    dataset: InteractionDataset,
-    user_U: NDArray[np.int64],
-    length_U: NDArray[np.int64],
-    chunk_users: int = 256,
-) -> NDArray[np.int64]:
-    """Rank of each user's event at `length_U`, scored from the `length_U` events before it, [U].
+    scorer: Scorer, dataset: InteractionDataset, user_U: Int64s, length_U: Int64s, chunk_users: int = 256
+) -> Int64s:
+    """Return the rank of each user's event at `length_U`, scored from the `length_U` events before it, [U].
 
     The items of those earlier events are left out of the ranking.
     """
@@ -52,11 +43,11 @@ def ranks_after(
     return np.array(ranks, np.int64)
 
 
-def recall_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Recall@k of each user with one target: 1 when it is among the first k, [U]."""
+def recall_at_k(rank_U: Int64s, k: int) -> Float64s:
+    """Return Recall@k of each user with one target: 1 when it is among the first k, [U]."""
     return (rank_U <= k).astype(np.float64)
 
 
-def ndcg_at_k(rank_U: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """NDCG@k of each user with one target: 1 / log2(rank + 1) when it is among the first k, else 0, [U]."""
+def ndcg_at_k(rank_U: Int64s, k: int) -> Float64s:
+    """Return NDCG@k of each user with one target: 1 / log2(rank + 1) when it is among the first k, else 0."""
     return np.where(rank_U <= k, 1.0 / np.log2(rank_U + 1.0), 0.0)

@@ -5,14 +5,11 @@ Shapes: B users, K items of one user's list, V items of the catalogue, E vector 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Float64s, Int64s
 from unipinrec.evaluation.checks import check_at_least, check_indices, check_numbers
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +19,14 @@ class Coverage:
     of_catalogue: float
     """Of the catalogue: how much of it is shown to anyone."""
     of_places: float
-    """Of the lists' places: 1 when no item is shown to two users (PinRec's diversity)."""
+    """Of the lists' lengths: 1 when no item is shown to two users (PinRec's diversity)."""
 
 
-def item_coverage(lists: Sequence[Rows], num_items: int, k: int) -> Coverage:
-    """How many distinct items the first `k` of all users' lists hold; `lists` are item rows, best first.
+def item_coverage(lists: Sequence[Int64s], num_items: int, k: int) -> Coverage:
+    """Return how many distinct items the first `k` of all users' lists hold.
 
-    Raises:
-        ValueError: all lists are empty, a row is not in the catalogue, or k is below 1.
+    `lists` are item rows, best first. Raises `ValueError` if all are empty, a row is not in the catalogue, or
+    k is below 1.
     """
     check_at_least("k", k, 1)
     shown = np.concatenate([np.empty(0, np.int64), *(row_K[:k] for row_K in lists)])
@@ -39,17 +36,16 @@ def item_coverage(lists: Sequence[Rows], num_items: int, k: int) -> Coverage:
     return Coverage(distinct / num_items, distinct / len(shown))
 
 
-def intra_list_diversity(lists: Sequence[Rows], vector_VE: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The mean of 1 - cosine over all pairs of each list's items, [B]; 0 for copies, 1 for unrelated items.
+def intra_list_diversity(lists: Sequence[Int64s], vector_VE: AnyFloats) -> Float64s:
+    """Return the mean of 1 - cosine over all pairs of each list's items, [B]: 0 for copies, 1 for unrelated.
 
-    Raises:
-        ValueError: a list has fewer than two items, a row is not in the catalogue, or the vector of a listed
-            item is 0 or holds nan.
+    Raises `ValueError` if a list has fewer than two items, a row is not in the catalogue, or the vector of a
+    listed item is 0 or holds nan.
     """
     return np.array([_diversity(user, row_K, vector_VE) for user, row_K in enumerate(lists)], np.float64)
 
 
-def _diversity(user: int, row_K: Rows, vector_VE: NDArray[np.floating[Any]]) -> float:
+def _diversity(user: int, row_K: Int64s, vector_VE: AnyFloats) -> float:
     check_at_least(f"items of user {user}", len(row_K), 2)
     check_indices("item row", row_K, len(vector_VE))
     vector_KE = vector_VE[row_K].astype(np.float64)

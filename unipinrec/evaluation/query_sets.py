@@ -5,44 +5,30 @@ N items found or sought for one user.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Float64s, Int64s
 from unipinrec.evaluation.checks import check_at_least, check_indices, check_numbers, check_shape
-
-Rows = NDArray[np.int64]
-Vectors = NDArray[np.floating[Any]]
 
 
 def retrieve_union(
-    query_BQE: Vectors,
-    item_VE: Vectors,
-    budget: int | Rows,
-    exclude: Sequence[Rows],
-    *,
-    refill: bool = True,
-) -> list[Rows]:
-    """Item rows that the query embeddings of each user find by inner product, without repeats.
+    query_BQE: AnyFloats, item_VE: AnyFloats, budget: int | Int64s, exclude: Sequence[Int64s]
+) -> list[Int64s]:
+    """Return the item rows that the query embeddings of each user find by inner product, without repeats.
 
-    Queries search in order; each adds its best items, best first, of equal scores the lower row first.
-
-    With `refill`, as the server searches, a query takes its budget from items that no earlier one took: Q
-    queries of k items retrieve exactly as many candidates as one of Q x k, unless the catalogue runs out.
-    Without it, items found before use up budget too: the union of each query's own first k, which PinRec's
-    unordered Recall@k asks for.
+    As the server searches: queries search in order, each takes its budget from items that no earlier one
+    took, best first, of equal scores the lower row first. So Q queries of k items retrieve exactly as many
+    candidates as one of Q x k, unless the catalogue runs out.
 
     Args:
         query_BQE: query embeddings in generation order.
         item_VE: the index.
         budget: items per query, the same for all, or [Q], or [B, Q]; 0 leaves a query out.
         exclude: for each user, item rows that are not to be found, [X].
-        refill: whether a query passes over what earlier ones found.
 
-    Raises:
-        ValueError: a number is nan, widths differ, a budget is negative, an excluded row is not in the index,
-            or `exclude` is of another length.
+    Raises `ValueError` if a number is nan, widths differ, a budget is negative, an excluded row is not in the
+    index, or `exclude` is of another length.
     """
     check_numbers("queries", query_BQE)
     check_numbers("items", item_VE)
@@ -56,18 +42,19 @@ def retrieve_union(
         check_indices("excluded item row", exclude_X, len(item_VE))
         score_QV = query_QE @ item_VE.T
         score_QV[:, exclude_X] = -np.inf
-        found.append(_search(score_QV, budget_Q, refill))
+        taken_N = np.empty(0, np.int64)
+        for score_V, wanted in zip(score_QV, budget_Q.tolist(), strict=True):
+            score_V[taken_N] = -np.inf
+            taken_N = np.concatenate([taken_N, _best(score_V, wanted)])
+        found.append(taken_N)
     return found
 
 
-def unordered_recall(found: Sequence[Rows], targets: Sequence[Rows]) -> NDArray[np.float64]:
-    """Share of each user's target items that are among those found, in whatever place, [B].
+def unordered_recall(found: Sequence[Int64s], targets: Sequence[Int64s]) -> Float64s:
+    """Return the share of each user's target items that are among those found, in whatever order, [B].
 
-    With one target it is 1 or 0: PinRec's unordered Recall@k, when `found` is the union of each query's
-    first k.
-
-    Raises:
-        ValueError: a user has no target, or the lists are of different lengths.
+    With one target it is 1 or 0. Raises `ValueError` if a user has no target, or the lists are of different
+    lengths.
     """
     if len(found) != len(targets):
         raise ValueError(f"length of targets is {len(targets)}; allowed: {len(found)}")
@@ -79,19 +66,7 @@ def unordered_recall(found: Sequence[Rows], targets: Sequence[Rows]) -> NDArray[
     return np.array(shares, np.float64)
 
 
-def _search(score_QV: NDArray[np.floating[Any]], budget_Q: Rows, refill: bool) -> Rows:
-    taken: list[Rows] = []
-    seen_V = np.zeros(score_QV.shape[1], np.bool_)
-    for score_V, budget in zip(score_QV, budget_Q.tolist(), strict=True):
-        if refill:
-            score_V[seen_V] = -np.inf
-        best_N = _best(score_V, budget)
-        taken.append(best_N[~seen_V[best_N]])
-        seen_V[best_N] = True
-    return np.concatenate([np.empty(0, np.int64), *taken])
-
-
-def _best(score_V: NDArray[np.floating[Any]], count: int) -> Rows:
+def _best(score_V: AnyFloats, count: int) -> Int64s:
     """The rows of the best scores above minus infinity, best first; of equal scores the lower row first."""
     cutoff = np.partition(score_V, -count)[-count] if 0 < count < len(score_V) else -np.inf
     row_N = np.flatnonzero((score_V >= cutoff) & (score_V > -np.inf))

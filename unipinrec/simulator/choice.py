@@ -3,21 +3,19 @@
 Shapes: A actions; the axes before A are the caller's.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import AnyFloats, Int64s
 from unipinrec.simulator.config import ChoiceConfig
 
 ACTIONS = ("click", "save", "hide", "share")
 CLICK, SAVE, HIDE, SHARE = range(len(ACTIONS))
 
-Floats = NDArray[np.floating[Any]]
 
-
-def conditional_probabilities(affinity: Floats, propensity_A: Floats, choice: ChoiceConfig) -> Floats:
-    """Probability of every action given that it is possible, [..., A].
+def conditional_probabilities(
+    affinity: AnyFloats, propensity_A: AnyFloats, choice: ChoiceConfig
+) -> AnyFloats:
+    """Return the probability of every action given that it is possible, [..., A].
 
     With taste t of the user u at that moment and latent vector z of the item v, both of length 1:
 
@@ -35,12 +33,11 @@ def conditional_probabilities(affinity: Floats, propensity_A: Floats, choice: Ch
     """
     weight_A = np.asarray(choice.affinity_weight, propensity_A.dtype)
     logit_A = np.asarray(choice.bias, propensity_A.dtype) + weight_A * affinity[..., None] + propensity_A
-    probability_A: Floats = 1 / (1 + np.exp(-logit_A))
-    return probability_A
+    return 1 / (1 + np.exp(-logit_A))
 
 
-def marginal_probabilities(conditional_A: Floats) -> Floats:
-    """Probability that a shown item gets each action: q(click), and the others times what they need."""
+def marginal_probabilities(conditional_A: AnyFloats) -> AnyFloats:
+    """Return how likely a shown item gets each action: q(click), and the others times what they need."""
     click = conditional_A[..., CLICK]
     marginal_A = conditional_A * click[..., None]
     marginal_A[..., CLICK] = click
@@ -48,8 +45,8 @@ def marginal_probabilities(conditional_A: Floats) -> Floats:
     return marginal_A
 
 
-def draw_actions(conditional_A: Floats, random: np.random.Generator) -> NDArray[np.int64]:
-    """Bitmasks of drawn actions, [...]; bit i is `ACTIONS[i]`."""
+def draw_actions(conditional_A: AnyFloats, random: np.random.Generator) -> Int64s:
+    """Return bitmasks of drawn actions, [...]; bit i is `ACTIONS[i]`."""
     done_A = random.random(conditional_A.shape) < conditional_A
     clicked = done_A[..., CLICK]
     done_A[..., SAVE] &= clicked

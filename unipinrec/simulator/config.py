@@ -18,6 +18,7 @@ def _ascending(bounds: tuple[int, int]) -> tuple[int, int]:
     return bounds
 
 
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Spread = Annotated[float, Field(ge=0.0, le=10.0)]
 PerAction = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 SpreadPerAction = tuple[Spread, Spread, Spread, Spread]
@@ -84,7 +85,7 @@ class SimulatorConfig(Config):
     """Standard deviation between users of each action's logit: savers, sharers, hiders."""
     activity_spread: Spread = 0.6
     """Standard deviation of the log of a user's expected number of sessions."""
-    session_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
+    session_weight: Share = 0.7
     """Share of the session's interest in the current taste; the rest is the mean of all interests."""
     click_pull: Spread = 0.25
     """How far the taste moves toward the mean of a feedview's clicked items, for the rest of the session."""
@@ -105,13 +106,13 @@ class SimulatorConfig(Config):
     """Seconds from a row to the next of the same feedview."""
     slate: CountRange = (10, 30)
     """Items of a feedview."""
-    session_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
-    """Chance that a place of a slate shows the session's topic."""
-    interest_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
-    """Chance that it shows another interest of the user."""
-    popular_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
-    """Chance that it shows an item drawn by popularity; otherwise it shows one drawn uniformly."""
-    exploration_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    session_share: Share = 0.3
+    """Chance that an item of a slate is of the session's topic."""
+    interest_share: Share = 0.25
+    """Chance that it is of another interest of the user."""
+    popular_share: Share = 0.25
+    """Chance that it is drawn by popularity; otherwise it is drawn uniformly."""
+    exploration_share: Share = 0.1
     """Share of feedviews whose items all are drawn uniformly, shown on the surface `explore`."""
     choice: ChoiceConfig = ChoiceConfig()
     """What people do with what they see."""
@@ -150,10 +151,10 @@ class SimulatorConfig(Config):
 
     @property
     def cold_items(self) -> int:
-        """Items that the log never shows."""
+        """Number of items that the log never shows."""
         return round(self.cold_item_share * self.items)
 
     @property
     def most_sessions(self) -> int:
-        """Sessions of a user, at most."""
+        """Most sessions that a user may have."""
         return round(BUSIEST * self.sessions)

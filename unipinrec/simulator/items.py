@@ -8,9 +8,8 @@ from typing import Self
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from unipinrec.data.events import ITEM_SCHEMA
+from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
 from unipinrec.simulator.choice import CLICK
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.topics import Topics, near
@@ -18,30 +17,28 @@ from unipinrec.simulator.topics import Topics, near
 FIRST_ID = 1
 """External id of row 0; the others follow."""
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
 class Items:
     """All items by row."""
 
-    topic_V: NDArray[np.int64]
-    latent_VD: Floats
+    topic_V: Int64s
+    latent_VD: Float64s
     """Unit vectors."""
-    popularity_V: Floats
+    popularity_V: Float64s
     """Positive, log-normal."""
-    propensity_VA: Floats
+    propensity_VA: Float64s
     """Logits of the actions: popularity's for a click, the topic's and the item's own."""
-    cold_V: NDArray[np.bool_]
+    cold_V: Bools
     """Never shown in the log. Every topic has other items."""
-    content_VF: NDArray[np.float32]
+    content_VF: Float32s
 
     @classmethod
     def draw(cls, config: SimulatorConfig, topics: Topics, random: np.random.Generator) -> Self:
-        """Random items; a row says nothing about its item."""
+        """Draw items at random; a row says nothing about its item."""
         count = config.items
-        place_V = random.permutation(count)
-        topic_V = place_V % config.topics
+        number_V = random.permutation(count)
+        topic_V = number_V % config.topics
         latent_VD = near(topics.centre_CD[topic_V], config.item_spread, random)
         log_popularity_V = config.popularity_spread * random.standard_normal(count)
         own_VA = random.standard_normal((count, len(config.item_spread_of_actions)))
@@ -52,38 +49,36 @@ class Items:
             latent_VD=latent_VD,
             popularity_V=np.exp(log_popularity_V),
             propensity_VA=propensity_VA,
-            cold_V=place_V >= count - config.cold_items,
+            cold_V=number_V >= count - config.cold_items,
             content_VF=_content(latent_VD, propensity_VA, config, random),
         )
 
     def frame(self) -> pl.DataFrame:
-        """The catalogue in `ITEM_SCHEMA`; an item's only attribute is its topic."""
-        id_V = external_ids(len(self.topic_V))
-        titles = [
-            f"Synthetic item {item} of topic {topic}"
-            for item, topic in zip(id_V.tolist(), self.topic_V.tolist(), strict=True)
-        ]
+        """Return the catalogue in `ITEM_SCHEMA`; an item's only attribute is its topic."""
         columns = {
-            "item_id": id_V,
-            "title": titles,
-            "attributes": self.topic_V[:, None].tolist(),
-            "content": self.content_VF.tolist(),
+            "item_id": external_ids(len(self.topic_V)),
+            "topic": self.topic_V,
+            "content": self.content_VF,
         }
-        return pl.DataFrame(columns, schema=ITEM_SCHEMA)
+        return pl.DataFrame(columns).select(
+            "item_id",
+            title=pl.format("Synthetic item {} of topic {}", "item_id", "topic"),
+            attributes=pl.concat_list("topic"),
+            content=pl.col("content").arr.to_list(),
+        )
 
 
-def external_ids(items: int) -> NDArray[np.int64]:
-    """Item ids of the rows, ascending, [V]."""
+def external_ids(items: int) -> Int64s:
+    """Return the item ids of the rows, ascending, [V]."""
     return np.arange(FIRST_ID, FIRST_ID + items)
 
 
 def _content(
-    latent_VD: Floats, propensity_VA: Floats, config: SimulatorConfig, random: np.random.Generator
-) -> NDArray[np.float32]:
+    latent_VD: Float64s, propensity_VA: Float64s, config: SimulatorConfig, random: np.random.Generator
+) -> Float32s:
     """A noisy linear image of latent vectors and propensities, both at about unit variance."""
     signal_VS = np.concatenate([np.sqrt(config.latent_dim) * latent_VD, propensity_VA], axis=1)
     width = signal_VS.shape[1]
     image_SF = random.standard_normal((width, config.content_dim)) / np.sqrt(width)
     noise_VF = config.content_noise * random.standard_normal((len(signal_VS), config.content_dim))
-    content_VF: Floats = signal_VS @ image_SF + noise_VF
-    return content_VF.astype(np.float32)
+    return (signal_VS @ image_SF + noise_VF).astype(np.float32)

@@ -1,19 +1,18 @@
 """The log as it grows: feedviews of many users step by step, in the end ordered by user and time.
 
-Shapes: B feedviews of one step, S shown items of one step, F feedviews and E rows of the whole log, D latent
-width.
+Shapes: B feedviews of one step, S shown items of one step, D latent width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.events import EVENT_SCHEMA
 from unipinrec.simulator.items import external_ids
-from unipinrec.simulator.truth import Float32s, external_user_ids
-from unipinrec.simulator.users import Int64s
+from unipinrec.simulator.truth import external_user_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class Step:
 
     user_B: Int64s
     timestamp_B: Int64s
-    explored_B: NDArray[np.bool_]
+    explored_B: Bools
     session_B: Int64s
     topic_B: Int64s
     taste_BD: Float32s
@@ -33,57 +32,29 @@ class Step:
     timestamp_S: Int64s
 
 
-class Log:
-    """Collects steps; a user's feedviews must come in the order of time."""
+def joined(steps: Sequence[Step]) -> Step:
+    """Return all steps as one, ordered by user and time; rows of a feedview keep their order.
 
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-
-    def add(self, step: Step) -> None:
-        """Append a step."""
-        self._steps.append(step)
-
-    def feedviews(self) -> Step:
-        """Everything as one step, ordered by user and time; rows of a feedview keep their order."""
-        joined = self._joined()
-        order_F = np.argsort(joined.user_B, kind="stable")
-        place_F = np.empty_like(order_F)
-        place_F[order_F] = np.arange(len(order_F))
-        feedview_E = place_F[joined.feedview_S]
-        order_E = np.argsort(feedview_E, kind="stable")
-        return Step(
-            user_B=joined.user_B[order_F],
-            timestamp_B=joined.timestamp_B[order_F],
-            explored_B=joined.explored_B[order_F],
-            session_B=joined.session_B[order_F],
-            topic_B=joined.topic_B[order_F],
-            taste_BD=joined.taste_BD[order_F],
-            feedview_S=feedview_E[order_E],
-            item_row_S=joined.item_row_S[order_E],
-            actions_S=joined.actions_S[order_E],
-            timestamp_S=joined.timestamp_S[order_E],
-        )
-
-    def _joined(self) -> Step:
-        steps = self._steps
-        begin = np.cumsum([0] + [len(step.user_B) for step in steps])
-        feedview_E = [step.feedview_S + first for step, first in zip(steps, begin[:-1], strict=True)]
-        return Step(
-            user_B=np.concatenate([step.user_B for step in steps]),
-            timestamp_B=np.concatenate([step.timestamp_B for step in steps]),
-            explored_B=np.concatenate([step.explored_B for step in steps]),
-            session_B=np.concatenate([step.session_B for step in steps]),
-            topic_B=np.concatenate([step.topic_B for step in steps]),
-            taste_BD=np.concatenate([step.taste_BD for step in steps]),
-            feedview_S=np.concatenate(feedview_E),
-            item_row_S=np.concatenate([step.item_row_S for step in steps]),
-            actions_S=np.concatenate([step.actions_S for step in steps]),
-            timestamp_S=np.concatenate([step.timestamp_S for step in steps]),
-        )
+    A user's feedviews must come in the order of time.
+    """
+    columns = {
+        field.name: np.concatenate([getattr(step, field.name) for step in steps]) for field in fields(Step)
+    }
+    begin = np.cumsum([0, *(len(step.user_B) for step in steps)])
+    step_S = np.repeat(np.arange(len(steps)), [len(step.feedview_S) for step in steps])
+    order_B = np.argsort(columns["user_B"], kind="stable")
+    columns["feedview_S"] = np.argsort(order_B)[columns["feedview_S"] + begin[step_S]]
+    order_S = np.argsort(columns["feedview_S"], kind="stable")
+    return Step(
+        **{name: column[order_S if name.endswith("_S") else order_B] for name, column in columns.items()}
+    )
 
 
 def events_of(log: Step, users: int, items: int) -> pl.DataFrame:
-    """The rows of an ordered log in `EVENT_SCHEMA`. Exploration has surface 1; `feedview_id` is the index."""
+    """Return the rows of an ordered log in `EVENT_SCHEMA`.
+
+    Exploration has surface 1; `feedview_id` is the index of the feedview.
+    """
     columns = {
         "user_id": pl.Series(external_user_ids(users)).gather(log.user_B[log.feedview_S]),
         "item_id": external_ids(items)[log.item_row_S],

@@ -1,26 +1,27 @@
 """Runs a simulated world and writes what comes of it.
 
-Shapes: U users, N sessions of a user, B users of one step, S shown items of one step, K places of the largest
+Shapes: U users, N sessions of a user, B users of one step, S shown items of one step, K items of the largest
 slate, D latent width, A actions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from unipinrec.arrays import Float64s, Int64s
+from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.prepared import PreparedDataset, write_prepared
 from unipinrec.simulator.choice import ACTIONS, CLICK, conditional_probabilities, draw_actions
 from unipinrec.simulator.config import DAY, SimulatorConfig
 from unipinrec.simulator.items import Items
-from unipinrec.simulator.log import Log, Step, events_of
+from unipinrec.simulator.log import Step, events_of, joined
 from unipinrec.simulator.policy import LoggingPolicy
 from unipinrec.simulator.topics import Topics, unit
 from unipinrec.simulator.truth import Truth
-from unipinrec.simulator.users import Floats, Int64s, Users
+from unipinrec.simulator.users import Users
 
 INFO = DatasetInfo(
     name="simulator",
@@ -31,8 +32,6 @@ INFO = DatasetInfo(
     positive_actions=("click", "save", "share"),
     utility_weights=(1.0, 2.0, 0.0, 2.0),
 )
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,11 @@ class Simulation:
 
 
 def simulate(config: SimulatorConfig, report: Report) -> Simulation:
-    """Run the world of `config`; `report` gets a line per step. Equal configurations give equal tables."""
+    """Run the world of `config`, whose equals give equal tables; `report` gets a line per step."""
     world = World(config)
     for session in range(int(world.users.sessions_U.max())):
         world.run_session(session)
-    log = world.log.feedviews()
+    log = joined(world.steps)
     users = f"{config.users:,} synthetic users"
     report(f"simulated {len(log.item_row_S):,} shown rows in {len(log.user_B):,} feedviews of {users}")
     items = world.items
@@ -75,8 +74,7 @@ def simulate(config: SimulatorConfig, report: Report) -> Simulation:
 def prepare_simulation(folder: Path, config: SimulatorConfig, report: Report) -> PreparedDataset:
     """Write a simulation as the prepared dataset `folder`, with `truth.safetensors` beside the tables.
 
-    Raises:
-        PreparedDatasetError: `folder` exists.
+    Raises `PreparedDatasetError` if `folder` exists.
     """
     simulation = simulate(config, report)
     dataset = write_prepared(folder, simulation.events, simulation.items, INFO)
@@ -94,12 +92,12 @@ class World:
         topics = Topics.draw(config, self._random)
         self.items = Items.draw(config, topics, self._random)
         self.users = Users(config, topics, self._random)
-        self.log = Log()
+        self.steps: list[Step] = []
         self._policy = LoggingPolicy(config, self.items, self._random)
         self._start_UN = session_starts(config, self.users.sessions_U, self._random)
 
     def run_session(self, session: int) -> None:
-        """The session with that number, from 0, of everyone who has as many."""
+        """Let everyone who has as many sessions live through the one with that number, from 0."""
         user_B = np.flatnonzero(self.users.sessions_U > session)
         time_B = self._start_UN[user_B, session]
         taste_BD = self.users.taste(user_B)
@@ -108,13 +106,14 @@ class World:
             present_B = feedviews_B > feedview
             user_B, feedviews_B = user_B[present_B], feedviews_B[present_B]
             step = self._feedview(user_B, session, time_B[present_B], taste_BD[present_B])
-            self.log.add(step)
+            self.steps.append(step)
             gap_B = self._random.integers(*self._config.feedview_gap, len(user_B), endpoint=True)
-            time_B = _last_times(step) + gap_B
+            last_B = np.searchsorted(step.feedview_S, np.arange(len(user_B)), side="right") - 1
+            time_B = step.timestamp_S[last_B] + gap_B
             taste_BD = self._pulled(step)
         self.users.end_session(np.flatnonzero(self.users.sessions_U > session))
 
-    def _feedview(self, user_B: Int64s, session: int, time_B: Int64s, taste_BD: Floats) -> Step:
+    def _feedview(self, user_B: Int64s, session: int, time_B: Int64s, taste_BD: Float64s) -> Step:
         users, random, config = self.users, self._random, self._config
         topic_B = users.topic(user_B)
         explored_B = random.random(len(user_B)) < config.exploration_share
@@ -128,6 +127,7 @@ class World:
         )
         dwell_BK = random.integers(*config.dwell, (len(user_B), config.slate[1]), endpoint=True)
         after_BK = dwell_BK.cumsum(axis=1) - dwell_BK[:, :1]
+        rank_S = np.arange(len(feedview_S)) - np.searchsorted(feedview_S, feedview_S)
         return Step(
             user_B=user_B,
             timestamp_B=time_B,
@@ -138,10 +138,10 @@ class World:
             feedview_S=feedview_S,
             item_row_S=item_row_S,
             actions_S=draw_actions(conditional_SA, random),
-            timestamp_S=time_B[feedview_S] + after_BK[feedview_S, _place_in_group(feedview_S)],
+            timestamp_S=time_B[feedview_S] + after_BK[feedview_S, rank_S],
         )
 
-    def _pulled(self, step: Step) -> Floats:
+    def _pulled(self, step: Step) -> Float64s:
         """Tastes after a feedview: moved toward the mean of the clicked items, [B, D]."""
         clicked = step.actions_S >> CLICK & 1 == 1
         feedview, item_row = step.feedview_S[clicked], step.item_row_S[clicked]
@@ -152,7 +152,7 @@ class World:
 
 
 def session_starts(config: SimulatorConfig, sessions_U: Int64s, random: np.random.Generator) -> Int64s:
-    """Unix seconds of every session's start, [U, N]; only the first `sessions_U` of a row mean something.
+    """Return the unix seconds of every session's start, [U, N], of which the first `sessions_U` have meaning.
 
     Gaps are `shortest_gap` and a log-normal rest; the rests, with one before the first session and one after
     the last, are scaled to fill the log's days.
@@ -164,17 +164,4 @@ def session_starts(config: SimulatorConfig, sessions_U: Int64s, random: np.rando
     free_U = length_s - config.shortest_gap * sessions_U
     scale_U = free_U / rest_UN.sum(axis=1)
     start_UN = rest_UN.cumsum(axis=1) * scale_U[:, None] + config.shortest_gap * number_N
-    second_UN: Int64s = start_UN[:, :-1].astype(np.int64)
-    return config.end - length_s + second_UN
-
-
-def _place_in_group(group_S: Int64s) -> Int64s:
-    """CachedSequence of every element among those of its group, from 0; groups are ascending."""
-    place_S: Int64s = np.arange(len(group_S)) - np.searchsorted(group_S, group_S)
-    return place_S
-
-
-def _last_times(step: Step) -> Int64s:
-    last_B = np.searchsorted(step.feedview_S, np.arange(len(step.user_B)), side="right") - 1
-    time_B: Int64s = step.timestamp_S[last_B]
-    return time_B
+    return config.end - length_s + start_UN[:, :-1].astype(np.int64)

@@ -7,30 +7,28 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Float64s, Int64s
 from unipinrec.simulator.choice import SAVE, SHARE
 from unipinrec.simulator.config import SimulatorConfig
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
     """What items and users have in common."""
 
-    centre_CD: Floats
+    centre_CD: Float64s
     """Unit vectors."""
-    near_CN: NDArray[np.int64]
+    near_CN: Int64s
     """The other topics with the most similar centres, nearest first."""
-    transition_CC: Floats
+    transition_CC: Float64s
     """Preference for the column's topic in the session after one of the row's topic."""
-    propensity_CA: Floats
+    propensity_CA: Float64s
     """Logits that every item of the topic has."""
 
     @classmethod
     def draw(cls, config: SimulatorConfig, random: np.random.Generator) -> Self:
-        """Random topics."""
+        """Draw topics at random."""
         count = config.topics
         centre_CD = unit(random.standard_normal((count, config.latent_dim)))
         similarity_CC = centre_CD @ centre_CD.T - 3 * np.eye(count)
@@ -46,13 +44,12 @@ class Topics:
         )
 
 
-def unit(vector_D: Floats) -> Floats:
-    """The vectors of the last axis at length 1."""
-    length: Floats = np.linalg.norm(vector_D, axis=-1, keepdims=True)
-    return vector_D / length
+def unit(vector_D: Float64s) -> Float64s:
+    """Return the vectors of the last axis at length 1."""
+    return vector_D / np.linalg.norm(vector_D, axis=-1, keepdims=True)
 
 
-def near(centre_D: Floats, spread: float, random: np.random.Generator) -> Floats:
-    """Unit vectors around unit vectors, off by about `spread`."""
+def near(centre_D: Float64s, spread: float, random: np.random.Generator) -> Float64s:
+    """Draw unit vectors around unit vectors, off by about `spread`."""
     noise_D = random.standard_normal(centre_D.shape)
     return unit(centre_D + spread / np.sqrt(centre_D.shape[-1]) * noise_D)

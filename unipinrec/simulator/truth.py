@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from unipinrec.data.events import DatasetInfo
-from unipinrec.data.prepared import EVENTS, INFO, PreparedDatasetError
+from unipinrec.arrays import Bools, Float32s, Int64s
+from unipinrec.data.prepared import EVENTS, PreparedDatasetError, read_info
 from unipinrec.simulator.choice import ACTIONS, conditional_probabilities, marginal_probabilities
 from unipinrec.simulator.config import SimulatorConfig
 
@@ -23,7 +23,7 @@ TRUTH = "truth.safetensors"
 CHUNK = 64
 """Feedviews whose probabilities are computed at once."""
 
-Float32s = NDArray[np.float32]
+Index = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,36 +31,28 @@ class Truth:
     """What the log does not tell. Rows of items and users are those of the prepared dataset."""
 
     config: SimulatorConfig
-    user_F: NDArray[np.int64]
-    timestamp_F: NDArray[np.int64]
+    user_F: Int64s
+    timestamp_F: Int64s
     """Unix seconds of the first row."""
-    explored_F: NDArray[np.bool_]
+    explored_F: Bools
     """Feedviews whose items all were drawn uniformly."""
-    session_F: NDArray[np.int64]
+    session_F: Int64s
     """Number of the session among its user's, from 0."""
-    topic_F: NDArray[np.int64]
-    """Topic of the session."""
+    topic_F: Int64s
     taste_FD: Float32s
     """The user's taste while the feedview was shown: unit vectors."""
-    topic_V: NDArray[np.int64]
+    topic_V: Int64s
     latent_VD: Float32s
     item_propensity_VA: Float32s
-    cold_V: NDArray[np.bool_]
+    cold_V: Bools
     """Items that the log never shows."""
     user_propensity_UA: Float32s
 
     def __len__(self) -> int:
-        """Number of feedviews."""
         return len(self.user_F)
 
-    @property
-    def user_ids(self) -> NDArray[np.str_]:
-        """External user ids of the feedviews, [F]."""
-        id_F: NDArray[np.str_] = external_user_ids(len(self.user_propensity_UA))[self.user_F]
-        return id_F
-
-    def action_probabilities(self, feedview_index_B: NDArray[np.integer[Any]]) -> Float32s:
-        """Marginal probability of every action, had the item been shown in that feedview: [B, V, A].
+    def action_probabilities(self, feedview_index_B: Index) -> Float32s:
+        """Return every action's marginal probability, had the item been shown in that feedview: [B, V, A].
 
         The answer takes `16 x V` bytes a feedview; what is needed on the way is bounded.
         """
@@ -73,10 +65,8 @@ class Truth:
             answer_BVA[chunk] = self._marginal(affinity_BV, self.item_propensity_VA + own_BA[:, None])
         return answer_BVA
 
-    def shown_probabilities(
-        self, feedview_index_P: NDArray[np.integer[Any]], item_row_P: NDArray[np.integer[Any]]
-    ) -> Float32s:
-        """Marginal probabilities for pairs of feedview and item, [P, A]."""
+    def shown_probabilities(self, feedview_index_P: Index, item_row_P: Index) -> Float32s:
+        """Return marginal probabilities for pairs of feedview and item, [P, A]."""
         affinity_P = np.einsum("pd,pd->p", self.taste_FD[feedview_index_P], self.latent_VD[item_row_P])
         own_PA = self.user_propensity_UA[self.user_F[feedview_index_P]]
         return self._marginal(affinity_P, self.item_propensity_VA[item_row_P] + own_PA)
@@ -84,7 +74,7 @@ class Truth:
     def save(self, folder: Path) -> None:
         """Write the truth beside the events of the prepared dataset `folder`, and note their hash."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        metadata = {"config": self.config.model_dump_json(), "events": _events_hash(folder)}
+        metadata = {"config": self.config.model_dump_json(), "events": read_info(folder).sha256[EVENTS]}
         partial = folder / f".partial-{TRUTH}"
         save_file(arrays, partial, metadata)
         partial.rename(folder / TRUTH)
@@ -93,10 +83,9 @@ class Truth:
     def load(cls, folder: Path) -> Self:
         """Read the truth of a prepared dataset.
 
-        Raises:
-            PreparedDatasetError: the dataset has no truth, or that of other events.
+        Raises `PreparedDatasetError` if the dataset has no truth, or that of other events.
         """
-        expected = _events_hash(folder)
+        expected = read_info(folder).sha256[EVENTS]
         if not (folder / TRUTH).is_file():
             raise PreparedDatasetError(f"dataset {folder} has no {TRUTH}")
         try:
@@ -122,14 +111,5 @@ _ARRAYS = tuple(field.name for field in fields(Truth) if field.name != "config")
 
 
 def external_user_ids(users: int) -> NDArray[np.str_]:
-    """External ids, in the same order as the numbers, [U]."""
+    """Return external ids, in the same order as the numbers, [U]."""
     return np.array([f"u{user:07d}" for user in range(users)])
-
-
-def _events_hash(folder: Path) -> str:
-    if not (folder / INFO).is_file():
-        raise PreparedDatasetError(f"dataset {folder} has no {INFO}")
-    try:
-        return DatasetInfo.model_validate_json((folder / INFO).read_bytes()).sha256[EVENTS]
-    except ValidationError as error:
-        raise PreparedDatasetError(f"dataset {folder}: {INFO} is unreadable: {error}") from error

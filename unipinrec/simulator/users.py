@@ -4,13 +4,10 @@ Shapes: U users, I interests, D latent width, A actions, C topics, B users of on
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Float64s, Int64s
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.topics import Topics, near, unit
-
-Floats = NDArray[np.float64]
-Int64s = NDArray[np.int64]
 
 
 class Users:
@@ -34,18 +31,17 @@ class Users:
         self._current_U = choose(self.weight_UI, random)
 
     def topic(self, user_B: Int64s) -> Int64s:
-        """Topics of the users' current sessions."""
-        topic_B: Int64s = self.topic_UI[user_B, self._current_U[user_B]]
-        return topic_B
+        """Return the topics of the users' current sessions, [B]."""
+        return self.topic_UI[user_B, self._current_U[user_B]]
 
-    def other_interests(self, user_B: Int64s) -> Floats:
-        """Weights of the interests that the session is not about, [B, I]."""
-        weight_BI: Floats = self.weight_UI[user_B]
+    def other_interests(self, user_B: Int64s) -> Float64s:
+        """Return the weights of the interests that the session is not about, [B, I]."""
+        weight_BI = self.weight_UI[user_B]
         weight_BI[np.arange(len(user_B)), self._current_U[user_B]] = 0
         return weight_BI
 
-    def taste(self, user_B: Int64s) -> Floats:
-        """Tastes at the start of the users' sessions: unit vectors, [B, D]."""
+    def taste(self, user_B: Int64s) -> Float64s:
+        """Return the tastes at the start of the users' sessions: unit vectors, [B, D]."""
         share = self._config.session_weight
         current_BD = self._interest_UID[user_B, self._current_U[user_B]]
         general_BD = np.einsum("bi,bid->bd", self.weight_UI[user_B], self._interest_UID[user_B])
@@ -75,12 +71,11 @@ class Users:
         )
 
 
-def choose(weight_BI: Floats, random: np.random.Generator) -> Int64s:
-    """One column of each row, with chances in proportion to the weights, [B]."""
+def choose(weight_BI: Float64s, random: np.random.Generator) -> Int64s:
+    """Draw a column of each row, with chances in proportion to the weights, [B]."""
     cumulative_BI = weight_BI.cumsum(axis=1)
     drawn_B = random.random(len(weight_BI)) * cumulative_BI[:, -1]
-    column_B: Int64s = (cumulative_BI <= drawn_B[:, None]).sum(axis=1)
-    return column_B
+    return (cumulative_BI <= drawn_B[:, None]).sum(axis=1)
 
 
 def _distinct_topics(users: int, count: int, topics: int, random: np.random.Generator) -> Int64s:

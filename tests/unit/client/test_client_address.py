@@ -1,6 +1,5 @@
 """Which addresses each protocol takes, before anything is dialled, and which way a request then goes."""
 
-import asyncio
 import socket
 import subprocess
 import sys
@@ -9,50 +8,17 @@ from contextlib import contextmanager
 
 import pytest
 from unipinrec_client import (
-    AsyncGrpcClient,
-    AsyncHttpClient,
     GrpcClient,
     HttpClient,
     RecommendRequest,
-    RetryPolicy,
     UnavailableError,
 )
 
-from tests.unit.client.test_client_grpc import GrpcServer, expected
-from tests.unit.client.test_client_http import HttpServer, free_port
-
-GRPC = (GrpcClient, AsyncGrpcClient)
-HTTP = (HttpClient, AsyncHttpClient)
-ANY = RecommendRequest(user_id="42")
-ONCE = RetryPolicy(attempts=1)
+from tests.support.triton_servers import GrpcServer, expected, free_port
+from tests.unit.client.calls import ALL, GRPC, HTTP, ONCE, ask
 
 
-def ask(kind, url, **options):
-    async def asked():
-        async with kind(url, **options) as client:
-            return await client.recommend(ANY)
-
-    if kind in (AsyncGrpcClient, AsyncHttpClient):
-        return asyncio.run(asked())
-    with kind(url, **options) as client:
-        return client.recommend(ANY)
-
-
-@pytest.fixture
-def grpc_server():
-    server = GrpcServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def http_server():
-    server = HttpServer()
-    yield server
-    server.stop()
-
-
-@pytest.mark.parametrize("kind", [*GRPC, *HTTP])
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize(
     "url",
     [
@@ -142,20 +108,9 @@ def test_a_server_is_reached_at_a_unix_socket(tmp_path, kind, form):
 def test_servers_behind_one_target_are_asked_in_turn(kind):
     servers = [GrpcServer(), GrpcServer()]
     url = "ipv4:" + ",".join(server.url for server in servers)
-
-    async def ask_async():
-        async with kind(url) as client:
-            for _ in range(20):
-                await client.recommend(ANY)
-
-    if kind is AsyncGrpcClient:
-        asyncio.run(ask_async())
-    else:
-        with kind(url) as client:
-            for _ in range(20):
-                client.recommend(ANY)
+    ask(kind, url, *[RecommendRequest(user_id="42")] * 20)
     # The first calls go to whichever is connected first.
-    assert all(len(server.requests) >= 5 for server in servers)
+    assert all(len(server.received) >= 5 for server in servers)
     for server in servers:
         server.stop()
 

@@ -5,27 +5,11 @@ import struct
 import subprocess
 import sys
 
-import grpc
 import pytest
 from typer.testing import CliRunner
 from unipinrec_client.cli import app
 
-from tests.unit.client.test_client_grpc import GrpcServer
-from tests.unit.client.test_client_http import HttpServer, free_port
-
-
-@pytest.fixture
-def grpc_server():
-    server = GrpcServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def http_server():
-    server = HttpServer()
-    yield server
-    server.stop()
+from tests.support.triton_servers import BROKEN, INVALID, free_port
 
 
 @pytest.fixture
@@ -49,9 +33,8 @@ def cells(line):
 
 
 def sent(server):
-    (request,) = server.requests
-    names = [tensor.name for tensor in request.inputs]
-    return dict(zip(names, request.raw_input_contents, strict=True))
+    (request,) = server.received
+    return {name: content for name, (_, _, content) in request["inputs"].items()}
 
 
 def test_a_table_shows_titles_probabilities_and_where_they_came_from(grpc_server, titles):
@@ -131,7 +114,7 @@ def test_a_history_file_may_be_empty(grpc_server, tmp_path):
 
 
 def test_several_users_travel_in_one_request(grpc_server):
-    grpc_server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "stop here")]
+    grpc_server.fail(INVALID, "stop here")
     run("recommend", "--user", "42", "--user", "7", "--url", grpc_server.url)
     assert sent(grpc_server)["USER_ID"] == b"\x02\x00\x00\x0042\x01\x00\x00\x007"
 
@@ -144,19 +127,19 @@ def assert_one_line(result, code, message):
 
 
 def test_a_refused_request_exits_2_with_the_servers_message(grpc_server):
-    grpc_server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "NUM_RESULTS is 5000;\n allowed: [1] to 656")]
+    grpc_server.fail(INVALID, "NUM_RESULTS is 5000;\n allowed: [1] to 656")
     result = run("recommend", "--user", "1", "--url", grpc_server.url)
     assert_one_line(result, 2, "NUM_RESULTS is 5000; allowed: [1] to 656")
 
 
 def test_a_failing_server_exits_1(grpc_server):
-    grpc_server.failures = [(grpc.StatusCode.INTERNAL, "a node failed")]
+    grpc_server.fail(BROKEN, "a node failed")
     assert_one_line(run("recommend", "--user", "1", "--url", grpc_server.url), 1, "a node failed")
 
 
 @pytest.mark.parametrize("command", [["recommend", "--user", "1"], ["health"]])
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_nobody_listening_exits_3(command, protocol):
+def test_a_port_without_a_listener_exits_3(command, protocol):
     result = run(*command, "--protocol", protocol, "--url", f"127.0.0.1:{free_port()}")
     assert_one_line(result, 3, "onnect")
 
@@ -227,7 +210,7 @@ def test_health_makes_a_recommendation(grpc_server, http_server, protocol):
     result = run("health", "--protocol", protocol, "--url", server.url)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("healthy · bundle bundle-1 · ")
-    assert len(server.requests) == 1
+    assert len(server.received) == 1
 
 
 def test_the_process_ends_quietly(http_server):

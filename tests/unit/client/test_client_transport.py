@@ -1,6 +1,5 @@
 """Whatever answers at an address, a client raises an error of its own family, and in time."""
 
-import asyncio
 import json
 import socket
 import threading
@@ -8,21 +7,11 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from unipinrec_client import (
-    AsyncGrpcClient,
-    AsyncHttpClient,
-    GrpcClient,
-    HttpClient,
     RecommendError,
-    RecommendRequest,
-    RetryPolicy,
     UnavailableError,
 )
 
-from tests.unit.client.test_client_grpc import GrpcServer
-from tests.unit.client.test_client_http import HttpServer
-
-ALL = (GrpcClient, AsyncGrpcClient, HttpClient, AsyncHttpClient)
-ONCE = RetryPolicy(attempts=1)
+from tests.unit.client.calls import ALL, GRPC, HTTP, ONCE, ask, call
 
 
 @contextmanager
@@ -53,21 +42,6 @@ def answering(answer):
     thread.join()
 
 
-def call(kind, url, method, *arguments):
-    async def asked():
-        async with kind(url, timeout_s=3.0, retry=ONCE) as client:
-            return await getattr(client, method)(*arguments)
-
-    if kind in (AsyncGrpcClient, AsyncHttpClient):
-        return asyncio.run(asked())
-    with kind(url, timeout_s=3.0, retry=ONCE) as client:
-        return getattr(client, method)(*arguments)
-
-
-def ask(kind, url):
-    return call(kind, url, "recommend", RecommendRequest(user_id="42"))
-
-
 def http(body, *headers):
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
@@ -96,34 +70,31 @@ def output(**fields):
 @pytest.mark.parametrize("kind", ALL)
 def test_what_is_not_http_is_unavailable(kind, answer):
     with answering(answer) as url, pytest.raises(UnavailableError) as raised:
-        ask(kind, url)
+        ask(kind, url, timeout_s=3.0, retry=ONCE)
     assert str(raised.value)
 
 
 @pytest.mark.parametrize(
     "answer", [http_error(body) for body in (b"[]", b"\xff", b'"text"')], ids=["list", "bytes", "text"]
 )
-@pytest.mark.parametrize("kind", [HttpClient, AsyncHttpClient])
+@pytest.mark.parametrize("kind", HTTP)
 def test_an_error_in_another_form_keeps_its_status(kind, answer):
     with answering(answer) as url, pytest.raises(RecommendError) as raised:
-        ask(kind, url)
+        ask(kind, url, timeout_s=3.0, retry=ONCE)
     assert raised.value.status == "500"
 
 
-@pytest.mark.parametrize("kind", [HttpClient, AsyncHttpClient])
-def test_the_port_of_grpc_is_named_as_no_http(kind):
-    server = GrpcServer()
-    with pytest.raises(UnavailableError, match=f"^url is '{server.url}', where no HTTP is spoken; allowed: "):
-        ask(kind, server.url)
-    server.stop()
+@pytest.mark.parametrize("kind", HTTP)
+def test_the_port_of_grpc_is_named_as_no_http(grpc_server, kind):
+    url = grpc_server.url
+    with pytest.raises(UnavailableError, match=f"^url is '{url}', where no HTTP is spoken; allowed: "):
+        ask(kind, url, retry=ONCE)
 
 
-@pytest.mark.parametrize("kind", [GrpcClient, AsyncGrpcClient])
-def test_the_port_of_http_is_unavailable(kind):
-    server = HttpServer()
+@pytest.mark.parametrize("kind", GRPC)
+def test_the_port_of_http_is_unavailable(http_server, kind):
     with pytest.raises(UnavailableError):
-        ask(kind, server.url)
-    server.stop()
+        ask(kind, http_server.url, timeout_s=3.0, retry=ONCE)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +117,13 @@ def test_the_port_of_http_is_unavailable(kind):
         http(b"{}", "Content-Encoding: gzip"),
     ],
 )
-@pytest.mark.parametrize("kind", [HttpClient, AsyncHttpClient])
+@pytest.mark.parametrize("kind", HTTP)
 def test_an_answer_that_is_not_tritons_is_an_error(kind, answer):
     with answering(answer) as url, pytest.raises(RecommendError):
-        ask(kind, url)
+        ask(kind, url, timeout_s=3.0, retry=ONCE)
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_what_is_not_http_is_not_ready(kind):
     with answering(b"SSH-2.0-OpenSSH_9.9\r\n") as url:
-        assert call(kind, url, "ready") is False
+        assert call(kind, url, "ready", timeout_s=3.0, retry=ONCE) is False

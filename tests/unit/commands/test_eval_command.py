@@ -25,3 +25,12 @@ def test_what_cannot_be_compared_is_refused(arguments: list[str], message: str, 
     assert result.exit_code == 2
     assert result.stderr.strip() == message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dataset", ["movielens", "amazon", "kuairand", "ebnerd", "mind"])
+def test_a_dataset_that_is_missing_is_prepared_from_local_files(dataset: str, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    arguments = ["--path", str(absent), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["eval", dataset, *arguments])
+    assert result.exit_code == 2
+    assert result.stderr == f"path is {absent}; allowed: a file or folder that exists\n"

@@ -26,7 +26,7 @@ def prepare(path: Path, out: Path) -> PreparedDataset:
     return read_prepared(out)
 
 
-def test_the_place_in_a_sequence_is_the_timestamp_and_every_event_a_feedview(tmp_path: Path) -> None:
+def test_the_position_in_a_sequence_is_the_timestamp_and_every_event_a_feedview(tmp_path: Path) -> None:
     write(tmp_path, {"Beauty.txt": SEQUENCES, "Beauty_item2attributes.json": ATTRIBUTES})
     dataset = prepare(tmp_path, tmp_path / "out")
     assert dataset.events.select("user_id", "item_id", "actions", "timestamp", "feedview_id").rows() == [

@@ -92,12 +92,12 @@ def test_a_click_on_an_article_out_of_view_joins_the_slate(tmp_path: Path) -> No
     assert events.filter(user_id="2").select("item_id", "actions").rows() == [(10, 0), (30, 0), (70, 1)]
 
 
-@pytest.mark.parametrize("place", [".", ".."])
-def test_articles_have_titles_and_attributes(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("folder", [".", ".."])
+def test_articles_have_titles_and_attributes(tmp_path: Path, folder: str) -> None:
     split = tmp_path / "train"
     write(split)
     pl.DataFrame(ARTICLES, schema_overrides={"article_id": pl.Int32}).write_parquet(
-        split / place / "articles.parquet"
+        split / folder / "articles.parquet"
     )
     items = prepare(tmp_path, tmp_path / "out").items
     # 0 article_type=article_default, 1 category=118, 2 category=140, 3 subcategory=118, 4 subcategory=7,

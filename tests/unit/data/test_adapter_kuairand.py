@@ -101,7 +101,7 @@ def test_side_features_of_shown_videos_become_attributes(tmp_path: Path) -> None
     )
     dataset = prepare(tmp_path, tmp_path / "out")
     # 0 author=5, 1 duration=0 (below 10 s), 2 duration=2 (30 s), 3 music_type=9.0, 4 tag=39, 5 tag=8,
-    # 6 upload_type=Web, 7 video_type=AD, 8 video_type=NORMAL. Nobody was shown video 40.
+    # 6 upload_type=Web, 7 video_type=AD, 8 video_type=NORMAL. Video 40 was never shown.
     assert dataset.items.select("item_id", "attributes").rows() == [
         (10, [0, 1, 3, 4, 5, 6, 8]),
         (20, [0, 2, 7]),

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from unipinrec.data.adapters.movielens import SMALL, prepare_movielens
+from unipinrec.data.adapters.movielens import GENRES, SMALL, prepare_movielens
 from unipinrec.data.adapters.sources import source_files
 from unipinrec.data.events import EventFormatError
-from unipinrec.data.movielens import GENRES
 from unipinrec.data.prepared import PreparedDataset, read_prepared
 
 CSV = {

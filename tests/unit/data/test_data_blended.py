@@ -247,7 +247,7 @@ def test_fewer_impressions_are_drawn_when_nearly_everything_is_seen() -> None:
 
 
 def test_a_tenth_of_the_feedviews_without_engagement_is_kept(tmp_path: Path) -> None:
-    rows: list[Row] = [("a", 100 + place, 0, 0, 10 * place, place) for place in range(1, 5)]
+    rows: list[Row] = [("a", 100 + step, 0, 0, 10 * step, step) for step in range(1, 5)]
     rows += [("a", 100, 1, 0, 5, 0), ("a", 106, 1, 0, 200, 8), ("a", 107, 1, 0, 300, 9)]
     rows.sort(key=lambda row: row[4])
     config = BlendedConfig(max_history=8, last_feedview_probability=0.0)

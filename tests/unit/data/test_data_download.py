@@ -201,7 +201,7 @@ def test_a_part_of_a_file_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("proxy")
-def test_a_certificate_that_nobody_signed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_without_a_known_authority_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(DownloadError, match=f"^{HOST} does not answer through .*CERTIFICATE_VERIFY_FAILED"):
         download_https(HOST, "/a.zip")

@@ -61,7 +61,7 @@ def test_histories_hold_engaged_events_alone(dataset: InteractionDataset) -> Non
     assert dataset.history(2).item_row_N.tolist() == [0, 1]
 
 
-def test_feedviews_know_their_place_in_the_history(dataset: InteractionDataset) -> None:
+def test_feedviews_know_where_in_the_history_they_are(dataset: InteractionDataset) -> None:
     feedviews = dataset.feedviews
     assert feedviews.offset_U1.tolist() == [0, 2, 3, 4]
     views = [feedviews.view(index) for index in range(len(feedviews))]
@@ -119,7 +119,7 @@ def test_a_catalogue_without_features_has_no_columns_for_them(tmp_path: Path) ->
     assert dataset.catalogue_fields["num_attributes"] == 0
 
 
-def test_texts_take_their_own_room_and_keep_every_character(tmp_path: Path) -> None:
+def test_texts_take_their_own_memory_and_keep_every_character(tmp_path: Path) -> None:
     users = ["u0", "u0\0", "\0", "ü" * 128]
     count = 20_000
     rows = [(user, item, 1, 0, item, None) for user in users for item in (0, 1)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unipinrec.data import movielens
+from unipinrec.data.adapters.movielens import events_of, items_of
 from unipinrec.data.download import DownloadError
 from unipinrec.data.events import validate_items
 from unipinrec.data.interactions import InteractionDataset
@@ -18,7 +19,6 @@ from unipinrec.data.movielens import (
     MovieLensError,
     Source,
     canonical_text,
-    events_of,
     fetch_movielens,
     read_archive,
     read_grouplens,
@@ -90,10 +90,10 @@ def small_content(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_content")
 @pytest.mark.parametrize("source", [grouplens(), recbole()], ids=lambda source: source.name)
 def test_either_source_gives_these_events_and_items(source: Source) -> None:
-    ratings = read_archive(source, source.download())
-    assert canonical_text(ratings.ratings) == CANONICAL
+    ratings, films = read_archive(source, source.download())
+    assert canonical_text(ratings) == CANONICAL
     # Animation, Children's, Comedy, Drama, Musical, unknown; the year 1995 is number 6.
-    assert validate_items(ratings.items).select("item_id", "title", "attributes").rows() == [
+    assert validate_items(items_of(films)).select("item_id", "title", "attributes").rows() == [
         (1, "Toy Story (1995)", [0, 1, 2, 6]),
         (267, "unknown", [5]),
         (543, "Misérables, Les (1995)", [3, 4, 6]),
@@ -101,7 +101,7 @@ def test_either_source_gives_these_events_and_items(source: Source) -> None:
     ]
     # watch 1, like 2, love 4, dislike 8; user, item, actions, timestamp, feedview.
     # sha256 of "2 267" begins with 22f1067b and that of "2 1412" with 89cdb134.
-    assert events_of(ratings.ratings).rows() == [
+    assert events_of(ratings).rows() == [
         ("10", 1, 7, 1000, 0),
         ("10", 543, 9, 1060, 0),
         ("10", 267, 9, 1121, 1),
@@ -162,7 +162,7 @@ def test_a_second_fetch_verifies_and_downloads_nothing(
 
 
 @pytest.mark.usefixtures("small_content")
-def test_another_dataset_in_its_place_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_dataset_in_the_folder_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "movielens"
     monkeypatch.setattr(movielens, "SOURCES", (grouplens(),))
     fetch_movielens(folder, lambda _: None)

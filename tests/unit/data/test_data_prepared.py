@@ -109,9 +109,18 @@ def test_a_folder_without_attributes_and_content_is_read(tmp_path: Path) -> None
 def test_summary_counts_by_hand(tmp_path: Path) -> None:
     items = pl.DataFrame({"item_id": [5, 6], "attributes": [[3], [8, 3]], "content": [[0.5, 1.0], []]})
     summary = summarize(write_prepared(tmp_path / "shop", EVENTS, items, INFO))
-    assert (summary.attributes, summary.content_width) == (2, 2)
-    assert (summary.users, summary.items, summary.events, summary.impressions) == (2, 4, 5, 2)
-    assert summary.action_rates == {"click": 3 / 5, "save": 1 / 5}
-    assert summary.feedviews == 2
-    assert summary.feedview_sizes == {10: 1, 25: 1, 50: 1, 75: 3, 90: 3, 99: 3}
-    assert summary.history_lengths == {10: 0, 25: 0, 50: 0, 75: 3, 90: 3, 99: 3}
+    percentiles = (10, 25, 50, 75, 90, 99)
+    sizes, lengths = (1, 1, 1, 3, 3, 3), (0, 0, 0, 3, 3, 3)
+    assert summary == {
+        "users": 2,
+        "items": 4,
+        "attributes": 2,
+        "content width": 2,
+        "events": 5,
+        "impressions": 2,
+        "feedviews": 2,
+        "rate of click": 3 / 5,
+        "rate of save": 1 / 5,
+        **{f"feedview size, percentile {p}": size for p, size in zip(percentiles, sizes, strict=True)},
+        **{f"history, percentile {p}": length for p, length in zip(percentiles, lengths, strict=True)},
+    }

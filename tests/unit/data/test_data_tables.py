@@ -69,7 +69,7 @@ def test_what_editors_and_exports_leave_is_no_data(tmp_path: Path, text: str) ->
 def test_blank_lines_are_left_out_of_typed_columns(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(TEXT + "\n  \n")
-    assert read_text(path, {"item_id": pl.Int64}).rows() == [(10,), (11,)]
+    assert read_text(path, types={"item_id": pl.Int64}).rows() == [(10,), (11,)]
 
 
 def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def broken_parquet(tmp_path: Path) -> Path:
     times = [datetime(2023, 11, 14, 22, 13, second) for second in (20, 25, 30)]
     pl.DataFrame({"user_id": ["u1", "u1", "u2"], "timestamp": times}).write_parquet(path)
     whole = path.read_bytes()
-    for place in range(len(whole) - 160, len(whole) - 150):
+    for position in range(len(whole) - 160, len(whole) - 150):
         for bit in range(8):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
             try:
                 pl.read_parquet(path)
             except pl.exceptions.PanicException:

@@ -85,12 +85,13 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
 
 
 def test_what_our_images_run_reads_bundles_that_it_cannot_write(services: dict[str, Any]) -> None:
+    stores = "${UNIPINREC_STORES:-stores}:/stores"
     volumes = {"server-gpu": ["compile-cache:/compile-cache"], "loadtest": ["reports:/reports"]}
     ours = {name: service for name, service in services.items() if "build" in service}
     assert ours.keys() == {"server", "server-gpu", "replica-1", "replica-2", "replica-3", "loadtest"}
     for name, service in ours.items():
         bundles, *own = service["volumes"]
-        assert own == volumes.get(name, [])
+        assert own == [stores, *volumes.get(name, [])]
         assert bundles["read_only"] is True
         assert bundles["target"] == "/bundles"
         assert name == "loadtest" or service["shm_size"]
@@ -98,8 +99,19 @@ def test_what_our_images_run_reads_bundles_that_it_cannot_write(services: dict[s
 
 def test_volumes_that_are_written_belong_to_our_user() -> None:
     owned = "install --directory --owner=10001 --group=10001"
-    assert f"{owned} /reports" in (DOCKER / "Dockerfile.cpu").read_text()
-    assert f"{owned} --mode=0700 /compile-cache" in (DOCKER / "Dockerfile.gpu").read_text()
+    cpu, gpu = ((DOCKER / f"Dockerfile.{name}").read_text() for name in ("cpu", "gpu"))
+    assert f"{owned} /reports" in cpu
+    assert f"{owned} --mode=0700 /stores" in cpu
+    assert f"{owned} --mode=0700 /compile-cache /stores" in gpu
+    assert all("UNIPINREC_HISTORIES=/stores/histories\n" in image for image in (cpu, gpu))
+
+
+def test_replicas_share_a_store_and_so_a_pid_namespace(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        replica = name.startswith("replica-")
+        assert (service.get("pid") == "host") == replica, name
+        # An init has to be the first process of its namespace.
+        assert not (replica and service["init"]), name
 
 
 def test_the_gpu_service_serves_the_gpu_profile_and_waits_for_the_compiler(services: dict[str, Any]) -> None:

@@ -17,7 +17,10 @@ from containers.compose import COMPOSE, ComposeError, Service, interpolate, seco
 from containers.confinement import promises
 from containers.host_pip import TORCH, build_options
 from containers.probe import main as probe
+from containers.shared_store import KNOWN_USER, append_known_user, shared_store
 from ensemble.settings import ROOT, SHARED_MEMORY
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+from tests.conftest import Exported
 
 GIB = 2**30
 AS_ROOT = {
@@ -39,7 +42,10 @@ BROKEN = ["user: 0:0; wanted: 10001:10001", "/bundles read-only: False; wanted: 
 
 @pytest.fixture
 def server() -> Service:
-    return Service.read("server", {"UNIPINREC_BUNDLES": "/some/bundles", "UNIPINREC_CPUS": "2"})
+    return Service.read(
+        "server",
+        {"UNIPINREC_BUNDLES": "/some/bundles", "UNIPINREC_STORES": "/some/stores", "UNIPINREC_CPUS": "2"},
+    )
 
 
 def check(*options: str) -> tuple[int, list[str]]:
@@ -59,6 +65,7 @@ def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
         "--tmpfs=/tmp:size=256m,mode=1777",
         "--shm-size=2gb",
         "--volume=/some/bundles:/bundles:ro",
+        "--volume=/some/stores:/stores",
         "--cpus=2",
         "--memory=8g",
     ]
@@ -68,11 +75,17 @@ def test_the_server_is_run_as_the_compose_file_has_it(server: Service) -> None:
     assert (server.health_timeout_s, server.healthy_within_s, server.grace_s) == (10, 120 + 3 * 15, 40)
 
 
+def test_a_replica_is_run_in_the_hosts_pid_namespace_without_an_init() -> None:
+    options = Service.read("replica-1", {}).options
+    assert {"--pid=host", "--init=false"} <= set(options)
+    assert "--volume=stores:/stores" in options
+
+
 def test_a_key_without_a_translation_is_refused(tmp_path: Path) -> None:
-    text = COMPOSE.read_text().replace("  init: true\n", "  pid: host\n")
+    text = COMPOSE.read_text().replace("  init: true\n", "  ipc: host\n")
     (tmp_path / "compose.yaml").write_text(text)
     service = Service.read("server", {}, tmp_path / "compose.yaml")
-    with pytest.raises(ComposeError, match=r"^service server has pid: 'host', which image-check cannot"):
+    with pytest.raises(ComposeError, match=r"^service server has ipc: 'host', which image-check cannot"):
         _ = service.options
 
 
@@ -110,6 +123,17 @@ def test_the_probe_tells_what_the_kernel_says(capsys: pytest.CaptureFixture[str]
     assert found["mounts"]["/"]["bytes"] == disk_usage("/").total
     assert found["mounts"][str(SHARED_MEMORY)]["bytes"] == disk_usage(SHARED_MEMORY).total
     assert found.keys() == {"user", "capabilities", "no_new_privileges", "memory", "cpus", "mounts"}
+
+
+def test_the_store_is_fed_from_here_and_may_be_written_by_any_user(exported: Exported) -> None:
+    with shared_store() as folder:
+        append_known_user(folder, exported.bundle)
+        with LmdbHistoryStore(folder / "histories") as store:
+            items = store.read(KNOWN_USER.encode())["item_id"].tolist()
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (folder / "histories").iterdir()}
+    assert items == [1000 + 3 * row for row in range(5)]
+    assert modes == {"data.mdb": 0o666, "lock.mdb": 0o666}
+    assert not folder.exists()
 
 
 def test_a_build_by_this_hosts_pip_mounts_what_its_settings_name(tmp_path: Path) -> None:

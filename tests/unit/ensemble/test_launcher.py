@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from pydantic import ValidationError
@@ -22,6 +23,8 @@ from ensemble.server.server_error import ServerError
 from ensemble.server.watchdog import dead_models
 from ensemble.server.wheel import Host, Wheel, find_libpython
 from ensemble.settings import ROOT, ServingSettings
+from ensemble.stores.history_store import EVENT
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 
 SUPPORTED = Host(glibc="glibc 2.36", python=(3, 11), numpy="1.26.4")
 
@@ -144,7 +147,9 @@ def test_command_names_the_variable_that_is_wrong() -> None:
 
 
 def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = ServingSettings(bundle=Path("/a bundle"), pool_slots=3, exclude_seen=False, lease_ms=7)
+    sent = ServingSettings(
+        bundle=Path("/a bundle"), histories=Path("/h"), pool_slots=3, exclude_seen=False, lease_ms=7
+    )
     for name, value in sent.as_environment().items():
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
@@ -163,6 +168,7 @@ def test_relative_bundle_starts_at_the_repository(monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNIPINREC_BUNDLE", "build/other")
     assert ServingSettings().bundle == ROOT / "build" / "other"
+    assert ServingSettings().histories == ROOT / "build" / "stores" / "histories"
 
 
 def test_settings_refuse_an_empty_pool() -> None:
@@ -170,10 +176,25 @@ def test_settings_refuse_an_empty_pool() -> None:
         ServingSettings(pool_slots=0)
 
 
-def test_example_user_comes_from_the_catalogue(tmp_path: Path) -> None:
-    assert example_user(tmp_path) == "42"
-    (tmp_path / "catalogue.json").write_text('{"example_user": "alice"}')
-    assert example_user(tmp_path) == "alice"
+def test_the_example_user_is_a_stored_one_where_there_is_one(tmp_path: Path) -> None:
+    histories = tmp_path / "histories"
+    assert example_user(histories) == "42"
+    with LmdbHistoryStore(histories, writable=True):
+        pass
+    assert example_user(histories) == "42"
+    with LmdbHistoryStore(histories, writable=True) as store:
+        for user_id in (b"bob", b"alice"):
+            store.append(user_id, np.ones(1, EVENT))
+    assert example_user(histories) == "alice"
+
+
+def test_what_is_no_store_is_refused_in_one_line_before_the_start(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    app = typer.Typer()
+    app.command()(serve)
+    result = CliRunner().invoke(app, ["--bundle", str(tmp_path), "--histories", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output == (f"{tmp_path} is no history store; `unipinrec store` makes one in a new folder\n")
 
 
 def test_dead_node_is_found_by_the_longest_name() -> None:

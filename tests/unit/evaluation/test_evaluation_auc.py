@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from unipinrec.evaluation import bootstrap
 from unipinrec.evaluation.auc import auc, auc_by_user, auc_estimate, gauc
 
 Impressions = list[tuple[int, int, bool]]
@@ -76,13 +77,13 @@ def test_the_interval_of_auc_is_that_of_weighted_scikit_learn() -> None:
     label_S = random.random(150) < 0.3
     score_S = np.round(random.normal(size=150) + label_S, 1)
     users = np.unique(user_S)
-    draws = np.random.default_rng(5)
+    draws = np.random.default_rng(bootstrap.SEED)
     areas = []
-    for _ in range(200):
+    for _ in range(bootstrap.RESAMPLES):
         drawn = users[draws.integers(len(users), size=len(users))]
         weight_S = (user_S[:, None] == drawn).sum(axis=1)
         areas.append(roc_auc_score(label_S, score_S, sample_weight=weight_S))
-    found = auc_estimate(score_S, label_S, user_S, seed=5, resamples=200)
+    found = auc_estimate(score_S, label_S, user_S)
     assert found.mean == pytest.approx(roc_auc_score(label_S, score_S))
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(areas, [2.5, 97.5])))
 

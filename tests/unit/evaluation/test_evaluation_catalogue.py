@@ -37,18 +37,19 @@ def test_rank_counts_better_items_and_lower_rows_of_equal_score(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.data())
-def test_rank_is_the_place_in_the_sorted_catalogue(scores: list[int], data: st.DataObject) -> None:
+def test_rank_is_the_position_in_the_sorted_catalogue(scores: list[int], data: st.DataObject) -> None:
     target = data.draw(st.integers(0, len(scores) - 1))
     exclude = data.draw(st.sets(st.integers(0, len(scores) - 1)))
     kept = [row for row in range(len(scores)) if row == target or row not in exclude]
-    place = sorted(kept, key=lambda row: (-scores[row], row)).index(target)
+    better = sorted(kept, key=lambda row: (-scores[row], row)).index(target)
     assert (
-        rank_of_target(np.array(scores, np.float64), target, np.array(sorted(exclude), np.int64)) == place + 1
+        rank_of_target(np.array(scores, np.float64), target, np.array(sorted(exclude), np.int64))
+        == better + 1
     )
 
 
 def test_a_score_that_is_nan_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^score of item row 1 is nan; allowed: a number$"):
+    with pytest.raises(ValueError, match=r"^scores\[1\] is nan; allowed: a number$"):
         rank_of_target(np.array([0.1, np.nan, 0.2]), 2, NOTHING)
 
 

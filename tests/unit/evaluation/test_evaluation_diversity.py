@@ -14,9 +14,9 @@ from unipinrec.evaluation.diversity import Coverage, intra_list_diversity, item_
 LISTS = [np.array([0, 1, 5]), np.array([1, 2])]
 
 
-@pytest.mark.parametrize(("k", "distinct", "places"), [(1, 2, 2), (2, 3, 4), (3, 4, 5)])
-def test_coverage_counts_distinct_items_of_the_first_k(k: int, distinct: int, places: int) -> None:
-    assert item_coverage(LISTS, 10, k) == Coverage(distinct / 10, distinct / places)
+@pytest.mark.parametrize(("k", "distinct", "entries"), [(1, 2, 2), (2, 3, 4), (3, 4, 5)])
+def test_coverage_counts_distinct_items_of_the_first_k(k: int, distinct: int, entries: int) -> None:
+    assert item_coverage(LISTS, 10, k) == Coverage(distinct / 10, distinct / entries)
 
 
 @settings(deadline=None)

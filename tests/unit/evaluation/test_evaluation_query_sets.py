@@ -14,30 +14,22 @@ BOTH_QUERIES = np.eye(2)[None]
 NOTHING = [np.array([], np.int64)]
 
 
-def found(budget: int | list[int], exclude: list[int], *, refill: bool) -> list[int]:
-    """Rows that both queries find."""
-    exclude_X = [np.array(exclude, np.int64)]
-    asked = budget if isinstance(budget, int) else np.array(budget)
-    return retrieve_union(BOTH_QUERIES, ITEM_VE, asked, exclude_X, refill=refill)[0].tolist()
-
-
 @pytest.mark.parametrize(
-    ("budget", "exclude", "refill", "rows"),
+    ("budget", "exclude", "rows"),
     [
-        (2, [], True, [0, 1, 3, 4]),
-        (2, [], False, [0, 1, 3]),
-        (2, [1], True, [0, 2, 3, 4]),
-        ([1, 3], [], True, [0, 3, 1, 4]),
-        ([0, 2], [], True, [3, 1]),
-        ([3, 0], [], True, [0, 1, 2]),
-        (4, [2], True, [0, 1, 3, 4]),
-        (0, [], True, []),
+        (2, [], [0, 1, 3, 4]),
+        (2, [1], [0, 2, 3, 4]),
+        ([1, 3], [], [0, 3, 1, 4]),
+        ([0, 2], [], [3, 1]),
+        ([3, 0], [], [0, 1, 2]),
+        (4, [2], [0, 1, 3, 4]),
+        (0, [], []),
     ],
 )
-def test_the_union_of_two_queries(
-    budget: int | list[int], exclude: list[int], refill: bool, rows: list[int]
-) -> None:
-    assert found(budget, exclude, refill=refill) == rows
+def test_the_union_of_two_queries(budget: int | list[int], exclude: list[int], rows: list[int]) -> None:
+    asked = budget if isinstance(budget, int) else np.array(budget)
+    found = retrieve_union(BOTH_QUERIES, ITEM_VE, asked, [np.array(exclude, np.int64)])
+    assert found[0].tolist() == rows
 
 
 def test_each_user_has_own_queries_budgets_and_exclusions() -> None:
@@ -54,23 +46,17 @@ def test_each_user_has_own_queries_budgets_and_exclusions() -> None:
     arrays(np.int64, (9, 2), elements=st.integers(-2, 2)),
     arrays(np.int64, (2, 3), elements=st.integers(0, 5)),
     st.lists(st.sets(st.integers(0, 8)), min_size=2, max_size=2),
-    st.booleans(),
 )
 def test_the_union_is_that_of_a_plain_search(
-    query_BQE: np.ndarray, item_VE: np.ndarray, budget_BQ: np.ndarray, exclude: list[set[int]], refill: bool
+    query_BQE: np.ndarray, item_VE: np.ndarray, budget_BQ: np.ndarray, exclude: list[set[int]]
 ) -> None:
     exclude_BX = [np.array(sorted(rows), np.int64) for rows in exclude]
-    lists = retrieve_union(
-        query_BQE.astype(float), item_VE.astype(float), budget_BQ, exclude_BX, refill=refill
-    )
+    lists = retrieve_union(query_BQE.astype(float), item_VE.astype(float), budget_BQ, exclude_BX)
     for user, row_N in enumerate(lists):
         expected: list[int] = []
         for query_E, budget in zip(query_BQE[user], budget_BQ[user], strict=True):
-            allowed = [
-                row for row in range(9) if row not in exclude[user] and not (refill and row in expected)
-            ]
-            best = sorted(allowed, key=lambda row: (-int(query_E @ item_VE[row]), row))[:budget]
-            expected += [row for row in best if row not in expected]
+            allowed = [row for row in range(9) if row not in exclude[user] and row not in expected]
+            expected += sorted(allowed, key=lambda row: (-int(query_E @ item_VE[row]), row))[:budget]
         assert row_N.tolist() == expected
 
 
@@ -79,15 +65,11 @@ def test_many_queries_retrieve_as_many_as_one_with_their_whole_budget() -> None:
     query_BQE, item_VE = random.normal(size=(20, 4, 8)), random.normal(size=(100, 8))
     exclude = [random.integers(100, size=10) for _ in range(20)]
     many = retrieve_union(query_BQE, item_VE, 5, exclude)
-    one = retrieve_union(query_BQE[:, :1], item_VE, 20, exclude)
-    assert {len(row_N) for row_N in many} == {len(row_N) for row_N in one} == {20}
-    assert (
-        max(len(row_N) for row_N in retrieve_union(query_BQE[:, [0, 0]], item_VE, 5, exclude, refill=False))
-        == 5
-    )
+    single = retrieve_union(query_BQE[:, :1], item_VE, 20, exclude)
+    assert {len(row_N) for row_N in many} == {len(row_N) for row_N in single} == {20}
 
 
-def test_recall_is_the_share_of_targets_found_in_whatever_place() -> None:
+def test_recall_is_the_share_of_targets_found_in_whatever_order() -> None:
     lists = [np.array([5, 3, 1]), np.array([2]), np.array([], np.int64), np.array([7, 8])]
     targets = [np.array([1, 5, 4, 9]), np.array([2]), np.array([0]), np.array([8, 8, 9])]
     assert unordered_recall(lists, targets).tolist() == [0.5, 1.0, 0.0, 0.5]

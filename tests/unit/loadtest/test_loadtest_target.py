@@ -11,8 +11,7 @@ from commands.app import app
 from loadtest.plan import LoadPlan, Protocol
 from loadtest.sender import NO_ANSWER, NO_CONNECTION, connect
 from loadtest.traffic import Kind, Visit
-from tests.unit.client.test_client_grpc import GrpcServer
-from tests.unit.client.test_client_http import HttpServer
+from tests.support.triton_servers import GrpcServer, HttpServer
 from tests.unit.client.test_client_transport import answering, http
 
 ODD_ANSWERS = [

@@ -135,9 +135,36 @@ def test_a_traffic_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ('{"user_id": "a", "item_ids": [1], "actions": [1]}', "line 1: timestamps is missing"),
         ('{"user_id": "a", "item_ids": [1], "actions": [1, 2], "timestamps": [1]}', "lists of one length"),
-        ('{"user_id": "a", "item_ids": [1, 2], "actions": [1, 2], "timestamps": [2, 1]}', "oldest first"),
-        ('{"user_id": "a", "item_ids": ["x"], "actions": [1], "timestamps": [1]}', "lists of integers"),
-        ("nonsense", "lists of integers"),
+        (
+            '{"user_id": "a", "item_ids": [1, 2], "actions": [1, 2], "timestamps": [2, 1]}',
+            "timestamps is 1 at event 1; allowed: ascending, at least 2",
+        ),
+        (
+            '{"user_id": "a", "item_ids": ["x"], "actions": [1], "timestamps": [1]}',
+            r'item_ids is "x" at event 0; allowed: integers',
+        ),
+        (
+            '{"user_id": "a", "item_ids": [1, 2.0], "actions": [1, 1], "timestamps": [1, 1]}',
+            "is 2.0 at event 1",
+        ),
+        (
+            '{"user_id": "a", "item_ids": [true], "actions": [1], "timestamps": [1]}',
+            "item_ids is true at event 0",
+        ),
+        (
+            '{"user_id": "a", "item_ids": [9223372036854775808], "actions": [1], "timestamps": [1]}',
+            "of 64 bits",
+        ),
+        (
+            '{"user_id": "a", "item_ids": 1, "actions": [1], "timestamps": [1]}',
+            "is 1; allowed: a list of integers",
+        ),
+        (
+            '{"user_id": null, "item_ids": [1], "actions": [1], "timestamps": [1]}',
+            "user_id is null; allowed: a text",
+        ),
+        ("[]", r"line 1: line is \[\]; allowed: an object"),
+        ("nonsense", "line 1: line is no JSON"),
         ("", "has no user with events"),
     ],
 )

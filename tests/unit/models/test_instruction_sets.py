@@ -64,7 +64,8 @@ def test_answers_are_the_same_up_to_rounding(
     make_chain: Callable[..., Chain], exported: Exported, narrower: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "answers.npz"
-    run(["-m", "tests.support.chain_answers", str(exported.bundle), str(out)], narrower)
+    given = [str(path) for path in (exported.bundle, exported.histories, out)]
+    run(["-m", "tests.support.chain_answers", *given], narrower)
     with np.load(out) as there:
         assert_same_answers(dict(there), ask(make_chain(pool_slots=USERS)))
 

@@ -16,6 +16,7 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.simulator import SimulatorConfig, Truth, prepare_simulation, simulate
 from unipinrec.simulator.simulation import INFO
+from unipinrec.simulator.truth import external_user_ids
 
 TINY = SMALL.model_copy(update={"users": 20, "items": 60, "sessions": 2.0})
 
@@ -127,7 +128,7 @@ def test_the_truth_beside_a_prepared_dataset_numbers_feedviews_and_items_alike(t
     assert truth.explored_F.tolist() == (feedviews.surface_F == 1).tolist()
     user_F = np.repeat(np.arange(len(dataset.user_ids_U)), np.diff(feedviews.offset_U1))
     assert truth.user_F.tolist() == user_F.tolist()
-    assert truth.user_ids.tolist() == dataset.user_ids_U[user_F].tolist()
+    assert dataset.user_ids_U.tolist() == external_user_ids(SMALL.users).tolist()
     assert dataset.attributes_VX[:, 0].tolist() == truth.topic_V.tolist()
     index = np.array([0, 70, len(truth) - 1])
     assert np.array_equal(truth.action_probabilities(index), small().truth.action_probabilities(index))

@@ -58,9 +58,9 @@ def test_any_number_of_feedviews_gives_each_its_own_answer() -> None:
     index_B = np.arange(150)[::-1] * 3
     answer_BVA = truth.action_probabilities(index_B)
     assert answer_BVA.shape == (150, SMALL.items, 4)
-    for place in (0, 63, 64, 149):
-        alone_VA = truth.action_probabilities(index_B[place : place + 1])[0]
-        np.testing.assert_allclose(answer_BVA[place], alone_VA, rtol=1e-4)
+    for index in (0, 63, 64, 149):
+        alone_VA = truth.action_probabilities(index_B[index : index + 1])[0]
+        np.testing.assert_allclose(answer_BVA[index], alone_VA, rtol=1e-4)
     assert truth.action_probabilities(np.empty(0, np.int64)).shape == (0, SMALL.items, 4)
 
 
@@ -106,8 +106,8 @@ def auc(score_S: NDArray[np.float32], positive_S: NDArray[np.bool_]) -> float:
 def test_who_asks_for_saves_wants_other_items_than_who_asks_for_clicks_or_shares() -> None:
     best_BKA = np.argsort(-small().truth.action_probabilities(np.arange(0, 2_000, 20)), axis=1)[:, :20]
 
-    def overlap(one: int, other: int) -> float:
-        pairs = zip(best_BKA[..., one], best_BKA[..., other], strict=True)
+    def overlap(first: int, second: int) -> float:
+        pairs = zip(best_BKA[..., first], best_BKA[..., second], strict=True)
         return float(np.mean([len(np.intersect1d(a, b)) for a, b in pairs])) / 20
 
     assert overlap(CLICK, SAVE) < 0.75
@@ -174,9 +174,9 @@ def test_what_topic_follows_depends_on_the_last_one_for_everyone_alike() -> None
         np.add.at(expected_CC, last_F[part_F], share_UC[user_F[part_F]])
         return np.log(found_CC / expected_CC)
 
-    one, other = lift(user_F % 2 == 0), lift(user_F % 2 == 1)
+    even_CC, odd_CC = lift(user_F % 2 == 0), lift(user_F % 2 == 1)
     different = ~np.eye(SMALL.topics, dtype=bool)
-    assert np.corrcoef(one[different], other[different])[0, 1] > 0.5
+    assert np.corrcoef(even_CC[different], odd_CC[different])[0, 1] > 0.5
 
 
 @pytest.mark.parametrize(("drift", "low", "high"), [(0.0, 0.0, 0.0), (0.3, 0.5, 1.0)])

@@ -15,12 +15,13 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
-from unipinrec.data.events import ITEM_SCHEMA, LATEST_TIMESTAMP, DatasetInfo, EventFormatError, name_from
+from unipinrec.data.events import ITEM_SCHEMA, DatasetInfo, EventFormatError, name_from
+from unipinrec.data.limits import LATEST_TIMESTAMP
 from unipinrec.data.prepared import write_prepared
 from unipinrec.data.tables import reading
 
 PURCHASE = 1
-PLACE_IS_TIME = "there are none: the place in the sequence is the timestamp"
+INDEX_IS_TIME = "there are none: the place in the sequence is the timestamp"
 FILE_ORDER = "reviews of one user and time keep the order of the file"
 REVIEWS = ("reviews_*.json.gz", "reviews_*.json", "*.jsonl.gz", "*.jsonl")
 
@@ -28,7 +29,7 @@ Id = Annotated[str, Field(min_length=1)]
 
 
 class Review2014(BaseModel):
-    """What a line of the release of 2014 tells of a purchase; the time is a day."""
+    """A purchase as a line of the release of 2014 has it; the time is a day."""
 
     user: Id = Field(alias="reviewerID")
     asin: Id
@@ -41,7 +42,7 @@ class Review2014(BaseModel):
 
 
 class Review2023(BaseModel):
-    """What a line of the release of 2023 tells of a purchase; variants of a product are one item."""
+    """A purchase as a line of the release of 2023 has it; variants of a product are one item."""
 
     user: Id = Field(alias="user_id")
     asin: Id = Field(alias="parent_asin")
@@ -54,7 +55,7 @@ ATTRIBUTES_OF_ITEM = TypeAdapter(dict[int, list[int]])
 
 
 def downloads(category: str) -> tuple[Download, ...]:
-    """S3-Rec's files of a category: Beauty, Sports_and_Outdoors or Toys_and_Games."""
+    """Return S3-Rec's files of a category: Beauty, Sports_and_Outdoors or Toys_and_Games."""
     folder = "/RUCAIBox/CIKM2020-S3Rec/master/data"
     names = (f"{category}.txt", f"{category}_item2attributes.json")
     return tuple(Download("raw.githubusercontent.com", f"{folder}/{name}") for name in names)
@@ -66,17 +67,15 @@ def prepare_amazon(path: Path, folder: Path, report: Report) -> None:
     `path` is the file, or a folder that holds one. Attributes come from `<name>_item2attributes.json` beside
     a sequence file, where there is one.
 
-    Raises:
-        EventFormatError: a file is missing or malformed.
-        PreparedDatasetError: `folder` exists.
+    Raises `EventFormatError` if a file is missing or malformed, `PreparedDatasetError` if `folder` exists.
     """
     file = one_file(path, "*.txt", *REVIEWS)
     sequences = file.suffix.lower() == ".txt"
-    events, items = read_sequences(file) if sequences else read_reviews(file)
+    events, items = _read_sequences(file) if sequences else _read_reviews(file)
     info = DatasetInfo(
-        name=name_from(f"amazon-{category_of(file)}"),
+        name=name_from(f"amazon-{_category_of(file)}"),
         actions=("purchase",),
-        tie_rule=PLACE_IS_TIME if sequences else FILE_ORDER,
+        tie_rule=INDEX_IS_TIME if sequences else FILE_ORDER,
         sampled_impressions=True,
         utility_weights=(1.0,),
     )
@@ -84,18 +83,14 @@ def prepare_amazon(path: Path, folder: Path, report: Report) -> None:
     report(f"{len(events)} purchases written to {folder}")
 
 
-def category_of(file: Path) -> str:
+def _category_of(file: Path) -> str:
     """The category in a file's name, in lower case, without what a browser adds to a second download."""
     stem = re.sub(r" ?\(\d+\)$", "", file.name.split(".")[0])
     return stem.removeprefix("reviews_").removesuffix("_5").lower()
 
 
-def read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Events and items of lines `user item item …`, oldest first; the place in a line is the timestamp.
-
-    Raises:
-        EventFormatError: a line is malformed, or a user has two.
-    """
+def _read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Events and items of lines `user item item …`, oldest first; the index in a line is the timestamp."""
     with reading(file):
         rows = list(_sequence_rows(file.read_text("utf-8-sig")))
     events = pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")
@@ -103,14 +98,8 @@ def read_sequences(file: Path) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     return events.with_columns(actions=PURCHASE), _items(attributes) if attributes.is_file() else None
 
 
-def read_reviews(file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events and items of a file with one JSON review a line; items are numbered in the order of their asin.
-
-    Reviews of one user and time keep the order of the file.
-
-    Raises:
-        EventFormatError: a line is no review.
-    """
+def _read_reviews(file: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events and items of a file with a JSON review a line; items are numbered in the order of their asin."""
     with reading(file):
         rows = list(_review_rows(file))
         if not rows:
@@ -138,7 +127,7 @@ def _sequence_rows(text: str) -> Iterator[tuple[str, int, int]]:
                 f"user is {user} in lines {line_of_user[user]} and {number}; allowed: one line per user"
             )
         line_of_user[user] = number
-        yield from ((user, int(item), place) for place, item in enumerate(items))
+        yield from ((user, int(item), index) for index, item in enumerate(items))
 
 
 def _review_rows(file: Path) -> Iterator[tuple[str, str, int]]:

@@ -1,20 +1,22 @@
 """Item attributes: side features with names, numbered."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import polars as pl
 
 
-def named(frame: pl.DataFrame, namespace: str, value: str | pl.Expr) -> pl.DataFrame:
-    """Pairs of `item_id` and a name `<namespace>=<value>`; a null value names nothing.
+def attributes_of(items: pl.DataFrame, features: Mapping[str, str | pl.Expr]) -> pl.DataFrame:
+    """Return `item_id` and `attributes` of the items that have some.
 
-    `value` is a column or expression of single values; lists are exploded by the caller.
+    `features` are columns or expressions of values, or of lists of values, by name. Each different text
+    `<name>=<value>` is an attribute; its number is its rank among all in byte order, from 0. A null is none.
     """
-    return frame.select("item_id", name=pl.format(f"{namespace}={{}}", value)).drop_nulls()
-
-
-def numbered(pairs: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """`item_id` and `attributes`: a name's number is its place among all names in byte order, from 0."""
-    table = pl.concat(pairs)
-    number = pl.col("name").rank("dense").cast(pl.Int64) - 1
-    return table.select("item_id", attributes=number).group_by("item_id").agg("attributes")
+    texts = pl.concat(
+        items.select("item_id", value=pl.concat_list(values))
+        .explode("value")
+        .drop_nulls()
+        .select("item_id", text=pl.format(f"{name}={{}}", "value"))
+        for name, values in features.items()
+    )
+    number = pl.col("text").rank("dense").cast(pl.Int64) - 1
+    return texts.select("item_id", attributes=number).group_by("item_id").agg("attributes")

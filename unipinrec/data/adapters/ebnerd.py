@@ -8,13 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
-from unipinrec.data.adapters.attributes import named, numbered
+from unipinrec.data.adapters.attributes import attributes_of
 from unipinrec.data.adapters.slates import slate_events
 from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.prepared import write_prepared
-from unipinrec.data.tables import read_parquet, reading, require_columns
+from unipinrec.data.tables import read_parquet, reading
 
 CLICK, READ = 1, 2
 READ_SECONDS = 30
@@ -42,29 +42,22 @@ def prepare_ebnerd(path: Path, folder: Path, report: Report) -> None:
     `path` is a folder with `behaviors.parquet` and `history.parquet` of one split; `articles.parquet` is read
     where it lies beside them or in the folder above.
 
-    Raises:
-        EventFormatError: a file is missing or malformed.
-        PreparedDatasetError: `folder` exists.
+    Raises `EventFormatError` if a file is missing or malformed, `PreparedDatasetError` if `folder` exists.
     """
     behaviors = one_file(path, BEHAVIORS)
     split = behaviors.parent
-    slates, history = read_behaviors(behaviors), read_history(one_file(split, HISTORY))
-    events = slate_events(history, slates)
+    slates, history = _read_behaviors(behaviors), _read_history(one_file(split, HISTORY))
     articles = [each / ARTICLES for each in (split, split.parent) if (each / ARTICLES).is_file()]
-    write_prepared(folder, events, read_articles(articles[0]) if articles else None, INFO)
+    items = _read_articles(articles[0]) if articles else None
+    write_prepared(folder, slate_events(history, slates), items, INFO)
     report(f"{slates['feedview_id'].n_unique()} slates, {len(history)} earlier clicks written to {folder}")
 
 
-def read_behaviors(file: Path) -> pl.DataFrame:
-    """One row per article of each slate. `next_read_time` belongs to the first clicked article.
-
-    Raises:
-        EventFormatError: a column is missing or of another type.
-    """
+def _read_behaviors(file: Path) -> pl.DataFrame:
+    """One row per article of each slate. `next_read_time` belongs to the first clicked article."""
     in_view, clicked, read_time = "article_ids_inview", "article_ids_clicked", "next_read_time"
-    table = read_parquet(file)
+    table = read_parquet(file, "user_id", "impression_time", in_view, clicked, read_time)
     with reading(file):
-        require_columns(table.columns, ("user_id", "impression_time", in_view, clicked, read_time))
         item = pl.col("item_id")
         is_read = (item == pl.col(clicked).list.first()) & (pl.col(read_time) >= READ_SECONDS)
         return (
@@ -81,48 +74,31 @@ def read_behaviors(file: Path) -> pl.DataFrame:
         )
 
 
-def read_history(file: Path) -> pl.DataFrame:
-    """One row per earlier click.
-
-    Raises:
-        EventFormatError: a column is missing or of another type, or lists of a user differ in length.
-    """
+def _read_history(file: Path) -> pl.DataFrame:
+    """One row per earlier click; a user's lists must be of one length."""
     columns = ("article_id_fixed", "impression_time_fixed", "read_time_fixed")
-    table = read_parquet(file)
+    table = read_parquet(file, "user_id", *columns)
     with reading(file):
-        require_columns(table.columns, ("user_id", *columns))
-        return (
-            table.select("user_id", *columns)
-            .explode(columns)
-            .drop_nulls("article_id_fixed")
-            .select(
-                pl.col("user_id").cast(pl.String),
-                item_id=pl.col("article_id_fixed").cast(pl.Int64),
-                actions=_mask(pl.lit(True), pl.col("read_time_fixed") >= READ_SECONDS),
-                timestamp=pl.col("impression_time_fixed").dt.epoch("s"),
-            )
+        clicks = table.select("user_id", *columns).explode(columns).drop_nulls("article_id_fixed")
+        return clicks.select(
+            pl.col("user_id").cast(pl.String),
+            item_id=pl.col("article_id_fixed").cast(pl.Int64),
+            actions=_mask(pl.lit(True), pl.col("read_time_fixed") >= READ_SECONDS),
+            timestamp=pl.col("impression_time_fixed").dt.epoch("s"),
         )
 
 
-def read_articles(file: Path) -> pl.DataFrame:
-    """Titles and attributes: category, subcategories, topics, kind of article.
-
-    Raises:
-        EventFormatError: a column is missing or of another type.
-    """
-    table = read_parquet(file)
+def _read_articles(file: Path) -> pl.DataFrame:
+    features = {
+        "category": "category",
+        "subcategory": "subcategory",
+        "topic": "topics",
+        "article_type": "article_type",
+    }
+    table = read_parquet(file, "article_id", "title", *features.values())
     with reading(file):
-        features = ("category", "subcategory", "topics", "article_type")
-        require_columns(table.columns, ("article_id", "title", *features))
         articles = table.with_columns(item_id=pl.col("article_id").cast(pl.Int64))
-        attributes = numbered(
-            [
-                named(articles, "category", "category"),
-                named(articles.explode("subcategory"), "subcategory", "subcategory"),
-                named(articles.explode("topics"), "topic", "topics"),
-                named(articles, "article_type", "article_type"),
-            ]
-        )
+        attributes = attributes_of(articles, features)
         return articles.select("item_id", "title").join(attributes, on="item_id", how="left")
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import polars as pl
 
-from unipinrec.data.adapters.attributes import named, numbered
+from unipinrec.data.adapters.attributes import attributes_of
 from unipinrec.data.adapters.sources import Download, files_below
 from unipinrec.data.download import Report
-from unipinrec.data.events import DatasetInfo, EventFormatError, refuse
+from unipinrec.data.events import DatasetInfo, EventFormatError, refuse, require_columns
 from unipinrec.data.feedviews import group_in_time
 from unipinrec.data.prepared import write_prepared
-from unipinrec.data.tables import read_header, read_text, reading, require_columns
+from unipinrec.data.tables import read_header, read_text, reading
 
 COLUMN_OF_ACTION = {
     "click": "is_click",
@@ -24,7 +24,7 @@ COLUMN_OF_ACTION = {
 }
 NEGATIVE = ("hate",)
 TABS = 15
-"""Places of the app where a video is shown; column `tab` is their number."""
+"""Tabs of the app where a video is shown; column `tab` is their number."""
 REQUIRED = ("user_id", "video_id", "time_ms", "is_click")
 LOGS = "log_*.csv"
 FEATURES = "*video_features_basic*.csv"
@@ -32,9 +32,7 @@ DURATION_BOUNDS_S = (10, 30, 60, 180, 600)
 """Seconds at which the next bucket of durations begins."""
 
 PURE = Download(
-    "zenodo.org",
-    "/records/10439422/files/KuaiRand-Pure.tar.gz",
-    members=(f"*/{LOGS}", f"*/{FEATURES}"),
+    "zenodo.org", "/records/10439422/files/KuaiRand-Pure.tar.gz", members=(f"*/{LOGS}", f"*/{FEATURES}")
 )
 
 
@@ -44,14 +42,12 @@ def prepare_kuairand(path: Path, folder: Path, report: Report) -> None:
     `path` is a folder with files `log_*.csv`, of which all are read, or one log, whose columns are separated
     by tabs if its name ends in `.tsv`. Side features of videos are read where there is a file of them.
 
-    Raises:
-        EventFormatError: a file is missing or malformed.
-        PreparedDatasetError: `folder` exists.
+    Raises `EventFormatError` if a file is missing or malformed, `PreparedDatasetError` if `folder` exists.
     """
     files, features = _sources(path)
-    log = _joined({file: read_log(file) for file in files})
+    log = _joined({file: _read_log(file) for file in files})
     actions = tuple(name for name, column in COLUMN_OF_ACTION.items() if column in log.columns)
-    events = events_of(log, actions)
+    events = _events_of(log, actions)
     positive = tuple(name for name in actions if name not in NEGATIVE)
     info = DatasetInfo(
         name="kuairand",
@@ -63,22 +59,18 @@ def prepare_kuairand(path: Path, folder: Path, report: Report) -> None:
         positive_actions=positive,
         utility_weights=tuple(float(name in positive) for name in actions),
     )
-    write_prepared(folder, events, read_features(features, events) if features else None, info)
+    write_prepared(folder, events, _read_features(features, events) if features else None, info)
     report(f"{len(log) - len(events)} repeated rows left out, {len(events)} rows written to {folder}")
 
 
-def read_log(file: Path) -> pl.DataFrame:
-    """The columns of a log that events are made of, all Int64.
-
-    Raises:
-        EventFormatError: a column is missing, a value is no integer or a flag neither 0 nor 1.
-    """
+def _read_log(file: Path) -> pl.DataFrame:
+    """The columns of a log that events are made of, all Int64."""
     header = read_header(file)
     with reading(file):
         require_columns(header, REQUIRED)
     flags = [column for column in COLUMN_OF_ACTION.values() if column in header]
     columns = [*REQUIRED[:3], *flags, *(["tab"] if "tab" in header else [])]
-    log = read_text(file, dict.fromkeys(columns, pl.Int64))
+    log = read_text(file, types=dict.fromkeys(columns, pl.Int64))
     with reading(file):
         for name in columns:
             refuse(log, name, pl.col(name).is_null(), "a value in every row")
@@ -89,7 +81,7 @@ def read_log(file: Path) -> pl.DataFrame:
     return log.select(columns)
 
 
-def events_of(log: pl.DataFrame, actions: tuple[str, ...]) -> pl.DataFrame:
+def _events_of(log: pl.DataFrame, actions: tuple[str, ...]) -> pl.DataFrame:
     """A log as events with feedviews of rows close in time.
 
     Of a user's rows of one video and second, which exact repetitions are too, the first is kept.
@@ -107,30 +99,25 @@ def events_of(log: pl.DataFrame, actions: tuple[str, ...]) -> pl.DataFrame:
     return group_in_time(first)
 
 
-def read_features(file: Path, events: pl.DataFrame) -> pl.DataFrame:
-    """Attributes of the videos of `events`: author, kinds of video, upload and music, tags, and duration.
-
-    Raises:
-        EventFormatError: a column is missing, or an id or a duration is no number.
-    """
-    table = read_text(file)
+def _read_features(file: Path, events: pl.DataFrame) -> pl.DataFrame:
+    """Attributes of the videos of `events`."""
+    features = ("author_id", "video_type", "upload_type", "music_type", "tag", "video_duration")
+    table = read_text(file, "video_id", *features)
     with reading(file):
-        features = ("author_id", "video_type", "upload_type", "music_type", "tag", "video_duration")
-        require_columns(table.columns, ("video_id", *features))
         videos = table.with_columns(item_id=pl.col("video_id").cast(pl.Int64))
         videos = videos.join(events, on="item_id", how="semi")
         seconds = pl.col("video_duration").cast(pl.Float64) / 1000
         bucket = pl.sum_horizontal(seconds >= bound for bound in DURATION_BOUNDS_S)
-        tags = videos.select("item_id", pl.col("tag").str.split(",")).explode("tag")
-        return numbered(
-            [
-                named(videos, "author", "author_id"),
-                named(videos, "video_type", "video_type"),
-                named(videos, "upload_type", "upload_type"),
-                named(videos, "music_type", "music_type"),
-                named(tags, "tag", "tag"),
-                named(videos, "duration", pl.when(seconds.is_not_null()).then(bucket)),
-            ]
+        return attributes_of(
+            videos,
+            {
+                "author": "author_id",
+                "video_type": "video_type",
+                "upload_type": "upload_type",
+                "music_type": "music_type",
+                "tag": pl.col("tag").str.split(","),
+                "duration": pl.when(seconds.is_not_null()).then(bucket),
+            },
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from unipinrec.data.adapters.attributes import named, numbered
+from unipinrec.data.adapters.attributes import attributes_of
 from unipinrec.data.adapters.slates import slate_events
 from unipinrec.data.adapters.sources import Download, one_file
 from unipinrec.data.download import Report
@@ -21,7 +21,7 @@ CLICK = 1
 BEHAVIORS, NEWS = "behaviors.tsv", "news.tsv"
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 SHOWN_CHARACTERS = 60
-"""Of a malformed value, in its error message."""
+"""Characters of a malformed value in its error message."""
 
 INFO = DatasetInfo(
     name="mind",
@@ -42,24 +42,18 @@ def prepare_mind(path: Path, folder: Path, report: Report) -> None:
 
     `path` is a folder with `behaviors.tsv` and `news.tsv`.
 
-    Raises:
-        EventFormatError: a file is missing or malformed.
-        PreparedDatasetError: `folder` exists.
+    Raises `EventFormatError` if a file is missing or malformed, `PreparedDatasetError` if `folder` exists.
     """
     behaviors_file = one_file(path, BEHAVIORS)
-    behaviors = read_behaviors(behaviors_file)
-    history, slates = history_of(behaviors), slates_of(behaviors)
-    news = read_news(one_file(behaviors_file.parent, NEWS))
+    behaviors = _read_behaviors(behaviors_file)
+    history, slates = _history_of(behaviors), _slates_of(behaviors)
+    news = _read_news(one_file(behaviors_file.parent, NEWS))
     write_prepared(folder, slate_events(history, slates), news, INFO)
     report(f"{len(behaviors)} slates, {len(history)} earlier clicks written to {folder}")
 
 
-def read_behaviors(file: Path) -> pl.DataFrame:
-    """`user_id`, `timestamp`, and lists `history` of item ids and `impressions` of texts `N<id>-<clicked>`.
-
-    Raises:
-        EventFormatError: a row has other columns, or a value is malformed.
-    """
+def _read_behaviors(file: Path) -> pl.DataFrame:
+    """`user_id`, `timestamp`, and lists: `history` of item ids, `impressions` of texts `N<id>-<clicked>`."""
     columns = ("impression_id", "user_id", "time", "history", "impressions")
     table = read_headless(file, "\t", columns)
     with reading(file):
@@ -85,7 +79,7 @@ def read_behaviors(file: Path) -> pl.DataFrame:
         )
 
 
-def history_of(behaviors: pl.DataFrame) -> pl.DataFrame:
+def _history_of(behaviors: pl.DataFrame) -> pl.DataFrame:
     """The clicks listed with each user's first slate, one second apart, the last a second before it."""
     first = behaviors.sort("timestamp", maintain_order=True).unique("user_id", keep="first")
     clicks = first.filter(pl.col("history").list.len() > 0).select(
@@ -96,7 +90,7 @@ def history_of(behaviors: pl.DataFrame) -> pl.DataFrame:
     return clicks.explode("item_id", "timestamp").with_columns(actions=pl.lit(CLICK, pl.Int64))
 
 
-def slates_of(behaviors: pl.DataFrame) -> pl.DataFrame:
+def _slates_of(behaviors: pl.DataFrame) -> pl.DataFrame:
     """One row per news of each slate."""
     shown = behaviors.with_row_index("feedview_id").explode("impressions")
     parts = pl.col("impressions").str.extract_groups(r"N(\d+)-(\d)").struct
@@ -109,46 +103,33 @@ def slates_of(behaviors: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def read_news(file: Path) -> pl.DataFrame:
-    """Titles and attributes: category, subcategory, and the Wikidata entities of title and abstract.
-
-    Raises:
-        EventFormatError: a row has other columns, an id is malformed, or entities are no JSON.
-    """
-    columns = (
-        "id",
-        "category",
-        "subcategory",
-        "title",
-        "abstract",
-        "url",
-        "title_entities",
-        "abstract_entities",
+def _read_news(file: Path) -> pl.DataFrame:
+    entities = ("title_entities", "abstract_entities")
+    table = read_headless(
+        file, "\t", ("id", "category", "subcategory", "title", "abstract", "url", *entities)
     )
-    table = read_headless(file, "\t", columns)
     with reading(file):
         refuse(table, "id", ~pl.col("id").fill_null("").str.contains(r"^N\d+$"), "N<number>")
-        news = table.with_columns(item_id=pl.col("id").str.slice(1).cast(pl.Int64))
-        attributes = numbered(
-            [
-                named(news, "category", "category"),
-                named(news, "subcategory", "subcategory"),
-                named(_entities(news, "title_entities"), "entity", "entity"),
-                named(_entities(news, "abstract_entities"), "entity", "entity"),
-            ]
+        news = table.with_columns(
+            *(_entities(table[column]) for column in entities),
+            item_id=pl.col("id").str.slice(1).cast(pl.Int64),
         )
-    return news.select("item_id", "title").join(attributes, on="item_id", how="left")
+        entity = pl.concat_list(*entities)
+        attributes = attributes_of(
+            news, {"category": "category", "subcategory": "subcategory", "entity": entity}
+        )
+        return news.select("item_id", "title").join(attributes, on="item_id", how="left")
 
 
-def _entities(news: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Pairs of `item_id` and `entity`."""
-    pairs = []
-    for row, (item, text) in enumerate(news.select("item_id", column).iter_rows(), 1):
+def _entities(column: pl.Series) -> pl.Series:
+    """The Wikidata entities that each row lists as JSON."""
+    found = []
+    for row, text in enumerate(column, 1):
         try:
-            pairs += [(item, str(entity["WikidataId"])) for entity in json.loads(text or "[]")]
+            found.append([str(entity["WikidataId"]) for entity in json.loads(text or "[]")])
         except (KeyError, TypeError, ValueError) as error:
             shown = repr(text[:SHOWN_CHARACTERS])
             raise EventFormatError(
-                f"{column} is {shown} in row {row}; allowed: JSON list of objects with WikidataId"
+                f"{column.name} is {shown} in row {row}; allowed: JSON list of objects with WikidataId"
             ) from error
-    return pl.DataFrame(pairs, {"item_id": pl.Int64, "entity": pl.String}, orient="row")
+    return pl.Series(column.name, found, pl.List(pl.String))

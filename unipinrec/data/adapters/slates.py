@@ -4,7 +4,7 @@ import polars as pl
 
 
 def slate_events(history: pl.DataFrame, slates: pl.DataFrame) -> pl.DataFrame:
-    """Events by user and time: earlier clicks without a feedview, and slates with theirs.
+    """Return events by user and time: earlier clicks without a feedview, and slates with theirs.
 
     Both tables have `user_id`, `item_id`, `actions` and `timestamp`, and `slates` has `feedview_id`. A user's
     rows of one item and second become one: in the first of the slates, with the actions of all.

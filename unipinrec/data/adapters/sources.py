@@ -15,6 +15,8 @@ from unipinrec.data.download import DownloadError, Report, download_https
 from unipinrec.data.events import EventFormatError
 from unipinrec.data.prepared import require_new
 
+ARCHIVES = (".zip", ".tar.gz", ".tgz")
+
 
 @dataclass(frozen=True, slots=True)
 class Download:
@@ -30,28 +32,18 @@ class Download:
         """The address to open in a browser."""
         return f"https://{self.host}{self.path}"
 
-    @property
-    def name(self) -> str:
-        """The file's own name."""
-        return self.path.rsplit("/", 1)[-1]
-
-
-ARCHIVES = (".zip", ".tar.gz", ".tgz")
-
 
 @contextmanager
 def source_files(
     path: Path | None, downloads: Sequence[Download], out: Path, report: Report
 ) -> Iterator[Path]:
-    """`path`, or a folder with what it or the downloads have unpacked, that lasts as long as the context.
+    """Yield `path`, or a folder with what it or the downloads have unpacked, gone when the context ends.
 
     `out` is the prepared dataset to be made; that it does not exist is checked before anything is downloaded.
 
-    Raises:
-        DownloadError: a host does not answer with the file.
-        EventFormatError: an archive cannot be unpacked, or has none of the files.
-        FileNotFoundError: there is no `path`.
-        PreparedDatasetError: `out` exists.
+    Raises `DownloadError` if a host does not answer with the file, `EventFormatError` if an archive cannot be
+    unpacked or has none of the files, `FileNotFoundError` if there is no `path`, and `PreparedDatasetError`
+    if `out` exists.
     """
     require_new(out)
     if path is not None and not path.exists():
@@ -68,7 +60,8 @@ def source_files(
                 unpack(stream, str(path), members, folder)
         else:
             for download in downloads:
-                _fetch(download, downloads, folder, report)
+                report(f"downloading {download.url}")
+                _fetch(download, downloads, folder)
         yield folder
 
 
@@ -76,27 +69,23 @@ def unpack(stream: BinaryIO, name: str, members: Sequence[str], folder: Path) ->
     """Write the members of an archive whose names match one of the patterns into `folder`.
 
     `name` says what the archive is, and by its ending of which kind: zip, or else a compressed tar.
-
-    Raises:
-        EventFormatError: the archive is damaged, or has no such member.
+    Raises `EventFormatError` if the archive is damaged, or has no such member.
     """
     try:
         if name.lower().endswith(".zip"):
             with zipfile.ZipFile(stream) as archive:
-                wanted = [each for each in archive.namelist() if _matches(each, members)]
-                for each in wanted:
-                    archive.extract(each, folder)
+                found = [member for member in archive.namelist() if _matches(member, members)]
+                for member in found:
+                    archive.extract(member, folder)
         else:
             with tarfile.open(fileobj=stream, mode="r:gz") as packed:
-                wanted = []
-                for member in packed:
-                    if _matches(member.name, members):
-                        packed.extract(member, folder, filter="data")
-                        wanted.append(member.name)
+                wanted = [member for member in packed if _matches(member.name, members)]
+                packed.extractall(folder, wanted, filter="data")
+                found = [member.name for member in wanted]
     except Exception as error:
         # Decompressors raise what they like.
         raise EventFormatError(f"archive {name} is unreadable: {error}") from error
-    if not wanted:
+    if not found:
         raise EventFormatError(f"archive {name} has no file {' or '.join(members)}; allowed: 1 or more")
 
 
@@ -104,8 +93,7 @@ def _matches(member: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(member, pattern) for pattern in patterns)
 
 
-def _fetch(download: Download, all_downloads: Sequence[Download], folder: Path, report: Report) -> None:
-    report(f"downloading {download.url}")
+def _fetch(download: Download, all_downloads: Sequence[Download], folder: Path) -> None:
     try:
         content = download_https(download.host, download.path)
     except DownloadError as error:
@@ -116,14 +104,13 @@ def _fetch(download: Download, all_downloads: Sequence[Download], folder: Path, 
     if download.members:
         unpack(io.BytesIO(content), download.url, download.members, folder)
     else:
-        (folder / download.name).write_bytes(content)
+        (folder / Path(download.path).name).write_bytes(content)
 
 
 def one_file(path: Path, *patterns: str) -> Path:
-    """`path` if it is a file, else the one file below it whose name matches one of the patterns.
+    """Return `path` if it is a file, else the only file below it whose name matches one of the patterns.
 
-    Raises:
-        EventFormatError: there are none or several.
+    Raises `EventFormatError` if there are none or several.
     """
     if path.is_file():
         return path
@@ -136,5 +123,5 @@ def one_file(path: Path, *patterns: str) -> Path:
 
 
 def files_below(folder: Path, *patterns: str) -> list[Path]:
-    """Files in the folder and the folders in it whose name matches one of the patterns, sorted."""
+    """Return the files in the folder and those in it whose name matches one of the patterns, sorted."""
     return sorted({found for pattern in patterns for found in folder.rglob(pattern) if found.is_file()})
