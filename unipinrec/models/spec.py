@@ -23,11 +23,11 @@ class Examples(Protocol):
     """What a model is trained on: the same examples for the same epoch, every time."""
 
     def __len__(self) -> int:
-        """Examples of an epoch."""
+        """Return the number of examples of an epoch."""
 
     @property
     def interactions(self) -> InteractionDataset:
-        """What the examples are drawn from."""
+        """Return what the examples are drawn from."""
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the examples of an epoch from here on."""

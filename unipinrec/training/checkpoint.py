@@ -70,7 +70,7 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a training folder, or None."""
+    """Return the newest whole checkpoint of a training folder, or None."""
     return max(_checkpoints(folder), key=lambda path: int(path.name.removeprefix("epoch-")), default=None)
 
 

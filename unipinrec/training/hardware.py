@@ -46,7 +46,7 @@ class Hardware:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes checkpoints and shows progress."""
+        """Return whether this process writes checkpoints and shows progress."""
         return self.rank == 0
 
     @contextmanager

@@ -31,7 +31,7 @@ READ_EVERY = 10
 
 
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then cosine decay to zero."""
+    """Return a step's learning rate: linear warm-up, then cosine decay to zero."""
     warmup = max(1, round(config.warmup_fraction * steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup

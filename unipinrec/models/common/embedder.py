@@ -54,7 +54,7 @@ class ItemEmbedder(nn.Module):
             own.copy_(tensor)
 
     def forward(self, item_row: Tensor, hidden_ids: Tensor | None = None) -> Tensor:
-        """Item rows [...] (padding may be -1, its vector is meaningless) to unit vectors [..., E].
+        """Turn item rows [...] (padding may be -1, its vector is meaningless) into unit vectors [..., E].
 
         Ids of cold items are hidden, and those that `hidden_ids` [...] marks.
         """
@@ -77,6 +77,6 @@ class ItemEmbedder(nn.Module):
 
     @torch.no_grad()
     def all_vectors(self) -> Tensor:
-        """The vectors of the whole catalogue, [V, E]."""
+        """Return the vectors of the whole catalogue, [V, E]."""
         vector: Tensor = self(torch.arange(len(self.cold_V), device=self.cold_V.device))
         return vector
