@@ -32,7 +32,7 @@ class RetrievalHead(nn.Module):
     def forward(
         self, hidden: Tensor, timestamp: Tensor, surface: Tensor, outcome: Tensor, offset: Tensor
     ) -> Tensor:
-        """Return vectors [..., E] of hidden states [..., C], request times, surfaces, outcomes, offsets [...].
+        """Return vectors [..., E] of hidden states [..., C], request times, surfaces, outcomes and offsets.
 
         Outcome A asks for no action in particular.
         """
