@@ -31,7 +31,7 @@ class OutcomeConditioning:
         self._targets = {action: views.targets(1 << action) for action in self._actions}
 
     def question(self) -> Question:
-        """How the answers are shown."""
+        """Return how the answers are shown."""
         shares = [(name, ANY, share_of(name)) for name in self._names]
         recalls = [(name, other, recall_of(name)) for name in self._names for other in (ANY, *self._names)]
         return Question(
@@ -45,7 +45,7 @@ class OutcomeConditioning:
         )
 
     def answers(self, recommender: QueryEmbedder) -> Run:
-        """Shares and recalls with one trained model."""
+        """Return shares and recalls with a trained model."""
         ways = [ANY, *self._names]
         outcomes = [len(self._views.dataset.info.actions), *self._actions]
         requests = len(self._views.feedview_F)
@@ -86,10 +86,10 @@ class OutcomeConditioning:
 
 
 def share_of(action: str) -> str:
-    """Name of a metric."""
+    """Return the name of a metric."""
     return f"true share of {action}"
 
 
 def recall_of(action: str) -> str:
-    """Name of a metric."""
+    """Return the name of a metric."""
     return f"recall@{K} of {action}"

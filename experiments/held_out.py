@@ -27,9 +27,9 @@ class Measured:
     """Metrics that have no value per user."""
 
     def means(self) -> dict[str, float]:
-        """All of them without intervals."""
-        means = {name: float(one.value_X.mean()) for name, one in self.metrics.items()}
-        return means | {name: one.mean for name, one in self.areas.items()}
+        """Return all metrics without intervals."""
+        means = {name: float(values.value_X.mean()) for name, values in self.metrics.items()}
+        return means | {name: area.mean for name, area in self.areas.items()}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class HeldOut:
 
     @cached_property
     def split(self) -> Split:
-        """What training may see."""
+        """Return what training may see."""
         if self.recipe.protocol == "leave_one_out":
             return split_leave_one_out(self.dataset)
         time_F = self.dataset.feedviews.timestamp_F
@@ -50,12 +50,12 @@ class HeldOut:
 
     @cached_property
     def views(self) -> FutureFeedviews:
-        """Slates after the cut."""
+        """Return the slates after the cut."""
         return FutureFeedviews.of(self.dataset, self.split, self.recipe.feedviews_per_user)
 
     @cached_property
     def labelled(self) -> Labelled:
-        """The slates with their labels."""
+        """Return the slates with their labels."""
         return Labelled.of(self.views)
 
     def measure(self, variant: Variant, recommender: Any) -> Measured:
@@ -77,7 +77,7 @@ class HeldOut:
         return Measured(metrics, areas)
 
     def baselines(self) -> dict[tuple[str, str], Measured]:
-        """What counting reaches, by name and description; in a simulation, also what the truth reaches."""
+        """Return what counting reaches, and in a simulation the truth, by name and description."""
         if self.recipe.protocol == "leave_one_out":
             history_U = self.split.train_end_U + 1
             popularity = Popularity(self.dataset, history_U)

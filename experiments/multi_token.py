@@ -41,7 +41,7 @@ class MultiToken:
         self._next_F = views.targets()
 
     def question(self) -> Question:
-        """How the answers are shown."""
+        """Return how the answers are shown."""
         return Question(
             title="Several query embeddings",
             what=f"{TOTAL} candidates for every request, split evenly over its query embeddings; an "
@@ -65,16 +65,16 @@ class MultiToken:
 
     def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
         """Return every way's answers with the models of one seed, which have the names of their variants."""
-        one, several = recommenders[UNIFIED.name], recommenders[MULTI_TOKEN.name]
-        one_FSOE = self._queries(one, max(STEPS))
+        single, several = recommenders[UNIFIED.name], recommenders[MULTI_TOKEN.name]
+        single_FSOE = self._queries(single, max(STEPS))
         several_FSOE = self._queries(several, 2)
         return {
-            ONE: self._measure(one, one_FSOE[:, :1, 0]),
-            **{way: self._measure(one, one_FSOE[:, :steps, 0]) for steps, way in STEPWISE.items()},
+            ONE: self._measure(single, single_FSOE[:, :1, 0]),
+            **{way: self._measure(single, single_FSOE[:, :steps, 0]) for steps, way in STEPWISE.items()},
             OWN_ONE: self._measure(several, several_FSOE[:, :1, 0]),
             OFFSETS: self._measure(several, several_FSOE[:, 0]),
             OFFSETS_STEPWISE: self._measure(
-                several, several_FSOE.reshape(len(several_FSOE), -1, one_FSOE.shape[-1])
+                several, several_FSOE.reshape(len(several_FSOE), -1, single_FSOE.shape[-1])
             ),
         }
 

@@ -45,7 +45,7 @@ class Recipe:
     synthetic: bool = False
 
     def narrowed(self, names: Sequence[str] | None, seeds: Sequence[int] | None) -> "Recipe":
-        """Some of the variants, or other seeds.
+        """Return the recipe with some of its variants, or with other seeds.
 
         Raises:
             ValueError: a name is not a variant of this recipe.
@@ -58,23 +58,23 @@ class Recipe:
         return replace(self, variants=chosen, seeds=self.seeds if seeds is None else tuple(seeds))
 
     def seeds_of(self, variant: Variant) -> tuple[int, ...]:
-        """What a variant is trained with."""
+        """Return the seeds that a variant is trained with."""
         return self.seeds[: variant.most_seeds]
 
     def model_config(self, dataset: InteractionDataset, variant: Variant) -> ModelConfig:
-        """Sizes for a dataset, with what the dataset knows of its items."""
+        """Return sizes for a dataset, with what the dataset knows of its items."""
         kind: type[ModelConfig] = find_model(variant.spec).config
         return sized(kind, "demo", dataset.catalogue_fields | _known(kind, self.sizes) | variant.model)
 
     def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> RetrievalTraining:
-        """The budget, which every variant shares, and what its model knows of the losses."""
+        """Return the budget, which every variant shares, with what its model knows of the losses."""
         kind: type[RetrievalTraining] = find_model(variant.spec).training
         weights = tuple(self.action_weights.get(action, 1.0) for action in dataset.info.actions)
         fields = self.training.model_dump() | {"action_weights": weights, "seed": seed}
         return kind.model_validate(_known(kind, fields) | variant.training)
 
     def blended_config(self, model: ModelConfig, seed: int) -> BlendedConfig:
-        """How examples are drawn."""
+        """Return how examples are drawn."""
         fields = {"max_history": model.max_history, "seed": seed} | self.blended
         return BlendedConfig.model_validate(fields)
 

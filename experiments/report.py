@@ -61,7 +61,7 @@ class Machine(Config):
 
     @classmethod
     def here(cls) -> "Machine":
-        """This machine."""
+        """Return this machine."""
         lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         return cls(

@@ -69,7 +69,7 @@ class Runner:
         rows = [self._trained_row(variant, measured) for variant in self._recipe.variants]
         for (name, what), found in self._held_out.baselines().items():
             self._values[name] = found.metrics
-            metrics = {metric: one.estimate() for metric, one in found.metrics.items()}
+            metrics = {metric: values.estimate() for metric, values in found.metrics.items()}
             rows.append(Row(model=name, what=what, metrics=metrics | found.areas))
         dataset = self._held_out.dataset
         return EvaluationReport(
@@ -166,7 +166,7 @@ class Runner:
             parameters=sum(weight.numel() for weight in model.parameters()),
             training_seconds=tuple(trial.seconds for trial in trials),
             flops=forward_flops(model),
-            metrics={name: one.estimate() for name, one in merged.items()}
+            metrics={name: values.estimate() for name, values in merged.items()}
             | mean_areas([run.areas for run in runs]),
             by_seed={name: tuple(run.means()[name] for run in runs) for name in runs[0].means()},
             losses=losses(trials[0].folder),
@@ -183,13 +183,13 @@ class Runner:
 
 
 def train_and_measure(trial: Trial, held_out: HeldOut) -> Measured:
-    """One trial, in a process of its own."""
+    """Run one trial, in a process of its own."""
     trial.train(held_out.dataset, held_out.split)
     return held_out.measure(trial.variant, load_offline(trial.checkpoint))
 
 
 def condition(trials: Sequence[Trial], held_out: HeldOut) -> Run:
-    """One seed's answers about outcome conditioning.
+    """Return one seed's answers about outcome conditioning.
 
     Raises:
         ValueError: the dataset is not simulated.
@@ -200,13 +200,13 @@ def condition(trials: Sequence[Trial], held_out: HeldOut) -> Run:
 
 
 def use_query_sets(trials: Sequence[Trial], held_out: HeldOut) -> Run:
-    """One seed's answers about several query embeddings."""
+    """Return one seed's answers about several query embeddings."""
     recommenders = {trial.variant.name: load_offline(trial.checkpoint) for trial in trials}
     return MultiToken(held_out.views).answers(recommenders)
 
 
 def mean_areas(areas: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
-    """Means over seeds of estimates and of their intervals' ends."""
+    """Return means over seeds of estimates and of their intervals' ends."""
     return {
         name: Estimate(
             *(float(np.mean([getattr(area[name], end) for area in areas])) for end in ("mean", "low", "high"))
@@ -233,7 +233,7 @@ def forward_flops(model: HistoryModel) -> int:
 
 
 def losses(folder: Path) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Training curves that `train` wrote for TensorBoard."""
+    """Return the training curves that `train` wrote for TensorBoard."""
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     return {
         tag.removeprefix("loss/"): tuple((scalar.step, scalar.value) for scalar in events.Scalars(tag))

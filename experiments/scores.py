@@ -30,23 +30,23 @@ class Values:
     user_X: NDArray[np.int64]
 
     def estimate(self) -> Estimate:
-        """Mean and interval."""
+        """Return the mean and its interval."""
         return estimate(self.value_X, cluster_X=self.user_X)
 
     def minus(self, other: "Values") -> Estimate:
-        """Paired difference over the same users."""
+        """Return the paired difference over the same users."""
         return difference(self.value_X, other.value_X, cluster_X=self.user_X)
 
 
 def mean_values(runs: list[Values]) -> Values:
-    """Each user's mean over training runs."""
+    """Return each user's mean over training runs."""
     return Values(np.mean([run.value_X for run in runs], axis=0), runs[0].user_X)
 
 
 def leave_one_out_values(
     scorer: Scorer, dataset: InteractionDataset, split: Split, *, validation: bool = False
 ) -> dict[str, Values]:
-    """Recall@10 and NDCG@10 of every held-out user, over the full catalogue."""
+    """Return Recall@10 and NDCG@10 of every held-out user, over the full catalogue."""
     user_X = np.flatnonzero(split.held_out_U)
     length_X = split.train_end_U[user_X] + (0 if validation else 1)
     rank_X = ranks_after(scorer, dataset, user_X, length_X, CHUNK_USERS)
@@ -67,12 +67,12 @@ class Labelled:
 
     @classmethod
     def of(cls, views: FutureFeedviews) -> "Labelled":
-        """Labels of these feedviews."""
+        """Return the labels of these feedviews."""
         offset_F1 = views.offsets()
         return cls(views, views.labels(), offset_F1, np.repeat(views.user_F, np.diff(offset_F1)))
 
     def hits(self, score_SA: NDArray[np.float32]) -> dict[str, Values]:
-        """Hit@3 of every action that occurs."""
+        """Return Hit@3 of every action that occurs."""
         hit_FA = hit_at_k(score_SA, self.label_SA, self.offset_F1, HITS)
         found = {}
         for action, name in enumerate(self.views.dataset.info.actions):
@@ -83,7 +83,7 @@ class Labelled:
         return found
 
     def areas(self, score_SA: NDArray[np.float32]) -> dict[str, Estimate]:
-        """AUC and gAUC of every action that occurs and does not always occur."""
+        """Return AUC and gAUC of every action that occurs and does not always occur."""
         found = {}
         for action, name in enumerate(self.views.dataset.info.actions):
             label_S = self.label_SA[:, action]
@@ -93,14 +93,14 @@ class Labelled:
         return found
 
     def recall(self, recommender: Retriever) -> dict[str, Values]:
-        """Recall@10 of each feedview's first new positive item, over the full catalogue."""
+        """Return Recall@10 of each feedview's first new positive item, over the full catalogue."""
         rank_F = self.views.ranks(recommender)
         sought_F = rank_F > 0
         return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), self.views.user_F[sought_F])}
 
 
 def rates_scores(labelled: Labelled, split: Split) -> NDArray[np.float32]:
-    """User rate times item rate for every action, fitted on everything shown before the test time, [S, A].
+    """Return user rate times item rate for every action, fitted on all shown before the test time, [S, A].
 
     How strongly rates are smoothed is chosen on the last fifth of the training time.
     """

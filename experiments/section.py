@@ -34,7 +34,7 @@ class Question:
     """Paired differences to report: way, other way, metric."""
 
     def section(self, runs: Sequence[Run]) -> Section:
-        """Means over seeds, with intervals over users."""
+        """Return means over seeds, with intervals over users."""
         values = {
             way: {
                 name: mean_values([run[way].metrics[name] for run in runs]) for name in runs[0][way].metrics
@@ -45,7 +45,7 @@ class Question:
             Row(
                 model=way,
                 what=what,
-                metrics={name: one.estimate() for name, one in values[way].items()},
+                metrics={name: found.estimate() for name, found in values[way].items()},
                 totals={
                     name: float(np.mean([run[way].totals[name] for run in runs]))
                     for name in runs[0][way].totals

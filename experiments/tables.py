@@ -87,7 +87,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    cells = {name: _shown(one) for name, one in row.metrics.items()}
+    cells = {name: _shown(metric) for name, metric in row.metrics.items()}
     cells |= {name: f"{value:.4f}" for name, value in row.totals.items()}
     if row.seeds:
         cells["seeds"] = str(len(row.seeds))
@@ -105,9 +105,9 @@ def _differences(differences: Sequence[Difference]) -> list[str]:
         return []
     lines = ["Paired differences over the same users; one whose interval leaves out 0 is marked.\n"]
     lines += ["| | metric | difference |", "|---|---|---|"]
-    for one in differences:
-        certain = " *" if one.estimate.low > 0 or one.estimate.high < 0 else ""
-        lines.append(f"| {one.a} - {one.b} | {one.metric} | {_shown(one.estimate, sign=True)}{certain} |")
+    for pair in differences:
+        certain = " *" if pair.estimate.low > 0 or pair.estimate.high < 0 else ""
+        lines.append(f"| {pair.a} - {pair.b} | {pair.metric} | {_shown(pair.estimate, sign=True)}{certain} |")
     return [*lines, ""]
 
 
@@ -155,9 +155,9 @@ def _plot_sweep(points: Sequence[tuple[float, Row]], label: str, path: Path) -> 
     figure, axes = plt.subplots(1, len(metrics), figsize=(2.6 * len(metrics), 2.6), layout="constrained")
     for axis, name in zip(axes.flat if len(metrics) > 1 else [axes], metrics, strict=True):
         found = [(value, row.metrics[name]) for value, row in points if name in row.metrics]
-        value_X, means = [value for value, _ in found], [one.mean for _, one in found]
-        below = [one.mean - one.low for _, one in found]
-        above = [one.high - one.mean for _, one in found]
+        value_X, means = [value for value, _ in found], [metric.mean for _, metric in found]
+        below = [metric.mean - metric.low for _, metric in found]
+        above = [metric.high - metric.mean for _, metric in found]
         axis.errorbar(value_X, means, yerr=[below, above], marker="o", capsize=3)
         axis.set(xlabel=label, title=name, xticks=value_X)
         axis.grid(alpha=0.3)

@@ -27,12 +27,12 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For lines of progress."""
+        """Return a name for lines of progress."""
         return f"{self.variant.name}, seed {self.seed}"
 
     @property
     def seconds(self) -> float:
-        """What training took."""
+        """Return what training took."""
         return float((self.folder / SECONDS).read_text())
 
     def train(self, dataset: InteractionDataset, split: Split) -> None:
@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path:
-        """What training left.
+        """Return what training left.
 
         Raises:
             FileNotFoundError: it was not trained yet.

@@ -56,7 +56,7 @@ MULTI_TOKEN = Variant(
 
 
 def masking(probability: float) -> Variant:
-    """The unified model with another p_mask (UniPinRec, Table 4)."""
+    """Return the unified model with another p_mask (UniPinRec, Table 4)."""
     return Variant(
         name=f"p_mask={probability}",
         what="unified, another chance of masking",
@@ -66,14 +66,14 @@ def masking(probability: float) -> Variant:
 
 
 def depth(layers: int) -> Variant:
-    """The unified model with another number of layers (UniPinRec, Fig 4)."""
+    """Return the unified model with another number of layers (UniPinRec, Fig 4)."""
     return Variant(
         name=f"layers={layers}", what="unified, another depth", model={"layers": layers}, most_seeds=1
     )
 
 
 def length(events: int) -> Variant:
-    """The unified model that reads another number of events (UniPinRec, Fig 4)."""
+    """Return the unified model that reads another number of events (UniPinRec, Fig 4)."""
     return Variant(
         name=f"events={events}",
         what="unified, another history length",

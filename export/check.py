@@ -20,7 +20,7 @@ class ExportMismatchError(Exception):
 def refuse_if_different(
     name: str, exported: Callable[..., object], eager: nn.Module, inputs: tuple[object, ...]
 ) -> float:
-    """The largest absolute difference of all outputs, and of what was written into the inputs.
+    """Return the largest absolute difference of all outputs, and of what was written into the inputs.
 
     Raises:
         ExportMismatchError: shapes differ, or a difference is above `TOLERANCE` or not a number.

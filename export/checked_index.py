@@ -33,7 +33,7 @@ class IndexRecallError(ValueError):
 
 
 def build_checked(choice: str, vector_VE: Floats, report: Callable[[str], None]) -> tuple[IndexKind, Any]:
-    """The index of `choice` over `vector_VE`, and its kind, once it finds what exact search does.
+    """Return the index of `choice` over `vector_VE`, and its kind, once it finds what exact search does.
 
     Where it does not, `auto` turns to `flat` and reports why in one line.
 
@@ -55,7 +55,7 @@ def build_checked(choice: str, vector_VE: Floats, report: Callable[[str], None])
 
 
 def recall(index: Any, vector_VE: Floats) -> float:
-    """Mean recall@`INDEX_TUNED_FOR` of queries near items that lie far from each other.
+    """Return the mean recall@`INDEX_TUNED_FOR` of queries near items that lie far from each other.
 
     A found item counts if its score is among the largest, so that equal ones stand for each other.
     """

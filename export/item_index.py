@@ -52,7 +52,7 @@ class UnknownIndexError(ValueError):
 
 
 def choose_kind(choice: str, items: int) -> IndexKind:
-    """The kind of index that a catalogue of `items` gets.
+    """Return the kind of index that a catalogue of `items` gets.
 
     Raises:
         UnknownIndexError: `choice` is none of `CHOICES`.
@@ -66,7 +66,7 @@ def choose_kind(choice: str, items: int) -> IndexKind:
 
 
 def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
-    """An index that finds rows of `vector_VE`, with its search parameters set for `INDEX_TUNED_FOR` items.
+    """Return an index of the rows of `vector_VE`, its search parameters set for `INDEX_TUNED_FOR` items.
 
     Built by one thread: HNSW links what several threads insert in the order of their race, and a bundle's id
     is a hash of its files. Equal vectors make equal files on processors with the same vector instructions.
@@ -141,7 +141,7 @@ _BUILD: dict[IndexKind, Callable[[Floats], Any]] = {
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """FAISS on one thread within; results do not depend on a race then."""
+    """Let FAISS use one thread within; results do not depend on a race then."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -15,7 +15,7 @@ DECIMALS = 6
 
 
 def first_of_each(vector_VE: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The first item with the same vector up to `DECIMALS`, of every item: [V], mostly the item itself."""
+    """Return every item's first twin, with the same vector up to `DECIMALS`: [V], mostly the item itself."""
     # Adding 0 makes one zero of both.
     rounded_VE = np.ascontiguousarray(vector_VE.round(DECIMALS) + np.float32(0))
     bytes_V = rounded_VE.view(np.dtype((np.void, rounded_VE.strides[0]))).ravel()

@@ -103,7 +103,7 @@ class Manifest(Config):
 
     @cached_property
     def model(self) -> UnifiedConfig:
-        """The configuration of the unified model, which must be there."""
+        """Return the configuration of the unified model, which must be there."""
         return self.config_of(UNIFIED, UnifiedConfig)
 
     def config_of(self, name: str, kind: type[C]) -> C:

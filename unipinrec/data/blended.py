@@ -5,7 +5,7 @@ Shapes: U users, F feedviews, V items, N events, T = N + 1 positions (BOS first)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
@@ -84,6 +84,14 @@ class BlendedBatch:
     feedview_surface_B: Tensor
     user_B: Tensor
 
+    def to(self, device: torch.device) -> Self:
+        """Return the batch on a device."""
+        return type(self)(*(getattr(self, name).to(device) for name in self.__slots__))
+
+    def rows(self, chosen: slice) -> Self:
+        """Return some of the examples, padded as all of them are."""
+        return type(self)(*(getattr(self, name)[chosen] for name in self.__slots__))
+
 
 class BlendedDataset(Dataset[BlendedExample]):
     """One example per user and epoch, from the training part of a split alone (default: leave one out).
@@ -158,11 +166,14 @@ class BlendedDataset(Dataset[BlendedExample]):
             candidate_actions_K=candidate_actions_K,
         )
 
-    def batches(self, *, batch_size: int, seed: int) -> DataLoader[BlendedExample]:
+    def batches(
+        self, *, batch_size: int, seed: int, workers: int = 0, draw: torch.Generator | None = None
+    ) -> DataLoader[BlendedExample]:
         """Return batches (`BlendedBatch`) of all users in a random order given by `seed`.
 
         Histories of similar length share a batch, since padding is computed like everything else. The last
-        batch made may be smaller.
+        batch made may be smaller. So many `workers` join the examples, or this process if there are none.
+        PyTorch's loader draws a number from `draw`, or else from the default generator.
         """
         random = np.random.default_rng(seed)
         rough_length = self.history_lengths() + random.integers(0, LENGTH_NOISE, len(self))
@@ -171,7 +182,9 @@ class BlendedDataset(Dataset[BlendedExample]):
             by_length[start : start + batch_size].tolist() for start in range(0, len(self), batch_size)
         ]
         random.shuffle(batches)
-        return DataLoader(self, batch_sampler=batches, num_workers=0, collate_fn=collate)
+        return DataLoader(
+            self, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=draw
+        )
 
     def _random(self, user: int) -> np.random.Generator:
         return np.random.default_rng((self._config.seed, self._epoch, user))

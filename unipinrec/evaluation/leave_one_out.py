@@ -27,7 +27,7 @@ CHUNK_USERS = 64
 
 
 def request_before(dataset: InteractionDataset, user: int, length: int) -> OfflineRequest:
-    """The request whose answer should hold the user's event at `length`, which must exist."""
+    """Return the request whose answer should hold the user's event at `length`, which must exist."""
     history = dataset.history(user)
     return OfflineRequest(
         history=history[:length],
@@ -55,7 +55,7 @@ class RetrievalScorer:
 def evaluate_leave_one_out(
     recommender: Retriever, dataset: InteractionDataset, report: Callable[[str], None]
 ) -> Quality:
-    """Recall@10 and NDCG@10 of retrieval, popularity and first-order Markov; `report` gets a line each."""
+    """Return Recall@10 and NDCG@10 of retrieval, popularity and Markov; `report` gets a line each."""
     split = split_leave_one_out(dataset)
     user_U = np.flatnonzero(split.held_out_U)
     history_U = split.train_end_U + 1

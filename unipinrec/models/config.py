@@ -86,12 +86,12 @@ class ModelConfig(CatalogueConfig):
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """Return the width of an attention head."""
         return self.width // self.heads
 
     @property
     def max_positions(self) -> int:
-        """Keys and values that one history can fill: BOS and `max_history` events."""
+        """Return how many keys and values a history can fill: BOS and `max_history` events."""
         return self.max_history + 1
 
 

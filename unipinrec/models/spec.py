@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,17 +23,20 @@ class Examples(Protocol):
     """What a model is trained on: the same examples for the same epoch, every time."""
 
     def __len__(self) -> int:
-        """Examples of an epoch."""
+        """Return the number of examples of an epoch."""
 
     @property
     def interactions(self) -> InteractionDataset:
-        """What the examples are drawn from."""
+        """Return what the examples are drawn from."""
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the examples of an epoch from here on."""
 
-    def batches(self, *, batch_size: int, seed: int) -> DataLoader[Any]:
-        """Return batches of all examples, in an order given by `seed`; the last made may be smaller."""
+    def batches(self, *, batch_size: int, seed: int, workers: int, draw: torch.Generator) -> DataLoader[Any]:
+        """Return batches of all examples, in an order given by `seed`; the last made may be smaller.
+
+        A batch has a method `to` that moves it to a device. The loader draws from `draw`.
+        """
 
 
 def blended_examples(interactions: InteractionDataset, config: ModelConfig, seed: int) -> BlendedDataset:

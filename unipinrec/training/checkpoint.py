@@ -49,7 +49,7 @@ def save_checkpoint(
     folder: Path, state: CheckpointState, model: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> Path:
     """Write `folder/epoch-<n>` and drop the checkpoints beside it. Returns the new one's path."""
-    final = folder / f"epoch-{state.epoch:04d}"
+    final = checkpoint_path(folder, state.epoch)
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -64,8 +64,13 @@ def save_checkpoint(
     return final
 
 
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    """Return where the checkpoint after an epoch belongs."""
+    return folder / f"epoch-{epoch:04d}"
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a training folder, or None."""
+    """Return the newest whole checkpoint of a training folder, or None."""
     return max(_checkpoints(folder), key=lambda path: int(path.name.removeprefix("epoch-")), default=None)
 
 

@@ -10,7 +10,7 @@ from tests.support.item_means.module import ItemMeans, ItemMeansConfig
 from unipinrec.config import TrainingConfig
 from unipinrec.data.blended import BlendedBatch, BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.common.objective import Losses, Objective
+from unipinrec.models.common.objective import WHOLE, Losses, Objective, Share
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.spec import Exports, Graph, ModelSpec
 
@@ -26,11 +26,15 @@ class NextItemLoss(Objective):
         super().__init__(model)
         self.scale = config.scale
 
-    def forward(self, batch: BlendedBatch) -> Losses:
-        target_B = batch.target_item_BT[torch.arange(len(batch.length_B)), batch.length_B]
+    def forward(self, batch: BlendedBatch, share: Share = WHOLE) -> Losses:
         assert isinstance(self.model, ItemMeans)
-        score_BV = self.scale * self.model(batch.event_item_BN) @ self.model.table.weight.T
-        loss = F.cross_entropy(score_BV[target_B >= 0], target_B[target_B >= 0])
+        target_B = batch.target_item_BT[torch.arange(len(batch.length_B)), batch.length_B]
+        part = share.part(len(target_B))
+        own_B = (target_B[part.rows] >= 0) & part.counted
+        query_BE = self.model(batch.event_item_BN[part.rows][own_B])
+        score_BV = self.scale * query_BE @ self.model.table.weight.T
+        loss = F.cross_entropy(score_BV, target_B[part.rows][own_B], reduction="sum")
+        loss = loss / (target_B >= 0).sum()
         return Losses(loss, {"next_item": loss})
 
 

@@ -35,7 +35,7 @@ class Draw:
             self.negative_XE,
             self.log_q_X,
             self.same_user_PX | (self.row_P.unsqueeze(1) == self.row_X),
-        )
+        ).mean()
 
     def value(self, softmax: SampledSoftmax | None = None) -> float:
         return float(self.loss(softmax or SampledSoftmax().double()).detach())
@@ -133,15 +133,19 @@ def test_with_several_targets_the_least_loss_of_those_that_count_is_taken(seed: 
 
     def loss(target_PR: Tensor, counted_PR: Tensor, rows: slice = slice(None)) -> Tensor:
         zeros = torch.zeros(target_PR[rows].shape, dtype=torch.float64)
-        return softmax(
-            draw.query_PE[rows],
-            item_VE[target_PR[rows]],
-            zeros,
-            counted_PR[rows],
-            draw.negative_XE,
-            torch.zeros(len(draw.row_X), dtype=torch.float64),
-            left_out_PX[rows],
-        ).detach()
+        return (
+            softmax(
+                draw.query_PE[rows],
+                item_VE[target_PR[rows]],
+                zeros,
+                counted_PR[rows],
+                draw.negative_XE,
+                torch.zeros(len(draw.row_X), dtype=torch.float64),
+                left_out_PX[rows],
+            )
+            .mean()
+            .detach()
+        )
 
     target_PR = torch.stack([draw.row_P, other_P], dim=1)
     least = []
@@ -175,14 +179,16 @@ def test_action_loss_equals_a_loop_over_counted_positions(seed: int, weight_A: l
     logit = 3 * torch.randn(4, 5, 3, generator=draw, dtype=torch.float64)
     multi_hot = torch.randint(2, (4, 5, 3), generator=draw)
     counted = torch.rand(4, 5, generator=draw) < 0.5
-    found = float(action_loss(logit, multi_hot, counted, torch.tensor(weight_A, dtype=torch.float64)))
+    weights = torch.tensor(weight_A, dtype=torch.float64)
+    found = float(action_loss(logit, multi_hot, counted, counted.sum(), weights))
     assert found == pytest.approx(action_loss_by_hand(logit, multi_hot, counted, weight_A), rel=1e-12)
 
 
 def test_positions_that_do_not_count_get_no_gradient() -> None:
     logit = torch.randn(2, 3, 2, requires_grad=True)
     counted = torch.tensor([[True, False, True], [False, False, True]])
-    action_loss(logit, torch.ones(2, 3, 2, dtype=torch.long), counted, torch.ones(2)).backward()
+    hot = torch.ones(2, 3, 2, dtype=torch.long)
+    action_loss(logit, hot, counted, counted.sum(), torch.ones(2)).backward()
     assert logit.grad is not None
     assert (logit.grad != 0).any(dim=-1).tolist() == counted.tolist()
 
@@ -190,7 +196,7 @@ def test_positions_that_do_not_count_get_no_gradient() -> None:
 def test_action_loss_is_zero_and_differentiable_when_nothing_counts() -> None:
     logit = torch.randn(2, 3, 2, requires_grad=True)
     nothing = torch.zeros(2, 3, dtype=torch.bool)
-    loss = action_loss(logit, torch.ones(2, 3, 2, dtype=torch.long), nothing, torch.ones(2))
+    loss = action_loss(logit, torch.ones(2, 3, 2, dtype=torch.long), nothing, nothing.sum(), torch.ones(2))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert logit.grad is not None

@@ -6,19 +6,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from tests.support.clusters import ITEMS, cluster_dataset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample
-from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.data.prepared import write_prepared
 from unipinrec.models.common.joint_objective import JointObjective
+from unipinrec.models.common.objective import WHOLE
 from unipinrec.models.config import JointTraining
 from unipinrec.models.unified.config import UnifiedConfig, preset
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -26,7 +24,7 @@ from unipinrec.models.unified.spec import SPEC as UNIFIED
 from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint
 from unipinrec.training.trainer import learning_rate, train
 
-USERS, ITEMS, CLUSTERS = 48, 40, 4
+USERS = 48
 EPOCHS = 6
 CONFIG = JointTraining(
     epochs=EPOCHS,
@@ -49,22 +47,7 @@ def model_config() -> UnifiedConfig:
 
 @pytest.fixture(scope="module")
 def interactions(tmp_path_factory: pytest.TempPathFactory) -> InteractionDataset:
-    """Users who stay within one cluster of items each."""
-    draw = np.random.default_rng(3)
-    rows = []
-    for user in range(USERS):
-        cluster = user % CLUSTERS
-        for event in range(int(draw.integers(4, 20))):
-            item = cluster * (ITEMS // CLUSTERS) + int(draw.integers(ITEMS // CLUSTERS))
-            rows.append((f"user-{user}", item, int(draw.integers(1, 4)), 1000 * event, event // 3))
-    info = DatasetInfo(
-        name="clusters", actions=("click", "save"), sampled_impressions=True, utility_weights=(1.0, 1.0)
-    )
-    columns = ["user_id", "item_id", "actions", "timestamp", "feedview_id"]
-    items = pl.DataFrame({"item_id": range(ITEMS)})
-    folder = tmp_path_factory.mktemp("training") / "data"
-    write_prepared(folder, pl.DataFrame(rows, columns, orient="row"), items, info)
-    return InteractionDataset.load(folder)
+    return cluster_dataset(tmp_path_factory.mktemp("training") / "data", USERS)
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +234,13 @@ def test_weights_for_another_number_of_actions_are_refused(model_config: Unified
     )
     with pytest.raises(ValueError, match=message):
         JointObjective(UnifiedRecommender(model_config), config, positive_mask=1)
+
+
+def test_id_dropout_hides_as_many_ids_as_it_says(model_config: UnifiedConfig) -> None:
+    config = JointTraining(epochs=1, id_dropout=0.3)
+    objective = JointObjective(UnifiedRecommender(model_config), config, positive_mask=1)
+    torch.manual_seed(3)
+    hidden = objective._hidden_ids(torch.Size((20_000,)), WHOLE)
+    assert hidden is not None
+    assert float(hidden.double().mean()) == pytest.approx(0.3, abs=0.02)
+    assert objective.eval()._hidden_ids(torch.Size((20_000,)), WHOLE) is None

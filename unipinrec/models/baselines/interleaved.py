@@ -40,7 +40,7 @@ class InterleavedRecommender(JointModel):
         surface_BN: Tensor,
         masked_BN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states [B, T, C] after BOS and each event's action; keys and values [L, 2, B, H, J, D]."""
+        """Return hidden states [B, T, C] after BOS and each action, keys and values [L, 2, B, H, J, D]."""
         hidden_BJC, past_L2BHJD = self._tokens(vector_BNE, actions_BN, timestamp_BN, surface_BN)
         return hidden_BJC[:, ::2], past_L2BHJD
 
@@ -53,7 +53,7 @@ class InterleavedRecommender(JointModel):
         surface_BN: Tensor,
         masked_BN: Tensor,
     ) -> Reading:
-        """What training takes: every position's actions are hidden from its own item token."""
+        """Encode as training does; every position's actions are hidden from its own item token."""
         hidden_BJC, past_L2BHJD = self._tokens(vector_BNE, actions_BN, timestamp_BN, surface_BN)
         return Reading(hidden_BJC[:, ::2], hidden_BJC[:, 1::2], past_L2BHJD, False)
 
@@ -66,7 +66,7 @@ class InterleavedRecommender(JointModel):
         past_L2BHTD: Tensor,
         length_B: Tensor,
     ) -> Tensor:
-        """Action logits [B, K, A] of candidates behind histories of `length_B` events."""
+        """Return action logits [B, K, A] of candidates behind histories of `length_B` events."""
         return super().score_padded(candidate_BKE, timestamp_B, surface_B, past_L2BHTD, 2 * length_B)
 
     def _tokens(

@@ -75,7 +75,7 @@ class Rates:
 def choose_strength(
     training: Shown, validation: Shown, users: int, items: int, strengths: Sequence[float] = STRENGTHS
 ) -> float:
-    """The strength whose rates of `training` have the highest AUC on `validation`; of equals, the first.
+    """Return the strength whose rates of `training` have the highest AUC on `validation`, or the first.
 
     Raises:
         ValueError: as `Rates` and `auc`.

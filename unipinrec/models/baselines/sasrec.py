@@ -58,7 +58,7 @@ class HiddenAlone(nn.Module):
     def forward(
         self, hidden: Tensor, timestamp: Tensor, surface: Tensor, outcome: Tensor, offset: Tensor
     ) -> Tensor:
-        """Hidden states [..., C] to unit vectors [..., E], whatever the request."""
+        """Turn hidden states [..., C] into unit vectors [..., E], whatever the request."""
         del timestamp, surface, outcome, offset
         return F.normalize(self.linear(hidden), dim=-1)
 

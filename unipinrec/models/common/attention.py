@@ -12,12 +12,12 @@ from torch import Tensor
 
 
 def causal_attention(query_BHND: Tensor, key_BHND: Tensor, value_BHND: Tensor) -> Tensor:
-    """History over itself. Padding sits at the end, where causality already hides it."""
+    """Attend from a history to itself. Padding sits at the end, where causality already hides it."""
     return F.scaled_dot_product_attention(query_BHND, key_BHND, value_BHND, is_causal=True)
 
 
 def continued_attention(query_BHMD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor) -> Tensor:
-    """The last M of T positions over all of them, causally; no matrix is larger than M x T."""
+    """Attend from the last M of T positions to all, causally; no matrix is larger than M x T."""
     new, total = query_BHMD.size(2), key_BHTD.size(2)
     if new == total:
         return causal_attention(query_BHMD, key_BHTD, value_BHTD)
@@ -33,7 +33,7 @@ def candidate_attention(
     value_BHND: Tensor,
     hidden_BN: Tensor,
 ) -> Tensor:
-    """Each candidate over the history and itself, never over another candidate (UniPinRec §1.4).
+    """Attend from each candidate to the history and itself, never to another one (UniPinRec §1.4).
 
     `hidden_BN` marks history positions that are padding. Costs N + 1 scores a candidate.
     """
@@ -52,7 +52,7 @@ def cached_candidate_attention(
     key_BHND: Tensor,
     value_BHND: Tensor,
 ) -> Tensor:
-    """`candidate_attention` over a history without padding, for inference alone.
+    """Attend as `candidate_attention` does to a history without padding, for inference alone.
 
     A fused kernel attends to the history and tells the log of its softmax's sum, so that a candidate's own
     score joins afterwards and no K x N matrix is kept. The kernel's sum has no gradient.

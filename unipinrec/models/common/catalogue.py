@@ -29,12 +29,12 @@ class Catalogue:
     cold_V: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them by name."""
+        """Return all tensors by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def of_rows(cls, config: ModelConfig) -> Self:
-        """Items of which nothing is known but their row."""
+        """Return items of which nothing is known but their row."""
         items = config.num_items
         return cls(
             id_slots(torch.arange(items), config),
@@ -45,7 +45,7 @@ class Catalogue:
 
     @classmethod
     def of_dataset(cls, dataset: InteractionDataset, config: ModelConfig, training_count_V: Tensor) -> Self:
-        """The items of a dataset; those without a training event are cold.
+        """Return the items of a dataset; those without a training event are cold.
 
         What the configuration has no room for is left out: a model may ignore attributes or content.
         """
@@ -58,7 +58,7 @@ class Catalogue:
 
 
 def id_slots(item_id_V: Tensor, config: ModelConfig) -> Tensor:
-    """Rows of the id table for external ids, [V, H] (PinRec §2.3).
+    """Return rows of the id table for external ids, [V, H] (PinRec §2.3).
 
     A single table with a row for every item needs no hashing: item v has row v.
     """

@@ -53,15 +53,15 @@ class ItemEmbedder(nn.Module):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; allowed: {tuple(own.shape)}")
             own.copy_(tensor)
 
-    def forward(self, item_row: Tensor, id_dropout: float = 0.0) -> Tensor:
-        """Item rows [...] (padding may be -1, its vector is meaningless) to unit vectors [..., E].
+    def forward(self, item_row: Tensor, hidden_ids: Tensor | None = None) -> Tensor:
+        """Turn item rows [...] (padding may be -1, its vector is meaningless) into unit vectors [..., E].
 
-        Ids of cold items are hidden, and any other with chance `id_dropout`.
+        Ids of cold items are hidden, and those that `hidden_ids` [...] marks.
         """
         row = item_row.clamp(min=0)
         known = ~self.cold_V[row]
-        if id_dropout > 0.0:
-            known = known & (torch.rand(row.shape, device=row.device) >= id_dropout)
+        if hidden_ids is not None:
+            known = known & ~hidden_ids
         identity = self.id_table(self.id_slot_VH[row]).flatten(-2)
         parts = [identity * known.unsqueeze(-1).to(identity.dtype)]
         if self.attribute_table is not None:
@@ -77,6 +77,6 @@ class ItemEmbedder(nn.Module):
 
     @torch.no_grad()
     def all_vectors(self) -> Tensor:
-        """The vectors of the whole catalogue, [V, E]."""
+        """Return the vectors of the whole catalogue, [V, E]."""
         vector: Tensor = self(torch.arange(len(self.cold_V), device=self.cold_V.device))
         return vector

@@ -15,7 +15,7 @@ GAP_FREQUENCIES = 8
 
 
 def multi_hot_actions(actions: Tensor, masked: Tensor, num_actions: int) -> Tensor:
-    """Action bitmasks [...] to multi-hot [..., A + 1]; the last class is MASK (UniPinRec §1.2).
+    """Turn action bitmasks [...] into multi-hot [..., A + 1]; the last class is MASK (UniPinRec §1.2).
 
     A masked position has the MASK class alone, which differs from an event without any action.
     """

@@ -50,7 +50,7 @@ class Float8Linear(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(cls, linear: nn.Linear, dtype: torch.dtype = torch.bfloat16) -> Self:
-        """The quantised form of `linear`; inputs, outputs and bias have `dtype`, which on CUDA is bfloat16.
+        """Return `linear` quantised; inputs, outputs and bias have `dtype`, which on CUDA is bfloat16.
 
         Raises:
             ValueError: the layer has no bias, or a size is no multiple of `SIZE_STEP`.
@@ -64,11 +64,11 @@ class Float8Linear(nn.Module):
         return cls(weight_OI, scale_O1.squeeze(1), linear.bias.detach().to(dtype))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [..., I] to outputs [..., O] of the same dtype."""
+        """Turn features [..., I] into outputs [..., O] of the same dtype."""
         return self.part(features, 0, self.weight_OI.size(0))
 
     def part(self, features: Tensor, begin: int, end: int) -> Tensor:
-        """Features [..., I] to outputs `begin` to `end - 1`, [..., end - begin]; copies no weights."""
+        """Turn features [..., I] into outputs `begin` to `end - 1`, [..., end - begin]; copies no weights."""
         input_RI, scale_R1 = quantise(features.reshape(-1, features.size(-1)).contiguous())
         # torch.nn.functional.scaled_mm computes the same, but Inductor of torch 2.11 has no lowering of it.
         output_RO = torch._scaled_mm(
@@ -83,7 +83,7 @@ class Float8Linear(nn.Module):
 
 
 def quantise(row_RI: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [R, I] as E4M3 numbers [R, I] and float32 scales [R, 1], whose product is close to the rows.
+    """Return rows [R, I] as E4M3 numbers [R, I] and float32 scales [R, 1], whose product is close to them.
 
     The largest number of a row becomes 448. Numbers below 2^-10 / 448 of it become 0.
     """
@@ -120,7 +120,7 @@ def check_float8(device: torch.device) -> None:
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability < LEAST_CAPABILITY:
-            found, least = (".".join(map(str, one)) for one in (capability, LEAST_CAPABILITY))
+            found, least = (".".join(map(str, version)) for version in (capability, LEAST_CAPABILITY))
             raise ValueError(
                 f"compute capability of {device} is {found}; allowed for float8: {least} and above"
             )

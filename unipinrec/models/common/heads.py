@@ -32,7 +32,7 @@ class RetrievalHead(nn.Module):
     def forward(
         self, hidden: Tensor, timestamp: Tensor, surface: Tensor, outcome: Tensor, offset: Tensor
     ) -> Tensor:
-        """Hidden states [..., C]; request times, surfaces, outcomes, offsets [...] to vectors [..., E].
+        """Return vectors [..., E] of hidden states [..., C], request times, surfaces, outcomes and offsets.
 
         Outcome A asks for no action in particular.
         """
@@ -56,7 +56,7 @@ class RankingHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.num_actions))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., C] to logits [..., A]."""
+        """Turn hidden states [..., C] into logits [..., A]."""
         # The sum over hidden units is in the dtype of its weights, which may be finer than the trunk's.
         inner = F.gelu(self.inner(hidden).to(self.outer.dtype)).unflatten(-1, [self.num_actions, -1])
         return (inner * self.outer).sum(-1) + self.bias

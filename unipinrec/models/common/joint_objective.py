@@ -1,18 +1,17 @@
 """A model with both heads, with both of its losses (UniPinRec §1.3 and §1.5).
 
-Shapes: B examples, N events, X events or candidates, K candidates, A actions.
+Shapes: B examples, b those of one process, N events, X events or candidates, A actions.
 """
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from unipinrec.data.blended import BlendedBatch
 from unipinrec.models.common.history_model import Reading
 from unipinrec.models.common.joint_model import JointModel
 from unipinrec.models.common.losses import action_loss
 from unipinrec.models.common.objective import Losses
-from unipinrec.models.common.retrieval_objective import RetrievalObjective
+from unipinrec.models.common.retrieval_objective import RetrievalObjective, Step
 from unipinrec.models.config import JointTraining
 
 
@@ -33,30 +32,33 @@ class JointObjective(RetrievalObjective):
         self.action_weights = config.action_weights or (1.0,) * actions
 
     @override
-    def _losses(self, reading: Reading, batch: BlendedBatch, masked_BN: Tensor) -> Losses:
-        config = self.config
+    def _losses(self, reading: Reading, step: Step) -> Losses:
+        config, batch = self.config, step.batch
         retrieval = history = candidates = reading.hidden_BTC.sum() * 0.0
         if config.retrieval_loss_weight > 0:
-            retrieval = self._retrieval(reading.hidden_BTC, batch)
+            retrieval = self._retrieval(reading.hidden_BTC, step)
         if config.ranking_loss_weight > 0:
-            hidden_BN = masked_BN if reading.action_known else batch.event_item_BN >= 0
-            logit_BNA = self.model.ranking_head(reading.action_hidden_BNC)
-            history = self._actions(logit_BNA, batch.event_actions_BN, hidden_BN)
-            logit_BKA = self.model.score_padded(
-                self._vectors(batch.candidate_item_BK),
-                batch.feedview_timestamp_B,
-                batch.feedview_surface_B,
+            counted_BN = step.masked_BN if reading.action_known else batch.event_item_BN >= 0
+            logit_bNA = self.model.ranking_head(reading.action_hidden_BNC)
+            history = self._actions(logit_bNA, batch.event_actions_BN, counted_BN, step)
+            logit_bKA = self.model.score_padded(
+                self._vectors(batch.candidate_item_BK, step),
+                step.own.feedview_timestamp_B,
+                step.own.feedview_surface_B,
                 reading.past_L2BHTD,
-                batch.length_B,
+                step.own.length_B,
             )
             shown_BK = batch.candidate_item_BK >= 0
-            candidates = self._actions(logit_BKA, batch.candidate_actions_BK, shown_BK)
+            candidates = self._actions(logit_bKA, batch.candidate_actions_BK, shown_BK, step)
         total = config.retrieval_loss_weight * retrieval
         total = total + config.ranking_loss_weight * (history + candidates)
         parts = {"retrieval": retrieval, "history_actions": history, "candidate_actions": candidates}
         return Losses(total, parts)
 
-    def _actions(self, logit_BXA: Tensor, actions_BX: Tensor, counted_BX: Tensor) -> Tensor:
-        bit_A = torch.arange(logit_BXA.size(-1))
-        multi_hot_BXA = (actions_BX.unsqueeze(-1) >> bit_A) & 1
-        return action_loss(logit_BXA, multi_hot_BXA, counted_BX, torch.tensor(self.action_weights))
+    def _actions(self, logit_bXA: Tensor, actions_BX: Tensor, counted_BX: Tensor, step: Step) -> Tensor:
+        rows, device = step.part.rows, logit_bXA.device
+        bit_A = torch.arange(logit_bXA.size(-1), device=device)
+        multi_hot_bXA = (actions_BX[rows].unsqueeze(-1) >> bit_A) & 1
+        weight_A = torch.tensor(self.action_weights, device=device)
+        counted_bX = counted_BX[rows] & step.part.counted
+        return action_loss(logit_bXA, multi_hot_bXA, counted_bX, counted_BX.sum(), weight_A)

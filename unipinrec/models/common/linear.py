@@ -11,5 +11,5 @@ class PartedLinear(nn.Linear):
     """A linear layer that also gives some of its outputs without the cost of the others."""
 
     def part(self, features: Tensor, begin: int, end: int) -> Tensor:
-        """Features [..., I] to outputs `begin` to `end - 1`, [..., end - begin]."""
+        """Turn features [..., I] into outputs `begin` to `end - 1`, [..., end - begin]."""
         return F.linear(features, self.weight[begin:end], self.bias[begin:end])

@@ -30,7 +30,7 @@ class SampledSoftmax(nn.Module):
         negative_log_q_X: Tensor,
         left_out_PX: Tensor,
     ) -> Tensor:
-        """Mean over positions of the least loss over the counted targets, of which each has at least one.
+        """Return each position's least loss over the counted targets, of which it has at least one, [P].
 
         With several targets this is PinRec's intra-feed relaxation (§2.6). `left_out_PX` marks what must not
         be a negative of a position: its targets, and other items of the same user.
@@ -40,17 +40,19 @@ class SampledSoftmax(nn.Module):
         negative_PX = scale * query_PE @ negative_XE.T - negative_log_q_X
         negative_P1 = negative_PX.masked_fill(left_out_PX, float("-inf")).logsumexp(1, keepdim=True)
         loss_PR = torch.logaddexp(target_PR, negative_P1) - target_PR
-        return loss_PR.masked_fill(~counted_PR, float("inf")).amin(1).mean()
+        return loss_PR.masked_fill(~counted_PR, float("inf")).amin(1)
 
 
-def action_loss(logit: Tensor, multi_hot: Tensor, counted: Tensor, weight_A: Tensor) -> Tensor:
-    """Weighted sum over actions of the mean binary cross-entropy over counted positions (UniPinRec Eq 4).
+def action_loss(
+    logit: Tensor, multi_hot: Tensor, counted: Tensor, number: Tensor, weight_A: Tensor
+) -> Tensor:
+    """Return the weighted sum over actions of binary cross-entropy over counted positions (UniPinRec Eq 4).
 
-    `logit` and `multi_hot` are [B, X, A], `counted` is a boolean [B, X]. Zero when nothing is counted.
+    It is a mean where `number` is that of the counted positions; several processes, each with some of them,
+    divide by the number that all have. `logit` and `multi_hot` are [B, X, A], `counted` is a boolean [B, X].
+    Zero when nothing is counted.
     """
-    if not bool(counted.any()):
-        return logit.sum() * 0.0
     loss_XA = F.binary_cross_entropy_with_logits(
         logit[counted], multi_hot[counted].to(logit.dtype), reduction="none"
     )
-    return (loss_XA.mean(0) * weight_A).sum()
+    return (loss_XA.sum(0) / number.clamp(min=1) * weight_A).sum()

@@ -24,5 +24,5 @@ class Projection(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
+        """Turn [..., inputs] into [..., outputs]."""
         return self.straight(features) + self.outer(torch.nn.functional.gelu(self.inner(features)))

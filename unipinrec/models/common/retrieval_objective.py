@@ -1,9 +1,11 @@
 """A model that reads histories, with its retrieval loss (UniPinRec §1.5).
 
-Shapes: B examples, N events, T = N + 1 positions, P positions with a target, R targets that a position may
-hit, X negatives, A actions, E item width, C hidden width.
+Shapes: B examples, b those of one process, N events, T = N + 1 positions, P positions with a target, p those
+of one process, R targets that a position may hit, X negatives, V distinct items, v those that one process
+needs, A actions, E item width, C hidden width.
 """
 
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -14,13 +16,26 @@ from unipinrec.data.blended import BlendedBatch, BlendedDataset
 from unipinrec.models.common.catalogue import Catalogue
 from unipinrec.models.common.history_model import HistoryModel, Reading
 from unipinrec.models.common.losses import SampledSoftmax
-from unipinrec.models.common.objective import Losses, Objective
+from unipinrec.models.common.objective import WHOLE, Losses, Objective, Part, Share
 from unipinrec.models.common.sketch import CountMinSketch
 from unipinrec.models.common.targets import Targets, make_targets
 from unipinrec.models.config import RetrievalTraining
 
 NO_USER = -1
 """Whose item a random negative is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the whole batch, and what one process computes of it."""
+
+    batch: BlendedBatch
+    masked_BN: Tensor
+    """Whose actions are hidden."""
+    share: Share
+    part: Part
+    own: BlendedBatch
+    """The part's examples."""
 
 
 class RetrievalObjective(Objective):
@@ -42,83 +57,117 @@ class RetrievalObjective(Objective):
         return cls(model, config, examples.interactions.positive_mask)
 
     @override
-    def forward(self, batch: BlendedBatch) -> Losses:
+    def forward(self, batch: BlendedBatch, share: Share = WHOLE) -> Losses:
         """Mask history actions, encode once, and take every loss from that one pass."""
         real_BN = batch.event_item_BN >= 0
-        masked_BN = real_BN & (torch.rand(real_BN.shape) < self.config.action_mask_probability)
+        part = share.part(len(real_BN))
+        masked_BN = share.random(*real_BN.shape).to(real_BN.device) < self.config.action_mask_probability
+        step = Step(batch, real_BN & masked_BN, share, part, batch.rows(part.rows))
         reading = self.model.read(
-            self._vectors(batch.event_item_BN),
-            batch.event_actions_BN,
-            batch.event_timestamp_BN,
-            batch.event_surface_BN,
-            masked_BN,
+            self._vectors(batch.event_item_BN, step),
+            step.own.event_actions_BN,
+            step.own.event_timestamp_BN,
+            step.own.event_surface_BN,
+            step.masked_BN[part.rows],
         )
-        return self._losses(reading, batch, masked_BN)
+        return self._losses(reading, step)
 
-    def _losses(self, reading: Reading, batch: BlendedBatch, masked_BN: Tensor) -> Losses:
-        del masked_BN
-        retrieval = self._retrieval(reading.hidden_BTC, batch)
+    def _losses(self, reading: Reading, step: Step) -> Losses:
+        retrieval = self._retrieval(reading.hidden_BTC, step)
         return Losses(retrieval, {"retrieval": retrieval})
 
-    def _retrieval(self, hidden_BTC: Tensor, batch: BlendedBatch) -> Tensor:
-        config = self.config
+    def _retrieval(self, hidden_bTC: Tensor, step: Step) -> Tensor:
+        config, share = self.config, step.share
         targets = make_targets(
-            batch,
+            step.batch,
             self.positive_mask,
             self.model.time_offsets_s,
             config.relaxation_targets,
             config.session_gap_s,
         )
         if len(targets.position_P) == 0:
-            return hidden_BTC.sum() * 0.0
-        query_PE = self.model.retrieval_head(
-            hidden_BTC.flatten(0, 1)[targets.position_P],
-            targets.timestamp_P,
-            targets.surface_P,
-            self._outcomes(targets.actions_P),
-            targets.offset_P,
-        )
+            return hidden_bTC.sum() * 0.0
+        begin, end = (example * hidden_bTC.size(1) for example in (step.part.rows.start, step.part.rows.stop))
+        own_P = (targets.position_P >= begin) & (targets.position_P < end) & step.part.counted
+        outcome_P = self._outcomes(targets.actions_P, share)
         now_P = targets.offset_P == 0
         if self.training:
             self.sketch.add(targets.item_PR[now_P, 0])
-        negative_X, user_X = self._negatives(targets, now_P)
-        rows, place = torch.unique(torch.cat([targets.item_PR.flatten(), negative_X]), return_inverse=True)
-        vectors, log_q = self._vectors(rows), self._log_q(rows)
-        place_PR, place_X = place[: -len(negative_X)].view_as(targets.item_PR), place[-len(negative_X) :]
-        left_out_PX = targets.user_P.unsqueeze(1) == user_X
-        for target_P in targets.item_PR.unbind(1):
-            left_out_PX = left_out_PX | (target_P.unsqueeze(1) == negative_X)
-        loss: Tensor = self.softmax(
-            query_PE,
-            vectors[place_PR],
-            log_q[place_PR],
-            targets.counted_PR,
-            vectors[place_X],
-            log_q[place_X],
-            left_out_PX,
-        )
-        return loss
+        negative_X, user_X = self._negatives(targets, now_P, share)
+        own = targets.rows(own_P)
+        vector_vE, log_q_v, place_pR, place_X = self._contrasted(targets, own_P, negative_X, share)
+        left_out_pX = own.user_P.unsqueeze(1) == user_X
+        for target_p in own.item_PR.unbind(1):
+            left_out_pX = left_out_pX | (target_p.unsqueeze(1) == negative_X)
+        # In float32, whatever the trunk computes in.
+        with torch.autocast(hidden_bTC.device.type, enabled=False):
+            query_pE = self.model.retrieval_head(
+                hidden_bTC.flatten(0, 1)[own.position_P - begin].float(),
+                own.timestamp_P,
+                own.surface_P,
+                outcome_P[own_P],
+                own.offset_P,
+            )
+            loss_p: Tensor = self.softmax(
+                query_pE,
+                vector_vE[place_pR],
+                log_q_v[place_pR],
+                own.counted_PR,
+                vector_vE[place_X],
+                log_q_v[place_X],
+                left_out_pX,
+            )
+        return loss_p.sum() / len(targets.position_P)
 
-    def _vectors(self, item_row: Tensor) -> Tensor:
-        vector: Tensor = self.model.embedder(item_row, self.config.id_dropout if self.training else 0.0)
+    def _contrasted(
+        self, targets: Targets, own_P: Tensor, negative_X: Tensor, share: Share
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Vectors and log Q of every item that this process needs; places of its targets and negatives."""
+        row_V, place = torch.unique(torch.cat([targets.item_PR.flatten(), negative_X]), return_inverse=True)
+        hidden_V = self._hidden_ids(row_V.shape, share)
+        own_pR = place[: -len(negative_X)].view_as(targets.item_PR)[own_P]
+        needed_v, place = torch.unique(
+            torch.cat([own_pR.flatten(), place[-len(negative_X) :]]), return_inverse=True
+        )
+        row_v = row_V[needed_v]
+        vector_vE = self._embed(row_v, None if hidden_V is None else hidden_V[needed_v])
+        return vector_vE, self._log_q(row_v), place[: own_pR.numel()].view_as(own_pR), place[own_pR.numel() :]
+
+    def _vectors(self, item_row_BX: Tensor, step: Step) -> Tensor:
+        """Vectors [b, X, E] of the rows of this process's examples."""
+        hidden_BX = self._hidden_ids(item_row_BX.shape, step.share)
+        rows = step.part.rows
+        return self._embed(item_row_BX[rows], None if hidden_BX is None else hidden_BX[rows])
+
+    def _hidden_ids(self, shape: torch.Size, share: Share) -> Tensor | None:
+        """Which items of the whole batch lose their ids in this step."""
+        if not self.training or self.config.id_dropout == 0:
+            return None
+        return share.random(*shape).to(self.softmax.log_scale.device) < self.config.id_dropout
+
+    def _embed(self, item_row: Tensor, hidden_ids: Tensor | None) -> Tensor:
+        # What the item index holds is in float32.
+        with torch.autocast(item_row.device.type, enabled=False):
+            vector: Tensor = self.model.embedder(item_row, hidden_ids)
         return vector
 
-    def _outcomes(self, actions_P: Tensor) -> Tensor:
+    def _outcomes(self, actions_P: Tensor, share: Share) -> Tensor:
         """One of each target's positive actions, or none in particular (PinRec §2.4)."""
-        count = self.model.config.num_actions
-        hot_PA = ((actions_P & self.positive_mask).unsqueeze(1) >> torch.arange(count)) & 1
-        drawn_P = (hot_PA * torch.rand(hot_PA.shape)).argmax(1)
-        told_P = torch.rand(len(actions_P)) < self.config.outcome_probability
+        count, device = self.model.config.num_actions, actions_P.device
+        action_A = torch.arange(count, device=device)
+        hot_PA = ((actions_P & self.positive_mask).unsqueeze(1) >> action_A) & 1
+        drawn_P = (hot_PA * share.random(*hot_PA.shape).to(device)).argmax(1)
+        told_P = share.random(len(actions_P)).to(device) < self.config.outcome_probability
         return torch.where(told_P, drawn_P, count)
 
-    def _negatives(self, targets: Targets, now_P: Tensor) -> tuple[Tensor, Tensor]:
+    def _negatives(self, targets: Targets, now_P: Tensor, share: Share) -> tuple[Tensor, Tensor]:
         """Item rows, and the users they come from."""
-        items = self.model.config.num_items
+        items, device = self.model.config.num_items, now_P.device
         if self.config.full_softmax:
-            return torch.arange(items), torch.full((items,), NO_USER)
+            return torch.arange(items, device=device), torch.full((items,), NO_USER, device=device)
         target_P, user_P = targets.item_PR[now_P, 0], targets.user_P[now_P]
-        drawn = torch.randperm(len(target_P))[: self.config.in_batch_negatives]
-        random_X = torch.randint(items, (self.config.random_negatives,))
+        drawn = share.order(len(target_P))[: self.config.in_batch_negatives].to(device)
+        random_X = share.integers(items, self.config.random_negatives).to(device)
         no_user_X = torch.full_like(random_X, NO_USER)
         return torch.cat([target_P[drawn], random_X]), torch.cat([user_P[drawn], no_user_X])
 
@@ -126,7 +175,7 @@ class RetrievalObjective(Objective):
         """Log of the chance that one drawn negative is the item."""
         config = self.config
         if config.full_softmax:
-            return torch.zeros(len(row_X))
+            return torch.zeros(len(row_X), device=row_X.device)
         drawn_X = config.in_batch_negatives * self.sketch.frequency(row_X)
         drawn_X = drawn_X + config.random_negatives / self.model.config.num_items
         return (drawn_X / (config.in_batch_negatives + config.random_negatives)).log()

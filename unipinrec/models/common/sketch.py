@@ -37,11 +37,11 @@ class CountMinSketch(nn.Module):
         self.total += len(row_X)
 
     def count(self, row_X: Tensor) -> Tensor:
-        """Estimated counts, int64 [X]."""
+        """Return the estimated counts, int64 [X]."""
         return self.counter_DW.gather(1, self._places(row_X)).amin(0)
 
     def frequency(self, row_X: Tensor) -> Tensor:
-        """Estimated share of all events, [X]; an item never counted has the share of half an event."""
+        """Return the estimated share of all events, [X]; an item never counted has that of half an event."""
         return self.count(row_X).clamp(min=0.5) / self.total.clamp(min=1)
 
     def _places(self, row_X: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def prefix_mask(begin_B: Tensor, reach_B: Tensor, queries: int, slot: int, positions: int) -> BlockMask:
-    """Every query sees its slot's first `reach_B` positions: candidates, or one query behind a history.
+    """Let every query see its slot's first `reach_B` positions: candidates, or a query behind a history.
 
     `slot` is the room of a slot, `positions` that of the whole memory.
     """
@@ -41,7 +41,7 @@ def prefix_mask(begin_B: Tensor, reach_B: Tensor, queries: int, slot: int, posit
 def causal_mask(
     begin_B: Tensor, cached_B: Tensor, count_B: Tensor, queries: int, slot: int, positions: int
 ) -> BlockMask:
-    """Query q stands behind `cached_B + q` positions of its slot, and sees them and itself.
+    """Let query q, which stands behind `cached_B + q` positions of its slot, see them and itself.
 
     Queries from `count_B` on are padding. No block is read for them that no other query reads: what stands
     behind the row's last position may be anything.
@@ -63,7 +63,7 @@ def causal_mask(
 def generation_mask(
     begin_B: Tensor, length_B: Tensor, scratch_B: Tensor, step_B: Tensor, slot: int, positions: int
 ) -> BlockMask:
-    """The only query sees `length_B` positions of its slot, and `step_B + 1` of a block of scratch memory."""
+    """Let the only query see `length_B` positions of its slot and `step_B + 1` of scratch memory."""
 
     def visible(b: Tensor, _h: Tensor, _q: Tensor, p: Tensor) -> Tensor:
         place, own = p - begin_B[b], p - scratch_B[b]
@@ -78,7 +78,7 @@ def generation_mask(
 
 
 def attend(query_BHQD: Tensor, memory_2HPD: Tensor, mask: BlockMask) -> Tensor:
-    """What the queries see of one layer's keys and values, [B, H, Q, D]."""
+    """Return what the queries see of one layer's keys and values, [B, H, Q, D]."""
     attended: Tensor = flex_attention(query_BHQD, memory_2HPD[:1], memory_2HPD[1:], block_mask=mask)
     return attended
 
@@ -86,7 +86,7 @@ def attend(query_BHQD: Tensor, memory_2HPD: Tensor, mask: BlockMask) -> Tensor:
 def attend_with_own(
     query_BHKD: Tensor, own_key_BHKD: Tensor, own_value_BHKD: Tensor, memory_2HPD: Tensor, mask: BlockMask
 ) -> Tensor:
-    """Each candidate over what its slot shows and itself, never another candidate (UniPinRec §1.4).
+    """Attend from each candidate to what its slot shows and itself, to no other (UniPinRec §1.4).
 
     The kernel tells the log of its softmax's sum, so that a candidate's own score joins afterwards: its key
     and value never enter the memory, which may be another process's.

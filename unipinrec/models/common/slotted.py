@@ -46,7 +46,7 @@ class SlottedTrunk:
         self._score = compiled(_score)
 
     def continued(self, token_BNC: Tensor, begin_B: Tensor, cached_B: Tensor, count_B: Tensor) -> Tensor:
-        """Causal pass over `count_B` tokens of each row behind the `cached_B` positions of its slot.
+        """Run causally over `count_B` tokens of each row behind the `cached_B` positions of its slot.
 
         Their keys and values are written into the slot. Returns hidden states [B, C] after the last of them.
         """
@@ -62,7 +62,7 @@ class SlottedTrunk:
     def generated(
         self, token_B1C: Tensor, begin_B: Tensor, length_B: Tensor, scratch_B: Tensor, step_B: Tensor
     ) -> Tensor:
-        """Pass over one token behind `length_B` positions of its slot and `step_B` of scratch memory.
+        """Run over one token behind `length_B` positions of its slot and `step_B` of scratch memory.
 
         Its keys and values go into the scratch block that begins at `scratch_B`: slots stay as they are.
         Returns hidden states [B, C].
@@ -73,7 +73,7 @@ class SlottedTrunk:
         return self._through(token_B1C, place_B, torch.zeros_like(begin_B), mask, mask)
 
     def candidates(self, token_BKC: Tensor, begin_B: Tensor, length_B: Tensor) -> Tensor:
-        """Candidate pass over the first `length_B` positions of each row's slot. Returns hidden [B, K, C]."""
+        """Return hidden states [B, K, C] of candidates over the first `length_B` positions of each slot."""
         mask = prefix_mask(begin_B, length_B, token_BKC.size(1), self._slot, self._positions)
         for block, memory_2HPD in zip(self._trunk.blocks, self._memory_L2HPD, strict=True):
             token_BKC = self._score(block, token_BKC, memory_2HPD, mask)

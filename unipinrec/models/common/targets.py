@@ -5,6 +5,7 @@ positions.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Targets:
     """Bitmask of the target's actions."""
     counted_PR: Tensor
 
+    def rows(self, chosen_P: Tensor) -> Self:
+        """Return some of the rows, which a boolean tensor marks."""
+        return type(self)(*(getattr(self, name)[chosen_P] for name in self.__slots__))
+
 
 def make_targets(
     batch: BlendedBatch,
@@ -46,7 +51,7 @@ def make_targets(
     """
     positive_BT = (batch.target_item_BT >= 0) & (batch.target_actions_BT & positive_mask != 0)
     places = positive_BT.size(1)
-    place_T = torch.arange(places)
+    place_T = torch.arange(places, device=positive_BT.device)
     # The first positive place at or after every place; `places` where none follows.
     next_BT = torch.where(positive_BT, place_T, places).flip(1).cummin(1).values.flip(1)
     next_BT = torch.cat([next_BT, torch.full_like(next_BT[:, :1], places)], dim=1)

@@ -34,7 +34,7 @@ class Tokenizer(nn.Module):
         nn.init.normal_(self.position.weight, std=0.02)
 
     def begin(self, batch: int) -> Tensor:
-        """The BOS token at position 0, [B, 1, C]: what an empty history consists of."""
+        """Return the BOS token at position 0, [B, 1, C]: what an empty history consists of."""
         return (self.bos + self.position.weight[0]).expand(batch, 1, -1)
 
     def events(
@@ -45,7 +45,7 @@ class Tokenizer(nn.Module):
         timestamp_BN: Tensor,
         surface_BN: Tensor,
     ) -> Tensor:
-        """Tokens [B, N, C] of whole histories; BOS, which stands before them, is not among them."""
+        """Return tokens [B, N, C] of whole histories; BOS, which stands before them, is not among them."""
         previous_BN = torch.cat([timestamp_BN[:, :1], timestamp_BN[:, :-1]], dim=1)
         position_BN = torch.arange(1, vector_BNE.size(1) + 1, device=vector_BNE.device).expand_as(actions_BN)
         return self._events(
@@ -62,7 +62,7 @@ class Tokenizer(nn.Module):
         surface_X: Tensor,
         position_X: Tensor,
     ) -> Tensor:
-        """Tokens [X, C] of any positions of any histories. Position 0 is BOS, whatever else is said of it."""
+        """Return tokens [X, C] of any positions. Position 0 is BOS, whatever else is said of it."""
         token_XC = self._events(
             vector_XE, actions_X, masked_X, timestamp_X, previous_timestamp_X, surface_X, position_X
         )
@@ -83,7 +83,7 @@ class Tokenizer(nn.Module):
         return token + self.position(position.clamp(max=self.position.num_embeddings - 1))
 
     def candidates(self, vector_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor) -> Tensor:
-        """Tokens [B, K, C] of candidates: all with MASK, one position, time and surface (UniPinRec §1.2)."""
+        """Return tokens [B, K, C] of candidates: MASK, one position, time and surface (UniPinRec §1.2)."""
         batch, count = vector_BKE.size(0), vector_BKE.size(1)
         timestamp_BK = timestamp_B.unsqueeze(1).expand(batch, count)
         masked_BK = torch.ones_like(timestamp_BK, dtype=torch.bool)

@@ -41,27 +41,27 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def project(self, token_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B, H, N, D]."""
+        """Return queries, keys and values, each [B, H, N, D]."""
         batch, length, _ = token_BNC.shape
         qkv = self.qkv(self.attention_norm(token_BNC)).view(batch, length, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
     def keys_and_values(self, token_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """`project` without the queries: all that later positions need of a last layer."""
+        """Return what `project` does without queries: all that later positions need of a last layer."""
         batch, length, width = token_BNC.shape
         both = self.qkv.part(self.attention_norm(token_BNC), width, 3 * width)
         key, value = both.view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return key, value
 
     def queries(self, token_BNC: Tensor) -> Tensor:
-        """`project` without keys and values."""
+        """Return what `project` does without keys and values."""
         batch, length, width = token_BNC.shape
         query = self.qkv.part(self.attention_norm(token_BNC), 0, width)
         return query.view(batch, length, self.heads, -1).transpose(1, 2)
 
     def finish(self, token_BNC: Tensor, attended_BHND: Tensor) -> Tensor:
-        """Residual additions of the attention output and of the feed-forward network."""
+        """Add the attention output and the feed-forward network to the residual stream."""
         joined = attended_BHND.transpose(1, 2).flatten(2)
         token_BNC = token_BNC + self.dropout(self.output(joined))
         return token_BNC + self.dropout(self.feedforward(self.feedforward_norm(token_BNC)))
@@ -86,7 +86,7 @@ class Trunk(nn.Module):
                 weight.mul_((2 * len(self.blocks)) ** -0.5)
 
     def history(self, token_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """Causal pass. Returns hidden states [B, N, C] and keys and values [L, 2, B, H, N, D]."""
+        """Run over histories. Returns hidden states [B, N, C] and keys and values [L, 2, B, H, N, D]."""
         cached: list[Tensor] = []
         token_BNC = self.dropout(token_BNC)
         for block in self.blocks:
@@ -98,7 +98,7 @@ class Trunk(nn.Module):
     def extended(
         self, token_XC: Tensor, first: list[int], cached: list[int], count: list[int], slots: list[Tensor]
     ) -> Tensor:
-        """Causal pass over events that continue cached ones; an empty cache makes it the pass over a history.
+        """Run over events that continue cached ones; an empty cache makes it the pass over a history.
 
         Request b has `count[b]` tokens from row `first[b]` on, behind the `cached[b]` positions that its slot
         [L, 2, H, S, D] holds; their keys and values are written into the slot behind those. Rows that belong
@@ -132,7 +132,7 @@ class Trunk(nn.Module):
         return self.norm(token_1XC[0])
 
     def candidates(self, token_BKC: Tensor, past_L2BHND: Tensor, hidden_BN: Tensor) -> Tensor:
-        """Candidate pass over a padded batch of histories, as in training. Returns hidden [B, K, C]."""
+        """Run over candidates and a padded batch of histories, as in training. Returns hidden [B, K, C]."""
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(token_BKC)
             attended = candidate_attention(
@@ -142,7 +142,7 @@ class Trunk(nn.Module):
         return self.norm(token_BKC)
 
     def candidates_over_slots(self, token_BKC: Tensor, past_L2HND: list[Tensor]) -> Tensor:
-        """Candidate pass over one exact-length cache per request, read in place. Returns [B, K, C].
+        """Run over candidates and one exact-length cache per request, read in place. Returns [B, K, C].
 
         Linear layers run over the whole batch; attention runs request by request, so neither padding
         nor a gathered copy of the caches is needed.

@@ -26,11 +26,11 @@ class QueryPlan:
 
     @property
     def steps(self) -> int:
-        """Steps that have a query embedding."""
+        """Return how many steps have a query embedding."""
         return int(self.step_Q[-1]) + 1
 
     def origins(self, num_actions: int, num_offsets: int) -> NDArray[np.int32]:
-        """What RETRIEVED_BY reports, [Q]: `(step * (A + 1) + outcome) * O + offset`."""
+        """Return what RETRIEVED_BY reports, [Q]: `(step * (A + 1) + outcome) * O + offset`."""
         code_Q = (self.step_Q * (num_actions + 1) + self.outcome_Q) * num_offsets + self.offset_Q
         origin_Q: NDArray[np.int32] = code_Q.astype(np.int32)
         return origin_Q
@@ -51,7 +51,7 @@ def plan_queries(total: int, outcome_weight_A: ArrayLike, steps: int, num_offset
 
 
 def split_budget(total: int, weight_X: NDArray[np.float64]) -> Int64s:
-    """Whole shares of `total` in proportion to weights; what rounding leaves goes to the largest remainders.
+    """Split `total` into whole shares in proportion to weights; the largest remainders get what is left.
 
     Of equal remainders, the earlier one gets it. At least one weight must be above 0.
     """
