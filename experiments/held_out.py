@@ -13,8 +13,7 @@ from unipinrec.data.interactions import InteractionDataset, Split, split_at_time
 from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.leave_one_out import RetrievalScorer
-from unipinrec.models.baselines.markov import Markov
-from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.baselines.counting import Markov, Popularity
 from unipinrec.simulator.truth import Truth
 
 

@@ -26,6 +26,7 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.models.common.history_model import HistoryModel
 from unipinrec.models.common.joint_model import JointModel
+from unipinrec.models.common.tokens import Events
 from unipinrec.simulator.truth import Truth
 from unipinrec.training.checkpoint import load_model, load_offline
 
@@ -225,7 +226,7 @@ def forward_flops(model: HistoryModel) -> int:
     slate = torch.zeros(1, config.max_candidates, dtype=torch.long)
     zero = torch.zeros(1, dtype=torch.long)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        reading = model.read(model.embedder(events), events, events, events, events > 0)
+        reading = model.read(Events(model.embedder(events), events, events, events, events > 0))
         if isinstance(model, JointModel):
             length = zero + config.max_history
             model.score_padded(model.embedder(slate), zero, zero, reading.past_L2BHTD, length)

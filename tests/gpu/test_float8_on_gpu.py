@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.float8 import LEAST_CAPABILITY, Float8Linear, quantise
-from unipinrec.models.common.linear import PartedLinear
+from unipinrec.models.common.trunk import PartedLinear
 
 INPUTS, OUTPUTS = 256, 768
 ROWS = (1, 7, 16, 100, 255, 256, 257, 1000)

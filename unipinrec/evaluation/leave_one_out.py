@@ -15,8 +15,7 @@ from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.evaluation.bootstrap import Estimate, estimate
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.evaluation.recommender import Retriever
-from unipinrec.models.baselines.markov import Markov
-from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.baselines.counting import Markov, Popularity
 from unipinrec.models.common.offline import OfflineRequest
 
 Quality = dict[str, dict[str, Estimate]]

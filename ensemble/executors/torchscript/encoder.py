@@ -38,7 +38,7 @@ class HistoryEncoder:
     """
 
     def __init__(self, graph: Callable[..., Tensor], vector_VE: Floats) -> None:
-        """`graph` is called as `UnifiedRecommender.extend`; `vector_VE` has a row for each item."""
+        """`graph` is called as `EncoderGraph`; `vector_VE` has a row for each item."""
         self._graph = graph
         self._vector_VE = torch.from_numpy(vector_VE)
         self.padding = 0

@@ -35,6 +35,7 @@ from ensemble.executors.cuda.item_table import ItemTable
 from ensemble.executors.cuda.parts import Parts
 from ensemble.executors.cuda.scorer import CandidateScorer
 from tests.support.stand_in_device import StandInAllocator
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.unified.served import ServedModel
 
 CPU = torch.device("cpu")
@@ -80,13 +81,8 @@ def padded_pass(exact: ServedModel, vector_VE: Tensor, batch: Batch) -> Tensor:
         name: torch.from_numpy(np.stack([getattr(one, name) for one in batch.histories]))
         for name in ("item_row_N", "actions_N", "timestamp_N", "surface_N")
     }
-    token_BNC = exact.tokenizer.events(
-        vector_VE[events["item_row_N"]],
-        events["actions_N"],
-        torch.zeros_like(events["actions_N"], dtype=torch.bool),
-        events["timestamp_N"],
-        events["surface_N"],
-    )
+    item_BN, actions_BN, *rest = events.values()
+    token_BNC = exact.tokenizer.events(Events(vector_VE[item_BN], actions_BN, *rest, actions_BN < 0))
     _, past = exact.trunk.history(torch.cat([exact.tokenizer.begin(len(token_BNC)), token_BNC], dim=1))
     token_BKC = exact.tokenizer.candidates(
         vector_VE[torch.from_numpy(batch.candidate_BK)],

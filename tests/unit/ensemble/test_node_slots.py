@@ -23,6 +23,7 @@ from tests.support.node_chain import (
     users_of_many_lengths,
 )
 from tests.support.pool_content import content_of
+from unipinrec.models.common.tokens import Events
 
 
 def test_a_pool_too_small_for_the_batch_recomputes_the_rest(
@@ -156,10 +157,9 @@ def test_a_slot_shows_what_the_model_computes_in_its_filled_positions(
     model = exported.model
     columns = (history.actions_N, history.timestamp_N, history.surface_N)
     with torch.no_grad():
-        _, past_L2BHTD = model.encode(
-            model.embedder(torch.from_numpy(history.item_row_N)[None]),
-            *(torch.from_numpy(column)[None] for column in columns),
-        )
+        actions, *rest = (torch.from_numpy(column)[None] for column in columns)
+        vectors = model.embedder(torch.from_numpy(history.item_row_N)[None])
+        _, past_L2BHTD = model.encode(Events(vectors, actions, *rest, actions < 0))
     assert (content_of(chain.pool_of(handle), handle) - past_L2BHTD[:, :, 0]).abs().max() < 1e-5
 
 

@@ -29,6 +29,7 @@ from tests.support.pool_content import content_of, slot_content
 from tests.support.stand_in_device import StandInPools
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.unified.config import preset
 from unipinrec.models.unified.graphs import EncoderGraph
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -90,10 +91,9 @@ class Truth:
         if (stream, start) not in self._known:
             longest = self.streams[stream][start : start + MAX_HISTORY]
             columns = (longest.actions_N, longest.timestamp_N, longest.surface_N)
-            hidden_1TC, past_L21HTD = self.model.encode(
-                torch.from_numpy(self.vector_VE[longest.item_row_N])[None],
-                *(torch.from_numpy(column)[None] for column in columns),
-            )
+            actions, *rest = (torch.from_numpy(column)[None] for column in columns)
+            vectors = torch.from_numpy(self.vector_VE[longest.item_row_N])[None]
+            hidden_1TC, past_L21HTD = self.model.encode(Events(vectors, actions, *rest, actions < 0))
             self._known[stream, start] = (hidden_1TC[0], past_L21HTD[:, :, 0])
         return self._known[stream, start]
 

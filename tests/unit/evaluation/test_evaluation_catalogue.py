@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score, top_k_accuracy_score
 from tests.support.sequences import SEQUENCES, sequence_dataset
 from unipinrec.data.interactions import split_leave_one_out
 from unipinrec.evaluation.catalogue import ndcg_at_k, rank_of_target, ranks_after, recall_at_k
-from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.baselines.counting import Popularity
 
 NOTHING = np.array([], np.int64)
 

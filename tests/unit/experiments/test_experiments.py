@@ -15,6 +15,7 @@ from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.baselines.interleaved import InterleavedRecommender
 from unipinrec.models.baselines.sasrec import SASRec
 from unipinrec.models.common.offline import OfflineRetriever
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import CatalogueConfig, JointConfig, JointTraining, ModelConfig, sized
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -141,7 +142,9 @@ def test_an_interleaved_action_changes_what_follows_and_not_its_own_prediction()
     other[0, 3] = 1
     nothing = torch.zeros_like(actions)
     with torch.no_grad():
-        one, two = (model.read(vector, given, time, nothing, nothing > 0) for given in (actions, other))
+        one, two = (
+            model.read(Events(vector, given, time, nothing, nothing > 0)) for given in (actions, other)
+        )
     assert torch.equal(one.action_hidden_BNC[:, :4], two.action_hidden_BNC[:, :4])
     assert (one.action_hidden_BNC[:, 4:] - two.action_hidden_BNC[:, 4:]).abs().amax(-1).min() > 1e-4
     assert torch.equal(one.hidden_BTC[:, :4], two.hidden_BTC[:, :4])
@@ -154,9 +157,9 @@ def test_sasrec_sees_item_ids_in_their_order_alone() -> None:
     vector = model.embedder(torch.tensor([[3, 9, 4]]))
     number = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
-        one, _ = model.encode(vector, number, number * 1000, number * 0)
-        two, _ = model.encode(vector, number.flip(1), number * 77, number * 0)
-        swapped, _ = model.encode(vector[:, [1, 0, 2]], number, number, number * 0)
+        one, _ = model.encode(Events(vector, number, number * 1000, number * 0, number < 0))
+        two, _ = model.encode(Events(vector, number.flip(1), number * 77, number * 0, number < 0))
+        swapped, _ = model.encode(Events(vector[:, [1, 0, 2]], number, number, number * 0, number < 0))
     assert torch.equal(one, two)
     assert (one - swapped)[:, 1:].abs().max() > 1e-4
 

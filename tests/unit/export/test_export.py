@@ -17,13 +17,16 @@ from export.check import ExportMismatchError, refuse_if_different
 from tests.conftest import ACTIONS, ITEMS, SURFACES, Exported
 from unipinrec.data.history import History
 from unipinrec.graph import load_graph
-from unipinrec.models.unified.graphs import EncoderGraph, Probe, RankingHeadGraph, RetrievalHeadGraph, probe
+from unipinrec.models.common.tokens import Events
+from unipinrec.models.unified.graphs import EncoderGraph, Probe, RankingHeadGraph, probe
 from unipinrec.models.unified.module import UnifiedRecommender
 
 HEAD_WEIGHT = "retrieval_head.project.straight.weight"
-GRAPHS: dict[str, tuple[type[nn.Module], Callable[[Probe], tuple[object, ...]], str]] = {
+GRAPHS: dict[
+    str, tuple[Callable[[UnifiedRecommender], nn.Module], Callable[[Probe], tuple[object, ...]], str]
+] = {
     "encoder.pt": (EncoderGraph, lambda one: one.encoder, "tokenizer.project.weight"),
-    "retrieval_head.pt": (RetrievalHeadGraph, lambda one: one.retrieval_head, HEAD_WEIGHT),
+    "retrieval_head.pt": (lambda model: model.retrieval_head, lambda one: one.retrieval_head, HEAD_WEIGHT),
     "ranking_head.pt": (RankingHeadGraph, lambda one: one.ranking_head, "ranking_head.outer"),
 }
 """File to wrapper, inputs of a probe, and a weight that the graph reads."""
@@ -70,9 +73,10 @@ def test_the_encoder_continues_slots_as_encoding_whole_histories_does(
         encoder(storage, late)
         for slot, one in enumerate(histories):
             columns = (one.actions_N, one.timestamp_N, one.surface_N)
+            actions, *rest = (torch.from_numpy(column)[None] for column in columns)
+            vectors = exported.model.embedder(torch.from_numpy(one.item_row_N)[None])
             expected_1TC, expected_L21HTD = exported.model.encode(
-                exported.model.embedder(torch.from_numpy(one.item_row_N)[None]),
-                *(torch.from_numpy(column)[None] for column in columns),
+                Events(vectors, actions, *rest, actions < 0)
             )
             written = storage.read(slot, len(one) + 1)
             assert (written - expected_L21HTD[:, :, 0]).abs().max() < TOLERANCE

@@ -7,8 +7,7 @@ import pytest
 
 from tests.support.sequences import SEQUENCES, sequence_dataset
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
-from unipinrec.models.baselines.markov import Markov
-from unipinrec.models.baselines.popularity import Popularity
+from unipinrec.models.baselines.counting import Markov, Popularity
 from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
 
 

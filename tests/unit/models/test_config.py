@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import PRESETS, JointTraining
 from unipinrec.models.unified.config import DEMO_TRAINING, UnifiedConfig, preset
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -62,7 +63,7 @@ def test_a_preset_model_encodes_its_longest_history_and_ranks_its_most_candidate
     zero_1N = torch.zeros(1, events, dtype=torch.long)
     zero_1 = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
-        hidden, past = model.encode(model.embedder(zero_1N), zero_1N, zero_1N, zero_1N)
+        hidden, past = model.encode(Events(model.embedder(zero_1N), zero_1N, zero_1N, zero_1N, zero_1N > 0))
         item_1KE = model.embedder(torch.arange(candidates).unsqueeze(0) % 50)
         logit = model.score(item_1KE, zero_1, zero_1, [past[:, :, 0]])
     assert hidden.shape == (1, 1 + events, width)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.float8 import Float8Linear, check_float8, quantise, quantise_trunk
-from unipinrec.models.common.linear import PartedLinear
-from unipinrec.models.common.trunk import Block, Trunk
+from unipinrec.models.common.trunk import Block, PartedLinear, Trunk
 from unipinrec.models.unified.config import preset
 
 INPUTS, OUTPUTS, ROWS = 128, 96, 48

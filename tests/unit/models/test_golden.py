@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.common.trunk import Block
 from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.graphs import EncoderGraph
 from unipinrec.models.unified.module import UnifiedRecommender
 
 TOLERANCE = 1e-9
@@ -63,13 +65,9 @@ class Case:
         self.surface_B = torch.tensor([0, 1, 1, 0])
 
     def encode(self, model: UnifiedRecommender, masked: bool = True) -> tuple[Tensor, Tensor]:
-        return model.encode(
-            self.vector_BNE,
-            self.actions_BN,
-            self.timestamp_BN,
-            self.surface_BN,
-            self.masked_BN if masked else None,
-        )
+        masked_BN = self.masked_BN if masked else torch.zeros_like(self.masked_BN)
+        columns = (self.actions_BN, self.timestamp_BN, self.surface_BN, masked_BN)
+        return model.encode(Events(self.vector_BNE, *columns))
 
     def score(self, model: UnifiedRecommender, candidate_BKE: Tensor | None = None) -> Tensor:
         _, past = self.encode(model)
@@ -102,13 +100,8 @@ def dense_logits(model: UnifiedRecommender, case: Case, request: int) -> Tensor:
     """Action logits [K, A] of one request by a dense forward over [BOS, history, candidates]."""
     n = LENGTHS[request]
     one = slice(request, request + 1)
-    event_NC = model.tokenizer.events(
-        case.vector_BNE[one, :n],
-        case.actions_BN[one, :n],
-        case.masked_BN[one, :n],
-        case.timestamp_BN[one, :n],
-        case.surface_BN[one, :n],
-    )[0]
+    columns = (case.vector_BNE, case.actions_BN, case.timestamp_BN, case.surface_BN, case.masked_BN)
+    event_NC = model.tokenizer.events(Events(*(column[one, :n] for column in columns)))[0]
     candidate_KC = model.tokenizer.candidates(case.candidate_BKE[one], case.time_B[one], case.surface_B[one])[
         0
     ]
@@ -185,7 +178,7 @@ class Packed:
         count = [end - begin for begin, end in pairwise([*self.first, len(self.fields)])]
         columns = torch.tensor([*self.fields, (1, 1, 9, 9, 1, 3), (0, 0, 0, 0, 0, 1)]).T
         actions_X, masked_X, timestamp_X, previous_X, surface_X, position_X = columns
-        hidden_BC: Tensor = model.extend(
+        hidden_BC: Tensor = EncoderGraph(model)(
             torch.stack([*self.vectors, *torch.full((2, model.config.item_dim), 1e3).double()]),
             actions_X,
             masked_X.bool(),
@@ -245,13 +238,8 @@ def test_appending_events_changes_no_earlier_key_or_value(model: UnifiedRecommen
     case = Case(model, 4)
     _, long = case.encode(model)
     for n in (0, 1, 9):
-        _, short = model.encode(
-            case.vector_BNE[:, :n],
-            case.actions_BN[:, :n],
-            case.timestamp_BN[:, :n],
-            case.surface_BN[:, :n],
-            case.masked_BN[:, :n],
-        )
+        columns = (case.vector_BNE, case.actions_BN, case.timestamp_BN, case.surface_BN, case.masked_BN)
+        _, short = model.encode(Events(*(column[:, :n] for column in columns)))
         assert (short - long[:, :, :, :, : n + 1]).abs().max() < TOLERANCE
 
 
@@ -276,13 +264,14 @@ def test_feeding_back_equals_encoding_masked_events_and_leaves_ranking_alone(
         hidden_BC = packed.extend(model)
     for b, n in enumerate(LENGTHS):
         one = slice(b, b + 1)
-        whole_1TC, whole = model.encode(
+        events = Events(
             torch.cat([case.vector_BNE[one, :n], fed_BSE[one]], dim=1),
             torch.cat([case.actions_BN[one, :n], torch.full((1, steps), 5)], dim=1),
             torch.cat([case.timestamp_BN[one, :n], case.time_B[one].expand(1, steps)], dim=1),
             torch.cat([case.surface_BN[one, :n], case.surface_B[one].expand(1, steps)], dim=1),
             torch.arange(n + steps).unsqueeze(0) >= n,
         )
+        whole_1TC, whole = model.encode(events)
         assert (hidden_BC[b] - whole_1TC[0, -1]).abs().max() < TOLERANCE
         assert (slots[b][:, :, :, : n + 1 + steps] - whole[:, :, 0]).abs().max() < TOLERANCE
     assert torch.equal(case.score(model), before)

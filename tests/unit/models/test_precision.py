@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from unipinrec.models.common.float8 import Float8Linear
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.graphs import EncoderGraph
 from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.precision import Lowered, lower_precision
 
@@ -51,7 +53,8 @@ class Case:
         self.outcome_B, self.offset_B = torch.tensor([0, 3]), torch.zeros(2, dtype=torch.long)
 
     def encode(self, model: UnifiedRecommender) -> tuple[Tensor, Tensor]:
-        return model.encode(self.vector_BNE, self.actions_BN, self.timestamp_BN, self.surface_BN)
+        columns = (self.actions_BN, self.timestamp_BN, self.surface_BN, self.actions_BN < 0)
+        return model.encode(Events(self.vector_BNE, *columns))
 
     def logits(self, model: UnifiedRecommender) -> Tensor:
         _, past = self.encode(model)
@@ -142,7 +145,7 @@ def test_slots_are_continued_in_fewer_bits_as_whole_histories_are_encoded(
     def with_bos(of_events: Tensor) -> Tensor:
         return torch.cat([of_events[:1], of_events])
 
-    hidden_BC = lowered.extend(
+    hidden_BC = EncoderGraph(lowered)(
         with_bos(case.vector_BNE[0]),
         with_bos(case.actions_BN[0]),
         torch.zeros(LENGTH + 1, dtype=torch.bool),

@@ -1,6 +1,6 @@
 """SASRec (Kang and McAuley, 2018) with a full softmax, over this project's trunk.
 
-Shapes: B requests, N events, T = N + 1 positions, E item width, C hidden width.
+Shapes: B requests, N events, E item width, C hidden width.
 """
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from unipinrec.models.common.heads import RankingHead, RetrievalHead
-from unipinrec.models.common.history_model import HistoryModel
+from unipinrec.models.common.history_model import HistoryModel, Reading
 from unipinrec.models.common.offline import OfflineRetriever
 from unipinrec.models.common.retrieval_objective import RetrievalObjective
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import JointConfig, ModelConfig, RetrievalTraining
 from unipinrec.models.spec import ModelSpec, blended_examples
 
@@ -35,17 +36,10 @@ class SASRec(HistoryModel):
         self.retrieval_head = HiddenAlone(config)
 
     @override
-    def encode(
-        self,
-        vector_BNE: Tensor,
-        actions_BN: Tensor,
-        timestamp_BN: Tensor,
-        surface_BN: Tensor,
-        masked_BN: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return hidden states [B, T, C] and keys and values, of item ids in their order."""
-        nothing_BN = torch.zeros_like(actions_BN)
-        return super().encode(vector_BNE, nothing_BN, nothing_BN, nothing_BN, torch.ones_like(nothing_BN) > 0)
+    def read(self, events: Events) -> Reading:
+        """Encode item ids in their order, and nothing else."""
+        nothing_BN = torch.zeros_like(events.actions_BN)
+        return super().read(Events(events.vector_BNE, nothing_BN, nothing_BN, nothing_BN, nothing_BN == 0))
 
 
 class HiddenAlone(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.embedder import ItemEmbedder
-from unipinrec.models.common.tokens import Tokenizer
+from unipinrec.models.common.tokens import Events, Tokenizer
 from unipinrec.models.common.trunk import Trunk
 from unipinrec.models.config import ModelConfig
 
@@ -61,34 +61,17 @@ class HistoryModel(nn.Module):
         nn.init.zeros_(self.tokenizer.action.bias)
         return item_turn
 
-    def encode(
-        self,
-        vector_BNE: Tensor,
-        actions_BN: Tensor,
-        timestamp_BN: Tensor,
-        surface_BN: Tensor,
-        masked_BN: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encode padded histories (padding at the end) behind a BOS token.
+    def encode(self, events: Events) -> tuple[Tensor, Tensor]:
+        """Return hidden states [B, T, C] and keys and values [L, 2, B, H, T, D], of BOS and each event.
 
-        Returns hidden states [B, T, C] and keys and values [L, 2, B, H, T, D]. Positions of padding hold
-        numbers that no real position depends on.
+        Positions of padding hold numbers that no real position depends on.
         """
-        if masked_BN is None:
-            masked_BN = torch.zeros_like(actions_BN, dtype=torch.bool)
-        token_BNC = self.tokenizer.events(vector_BNE, actions_BN, masked_BN, timestamp_BN, surface_BN)
-        begin_B1C = self.tokenizer.begin(vector_BNE.size(0))
-        return self.trunk.history(torch.cat([begin_B1C, token_BNC], dim=1))
+        reading = self.read(events)
+        return reading.hidden_BTC, reading.past_L2BHTD
 
-    @torch.jit.unused
-    def read(
-        self,
-        vector_BNE: Tensor,
-        actions_BN: Tensor,
-        timestamp_BN: Tensor,
-        surface_BN: Tensor,
-        masked_BN: Tensor,
-    ) -> Reading:
+    def read(self, events: Events) -> Reading:
         """Encode as training does, with the actions of the masked events hidden."""
-        hidden_BTC, past_L2BHTD = self.encode(vector_BNE, actions_BN, timestamp_BN, surface_BN, masked_BN)
+        token_BNC = self.tokenizer.events(events)
+        begin_B1C = self.tokenizer.begin(len(token_BNC))
+        hidden_BTC, past_L2BHTD = self.trunk.history(torch.cat([begin_B1C, token_BNC], dim=1))
         return Reading(hidden_BTC, hidden_BTC[:, 1:], past_L2BHTD, True)

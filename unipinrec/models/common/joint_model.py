@@ -15,6 +15,9 @@ from unipinrec.models.config import JointConfig
 class JointModel(HistoryModel):
     """Base of models with both heads."""
 
+    positions_per_event = 1
+    """Keys and values that an event has."""
+
     def __init__(self, config: JointConfig, time_offsets_s: tuple[int, ...] = (0,)) -> None:
         super().__init__(config, time_offsets_s)
         self.retrieval_head: RetrievalHead = RetrievalHead(config, len(time_offsets_s))
@@ -42,5 +45,5 @@ class JointModel(HistoryModel):
         """Return action logits [B, K, A] over a padded batch of histories of `length_B` events."""
         token_BKC = self.tokenizer.candidates(candidate_BKE, timestamp_B, surface_B)
         position = torch.arange(past_L2BHTD.size(4), device=length_B.device)
-        padding_BT = position > length_B.unsqueeze(1)
+        padding_BT = position > self.positions_per_event * length_B.unsqueeze(1)
         return self.ranking_head(self.trunk.candidates(token_BKC, past_L2BHTD, padding_BT))

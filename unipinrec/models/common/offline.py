@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from unipinrec.data.history import History
 from unipinrec.data.window import window_start
 from unipinrec.models.common.history_model import HistoryModel
 from unipinrec.models.common.joint_model import JointModel
+from unipinrec.models.common.tokens import Events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,8 @@ class OfflineRetriever:
     @torch.no_grad()
     def retrieval_scores(self, requests: Sequence[OfflineRequest]) -> Tensor:
         """Return inner products [B, V] of each user's immediate query embedding with every item."""
-        query_BXOE = self._queries(self._window(requests), [self._model.config.num_actions])
+        window = Window(self._model, self.item_vector_VE, requests)
+        query_BXOE = self._queries(window, [self._model.config.num_actions])
         return query_BXOE[:, 0, 0] @ self.item_vector_VE.T
 
     @torch.no_grad()
@@ -52,7 +53,7 @@ class OfflineRetriever:
 
         Each step after the first encodes the history again, with the fed-back embeddings as masked events.
         """
-        window = self._window(requests)
+        window = Window(self._model, self.item_vector_VE, requests)
         made = []
         for step in range(steps):
             query_BXOE = self._queries(window, [*outcomes, leading_outcome])
@@ -60,9 +61,6 @@ class OfflineRetriever:
             if step + 1 < steps:
                 window.append(query_BXOE[:, -1, 0])
         return torch.stack(made, dim=1)
-
-    def _window(self, requests: Sequence[OfflineRequest]) -> "Window":
-        return Window(self._model, self.item_vector_VE, requests)
 
     def _queries(self, window: "Window", outcomes: Sequence[int]) -> Tensor:
         """Query embeddings [B, X, O, E] after each window's last event."""
@@ -93,7 +91,7 @@ class OfflineRanker(OfflineRetriever):
         self, requests: Sequence[OfflineRequest], candidates: Sequence[NDArray[np.int64]]
     ) -> list[Tensor]:
         """Return probabilities [K, A] of each request's candidate rows [K]."""
-        window = self._window(requests)
+        window = Window(self._model, self.item_vector_VE, requests)
         _, past_L2BHTD = window.encode()
         logit_BKA = self._model.score_padded(
             self.item_vector_VE[_pad(candidates).to(self.item_vector_VE.device)],
@@ -121,32 +119,28 @@ class Window:
         self.length_B = torch.tensor([len(window) for window in windows], device=device)
         self.request_time_B = torch.tensor([request.request_time for request in requests], device=device)
         self.surface_B = torch.tensor([request.surface for request in requests], device=device)
-        self._vector_BNE = vector_VE[_pad([window.item_row_N for window in windows]).to(device)]
-        self._actions_BN = _pad([window.actions_N for window in windows]).to(device)
-        self._timestamp_BN = _pad([window.timestamp_N for window in windows]).to(device)
-        self._surface_BN = _pad([window.surface_N for window in windows]).to(device)
-        self._masked_BN = torch.zeros_like(self._actions_BN, dtype=torch.bool)
+        item_BN, actions_BN, timestamp_BN, surface_BN = (
+            _pad([getattr(window, name) for window in windows]).to(device)
+            for name in ("item_row_N", "actions_N", "timestamp_N", "surface_N")
+        )
+        masked_BN = torch.zeros_like(actions_BN, dtype=torch.bool)
+        self._events = Events(vector_VE[item_BN], actions_BN, timestamp_BN, surface_BN, masked_BN)
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Return hidden states [B, T, C] and keys and values [L, 2, B, H, T, D]."""
-        return self._model.encode(
-            self._vector_BNE, self._actions_BN, self._timestamp_BN, self._surface_BN, self._masked_BN
-        )
+        return self._model.encode(self._events)
 
     def append(self, query_BE: Tensor) -> None:
         """Continue each history with a masked event at the request's time."""
+        no_action_B = torch.zeros_like(self.length_B)
         row_B = torch.arange(len(query_BE), device=query_BE.device)
-        self._vector_BNE = F.pad(self._vector_BNE, (0, 0, 0, 1))
-        self._vector_BNE[row_B, self.length_B] = query_BE
-        for name, value_B in (
-            ("_actions_BN", torch.zeros_like(self.length_B)),
-            ("_timestamp_BN", self.request_time_B),
-            ("_surface_BN", self.surface_B),
-            ("_masked_BN", torch.ones_like(self.length_B, dtype=torch.bool)),
-        ):
-            padded_BN = F.pad(getattr(self, name), (0, 1))
-            padded_BN[row_B, self.length_B] = value_B
-            setattr(self, name, padded_BN)
+        added = (query_BE, no_action_B, self.request_time_B, self.surface_B, no_action_B == 0)
+        longer = []
+        for column, value in zip(self._events, added, strict=True):
+            empty = column.new_zeros(len(column), 1, *column.shape[2:])
+            longer.append(torch.cat([column, empty], dim=1))
+            longer[-1][row_B, self.length_B] = value
+        self._events = Events(*longer)
         self.length_B = self.length_B + 1
 
 

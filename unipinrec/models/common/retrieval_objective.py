@@ -19,6 +19,7 @@ from unipinrec.models.common.losses import SampledSoftmax
 from unipinrec.models.common.objective import WHOLE, Losses, Objective, Part, Share
 from unipinrec.models.common.sketch import CountMinSketch
 from unipinrec.models.common.targets import Targets, make_targets
+from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import RetrievalTraining
 
 NO_USER = -1
@@ -63,14 +64,9 @@ class RetrievalObjective(Objective):
         part = share.part(len(real_BN))
         masked_BN = share.random(*real_BN.shape).to(real_BN.device) < self.config.action_mask_probability
         step = Step(batch, real_BN & masked_BN, share, part, batch.rows(part.rows))
-        reading = self.model.read(
-            self._vectors(batch.event_item_BN, step),
-            step.own.event_actions_BN,
-            step.own.event_timestamp_BN,
-            step.own.event_surface_BN,
-            step.masked_BN[part.rows],
-        )
-        return self._losses(reading, step)
+        own, vector_bNE = step.own, self._vectors(batch.event_item_BN, step)
+        columns = (own.event_actions_BN, own.event_timestamp_BN, own.event_surface_BN)
+        return self._losses(self.model.read(Events(vector_bNE, *columns, step.masked_BN[part.rows])), step)
 
     def _losses(self, reading: Reading, step: Step) -> Losses:
         retrieval = self._retrieval(reading.hidden_BTC, step)

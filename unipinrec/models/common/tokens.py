@@ -4,11 +4,24 @@ Shapes: B requests, N events, X positions of several requests one after another,
 E item width, C hidden width.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.features import AbsoluteTime, EventGap, multi_hot_actions
 from unipinrec.models.config import ModelConfig
+
+
+class Events(NamedTuple):
+    """Whole histories, padded at the end."""
+
+    vector_BNE: Tensor
+    actions_BN: Tensor
+    timestamp_BN: Tensor
+    surface_BN: Tensor
+    masked_BN: Tensor
+    """Whose actions are hidden."""
 
 
 class Tokenizer(nn.Module):
@@ -37,20 +50,12 @@ class Tokenizer(nn.Module):
         """Return the BOS token at position 0, [B, 1, C]: what an empty history consists of."""
         return (self.bos + self.position.weight[0]).expand(batch, 1, -1)
 
-    def events(
-        self,
-        vector_BNE: Tensor,
-        actions_BN: Tensor,
-        masked_BN: Tensor,
-        timestamp_BN: Tensor,
-        surface_BN: Tensor,
-    ) -> Tensor:
+    def events(self, events: Events) -> Tensor:
         """Return tokens [B, N, C] of whole histories; BOS, which stands before them, is not among them."""
-        previous_BN = torch.cat([timestamp_BN[:, :1], timestamp_BN[:, :-1]], dim=1)
+        vector_BNE, actions_BN, time_BN, surface_BN, masked_BN = events
+        previous_BN = torch.cat([time_BN[:, :1], time_BN[:, :-1]], dim=1)
         position_BN = torch.arange(1, vector_BNE.size(1) + 1, device=vector_BNE.device).expand_as(actions_BN)
-        return self._events(
-            vector_BNE, actions_BN, masked_BN, timestamp_BN, previous_BN, surface_BN, position_BN
-        )
+        return self._events(vector_BNE, actions_BN, masked_BN, time_BN, previous_BN, surface_BN, position_BN)
 
     def packed(
         self,

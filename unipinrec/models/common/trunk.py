@@ -15,12 +15,19 @@ from unipinrec.models.common.attention import (
     causal_attention,
     continued_attention,
 )
-from unipinrec.models.common.linear import PartedLinear
 from unipinrec.models.config import ModelConfig
 
 ROW_STEP = 16
 """Packed rows are padded to multiples of this, so that no lone last row takes another kernel. That keeps the
 rounding of a request nearly the same in any batch; bit for bit it is on some processors only."""
+
+
+class PartedLinear(nn.Linear):
+    """A linear layer that also gives some of its outputs without the cost of the others."""
+
+    def part(self, features: Tensor, begin: int, end: int) -> Tensor:
+        """Turn features [..., I] into outputs `begin` to `end - 1`, [..., end - begin]."""
+        return F.linear(features, self.weight[begin:end], self.bias[begin:end])
 
 
 class Block(nn.Module):

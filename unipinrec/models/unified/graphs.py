@@ -1,7 +1,7 @@
 """What a bundle holds of the unified model: three graphs that TorchScript compiles, and the weights in them.
 
-Shapes: B requests, X positions of several requests one after another, T cached positions, K candidates,
-A actions, L layers, H heads, D head width, E item width, C hidden width.
+Shapes: B requests, X positions of several requests one after another, S positions of a slot, T cached
+positions, K candidates, A actions, L layers, H heads, D head width, E item width, C hidden width.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from unipinrec.models.spec import Exports, Graph
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 from unipinrec.models.unified.module import UnifiedRecommender
-from unipinrec.models.unified.served import served_weights
 
 
 class EncoderGraph(nn.Module):
@@ -21,7 +20,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: UnifiedRecommender) -> None:
         super().__init__()
-        self.model = model
+        self.tokenizer, self.trunk = model.tokenizer, model.trunk
 
     def forward(
         self,
@@ -37,34 +36,19 @@ class EncoderGraph(nn.Module):
         count: list[int],
         slots: list[Tensor],
     ) -> Tensor:
-        """Return hidden states [B', C] after each request's last position, as `UnifiedRecommender.extend`."""
-        return self.model.extend(
-            vector_XE,
-            actions_X,
-            masked_X,
-            timestamp_X,
-            previous_timestamp_X,
-            surface_X,
-            position_X,
-            first,
-            cached,
-            count,
-            slots,
+        """Continue the history in each slot [L, 2, H, S, D] by the request's events, in place.
+
+        The tokens of all requests stand one after another: request b has `count[b]` from row `first[b]` on,
+        behind the `cached[b]` positions that its slot holds. A whole history starts with position 0, BOS.
+        A query embedding that is fed back is an event whose action is masked (PinRec §2.5).
+
+        Returns hidden states [B', C] after each request's last position, B' being B rounded up to `ROW_STEP`;
+        the same as encoding each whole history.
+        """
+        token_XC = self.tokenizer.packed(
+            vector_XE, actions_X, masked_X, timestamp_X, previous_timestamp_X, surface_X, position_X
         )
-
-
-class RetrievalHeadGraph(nn.Module):
-    """Hidden states, request context, outcomes and time offsets to query embeddings."""
-
-    def __init__(self, model: UnifiedRecommender) -> None:
-        super().__init__()
-        self.head = model.retrieval_head
-
-    def forward(
-        self, hidden_BC: Tensor, timestamp_B: Tensor, surface_B: Tensor, outcome_B: Tensor, offset_B: Tensor
-    ) -> Tensor:
-        """Return unit vectors [B, E]."""
-        return self.head(hidden_BC, timestamp_B, surface_B, outcome_B, offset_B)
+        return self.trunk.extended(token_XC, first, cached, count, slots)
 
 
 class RankingHeadGraph(nn.Module):
@@ -91,10 +75,12 @@ def unified_exports(model: UnifiedRecommender) -> Exports:
     ]
     graphs = {
         ENCODER: Graph(EncoderGraph(model), [drawn.encoder for drawn in probes]),
-        RETRIEVAL_HEAD: Graph(RetrievalHeadGraph(model), [drawn.retrieval_head for drawn in probes]),
+        RETRIEVAL_HEAD: Graph(model.retrieval_head, [drawn.retrieval_head for drawn in probes]),
         RANKING_HEAD: Graph(RankingHeadGraph(model), [drawn.ranking_head for drawn in probes]),
     }
-    return Exports(graphs, served_weights(model), model.embedder.all_vectors())
+    # By the names that they have in `ServedModel`.
+    weights = {name: weight for name, weight in model.state_dict().items() if "embedder" not in name}
+    return Exports(graphs, weights, model.embedder.all_vectors())
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +135,5 @@ def probe(config: UnifiedConfig, lengths: tuple[int, ...], candidates: int, seed
             integers(config.num_actions + 1, batch),
             integers(len(config.time_offsets_s), batch),
         ),
-        ranking_head=(
-            vectors(candidates),
-            now_B,
-            surface_B,
-            caches,
-        ),
+        ranking_head=(vectors(candidates), now_B, surface_B, caches),
     )

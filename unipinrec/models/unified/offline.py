@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unipinrec.bundle import ServingDefaults
-from unipinrec.models.common.offline import OfflineRanker, OfflineRequest
+from unipinrec.models.common.offline import OfflineRanker, OfflineRequest, Window
 from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.queries import QueryPlan, merge_similar, plan_queries
 
@@ -81,7 +81,7 @@ class OfflineRecommender(OfflineRanker):
     @torch.no_grad()
     def keys_and_values(self, requests: Sequence[OfflineRequest]) -> list[Tensor]:
         """Return keys and values [L, 2, H, T, D] of each request's history, exact in length."""
-        window = self._window(requests)
+        window = Window(self._model, self.item_vector_VE, requests)
         _, past_L2BHTD = window.encode()
         return [past_L2BHTD[:, :, row, :, : end + 1] for row, end in enumerate(window.length_B.tolist())]
 

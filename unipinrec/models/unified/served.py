@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from unipinrec.models.common.heads import RankingHead, RetrievalHead
 from unipinrec.models.common.tokens import Tokenizer
 from unipinrec.models.common.trunk import Trunk
 from unipinrec.models.unified.config import UnifiedConfig
-from unipinrec.models.unified.module import UnifiedRecommender
 
 
 class ServedModel(nn.Module):
@@ -29,8 +28,3 @@ class ServedModel(nn.Module):
         model = cls(config)
         model.load_state_dict(load_file(path))
         return model.eval()
-
-
-def served_weights(model: UnifiedRecommender) -> dict[str, Tensor]:
-    """Return a trained model's weights by the names that they have in `ServedModel`."""
-    return {name: weight for name, weight in model.state_dict().items() if "embedder" not in name}
