@@ -7,28 +7,14 @@ from typing import Any
 import numpy as np
 
 from experiments.recipes import Recipe
-from experiments.scores import Labelled, Values, leave_one_out_values, rates_scores
+from experiments.scores import K, Labelled, Measured, Values, rates_scores
 from experiments.variants import Variant
 from unipinrec.data.interactions import InteractionDataset, Split, split_at_time, split_leave_one_out
-from unipinrec.evaluation.bootstrap import Estimate
+from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
-from unipinrec.evaluation.leave_one_out import RetrievalScorer
+from unipinrec.evaluation.leave_one_out import CHUNK_USERS, RetrievalScorer
 from unipinrec.models.baselines.counting import Markov, Popularity
 from unipinrec.simulator.truth import Truth
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What one model reached."""
-
-    metrics: dict[str, Values]
-    areas: dict[str, Estimate]
-    """Metrics that have no value per user."""
-
-    def means(self) -> dict[str, float]:
-        """Return all metrics without intervals."""
-        means = {name: float(values.value_X.mean()) for name, values in self.metrics.items()}
-        return means | {name: area.mean for name, area in self.areas.items()}
 
 
 @dataclass(frozen=True)
@@ -63,17 +49,20 @@ class HeldOut:
         `recommender` is a `Retriever`, a `Ranker` or both, as the variant says.
         """
         if self.recipe.protocol == "leave_one_out":
-            scorer = RetrievalScorer(recommender, self.dataset)
-            return Measured(leave_one_out_values(scorer, self.dataset, self.split), {})
-        metrics: dict[str, Values] = {}
-        areas: dict[str, Estimate] = {}
+            return self._leave_one_out(RetrievalScorer(recommender, self.dataset))
+        found = Measured({})
         if variant.ranks:
-            score_SA = self.views.probabilities(recommender)
-            metrics |= self.labelled.hits(score_SA)
-            areas |= self.labelled.areas(score_SA)
+            found = self.labelled.measure(self.views.probabilities(recommender))
         if variant.retrieves:
-            metrics |= self.labelled.recall(recommender)
-        return Measured(metrics, areas)
+            found.metrics.update(self.labelled.recall(recommender))
+        return found
+
+    def _leave_one_out(self, scorer: Scorer) -> Measured:
+        """Recall@10 and NDCG@10 of every held-out user, over the full catalogue."""
+        user_U = np.flatnonzero(self.split.held_out_U)
+        rank_U = ranks_after(scorer, self.dataset, user_U, self.split.train_end_U[user_U] + 1, CHUNK_USERS)
+        recall, ndcg = (Values(metric(rank_U, K), user_U) for metric in (recall_at_k, ndcg_at_k))
+        return Measured({f"recall@{K}": recall, f"ndcg@{K}": ndcg})
 
     def baselines(self) -> dict[tuple[str, str], Measured]:
         """Return what counting reaches, and in a simulation the truth, by name and description."""
@@ -82,11 +71,8 @@ class HeldOut:
             popularity = Popularity(self.dataset, history_U)
             markov = Markov(self.dataset, history_U, popularity)
             return {
-                (name, what): Measured(leave_one_out_values(scorer, self.dataset, self.split), {})
-                for name, what, scorer in (
-                    ("markov", "first-order transitions, popularity fill", markov),
-                    ("popularity", "number of events", popularity),
-                )
+                ("markov", "first-order transitions, popularity fill"): self._leave_one_out(markov),
+                ("popularity", "number of events"): self._leave_one_out(popularity),
             }
         scores = {("rates", "smoothed user rate x item rate"): rates_scores(self.labelled, self.split)}
         if self.truth is not None:
@@ -94,7 +80,4 @@ class HeldOut:
             row_S = np.concatenate(self.views.items())
             best_SA = self.truth.shown_probabilities(feedview_S, row_S)
             scores["truth", "the simulator's own probabilities: no model can do better"] = best_SA
-        return {
-            key: Measured(self.labelled.hits(score_SA), self.labelled.areas(score_SA))
-            for key, score_SA in scores.items()
-        }
+        return {key: self.labelled.measure(score_SA) for key, score_SA in scores.items()}

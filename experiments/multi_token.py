@@ -6,11 +6,12 @@ Shapes: F requests, Q query embeddings, E item width.
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+from typing_extensions import override
 
-from experiments.scores import K, Values
-from experiments.section import Answers, Question, Run
+from experiments.scores import K, Measured, Values
+from experiments.section import Question, Run
 from experiments.variants import MULTI_TOKEN, UNIFIED
+from unipinrec.arrays import Float32s
 from unipinrec.evaluation.diversity import intra_list_diversity, item_coverage
 from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
 from unipinrec.evaluation.query_sets import retrieve_union, unordered_recall
@@ -31,40 +32,38 @@ OWN_ONE = f"{MULTI_TOKEN.name}: one embedding"
 OFFSETS = f"{MULTI_TOKEN.name}: every time offset"
 OFFSETS_STEPWISE = f"{MULTI_TOKEN.name}: every time offset, 2 steps"
 
+WAYS = {
+    ONE: "trained for the next item alone",
+    **dict.fromkeys(STEPWISE.values(), "the same model, each embedding fed back for the next"),
+    OWN_ONE: f"trained for {len(MULTI_TOKEN.model['time_offsets_s'])} time offsets; the immediate one takes "
+    "all candidates",
+    OFFSETS: "the same model",
+    OFFSETS_STEPWISE: "the same model, the immediate embedding fed back",
+}
 
-class MultiToken:
+
+class MultiToken(Question):
     """The same requests, with one query embedding and with several, each way with as many candidates."""
+
+    title = "Several query embeddings"
+    what = (
+        f"{TOTAL} candidates for every request, split evenly over its query embeddings; an "
+        f"embedding passes over what earlier ones found. Sought are the new items with a positive action "
+        f"of the {HORIZON_DAYS} days from the request on, or the first of them in the slate that "
+        f"followed. Coverage is the share of the catalogue that is found for anyone."
+    )
+    variants = (UNIFIED, MULTI_TOKEN)
+    ways = WAYS
+    compared = tuple((way, ONE, metric) for way in list(WAYS)[1:] for metric in (LATER, NEXT, DIVERSITY))
 
     def __init__(self, views: FutureFeedviews) -> None:
         self._views = views
         self._later = views.later_targets(HORIZON_DAYS * 86_400)
         self._next_F = views.targets()
 
-    def question(self) -> Question:
-        """Return how the answers are shown."""
-        return Question(
-            title="Several query embeddings",
-            what=f"{TOTAL} candidates for every request, split evenly over its query embeddings; an "
-            f"embedding passes over what earlier ones found. Sought are the new items with a positive action "
-            f"of the {HORIZON_DAYS} days from the request on, or the first of them in the slate that "
-            f"followed. Coverage is the share of the catalogue that is found for anyone.",
-            ways={
-                ONE: "trained for the next item alone",
-                **dict.fromkeys(STEPWISE.values(), "the same model, each embedding fed back for the next"),
-                OWN_ONE: f"trained for {len(MULTI_TOKEN.model['time_offsets_s'])} time offsets; the "
-                "immediate one takes all candidates",
-                OFFSETS: "the same model",
-                OFFSETS_STEPWISE: "the same model, the immediate embedding fed back",
-            },
-            compared=[
-                (way, ONE, metric)
-                for way in (*STEPWISE.values(), OWN_ONE, OFFSETS, OFFSETS_STEPWISE)
-                for metric in (LATER, NEXT, DIVERSITY)
-            ],
-        )
-
+    @override
     def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
-        """Return every way's answers with the models of one seed, which have the names of their variants."""
+        """Return recalls, diversity and coverage of every way with the models of one seed."""
         single, several = recommenders[UNIFIED.name], recommenders[MULTI_TOKEN.name]
         single_FSOE = self._queries(single, max(STEPS))
         several_FSOE = self._queries(several, 2)
@@ -78,7 +77,7 @@ class MultiToken:
             ),
         }
 
-    def _queries(self, recommender: QueryEmbedder, steps: int) -> NDArray[np.float32]:
+    def _queries(self, recommender: QueryEmbedder, steps: int) -> Float32s:
         """Query embeddings for any outcome, [F, S, O, E]."""
         requests, any_outcome = self._views.requests(), len(self._views.dataset.info.actions)
         parts = []
@@ -88,7 +87,7 @@ class MultiToken:
             parts.append(query_BSXOE[:, :, 0].numpy())
         return np.concatenate(parts)
 
-    def _measure(self, recommender: QueryEmbedder, query_FQE: NDArray[np.float32]) -> Answers:
+    def _measure(self, recommender: QueryEmbedder, query_FQE: Float32s) -> Measured:
         vector_VE = recommender.item_vector_VE.numpy()
         seen = [request.history.item_row_N for request in self._views.requests()]
         budget_Q = split_budget(TOTAL, np.ones(query_FQE.shape[1]))
@@ -107,4 +106,4 @@ class MultiToken:
             DIVERSITY: Values(intra_list_diversity(found, vector_VE), user_F),
         }
         coverage = item_coverage(found, len(vector_VE), TOTAL)
-        return Answers(metrics, {"coverage": coverage.of_catalogue})
+        return Measured(metrics, totals={"coverage": coverage.of_catalogue})

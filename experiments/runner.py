@@ -7,23 +7,21 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_complet
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.conditioning import OutcomeConditioning
-from experiments.held_out import HeldOut, Measured
+from experiments.held_out import HeldOut
 from experiments.multi_token import MultiToken
 from experiments.recipes import Recipe
 from experiments.report import Difference, EvaluationReport, Machine, Row, Section
-from experiments.scores import Values, mean_values
-from experiments.section import Run
+from experiments.scores import Measured, by_seed
+from experiments.section import Question, Run
 from experiments.trial import Trial
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.models.common.history_model import HistoryModel
 from unipinrec.models.common.joint_model import JointModel
 from unipinrec.models.common.tokens import Events
@@ -49,40 +47,49 @@ class Runner:
         self._held_out = HeldOut(recipe, dataset, truth)
         self._folder = folder
         self._report_line = report
-        self._values: dict[str, dict[str, Values]] = {}
 
     def run(self, workers: int) -> EvaluationReport:
         """Train and measure; takes as long as the recipe's budget says.
 
         One thread for each model: small ones gain little from more.
         """
-        began = time.perf_counter()
-        trials = [
-            self._trial(variant, seed)
-            for variant in self._recipe.variants
-            for seed in self._recipe.seeds_of(variant)
-        ]
-        resumed = any(trial.folder.exists() for trial in trials)
+        began, recipe, held_out = time.perf_counter(), self._recipe, self._held_out
+        trials = {
+            variant.name: [self._trial(variant, seed) for seed in recipe.seeds_of(variant)]
+            for variant in recipe.variants
+        }
+        every = [trial for trials_of in trials.values() for trial in trials_of]
+        resumed = any(trial.folder.exists() for trial in every)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
-            measured = self._measure_all(trials, pool, bar)
+            futures = {trial.name: pool.submit(train_and_measure, trial, held_out) for trial in every}
+            measured = self._gather(futures, "training", bar, _described)
             sections = self._sections(pool, bar)
-        rows = [self._trained_row(variant, measured) for variant in self._recipe.variants]
-        for (name, what), found in self._held_out.baselines().items():
-            self._values[name] = found.metrics
-            metrics = {metric: values.estimate() for metric, values in found.metrics.items()}
-            rows.append(Row(model=name, what=what, metrics=metrics | found.areas))
-        dataset = self._held_out.dataset
+        found, rows = {}, []
+        for variant in recipe.variants:
+            runs = [measured[trial.name] for trial in trials[variant.name]]
+            found[variant.name] = Measured.mean(runs)
+            rows.append(self._trained_row(variant, trials[variant.name], found[variant.name], by_seed(runs)))
+        for (name, what), counted in held_out.baselines().items():
+            found[name] = counted
+            rows.append(Row(model=name, what=what, metrics=counted.estimates()))
+        first, *others = found
+        differences = [
+            Difference(a=first, b=other, metric=name, estimate=found[first].metrics[name].minus(values))
+            for other in others
+            for name, values in found[other].metrics.items()
+            if name in found[first].metrics
+        ]
         return EvaluationReport(
-            dataset=self._recipe.dataset,
-            synthetic=self._recipe.synthetic,
-            protocol=self._recipe.protocol,
-            users=len(dataset.user_ids_U),
-            items=len(dataset.item_ids_V),
+            dataset=recipe.dataset,
+            synthetic=recipe.synthetic,
+            protocol=recipe.protocol,
+            users=len(held_out.dataset.user_ids_U),
+            items=len(held_out.dataset.item_ids_V),
             minutes=None if resumed else round((time.perf_counter() - began) / 60, 2),
             machine=Machine.here(),
             rows=tuple(rows),
-            differences=tuple(self._differences(rows[0].model, [row.model for row in rows[1:]])),
+            differences=tuple(differences),
             sections=tuple(sections),
         )
 
@@ -90,44 +97,27 @@ class Runner:
         folder = self._folder / "training" / f"{variant.name}-{seed}"
         return Trial(recipe=self._recipe, variant=variant, seed=seed, folder=folder)
 
-    def _measure_all(
-        self, trials: Sequence[Trial], pool: Executor, bar: Progress
-    ) -> dict[str, list[Measured]]:
-        """What every seed of every variant reached, by the variant's name."""
-        futures = {trial.name: pool.submit(train_and_measure, trial, self._held_out) for trial in trials}
-
-        def describe(name: str, found: Measured) -> str:
-            return f"{name}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in found.means().items())
-
-        found = self._gather(futures, "training", bar, describe)
-        by_variant: dict[str, list[Measured]] = {}
-        for trial in trials:
-            by_variant.setdefault(trial.variant.name, []).append(found[trial.name])
-        return by_variant
-
     def _sections(self, pool: Executor, bar: Progress) -> list[Section]:
         """Further questions that the recipe's variants and dataset can answer."""
         held_out, names = self._held_out, {variant.name for variant in self._recipe.variants}
         if self._recipe.protocol != "future_feedviews":
             return []
-        asked = []
+        asked: list[Question] = []
         if held_out.truth is not None and UNIFIED.name in names:
-            asked.append(
-                (OutcomeConditioning(held_out.views, held_out.truth).question(), condition, [UNIFIED])
-            )
+            asked.append(OutcomeConditioning(held_out.views, held_out.truth))
         if {UNIFIED.name, MULTI_TOKEN.name} <= names:
-            asked.append((MultiToken(held_out.views).question(), use_query_sets, [UNIFIED, MULTI_TOKEN]))
+            asked.append(MultiToken(held_out.views))
         futures = {
             f"{question.title}, seed {seed}": pool.submit(
-                answer, [self._trial(variant, seed) for variant in variants], held_out
+                answer, question, [self._trial(variant, seed) for variant in question.variants]
             )
-            for question, answer, variants in asked
+            for question in asked
             for seed in self._recipe.seeds
         }
         found = self._gather(futures, "further questions", bar, lambda name, _: f"{name}: answered")
         return [
             question.section([found[f"{question.title}, seed {seed}"] for seed in self._recipe.seeds])
-            for question, _, _ in asked
+            for question in asked
         ]
 
     def _gather(
@@ -137,50 +127,41 @@ class Runner:
         bar: Progress,
         describe: Callable[[str, Found], str],
     ) -> dict[str, Found]:
-        if not futures:
-            return {}
-        done = bar.add_task(task, total=len(futures))
         names = {future: name for name, future in futures.items()}
-        for future in as_completed(names):
+        for future in bar.track(as_completed(names), len(names), description=task) if names else ():
             self._report_line(describe(names[future], future.result()))
-            bar.advance(done)
         return {name: future.result() for name, future in futures.items()}
 
-    def _trained_row(self, variant: Variant, measured: Mapping[str, Sequence[Measured]]) -> Row:
+    def _trained_row(
+        self,
+        variant: Variant,
+        trials: Sequence[Trial],
+        found: Measured,
+        means: Mapping[str, tuple[float, ...]],
+    ) -> Row:
         """Every seed of one variant."""
-        runs = measured[variant.name]
-        trials = [self._trial(variant, seed) for seed in self._recipe.seeds_of(variant)]
         model = load_model(trials[0].checkpoint)
-        merged = {name: mean_values([run.metrics[name] for run in runs]) for name in runs[0].metrics}
-        self._values[variant.name] = merged
+        training = self._recipe.training_config(self._held_out.dataset, variant, 0)
         return Row(
             model=variant.name,
             what=variant.what,
             seeds=self._recipe.seeds_of(variant),
             settings={
-                "p_mask": self._recipe.training_config(
-                    self._held_out.dataset, variant, 0
-                ).action_mask_probability,
+                "p_mask": training.action_mask_probability,
                 "layers": model.config.layers,
                 "events": model.config.max_history,
             },
             parameters=sum(weight.numel() for weight in model.parameters()),
             training_seconds=tuple(trial.seconds for trial in trials),
             flops=forward_flops(model),
-            metrics={name: values.estimate() for name, values in merged.items()}
-            | mean_areas([run.areas for run in runs]),
-            by_seed={name: tuple(run.means()[name] for run in runs) for name in runs[0].means()},
+            metrics=found.estimates(),
+            by_seed=means,
             losses=losses(trials[0].folder),
         )
 
-    def _differences(self, first: str, others: Sequence[str]) -> list[Difference]:
-        found = []
-        for other in others:
-            for metric, values in self._values[other].items():
-                if metric in self._values[first]:
-                    estimate = self._values[first][metric].minus(values)
-                    found.append(Difference(a=first, b=other, metric=metric, estimate=estimate))
-        return found
+
+def _described(name: str, found: Measured) -> str:
+    return f"{name}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in found.means().items())
 
 
 def train_and_measure(trial: Trial, held_out: HeldOut) -> Measured:
@@ -189,31 +170,9 @@ def train_and_measure(trial: Trial, held_out: HeldOut) -> Measured:
     return held_out.measure(trial.variant, load_offline(trial.checkpoint))
 
 
-def condition(trials: Sequence[Trial], held_out: HeldOut) -> Run:
-    """Return one seed's answers about outcome conditioning.
-
-    Raises:
-        ValueError: the dataset is not simulated.
-    """
-    if held_out.truth is None:
-        raise ValueError(f"{held_out.recipe.dataset} has no truth; allowed: a simulated dataset")
-    return OutcomeConditioning(held_out.views, held_out.truth).answers(load_offline(trials[0].checkpoint))
-
-
-def use_query_sets(trials: Sequence[Trial], held_out: HeldOut) -> Run:
-    """Return one seed's answers about several query embeddings."""
-    recommenders = {trial.variant.name: load_offline(trial.checkpoint) for trial in trials}
-    return MultiToken(held_out.views).answers(recommenders)
-
-
-def mean_areas(areas: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
-    """Return means over seeds of estimates and of their intervals' ends."""
-    return {
-        name: Estimate(
-            *(float(np.mean([getattr(area[name], end) for area in areas])) for end in ("mean", "low", "high"))
-        )
-        for name in areas[0]
-    }
+def answer(question: Question, trials: Sequence[Trial]) -> Run:
+    """Return what one seed's models answer."""
+    return question.answers({trial.variant.name: load_offline(trial.checkpoint) for trial in trials})
 
 
 def forward_flops(model: HistoryModel) -> int:

@@ -3,18 +3,19 @@
 Shapes: X users or feedviews, S shown items, A actions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unipinrec.data.interactions import InteractionDataset, Split
+from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
+from unipinrec.data.interactions import Split
 from unipinrec.evaluation.auc import auc_estimate, gauc
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
-from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
+from unipinrec.evaluation.catalogue import recall_at_k
 from unipinrec.evaluation.feedviews import hit_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
-from unipinrec.evaluation.leave_one_out import CHUNK_USERS
 from unipinrec.evaluation.recommender import Retriever
 from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
 
@@ -26,8 +27,8 @@ HITS = 3
 class Values:
     """One metric's values and whose they are; users are resampled whole."""
 
-    value_X: NDArray[np.float64]
-    user_X: NDArray[np.int64]
+    value_X: Float64s
+    user_X: Int64s
 
     def estimate(self) -> Estimate:
         """Return the mean and its interval."""
@@ -38,22 +39,43 @@ class Values:
         return difference(self.value_X, other.value_X, cluster_X=self.user_X)
 
 
-def mean_values(runs: list[Values]) -> Values:
-    """Return each user's mean over training runs."""
-    return Values(np.mean([run.value_X for run in runs], axis=0), runs[0].user_X)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one model, or one way of asking it, reached."""
+
+    metrics: dict[str, Values]
+    areas: dict[str, Estimate] = field(default_factory=dict)
+    """Metrics that have no value per user."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Statistics of all users together, which have no interval."""
+
+    @classmethod
+    def mean(cls, runs: Sequence[Self]) -> Self:
+        """Return means over training runs: each user's, those of areas with the ends of their intervals."""
+        metrics = {
+            name: Values(np.mean([run.metrics[name].value_X for run in runs], axis=0), values.user_X)
+            for name, values in runs[0].metrics.items()
+        }
+        areas = {
+            name: Estimate(*np.mean([astuple(run.areas[name]) for run in runs], axis=0).tolist())
+            for name in runs[0].areas
+        }
+        totals = {name: float(np.mean([run.totals[name] for run in runs])) for name in runs[0].totals}
+        return cls(metrics, areas, totals)
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Return all metrics with their intervals."""
+        return {name: values.estimate() for name, values in self.metrics.items()} | self.areas
+
+    def means(self) -> dict[str, float]:
+        """Return all metrics without intervals."""
+        means = {name: float(values.value_X.mean()) for name, values in self.metrics.items()}
+        return means | {name: area.mean for name, area in self.areas.items()}
 
 
-def leave_one_out_values(
-    scorer: Scorer, dataset: InteractionDataset, split: Split, *, validation: bool = False
-) -> dict[str, Values]:
-    """Return Recall@10 and NDCG@10 of every held-out user, over the full catalogue."""
-    user_X = np.flatnonzero(split.held_out_U)
-    length_X = split.train_end_U[user_X] + (0 if validation else 1)
-    rank_X = ranks_after(scorer, dataset, user_X, length_X, CHUNK_USERS)
-    return {
-        f"recall@{K}": Values(recall_at_k(rank_X, K), user_X),
-        f"ndcg@{K}": Values(ndcg_at_k(rank_X, K), user_X),
-    }
+def by_seed(runs: Sequence[Measured]) -> dict[str, tuple[float, ...]]:
+    """Return every metric's mean in each training run."""
+    return {name: tuple(run.means()[name] for run in runs) for name in runs[0].means()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +83,9 @@ class Labelled:
     """Held-out slates with their labels, prepared once for all models."""
 
     views: FutureFeedviews
-    label_SA: NDArray[np.bool_]
-    offset_F1: NDArray[np.int64]
-    user_S: NDArray[np.int64]
+    label_SA: Bools
+    offset_F1: Int64s
+    user_S: Int64s
 
     @classmethod
     def of(cls, views: FutureFeedviews) -> "Labelled":
@@ -71,25 +93,18 @@ class Labelled:
         offset_F1 = views.offsets()
         return cls(views, views.labels(), offset_F1, np.repeat(views.user_F, np.diff(offset_F1)))
 
-    def hits(self, score_SA: NDArray[np.float32]) -> dict[str, Values]:
-        """Return Hit@3 of every action that occurs."""
+    def measure(self, score_SA: Float32s) -> Measured:
+        """Return Hit@3 of every action that occurs, and AUC and gAUC of those that do not always occur."""
         hit_FA = hit_at_k(score_SA, self.label_SA, self.offset_F1, HITS)
-        found = {}
+        found = Measured({})
         for action, name in enumerate(self.views.dataset.info.actions):
-            with_action_F = ~np.isnan(hit_FA[:, action])
+            with_action_F, label_S = ~np.isnan(hit_FA[:, action]), self.label_SA[:, action]
             if with_action_F.any():
                 users = self.views.user_F[with_action_F]
-                found[f"hit@{HITS} {name}"] = Values(hit_FA[with_action_F, action], users)
-        return found
-
-    def areas(self, score_SA: NDArray[np.float32]) -> dict[str, Estimate]:
-        """Return AUC and gAUC of every action that occurs and does not always occur."""
-        found = {}
-        for action, name in enumerate(self.views.dataset.info.actions):
-            label_S = self.label_SA[:, action]
+                found.metrics[f"hit@{HITS} {name}"] = Values(hit_FA[with_action_F, action], users)
             if label_S.any() and not label_S.all():
-                found[f"auc {name}"] = auc_estimate(score_SA[:, action], label_S, self.user_S)
-                found[f"gauc {name}"] = gauc(score_SA[:, action], label_S, self.user_S)
+                found.areas[f"auc {name}"] = auc_estimate(score_SA[:, action], label_S, self.user_S)
+                found.areas[f"gauc {name}"] = gauc(score_SA[:, action], label_S, self.user_S)
         return found
 
     def recall(self, recommender: Retriever) -> dict[str, Values]:
@@ -99,7 +114,7 @@ class Labelled:
         return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), self.views.user_F[sought_F])}
 
 
-def rates_scores(labelled: Labelled, split: Split) -> NDArray[np.float32]:
+def rates_scores(labelled: Labelled, split: Split) -> Float32s:
     """Return user rate times item rate for every action, fitted on all shown before the test time, [S, A].
 
     How strongly rates are smoothed is chosen on the last fifth of the training time.
@@ -118,7 +133,7 @@ def rates_scores(labelled: Labelled, split: Split) -> NDArray[np.float32]:
     for action in range(len(dataset.info.actions)):
         acted_S = (views.actions_S >> action) & 1 == 1
 
-        def part(chosen_S: NDArray[np.bool_], acted_S: NDArray[np.bool_] = acted_S) -> Shown:
+        def part(chosen_S: Bools, acted_S: Bools = acted_S) -> Shown:
             return Shown(user_S[chosen_S], views.item_row_S[chosen_S], acted_S[chosen_S])
 
         fitted, chosen = part(fitted_S), part(train_S & ~fitted_S)

@@ -47,7 +47,7 @@ def test_a_true_share_is_the_mean_probability_of_what_was_found_when_asked(
     asked = model()
     with torch.no_grad():
         asked.retrieval_head.outcome.weight.mul_(100)
-    run = OutcomeConditioning(views, truth).answers(OfflineRecommender(asked))
+    run = OutcomeConditioning(views, truth).answers({UNIFIED.name: OfflineRecommender(asked)})
     assert list(run) == [ANY, "click", "save", "share"]
     recommender, vector_VE = OfflineRecommender(asked), asked.embedder.all_vectors()
     for way, outcome in ((ANY, 4), ("save", 1)):
@@ -75,7 +75,7 @@ def test_a_comparison_of_outcomes_is_with_none_and_with_every_other(
     views: FutureFeedviews, folder: Path
 ) -> None:
     conditioning = OutcomeConditioning(views, Truth.load(folder))
-    section = conditioning.question().section([conditioning.answers(OfflineRecommender(model()))])
+    section = conditioning.section([conditioning.answers({UNIFIED.name: OfflineRecommender(model())})])
     compared = {(one.a, one.b, one.metric) for one in section.differences}
     assert ("save", ANY, "true share of save") in compared
     assert ("save", "share", "recall@10 of save") in compared
@@ -88,7 +88,7 @@ def test_every_way_of_asking_has_as_many_candidates(views: FutureFeedviews) -> N
     run = asked.answers(
         {UNIFIED.name: OfflineRecommender(one), MULTI_TOKEN.name: OfflineRecommender(several)}
     )
-    assert run.keys() == asked.question().ways.keys()
+    assert run.keys() == asked.ways.keys()
     vector_VE = several.embedder.all_vectors()
     recommender = OfflineRecommender(several)
     found_by_offsets = []
