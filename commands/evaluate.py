@@ -89,11 +89,5 @@ def _prepare(dataset: str, path: Path | None, folder: Path, console: Console) ->
     if dataset == "simulator":
         prepare_simulation(folder, SimulatorConfig(users=3_000, items=2_000), console.print)
     else:
-        fetch_dataset = {
-            "movielens": fetch.movielens,
-            "amazon": fetch.amazon,
-            "kuairand": fetch.kuairand,
-            "ebnerd": fetch.ebnerd,
-            "mind": fetch.mind,
-        }[dataset]
-        fetch_dataset(path, folder)
+        # Its command has the dataset's name.
+        getattr(fetch, dataset)(path, folder)

@@ -47,8 +47,7 @@ class Recipe:
     def narrowed(self, names: Sequence[str] | None, seeds: Sequence[int] | None) -> "Recipe":
         """Return the recipe with some of its variants, or with other seeds.
 
-        Raises:
-            ValueError: a name is not a variant of this recipe.
+        Raises `ValueError` if a name is not a variant of this recipe.
         """
         known = [variant.name for variant in self.variants]
         for name in names or ():

@@ -50,11 +50,7 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path:
-        """Return what training left.
-
-        Raises:
-            FileNotFoundError: it was not trained yet.
-        """
+        """Return what training left. Raises `FileNotFoundError` if it was not trained yet."""
         found = latest_checkpoint(self.folder)
         if found is None:
             raise FileNotFoundError(f"{self.folder} holds no checkpoint")

@@ -88,14 +88,20 @@ def write_bundle(
             for state, exported in zip(states, exports, strict=True)
         }
         kind = _write_items(exports[0].item_vector_VE, dataset, folder, index, report)
-        _write_catalogue(dataset, folder)
-        manifest = _manifest(
-            folder,
-            models,
-            dataset,
-            _defaults(states[0].model.max_candidates, dataset, retrieval_steps, merge_cosine),
-            kind,
+        titles = map(str, dataset.titles_V)
+        fields = {
+            "actions": dataset.info.actions,
+            "titles": dict(zip(map(str, dataset.item_ids_V), titles, strict=True)),
+        }
+        (folder / bundle.CATALOGUE).write_text(json.dumps(fields, ensure_ascii=False))
+        defaults = ServingDefaults(
+            num_results=min(50, states[0].model.max_candidates),
+            utility_weights=dataset.info.utility_weights,
+            outcome_weights=(0.0,) * len(dataset.info.actions),
+            retrieval_steps=retrieval_steps,
+            merge_cosine=merge_cosine,
         )
+        manifest = _manifest(folder, models, dataset, defaults, kind)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
         final = _publish(folder, bundles, manifest.bundle_id)
     report(f"bundle {manifest.bundle_id} written to {final}")
@@ -148,24 +154,6 @@ def _write_items(
     return kind
 
 
-def _write_catalogue(dataset: InteractionDataset, folder: Path) -> None:
-    titles = {str(item): str(title) for item, title in zip(dataset.item_ids_V, dataset.titles_V, strict=True)}
-    fields = {"actions": dataset.info.actions, "titles": titles}
-    (folder / bundle.CATALOGUE).write_text(json.dumps(fields, ensure_ascii=False))
-
-
-def _defaults(
-    max_candidates: int, dataset: InteractionDataset, retrieval_steps: int, merge_cosine: float
-) -> ServingDefaults:
-    return ServingDefaults(
-        num_results=min(50, max_candidates),
-        utility_weights=dataset.info.utility_weights,
-        outcome_weights=tuple(0.0 for _ in dataset.info.actions),
-        retrieval_steps=retrieval_steps,
-        merge_cosine=merge_cosine,
-    )
-
-
 def _manifest(
     folder: Path,
     models: dict[str, BundleModel],
@@ -208,7 +196,9 @@ def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
         _sync(path)
     _sync(folder)
     final = bundles / bundle_id
-    if not _is_whole(final):
+    try:
+        verify_bundle(final)
+    except BundleError:
         shutil.rmtree(final, ignore_errors=True)
         folder.chmod(0o755)
         folder.rename(final)
@@ -219,14 +209,6 @@ def _publish(folder: Path, bundles: Path, bundle_id: str) -> Path:
     pointer.rename(bundles / "current")
     _sync(bundles)
     return final
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        verify_bundle(folder)
-    except BundleError:
-        return False
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -22,8 +22,7 @@ def refuse_if_different(
 ) -> float:
     """Return the largest absolute difference of all outputs, and of what was written into the inputs.
 
-    Raises:
-        ExportMismatchError: shapes differ, or a difference is above `TOLERANCE` or not a number.
+    Raises `ExportMismatchError` if shapes differ, or a difference is above `TOLERANCE` or not a number.
     """
     with torch.inference_mode():
         expected = _tensors(_run(eager, inputs))

@@ -3,7 +3,7 @@
 Shapes: V items, E item width, G items whose vectors differ.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isqrt
 from typing import Any
@@ -47,6 +47,10 @@ SMALLEST_LIST = 8
 """Mean items of a list at least, which small catalogues would fall below."""
 
 
+FACTORY: dict[IndexKind, str] = {"flat": "Flat", "sq8": "SQ8"}
+"""What FAISS calls the kinds that compare every item."""
+
+
 class UnknownIndexError(ValueError):
     """A kind of index that there is not."""
 
@@ -54,14 +58,12 @@ class UnknownIndexError(ValueError):
 def choose_kind(choice: str, items: int) -> IndexKind:
     """Return the kind of index that a catalogue of `items` gets.
 
-    Raises:
-        UnknownIndexError: `choice` is none of `CHOICES`.
+    Raises `UnknownIndexError` if `choice` is none of `CHOICES`.
     """
     if choice == AUTO:
         return "flat" if items <= EXACT_UP_TO else "hnsw"
-    for kind in INDEX_KINDS:
-        if choice == kind:
-            return kind
+    if choice in INDEX_KINDS:
+        return choice
     raise UnknownIndexError(f"index is {choice}; allowed: {', '.join(CHOICES)}")
 
 
@@ -80,63 +82,33 @@ def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
     Graphs hold each vector once, whether of items or of centroids: many equal ones would be all that a walk
     finds. `export.twins` says how the other items with an item's vector are kept.
     """
+    width = vector_VE.shape[1]
     with one_thread():
-        return _BUILD[kind](vector_VE)
-
-
-def _compared(index: Any, vector_VE: Floats) -> Any:
-    index.train(vector_VE)
-    index.add(vector_VE)
-    return index
-
-
-def _graph(vector_VE: Floats) -> Any:
-    first_V = first_of_each(vector_VE)
-    row_G = np.unique(first_V)
-    index = _hnsw(vector_VE.shape[1])
-    index.add(vector_VE[row_G])
-    if len(row_G) < len(vector_VE):
-        add_twins(index, vector_VE, first_V)
-    return index
-
-
-def _lists(vector_VE: Floats) -> Any:
-    row_G = np.unique(first_of_each(vector_VE))
-    index = _ivf_hnsw(len(row_G), vector_VE.shape[1])
-    index.train(vector_VE[row_G])
-    index.add(vector_VE)
-    return index
-
-
-def _hnsw(width: int) -> Any:
-    index = faiss.IndexHNSWFlat(width, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = HNSW_CONSTRUCTION
-    index.hnsw.efSearch = HNSW_SEARCH
-    return index
-
-
-def _ivf_hnsw(items: int, width: int) -> Any:
-    lists = max(1, min(4 * isqrt(items), items // SMALLEST_LIST))
-    index = faiss.IndexIVFFlat(_hnsw(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-    # A graph cannot be a k-means quantiser while its centroids move: train with a flat one, then insert.
-    index.quantizer_trains_alone = 2
-    index.cp.min_points_per_centroid = 1
-    index.cp.max_points_per_centroid = IVF_SAMPLE
-    index.nprobe = IVF_PROBES
-    return index
-
-
-_BUILD: dict[IndexKind, Callable[[Floats], Any]] = {
-    "flat": lambda vector_VE: _compared(faiss.IndexFlatIP(vector_VE.shape[1]), vector_VE),
-    "hnsw": _graph,
-    "ivf_hnsw": _lists,
-    "sq8": lambda vector_VE: _compared(
-        faiss.IndexScalarQuantizer(
-            vector_VE.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        ),
-        vector_VE,
-    ),
-}
+        if kind in FACTORY:
+            index = faiss.index_factory(width, FACTORY[kind], faiss.METRIC_INNER_PRODUCT)
+            index.train(vector_VE)
+            index.add(vector_VE)
+            return index
+        first_V = first_of_each(vector_VE)
+        vector_GE = vector_VE[np.unique(first_V)]
+        graph = faiss.IndexHNSWFlat(width, HNSW_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = HNSW_CONSTRUCTION
+        graph.hnsw.efSearch = HNSW_SEARCH
+        if kind == "hnsw":
+            graph.add(vector_GE)
+            if len(vector_GE) < len(vector_VE):
+                add_twins(graph, vector_VE, first_V)
+            return graph
+        lists = max(1, min(4 * isqrt(len(vector_GE)), len(vector_GE) // SMALLEST_LIST))
+        index = faiss.IndexIVFFlat(graph, width, lists, faiss.METRIC_INNER_PRODUCT)
+        # A graph cannot be a k-means quantiser while its centroids move: train with a flat one, then insert.
+        index.quantizer_trains_alone = 2
+        index.cp.min_points_per_centroid = 1
+        index.cp.max_points_per_centroid = IVF_SAMPLE
+        index.nprobe = IVF_PROBES
+        index.train(vector_GE)
+        index.add(vector_VE)
+        return index
 
 
 @contextmanager

@@ -141,8 +141,7 @@ def describe_file(path: Path) -> BundleFile:
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a bundle, checked for format.
 
-    Raises:
-        BundleError: it is missing, unreadable or of another format version.
+    Raises `BundleError` if it is missing, unreadable or of another format version.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -160,8 +159,8 @@ def read_manifest(folder: Path) -> Manifest:
 def verify_bundle(folder: Path) -> Manifest:
     """Check every file against the manifest, and return the manifest.
 
-    Raises:
-        BundleError: the manifest was altered, or a file is missing, of another size or of another hash.
+    Raises `BundleError` if the manifest was altered, or a file is missing, of another size or of another
+    hash.
     """
     manifest = read_manifest(folder)
     for name, expected in manifest.all_files():

@@ -173,8 +173,7 @@ def sized(kind: type[C], name: str, fields: Mapping[str, Any]) -> C:
     Of the sizes, those count that `kind` has; `fields` are at least those of a catalogue: `num_items` and
     `num_actions`, or all that `InteractionDataset.catalogue_fields` tells.
 
-    Raises:
-        ValueError: `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
+    Raises `ValueError` if `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
     """
     if name not in _SIZES:
         raise ValueError(f"preset is {name!r}; allowed: {', '.join(PRESETS)}")

@@ -14,11 +14,7 @@ MODELS = {
 
 
 def find_model(name: str) -> ModelSpec[Any, Any, Any]:
-    """Return the spec of a model.
-
-    Raises:
-        ValueError: no model has that name.
-    """
+    """Return the spec of a model. Raises `ValueError` if no model has that name."""
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; allowed: {', '.join(MODELS)}")
     spec: ModelSpec[Any, Any, Any] = import_module(MODELS[name]).SPEC

@@ -77,8 +77,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def load_state(checkpoint: Path) -> CheckpointState:
     """Return the checkpoint's description.
 
-    Raises:
-        CheckpointMismatchError: another version of this code wrote it.
+    Raises `CheckpointMismatchError` if another version of this code wrote it.
     """
     try:
         return CheckpointState.model_validate_json((checkpoint / "state.json").read_text())

@@ -33,8 +33,7 @@ class Hardware:
 
         `torchrun` gives each process of a host its own GPU.
 
-        Raises:
-            ValueError: the device is not there, the processes cannot share it, or it has no bfloat16.
+        Raises `ValueError` if the device is not there, the processes cannot share it, or it has no bfloat16.
         """
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         found = _device(device, int(os.environ.get("LOCAL_RANK", 0)), processes)

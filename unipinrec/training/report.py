@@ -5,14 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -22,13 +15,13 @@ class TrainingReport:
     def __init__(self, folder: Path, steps: int, done: int) -> None:
         self._stack = ExitStack()
         self._writer = SummaryWriter(str(folder / "tensorboard"))
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+        self._bar = progress.Progress(
+            "{task.description}",
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            "{task.fields[losses]}",
         )
         self._task = self._bar.add_task("training", total=steps, completed=done, losses="")
 

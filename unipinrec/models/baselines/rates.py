@@ -41,8 +41,8 @@ class Rates:
     def __init__(self, shown: Shown, users: int, items: int, strength: float = STRENGTH) -> None:
         """Counts the impressions; `strength` is in impressions.
 
-        Raises:
-            ValueError: nothing got the action, the strength is not above 0, or an index is out of range.
+        Raises `ValueError` if nothing got the action, the strength is not above 0, or an index is out of
+        range.
         """
         if not strength > 0:
             raise ValueError(f"strength is {strength}; allowed: above 0")
@@ -54,8 +54,7 @@ class Rates:
     def __call__(self, user_S: NDArray[np.int64], item_row_S: NDArray[np.int64]) -> NDArray[np.float64]:
         """Scores [S], 0 or more: they order, and may exceed 1.
 
-        Raises:
-            ValueError: an index is out of range, or shapes differ.
+        Raises `ValueError` if an index is out of range, or shapes differ.
         """
         check_shape("item rows", item_row_S, user_S.shape)
         check_indices("user", user_S, len(self.rate_U))
@@ -77,8 +76,7 @@ def choose_strength(
 ) -> float:
     """Return the strength whose rates of `training` have the highest AUC on `validation`, or the first.
 
-    Raises:
-        ValueError: as `Rates` and `auc`.
+    Raises `ValueError` as `Rates` and `auc` do.
     """
 
     def quality(strength: float) -> float:

@@ -44,8 +44,7 @@ class ItemEmbedder(nn.Module):
     def describe(self, catalogue: Catalogue) -> None:
         """Take over what is known of the items.
 
-        Raises:
-            ValueError: a tensor has another shape than the configuration says.
+        Raises `ValueError` if a tensor has another shape than the configuration says.
         """
         for name, tensor in catalogue.tensors().items():
             own = self.get_buffer(name)

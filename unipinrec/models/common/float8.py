@@ -52,8 +52,7 @@ class Float8Linear(nn.Module):
     def of(cls, linear: nn.Linear, dtype: torch.dtype = torch.bfloat16) -> Self:
         """Return `linear` quantised; inputs, outputs and bias have `dtype`, which on CUDA is bfloat16.
 
-        Raises:
-            ValueError: the layer has no bias, or a size is no multiple of `SIZE_STEP`.
+        Raises `ValueError` if the layer has no bias, or a size is no multiple of `SIZE_STEP`.
         """
         if linear.bias is None:
             raise ValueError("bias is None; allowed: a linear layer with a bias")
@@ -97,8 +96,7 @@ def quantise_trunk(trunk: Trunk, dtype: torch.dtype = torch.bfloat16) -> Trunk:
 
     Norms keep their dtype. Returns the trunk.
 
-    Raises:
-        ValueError: as `Float8Linear.of`, or the trunk is quantised already.
+    Raises `ValueError` as `Float8Linear.of` does, and if the trunk is quantised already.
     """
     for block in trunk.blocks:
         for name in LAYERS:
@@ -112,8 +110,7 @@ def quantise_trunk(trunk: Trunk, dtype: torch.dtype = torch.bfloat16) -> Trunk:
 def check_float8(device: torch.device) -> None:
     """Refuse a device without 8-bit floating-point matrix units. A CPU has none either, but emulates them.
 
-    Raises:
-        ValueError: the device is neither a CPU nor a CUDA device of at least `LEAST_CAPABILITY`.
+    Raises `ValueError` if the device is neither a CPU nor a CUDA device of at least `LEAST_CAPABILITY`.
     """
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device is {device}; allowed for float8: cpu, cuda")

@@ -18,8 +18,7 @@ from unipinrec.models.config import JointTraining
 class JointObjective(RetrievalObjective):
     """Retrieval, the actions of masked events, and the actions of candidates, from one pass.
 
-    Raises:
-        ValueError: `action_weights` are not as many as the model's actions.
+    Raises `ValueError` if `action_weights` are not as many as the model's actions.
     """
 
     def __init__(self, model: JointModel, config: JointTraining, positive_mask: int) -> None:

@@ -30,7 +30,6 @@ DEMO_TRAINING = JointTraining(epochs=18, batch_size=32, learning_rate=2e-3)
 def preset(name: str, **fields: Any) -> UnifiedConfig:
     """Return the named sizes of the unified model with other fields set.
 
-    Raises:
-        ValueError: `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
+    Raises `ValueError` if `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
     """
     return sized(UnifiedConfig, name, fields)

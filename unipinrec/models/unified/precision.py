@@ -28,9 +28,8 @@ def lower_precision(model: Model, precision: Lowered) -> Model:
     do keys, values and hidden states. Item vectors go in, and query embeddings and logits come out, in
     float32. Graphs that were made of the model change with it.
 
-    Raises:
-        ValueError: `float8`, and the device that holds the model has no such units, or a layer's size is no
-            multiple of 16.
+    Raises `ValueError` for `float8` if the model's device has no such units, or a layer's size is no multiple
+    of 16.
     """
     model.requires_grad_(False)
     if precision == "float8":
