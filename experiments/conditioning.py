@@ -1,20 +1,20 @@
 """Does asking for an action retrieve items that get it? Answered by the simulator's truth (PinRec §2.4).
 
-Shapes: B requests, X outcomes asked for, V items, A actions, E item width, K retrieved items.
+Shapes: F requests, B those of one chunk, X outcomes asked for, V items, A actions, E item width, K retrieved
+items.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 from typing_extensions import override
 
 from experiments.scores import K, Measured, Values
 from experiments.section import Question, Run
 from experiments.variants import UNIFIED
-from unipinrec.arrays import Int64s
+from unipinrec.arrays import Float64s, Int64s
 from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
+from unipinrec.evaluation.query_sets import retrieve_union
 from unipinrec.evaluation.recommender import QueryEmbedder
 from unipinrec.simulator.truth import Truth
 
@@ -49,41 +49,37 @@ class OutcomeConditioning(Question):
     @override
     def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
         """Return shares and recalls with the models of one seed."""
-        ways = [ANY, *self._names]
-        outcomes = [len(self._views.dataset.info.actions), *self._actions]
-        requests = len(self._views.feedview_F)
-        share_FXA = np.zeros((requests, len(ways), len(self._actions)))
-        hit_FXA = np.zeros_like(share_FXA)
-        for chunk, found_BXK in self._found(recommenders[UNIFIED.name], outcomes):
-            truth_BVA = self._truth.action_probabilities(self._views.feedview_F[chunk])
-            row_B1 = np.arange(len(truth_BVA))[:, None]
-            for asked, (place, action) in product(range(len(ways)), enumerate(self._actions)):
-                found_BK = found_BXK[:, asked]
-                share_FXA[chunk, asked, place] = truth_BVA[row_B1, found_BK, action].mean(1)
-                target_B1 = self._targets[action][chunk, None]
-                hit_FXA[chunk, asked, place] = (found_BK == target_B1).any(1)
+        recommender, views = recommenders[UNIFIED.name], self._views
+        outcomes = [len(views.dataset.info.actions), *self._actions]
+        query_FXE = views.query_embeddings(recommender, outcomes, 1)[:, 0, :, 0]
+        vector_VE = recommender.item_vector_VE.numpy()
+        seen = [request.history.item_row_N for request in views.requests()]
+        found_XFK = np.stack(
+            [retrieve_union(query_FXE[:, asked, None], vector_VE, K, seen) for asked in range(len(outcomes))]
+        )
         run = {}
-        for asked, way in enumerate(ways):
+        for way, found_FK, share_FA in zip(self.ways, found_XFK, self._shares(found_XFK), strict=True):
             metrics = {}
-            for place, (action, name) in enumerate(zip(self._actions, self._names, strict=True)):
-                metrics[_share_of(name)] = Values(share_FXA[:, asked, place], self._views.user_F)
-                sought_F = self._targets[action] >= 0
-                metrics[_recall_of(name)] = Values(
-                    hit_FXA[sought_F, asked, place], self._views.user_F[sought_F]
-                )
+            for action, name in zip(self._actions, self._names, strict=True):
+                metrics[_share_of(name)] = Values(share_FA[:, action], views.user_F)
+                target_F = self._targets[action]
+                sought_F = target_F >= 0
+                hit_F = (found_FK == target_F[:, None]).any(1)[sought_F].astype(np.float64)
+                metrics[_recall_of(name)] = Values(hit_F, views.user_F[sought_F])
             run[way] = Measured(metrics)
         return run
 
-    def _found(self, recommender: QueryEmbedder, outcomes: Sequence[int]) -> Iterator[tuple[slice, Int64s]]:
-        """Rows [B, X, K] of the best items outside each history, chunk by chunk of requests."""
-        requests = self._views.requests()
-        for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
+    def _shares(self, found_XFK: Int64s) -> Float64s:
+        """Mean probabilities of what was found, [X, F, A]."""
+        feedview_F = self._views.feedview_F
+        share_XFA = np.zeros((*found_XFK.shape[:2], len(self._views.dataset.info.actions)))
+        for begin in range(0, len(feedview_F), CHUNK_FEEDVIEWS):
             chunk = slice(begin, begin + CHUNK_FEEDVIEWS)
-            query_BSXOE = recommender.query_embeddings(requests[chunk], outcomes, 1, outcomes[0])
-            score_BXV = query_BSXOE[:, 0, :, 0] @ recommender.item_vector_VE.T
-            for score_XV, request in zip(score_BXV, requests[chunk], strict=True):
-                score_XV[:, torch.from_numpy(request.history.item_row_N)] = -torch.inf
-            yield chunk, score_BXV.topk(K).indices.numpy()
+            truth_BVA = self._truth.action_probabilities(feedview_F[chunk])
+            row_B1 = np.arange(len(truth_BVA))[:, None]
+            for action in range(truth_BVA.shape[2]):
+                share_XFA[:, chunk, action] = truth_BVA[row_B1, found_XFK[:, chunk], action].mean(-1)
+        return share_XFA
 
 
 def _share_of(action: str) -> str:

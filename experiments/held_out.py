@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.recipes import Recipe
-from experiments.scores import K, Labelled, Measured, Values, rates_scores
+from experiments.scores import K, Measured, Values, ranking_scores, rates_scores, retrieval_recall
 from experiments.variants import Variant
 from unipinrec.data.interactions import InteractionDataset, Split, split_at_time, split_leave_one_out
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
@@ -38,11 +38,6 @@ class HeldOut:
         """Return the slates after the cut."""
         return FutureFeedviews.of(self.dataset, self.split, self.recipe.feedviews_per_user)
 
-    @cached_property
-    def labelled(self) -> Labelled:
-        """Return the slates with their labels."""
-        return Labelled.of(self.views)
-
     def measure(self, variant: Variant, recommender: Any) -> Measured:
         """Return what a model reaches at the tasks that its variant is for.
 
@@ -52,9 +47,9 @@ class HeldOut:
             return self._leave_one_out(RetrievalScorer(recommender, self.dataset))
         found = Measured({})
         if variant.ranks:
-            found = self.labelled.measure(self.views.probabilities(recommender))
+            found = ranking_scores(self.views, self.views.probabilities(recommender))
         if variant.retrieves:
-            found.metrics.update(self.labelled.recall(recommender))
+            found.metrics.update(retrieval_recall(self.views, recommender))
         return found
 
     def _leave_one_out(self, scorer: Scorer) -> Measured:
@@ -74,10 +69,10 @@ class HeldOut:
                 ("markov", "first-order transitions, popularity fill"): self._leave_one_out(markov),
                 ("popularity", "number of events"): self._leave_one_out(popularity),
             }
-        scores = {("rates", "smoothed user rate x item rate"): rates_scores(self.labelled, self.split)}
+        scores = {("rates", "smoothed user rate x item rate"): rates_scores(self.views, self.split)}
         if self.truth is not None:
-            feedview_S = np.repeat(self.views.feedview_F, np.diff(self.labelled.offset_F1))
+            feedview_S = np.repeat(self.views.feedview_F, np.diff(self.views.offsets))
             row_S = np.concatenate(self.views.items())
             best_SA = self.truth.shown_probabilities(feedview_S, row_S)
             scores["truth", "the simulator's own probabilities: no model can do better"] = best_SA
-        return {key: self.labelled.measure(score_SA) for key, score_SA in scores.items()}
+        return {key: ranking_scores(self.views, score_SA) for key, score_SA in scores.items()}

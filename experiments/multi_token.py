@@ -13,7 +13,7 @@ from experiments.section import Question, Run
 from experiments.variants import MULTI_TOKEN, UNIFIED
 from unipinrec.arrays import Float32s
 from unipinrec.evaluation.diversity import intra_list_diversity, item_coverage
-from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
+from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.query_sets import retrieve_union, unordered_recall
 from unipinrec.evaluation.recommender import QueryEmbedder
 from unipinrec.models.unified.queries import split_budget
@@ -65,8 +65,9 @@ class MultiToken(Question):
     def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
         """Return recalls, diversity and coverage of every way with the models of one seed."""
         single, several = recommenders[UNIFIED.name], recommenders[MULTI_TOKEN.name]
-        single_FSOE = self._queries(single, max(STEPS))
-        several_FSOE = self._queries(several, 2)
+        any_outcome = [len(self._views.dataset.info.actions)]
+        single_FSOE = self._views.query_embeddings(single, any_outcome, max(STEPS))[:, :, 0]
+        several_FSOE = self._views.query_embeddings(several, any_outcome, 2)[:, :, 0]
         return {
             ONE: self._measure(single, single_FSOE[:, :1, 0]),
             **{way: self._measure(single, single_FSOE[:, :steps, 0]) for steps, way in STEPWISE.items()},
@@ -76,16 +77,6 @@ class MultiToken(Question):
                 several, several_FSOE.reshape(len(several_FSOE), -1, single_FSOE.shape[-1])
             ),
         }
-
-    def _queries(self, recommender: QueryEmbedder, steps: int) -> Float32s:
-        """Query embeddings for any outcome, [F, S, O, E]."""
-        requests, any_outcome = self._views.requests(), len(self._views.dataset.info.actions)
-        parts = []
-        for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
-            chunk = requests[begin : begin + CHUNK_FEEDVIEWS]
-            query_BSXOE = recommender.query_embeddings(chunk, [any_outcome], steps, any_outcome)
-            parts.append(query_BSXOE[:, :, 0].numpy())
-        return np.concatenate(parts)
 
     def _measure(self, recommender: QueryEmbedder, query_FQE: Float32s) -> Measured:
         vector_VE = recommender.item_vector_VE.numpy()

@@ -78,48 +78,34 @@ def by_seed(runs: Sequence[Measured]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(run.means()[name] for run in runs) for name in runs[0].means()}
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Held-out slates with their labels, prepared once for all models."""
-
-    views: FutureFeedviews
-    label_SA: Bools
-    offset_F1: Int64s
-    user_S: Int64s
-
-    @classmethod
-    def of(cls, views: FutureFeedviews) -> "Labelled":
-        """Return the labels of these feedviews."""
-        offset_F1 = views.offsets()
-        return cls(views, views.labels(), offset_F1, np.repeat(views.user_F, np.diff(offset_F1)))
-
-    def measure(self, score_SA: Float32s) -> Measured:
-        """Return Hit@3 of every action that occurs, and AUC and gAUC of those that do not always occur."""
-        hit_FA = hit_at_k(score_SA, self.label_SA, self.offset_F1, HITS)
-        found = Measured({})
-        for action, name in enumerate(self.views.dataset.info.actions):
-            with_action_F, label_S = ~np.isnan(hit_FA[:, action]), self.label_SA[:, action]
-            if with_action_F.any():
-                users = self.views.user_F[with_action_F]
-                found.metrics[f"hit@{HITS} {name}"] = Values(hit_FA[with_action_F, action], users)
-            if label_S.any() and not label_S.all():
-                found.areas[f"auc {name}"] = auc_estimate(score_SA[:, action], label_S, self.user_S)
-                found.areas[f"gauc {name}"] = gauc(score_SA[:, action], label_S, self.user_S)
-        return found
-
-    def recall(self, recommender: Retriever) -> dict[str, Values]:
-        """Return Recall@10 of each feedview's first new positive item, over the full catalogue."""
-        rank_F = self.views.ranks(recommender)
-        sought_F = rank_F > 0
-        return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), self.views.user_F[sought_F])}
+def ranking_scores(views: FutureFeedviews, score_SA: Float32s) -> Measured:
+    """Return Hit@3 of every action that occurs, and AUC and gAUC of those that do not always occur."""
+    hit_FA = hit_at_k(score_SA, views.labels, views.offsets, HITS)
+    found = Measured({})
+    for action, name in enumerate(views.dataset.info.actions):
+        with_action_F, label_S = ~np.isnan(hit_FA[:, action]), views.labels[:, action]
+        if with_action_F.any():
+            values = Values(hit_FA[with_action_F, action], views.user_F[with_action_F])
+            found.metrics[f"hit@{HITS} {name}"] = values
+        if label_S.any() and not label_S.all():
+            found.areas[f"auc {name}"] = auc_estimate(score_SA[:, action], label_S, views.users_of_items)
+            found.areas[f"gauc {name}"] = gauc(score_SA[:, action], label_S, views.users_of_items)
+    return found
 
 
-def rates_scores(labelled: Labelled, split: Split) -> Float32s:
+def retrieval_recall(views: FutureFeedviews, recommender: Retriever) -> dict[str, Values]:
+    """Return Recall@10 of each feedview's first new positive item, over the full catalogue."""
+    rank_F = views.ranks(recommender)
+    sought_F = rank_F > 0
+    return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), views.user_F[sought_F])}
+
+
+def rates_scores(held_out: FutureFeedviews, split: Split) -> Float32s:
     """Return user rate times item rate for every action, fitted on all shown before the test time, [S, A].
 
     How strongly rates are smoothed is chosen on the last fifth of the training time.
     """
-    dataset = labelled.views.dataset
+    dataset = held_out.dataset
     views = dataset.feedviews
     size_F = np.diff(views.shown_offset_F1)
     user_F = np.repeat(np.arange(len(dataset.user_ids_U)), np.diff(views.offset_U1))
@@ -127,7 +113,7 @@ def rates_scores(labelled: Labelled, split: Split) -> Float32s:
     fitted_F = views.timestamp_F < np.quantile(views.timestamp_F[train_F], 0.8)
     train_S, fitted_S = np.repeat(train_F, size_F), np.repeat(train_F & fitted_F, size_F)
     user_S = np.repeat(user_F, size_F)
-    tested = np.concatenate(labelled.views.items())
+    tested = np.concatenate(held_out.items())
     users, items = len(dataset.user_ids_U), len(dataset.item_ids_V)
     columns = []
     for action in range(len(dataset.info.actions)):
@@ -141,5 +127,5 @@ def rates_scores(labelled: Labelled, split: Split) -> Float32s:
             columns.append(np.zeros(len(tested)))
             continue
         strength = choose_strength(fitted, chosen, users, items)
-        columns.append(Rates(part(train_S), users, items, strength)(labelled.user_S, tested))
+        columns.append(Rates(part(train_S), users, items, strength)(held_out.users_of_items, tested))
     return np.stack(columns, axis=1).astype(np.float32)

@@ -47,10 +47,6 @@ SMALLEST_LIST = 8
 """Mean items of a list at least, which small catalogues would fall below."""
 
 
-FACTORY: dict[IndexKind, str] = {"flat": "Flat", "sq8": "SQ8"}
-"""What FAISS calls the kinds that compare every item."""
-
-
 class UnknownIndexError(ValueError):
     """A kind of index that there is not."""
 
@@ -84,8 +80,9 @@ def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
     """
     width = vector_VE.shape[1]
     with one_thread():
-        if kind in FACTORY:
-            index = faiss.index_factory(width, FACTORY[kind], faiss.METRIC_INNER_PRODUCT)
+        if kind in ("flat", "sq8"):
+            eight_bits = (width, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+            index = faiss.IndexFlatIP(width) if kind == "flat" else faiss.IndexScalarQuantizer(*eight_bits)
             index.train(vector_VE)
             index.add(vector_VE)
             return index

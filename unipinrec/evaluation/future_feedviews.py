@@ -1,10 +1,12 @@
 """Held-out feedviews: what a model makes of slates it never trained on, and of the catalogue behind them.
 
-Shapes: F feedviews, S shown items of all of them, K shown items of one, V items of the catalogue, A actions.
+Shapes: F feedviews, S shown items of all of them or steps, K shown items of one, V items of the catalogue,
+A actions, X outcomes asked for, O time offsets, E item width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,13 +15,13 @@ from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW, History
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.catalogue import rank_of_target
-from unipinrec.evaluation.recommender import Ranker, Retriever
+from unipinrec.evaluation.recommender import QueryEmbedder, Ranker, Retriever
 from unipinrec.models.common.offline import OfflineRequest
 
 CHUNK_FEEDVIEWS = 128
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FutureFeedviews:
     """The first feedviews of every user from the start of a split's test time on.
 
@@ -51,15 +53,22 @@ class FutureFeedviews:
         """Return the item rows of what was shown, [F] of [K]."""
         return [view.item_row_K for view, _ in self._with_histories()]
 
+    @cached_property
     def labels(self) -> Bools:
         """Return which shown items got which action, [S, A]."""
         actions_S = np.concatenate([view.actions_K for view, _ in self._with_histories()])
         bit_A = 1 << np.arange(len(self.dataset.info.actions))
         return (actions_S[:, None] & bit_A) != 0
 
+    @cached_property
     def offsets(self) -> Int64s:
         """Return where each feedview's items begin among all, [F + 1]."""
         return np.concatenate([[0], np.cumsum([len(row_K) for row_K in self.items()])]).astype(np.int64)
+
+    @cached_property
+    def users_of_items(self) -> Int64s:
+        """Return who was shown each item, [S]."""
+        return np.repeat(self.user_F, np.diff(self.offsets))
 
     def targets(self, action_mask: int | None = None) -> Int64s:
         """Return each feedview's first item with a wanted action that is not in the history, or -1, [F].
@@ -99,6 +108,17 @@ class FutureFeedviews:
         for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
             chunk = slice(begin, begin + CHUNK_FEEDVIEWS)
             parts += recommender.action_probabilities(requests[chunk], items[chunk])
+        return np.concatenate([part.numpy() for part in parts])
+
+    def query_embeddings(self, recommender: QueryEmbedder, outcomes: Sequence[int], steps: int) -> Float32s:
+        """Return query embeddings [F, S, X, O, E]; those of the first outcome are fed back."""
+        requests = self.requests()
+        parts = [
+            recommender.query_embeddings(
+                requests[begin : begin + CHUNK_FEEDVIEWS], outcomes, steps, outcomes[0]
+            )
+            for begin in range(0, len(requests), CHUNK_FEEDVIEWS)
+        ]
         return np.concatenate([part.numpy() for part in parts])
 
     def ranks(self, recommender: Retriever) -> Int64s:

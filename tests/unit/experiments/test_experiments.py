@@ -109,7 +109,7 @@ def test_future_feedviews_are_the_first_after_the_cut_with_all_that_came_before(
         assert int(feedview) in later[:2]
         history = dataset.history(int(user))
         assert len(request.history) == int((history.timestamp_N < shown.timestamp).sum())
-    label_SA, offset_F1 = views.labels(), views.offsets()
+    label_SA, offset_F1 = views.labels, views.offsets
     assert len(label_SA) == offset_F1[-1] == sum(len(row_K) for row_K in views.items())
     for feedview, target, request in zip(views.feedview_F, views.targets(), views.requests(), strict=True):
         shown = dataset.feedviews.view(int(feedview))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.evaluation.auc import auc
 from unipinrec.evaluation.checks import check_at_least, check_indices, check_shape
 
@@ -20,9 +20,9 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 class Shown:
     """Impressions, and which of them got the action."""
 
-    user_S: NDArray[np.int64]
-    item_row_S: NDArray[np.int64]
-    label_S: NDArray[np.bool_]
+    user_S: Int64s
+    item_row_S: Int64s
+    label_S: Bools
 
     def __post_init__(self) -> None:
         check_shape("item rows", self.item_row_S, self.user_S.shape)
@@ -51,7 +51,7 @@ class Rates:
         self.rate_U = self._rates("user", shown.user_S, shown.label_S, users, strength)
         self.rate_V = self._rates("item row", shown.item_row_S, shown.label_S, items, strength)
 
-    def __call__(self, user_S: NDArray[np.int64], item_row_S: NDArray[np.int64]) -> NDArray[np.float64]:
+    def __call__(self, user_S: Int64s, item_row_S: Int64s) -> Float64s:
         """Scores [S], 0 or more: they order, and may exceed 1.
 
         Raises `ValueError` if an index is out of range, or shapes differ.
@@ -59,12 +59,10 @@ class Rates:
         check_shape("item rows", item_row_S, user_S.shape)
         check_indices("user", user_S, len(self.rate_U))
         check_indices("item row", item_row_S, len(self.rate_V))
-        score_S: NDArray[np.float64] = self.rate_U[user_S] * self.rate_V[item_row_S] / self.global_rate
+        score_S: Float64s = self.rate_U[user_S] * self.rate_V[item_row_S] / self.global_rate
         return score_S
 
-    def _rates(
-        self, name: str, index_S: NDArray[np.int64], label_S: NDArray[np.bool_], size: int, strength: float
-    ) -> NDArray[np.float64]:
+    def _rates(self, name: str, index_S: Int64s, label_S: Bools, size: int, strength: float) -> Float64s:
         check_indices(name, index_S, size)
         positives = np.bincount(index_S, label_S, size)
         impressions = np.bincount(index_S, minlength=size)

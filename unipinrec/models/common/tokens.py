@@ -1,7 +1,6 @@
 """Events and candidates to trunk inputs.
 
-Shapes: B requests, N events, X positions of several requests one after another, K candidates, A actions,
-E item width, C hidden width.
+Shapes: ... any leading axes, B requests, N events, K candidates, A actions, E item width, C hidden width.
 """
 
 from typing import NamedTuple
@@ -55,25 +54,9 @@ class Tokenizer(nn.Module):
         vector_BNE, actions_BN, time_BN, surface_BN, masked_BN = events
         previous_BN = torch.cat([time_BN[:, :1], time_BN[:, :-1]], dim=1)
         position_BN = torch.arange(1, vector_BNE.size(1) + 1, device=vector_BNE.device).expand_as(actions_BN)
-        return self._events(vector_BNE, actions_BN, masked_BN, time_BN, previous_BN, surface_BN, position_BN)
+        return self.packed(vector_BNE, actions_BN, masked_BN, time_BN, previous_BN, surface_BN, position_BN)
 
     def packed(
-        self,
-        vector_XE: Tensor,
-        actions_X: Tensor,
-        masked_X: Tensor,
-        timestamp_X: Tensor,
-        previous_timestamp_X: Tensor,
-        surface_X: Tensor,
-        position_X: Tensor,
-    ) -> Tensor:
-        """Return tokens [X, C] of any positions. Position 0 is BOS, whatever else is said of it."""
-        token_XC = self._events(
-            vector_XE, actions_X, masked_X, timestamp_X, previous_timestamp_X, surface_X, position_X
-        )
-        return torch.where((position_X == 0).unsqueeze(1), self.begin(1)[0], token_XC)
-
-    def _events(
         self,
         vector: Tensor,
         actions: Tensor,
@@ -83,9 +66,11 @@ class Tokenizer(nn.Module):
         surface: Tensor,
         position: Tensor,
     ) -> Tensor:
+        """Return tokens [..., C] of any positions [...]. Position 0 is BOS, whatever else is said of it."""
         gap = self.gap(timestamp - previous_timestamp, position > 1)
         token = self._join(vector, actions, masked, timestamp, gap, surface)
-        return token + self.position(position.clamp(max=self.position.num_embeddings - 1))
+        token = token + self.position(position.clamp(max=self.position.num_embeddings - 1))
+        return torch.where((position == 0).unsqueeze(-1), self.begin(1)[0], token)
 
     def candidates(self, vector_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor) -> Tensor:
         """Return tokens [B, K, C] of candidates: MASK, one position, time and surface (UniPinRec §1.2)."""

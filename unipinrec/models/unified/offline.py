@@ -68,14 +68,8 @@ class OfflineRecommender(OfflineRanker):
             score_K = (probability_KA * weight_A).sum(-1)
             by_row = row_K.argsort()
             order = by_row[score_K[by_row].argsort(descending=True, stable=True)][:num_results]
-            answers.append(
-                OfflineAnswer(
-                    row_K[order].numpy(),
-                    score_K[order].numpy(),
-                    probability_KA[order].numpy(),
-                    origin_K[order].numpy(),
-                )
-            )
+            columns = (row_K, score_K, probability_KA, origin_K)
+            answers.append(OfflineAnswer(*(column[order].numpy() for column in columns)))
         return answers
 
     @torch.no_grad()
