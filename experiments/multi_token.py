@@ -96,5 +96,4 @@ class MultiToken(Question):
             ),
             DIVERSITY: Values(intra_list_diversity(found, vector_VE), user_F),
         }
-        coverage = item_coverage(found, len(vector_VE), TOTAL)
-        return Measured(metrics, totals={"coverage": coverage.of_catalogue})
+        return Measured(metrics, totals={"coverage": item_coverage(found, len(vector_VE), TOTAL)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from experiments.report import Difference, EvaluationReport, Row, Section
+from experiments.report import Difference, EvaluationReport, Row
 from unipinrec.evaluation.bootstrap import Estimate
 
 TITLES = {
@@ -55,35 +55,32 @@ def _section(report: EvaluationReport) -> list[str]:
         f"{PROTOCOLS[report.protocol]} {report.users:,} users, {report.items:,} items. "
         f"{spent} on {machine.cores} cores "
         f"({machine.processor}, torch {machine.torch}).\n",
-        *_table(report.rows),
-        *_differences(report.differences),
-        *(line for section in report.sections for line in _subsection(section)),
+        *_table(report.rows, report.differences),
+        *(
+            line
+            for section in report.sections
+            for line in (
+                f"### {section.title}\n",
+                f"{section.what}\n",
+                *_table(section.rows, section.differences),
+            )
+        ),
     ]
 
 
-def _subsection(section: Section) -> list[str]:
-    return [
-        f"### {section.title}\n",
-        f"{section.what}\n",
-        *_table(section.rows),
-        *_differences(section.differences),
-    ]
-
-
-def _metrics(rows: Sequence[Row]) -> list[str]:
-    """Every metric in order of appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row.metrics))
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    """A row each; columns that no row fills are left out."""
+def _table(rows: Sequence[Row], differences: Sequence[Difference]) -> list[str]:
+    """A row each, without columns that no row fills, and the differences."""
     made = [_cells(row) for row in rows]
     names = list(dict.fromkeys(name for cells in made for name in cells))
     lines = [f"| {' | '.join(['model', *names])} |", f"|---|{'---|' * len(names)}"]
     for row, cells in zip(rows, made, strict=True):
         shown = [cells.get(name, "") for name in names]
         lines.append(f"| {row.model} ({row.what}) | {' | '.join(shown)} |")
-    return [*lines, ""]
+    lines.append("")
+    if differences:
+        lines.append("Paired differences over the same users; one whose interval leaves out 0 is marked.\n")
+        lines += ["| | metric | difference |", "|---|---|---|", *map(_difference, differences), ""]
+    return lines
 
 
 def _cells(row: Row) -> dict[str, str]:
@@ -100,15 +97,9 @@ def _cells(row: Row) -> dict[str, str]:
     return cells
 
 
-def _differences(differences: Sequence[Difference]) -> list[str]:
-    if not differences:
-        return []
-    lines = ["Paired differences over the same users; one whose interval leaves out 0 is marked.\n"]
-    lines += ["| | metric | difference |", "|---|---|---|"]
-    for pair in differences:
-        certain = " *" if pair.estimate.low > 0 or pair.estimate.high < 0 else ""
-        lines.append(f"| {pair.a} - {pair.b} | {pair.metric} | {_shown(pair.estimate, sign=True)}{certain} |")
-    return [*lines, ""]
+def _difference(pair: Difference) -> str:
+    certain = " *" if pair.estimate.low > 0 or pair.estimate.high < 0 else ""
+    return f"| {pair.a} - {pair.b} | {pair.metric} | {_shown(pair.estimate, sign=True)}{certain} |"
 
 
 def _shown(estimate: Estimate, sign: bool = False) -> str:
@@ -151,7 +142,8 @@ def _plot_losses(rows: Sequence[Row], path: Path) -> None:
 
 
 def _plot_sweep(points: Sequence[tuple[float, Row]], label: str, path: Path) -> None:
-    metrics = [name for name in _metrics([row for _, row in points]) if name.startswith(("hit@", "recall@"))]
+    appeared = dict.fromkeys(name for _, row in points for name in row.metrics)
+    metrics = [name for name in appeared if name.startswith(("hit@", "recall@"))]
     figure, axes = plt.subplots(1, len(metrics), figsize=(2.6 * len(metrics), 2.6), layout="constrained")
     for axis, name in zip(axes.flat if len(metrics) > 1 else [axes], metrics, strict=True):
         found = [(value, row.metrics[name]) for value, row in points if name in row.metrics]

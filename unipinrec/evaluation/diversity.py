@@ -4,7 +4,6 @@ Shapes: B users, K items of one user's list, V items of the catalogue, E vector 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,18 +11,8 @@ from unipinrec.arrays import AnyFloats, Float64s, Int64s
 from unipinrec.evaluation.checks import check_at_least, check_indices, check_numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Distinct items in all users' lists, as two shares."""
-
-    of_catalogue: float
-    """Of the catalogue: how much of it is shown to anyone."""
-    of_places: float
-    """Of the lists' lengths: 1 when no item is shown to two users (PinRec's diversity)."""
-
-
-def item_coverage(lists: Sequence[Int64s], num_items: int, k: int) -> Coverage:
-    """Return how many distinct items the first `k` of all users' lists hold.
+def item_coverage(lists: Sequence[Int64s], num_items: int, k: int) -> float:
+    """Return the share of the catalogue that the first `k` of all users' lists hold.
 
     `lists` are item rows, best first. Raises `ValueError` if all are empty, a row is not in the catalogue, or
     k is below 1.
@@ -32,8 +21,7 @@ def item_coverage(lists: Sequence[Int64s], num_items: int, k: int) -> Coverage:
     shown = np.concatenate([np.empty(0, np.int64), *(row_K[:k] for row_K in lists)])
     check_at_least("recommended items", len(shown), 1)
     check_indices("item row", shown, num_items)
-    distinct = len(np.unique(shown))
-    return Coverage(distinct / num_items, distinct / len(shown))
+    return len(np.unique(shown)) / num_items
 
 
 def intra_list_diversity(lists: Sequence[Int64s], vector_VE: AnyFloats) -> Float64s:
