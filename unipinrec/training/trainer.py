@@ -45,7 +45,6 @@ def train(
     config: T,
     folder: Path,
     *,
-    resume: bool = True,
     hardware: Hardware | None = None,
 ) -> Path:
     """Train to the last epoch and return the final checkpoint's path.
@@ -73,7 +72,7 @@ def train(
         training=config,
         dataset=examples.interactions.info.sha256,
     )
-    checkpoint = latest_checkpoint(folder) if resume else None
+    checkpoint = latest_checkpoint(folder)
     done = load_state(checkpoint) if checkpoint else wanted
     if done.model_copy(update={"epoch": 0, "step": 0, "metrics": {}}) != wanted:
         raise CheckpointMismatchError(
@@ -106,9 +105,9 @@ class _Run:
         steps_per_epoch = math.ceil(len(self.examples) / config.batch_size)
         steps = config.epochs * steps_per_epoch
         with ExitStack() as stack:
-            report = (
-                stack.enter_context(TrainingReport(folder, steps, state.step)) if hardware.leads else None
-            )
+            report = None
+            if hardware.leads:
+                report = stack.enter_context(TrainingReport(folder, steps, state.step))
             for epoch in range(state.epoch + 1, config.epochs + 1):
                 sums = torch.zeros((), device=hardware.device)
                 mean: dict[str, float] = {}
@@ -122,15 +121,10 @@ class _Run:
                         report.step(epoch, mean)
                 if report:
                     report.end_epoch(epoch, config.epochs, mean)
-                if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
+                if hardware.leads and (epoch % config.checkpoint_every == 0 or epoch == config.epochs):
                     done = {"epoch": epoch, "step": epoch * steps_per_epoch, "metrics": mean}
-                    if hardware.leads:
-                        save_checkpoint(
-                            folder,
-                            state.model_copy(update=done),
-                            self.objective.state_dict(),
-                            self.optimizer,
-                        )
+                    weights = self.objective.state_dict()
+                    save_checkpoint(folder, state.model_copy(update=done), weights, self.optimizer)
         hardware.wait()
         return checkpoint_path(folder, config.epochs)
 

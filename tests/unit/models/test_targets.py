@@ -90,7 +90,8 @@ def rows(targets: Targets) -> set[tuple[object, ...]]:
 @pytest.mark.parametrize(("most", "gap"), [(1, 0), (3, 20), (4, 1_000)])
 def test_targets_equal_a_loop_over_events(seed: int, offsets: tuple[int, ...], most: int, gap: int) -> None:
     one = batch(seed)
-    targets = make_targets(one, POSITIVE, offsets, most, gap)
+    config = RetrievalTraining(epochs=1, relaxation_targets=most, session_gap_s=gap)
+    targets = make_targets(one, POSITIVE, offsets, config)
     expected = by_hand(one, offsets, most, gap)
     assert rows(targets) == expected
     assert len(targets.position_P) == len(expected)

@@ -33,12 +33,11 @@ class ItemEmbedder(nn.Module):
             self.attribute_table = nn.Embedding(config.num_attributes + 1, config.attribute_dim)
             nn.init.normal_(self.attribute_table.weight, std=0.05)
         self.project = Projection(joined, 2 * config.id_dim, config.item_dim)
-        for name, tensor in Catalogue.of_rows(config).tensors().items():
-            self.register_buffer(name, tensor)
-        self.id_slot_VH: Tensor
-        self.attribute_VX: Tensor
-        self.content_VF: Tensor
-        self.cold_V: Tensor
+        known = Catalogue.of_rows(config)
+        self.id_slot_VH: Tensor = nn.Buffer(known.id_slot_VH)
+        self.attribute_VX: Tensor = nn.Buffer(known.attribute_VX)
+        self.content_VF: Tensor = nn.Buffer(known.content_VF)
+        self.cold_V: Tensor = nn.Buffer(known.cold_V)
 
     @torch.no_grad()
     def describe(self, catalogue: Catalogue) -> None:

@@ -31,8 +31,7 @@ class AbsoluteTime(nn.Module):
     def __init__(self, periods_s: tuple[int, ...]) -> None:
         super().__init__()
         self.size = 2 * len(periods_s)
-        self.register_buffer("period", torch.tensor(periods_s, dtype=torch.long), persistent=False)
-        self.period: Tensor
+        self.period: Tensor = nn.Buffer(torch.tensor(periods_s, dtype=torch.long), persistent=False)
 
     def forward(self, timestamp: Tensor, dtype: torch.dtype) -> Tensor:
         """Encode integer timestamps [...]; the remainder is taken in integers, where it is exact."""
@@ -51,8 +50,7 @@ class EventGap(nn.Module):
         self.longest_s = LONGEST_GAP_S
         longest = math.log1p(LONGEST_GAP_S)
         frequency = torch.arange(1, GAP_FREQUENCIES + 1) * (math.pi / longest)
-        self.register_buffer("frequency", frequency, persistent=False)
-        self.frequency: Tensor
+        self.frequency: Tensor = nn.Buffer(frequency, persistent=False)
         self.phase = nn.Parameter(torch.zeros(GAP_FREQUENCIES))
 
     def forward(self, gap_s: Tensor, has_previous: Tensor) -> Tensor:

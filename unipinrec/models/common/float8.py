@@ -40,12 +40,9 @@ class Float8Linear(nn.Module):
 
     def __init__(self, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight_OI", weight_OI)
-        self.register_buffer("scale_O", scale_O)
-        self.register_buffer("bias_O", bias_O)
-        self.weight_OI: Tensor
-        self.scale_O: Tensor
-        self.bias_O: Tensor
+        self.weight_OI: Tensor = nn.Buffer(weight_OI)
+        self.scale_O: Tensor = nn.Buffer(scale_O)
+        self.bias_O: Tensor = nn.Buffer(bias_O)
 
     @classmethod
     @torch.no_grad()

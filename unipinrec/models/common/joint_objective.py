@@ -40,13 +40,9 @@ class JointObjective(RetrievalObjective):
             counted_BN = step.masked_BN if reading.action_known else batch.event_item_BN >= 0
             logit_bNA = self.model.ranking_head(reading.action_hidden_BNC)
             history = self._actions(logit_bNA, batch.event_actions_BN, counted_BN, step)
-            logit_bKA = self.model.score_padded(
-                self._vectors(batch.candidate_item_BK, step),
-                step.own.feedview_timestamp_B,
-                step.own.feedview_surface_B,
-                reading.past_L2BHTD,
-                step.own.length_B,
-            )
+            own, vector_bKE = step.own, self._vectors(batch.candidate_item_BK, step)
+            context = (own.feedview_timestamp_B, own.feedview_surface_B)
+            logit_bKA = self.model.score_padded(vector_bKE, *context, reading.past_L2BHTD, own.length_B)
             shown_BK = batch.candidate_item_BK >= 0
             candidates = self._actions(logit_bKA, batch.candidate_actions_BK, shown_BK, step)
         total = config.retrieval_loss_weight * retrieval

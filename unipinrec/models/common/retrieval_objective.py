@@ -74,13 +74,7 @@ class RetrievalObjective(Objective):
 
     def _retrieval(self, hidden_bTC: Tensor, step: Step) -> Tensor:
         config, share = self.config, step.share
-        targets = make_targets(
-            step.batch,
-            self.positive_mask,
-            self.model.time_offsets_s,
-            config.relaxation_targets,
-            config.session_gap_s,
-        )
+        targets = make_targets(step.batch, self.positive_mask, self.model.time_offsets_s, config)
         if len(targets.position_P) == 0:
             return hidden_bTC.sum() * 0.0
         begin, end = (example * hidden_bTC.size(1) for example in (step.part.rows.start, step.part.rows.stop))

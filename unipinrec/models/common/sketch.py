@@ -19,14 +19,10 @@ class CountMinSketch(nn.Module):
     def __init__(self, depth: int, width: int, seed: int = 0) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
-        self.register_buffer("counter_DW", torch.zeros(depth, width, dtype=torch.long))
-        self.register_buffer("total", torch.zeros((), dtype=torch.long))
-        self.register_buffer("factor_D1", torch.randint(1, PRIME, (depth, 1), generator=draw))
-        self.register_buffer("shift_D1", torch.randint(PRIME, (depth, 1), generator=draw))
-        self.counter_DW: Tensor
-        self.total: Tensor
-        self.factor_D1: Tensor
-        self.shift_D1: Tensor
+        self.counter_DW: Tensor = nn.Buffer(torch.zeros(depth, width, dtype=torch.long))
+        self.total: Tensor = nn.Buffer(torch.zeros((), dtype=torch.long))
+        self.factor_D1: Tensor = nn.Buffer(torch.randint(1, PRIME, (depth, 1), generator=draw))
+        self.shift_D1: Tensor = nn.Buffer(torch.randint(PRIME, (depth, 1), generator=draw))
 
     @torch.no_grad()
     def add(self, row_X: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unipinrec.data.blended import BlendedBatch
+from unipinrec.models.config import RetrievalTraining
 
 FAR_FUTURE = 2**62
 
@@ -38,11 +39,7 @@ class Targets:
 
 
 def make_targets(
-    batch: BlendedBatch,
-    positive_mask: int,
-    time_offsets_s: tuple[int, ...],
-    relaxation_targets: int,
-    session_gap_s: int,
+    batch: BlendedBatch, positive_mask: int, time_offsets_s: tuple[int, ...], config: RetrievalTraining
 ) -> Targets:
     """Find the target of every position and time offset (PinRec §2.5, §2.6).
 
@@ -65,7 +62,7 @@ def make_targets(
         found_BT = next_BT.gather(1, first_BT)
         # Now: the event right after the position, or nothing when that is no positive one.
         has_BT = real_BT & (positive_BT if offset == 0 else found_BT < places)
-        parts.append(_rows(batch, has_BT, found_BT, number, next_BT, relaxation_targets, session_gap_s))
+        parts.append(_rows(batch, has_BT, found_BT, number, next_BT, config))
     return Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in Targets.__slots__))
 
 
@@ -75,18 +72,17 @@ def _rows(
     found_BT: Tensor,
     offset: int,
     next_BT: Tensor,
-    relaxation_targets: int,
-    session_gap_s: int,
+    config: RetrievalTraining,
 ) -> Targets:
     example_P, position_P = has_BT.nonzero(as_tuple=True)
     place_P, last = found_BT[has_BT], has_BT.size(1) - 1
     first_P = place_P
     items, counted = [batch.target_item_BT[example_P, place_P]], [torch.ones_like(place_P, dtype=torch.bool)]
-    for _ in range(1, relaxation_targets):
+    for _ in range(1, config.relaxation_targets):
         later_P = next_BT[example_P, place_P + 1]
         kept_P = later_P.clamp(max=last)
         gap_P = batch.target_timestamp_BT[example_P, kept_P] - batch.target_timestamp_BT[example_P, place_P]
-        counted.append(counted[-1] & (later_P <= last) & (gap_P <= session_gap_s))
+        counted.append(counted[-1] & (later_P <= last) & (gap_P <= config.session_gap_s))
         place_P = torch.where(counted[-1], kept_P, place_P)
         items.append(batch.target_item_BT[example_P, place_P])
     return Targets(
