@@ -22,8 +22,7 @@ from experiments.section import Question, Run
 from experiments.trial import Trial
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.common.history_model import HistoryModel
-from unipinrec.models.common.joint_model import JointModel
+from unipinrec.models.common.history_model import HistoryModel, JointModel
 from unipinrec.models.common.tokens import Events
 from unipinrec.simulator.truth import Truth
 from unipinrec.training.checkpoint import load_model, load_offline

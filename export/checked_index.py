@@ -9,8 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from export.item_index import AUTO, Floats, build_index, choose_kind, one_thread
-from export.twins import first_of_each
+from export.item_index import AUTO, Floats, build_index, choose_kind, first_of_each, one_thread
 from unipinrec.bundle import INDEX_TUNED_FOR, IndexKind
 
 LEAST_RECALL: dict[IndexKind, float] = {"flat": 0.0, "hnsw": 0.95, "ivf_hnsw": 0.8, "sq8": 0.8}

@@ -12,7 +12,6 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from export.twins import add_twins, first_of_each
 from unipinrec.bundle import INDEX_KINDS, IndexKind
 
 Floats = NDArray[np.float32]
@@ -46,6 +45,10 @@ IVF_SAMPLE = 64
 SMALLEST_LIST = 8
 """Mean items of a list at least, which small catalogues would fall below."""
 
+DECIMALS = 6
+"""Vectors that agree so far are one: rounding alone tells them apart, and their scores differ by less than
+1e-5."""
+
 
 class UnknownIndexError(ValueError):
     """A kind of index that there is not."""
@@ -76,7 +79,7 @@ def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
     - `sq8` compares every item by 8 bits a coordinate, in a quarter of the memory.
 
     Graphs hold each vector once, whether of items or of centroids: many equal ones would be all that a walk
-    finds. `export.twins` says how the other items with an item's vector are kept.
+    finds. `add_twins` says how the other items with an item's vector are kept.
     """
     width = vector_VE.shape[1]
     with one_thread():
@@ -106,6 +109,46 @@ def build_index(kind: IndexKind, vector_VE: Floats) -> Any:
         index.train(vector_GE)
         index.add(vector_VE)
         return index
+
+
+def first_of_each(vector_VE: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return every item's first twin, with the same vector up to `DECIMALS`: [V], mostly the item itself."""
+    # Adding 0 makes one zero of both.
+    rounded_VE = np.ascontiguousarray(vector_VE.round(DECIMALS) + np.float32(0))
+    bytes_V = rounded_VE.view(np.dtype((np.void, rounded_VE.strides[0]))).ravel()
+    _, first_G, group_V = np.unique(bytes_V, return_index=True, return_inverse=True)
+    first_V: NDArray[np.int64] = first_G[group_V]
+    return first_V
+
+
+def add_twins(index: Any, vector_VE: NDArray[np.float32], first_V: NDArray[np.int64]) -> None:
+    """Widen an HNSW graph over the first items of `first_V` to all items, of which twins are never reached.
+
+    No node links to a twin; the twin links to itself, which no other node does, and to the first of its
+    group. So any FAISS reads the file, and `ensemble.index.twins` finds the groups in it.
+    """
+    row_V = np.arange(len(first_V))
+    linked_V = first_V == row_V
+    row_G, twin_X = np.flatnonzero(linked_V), np.flatnonzero(~linked_V)
+    hnsw = index.hnsw
+    level_V = np.ones(len(first_V), np.int32)
+    level_V[row_G] = faiss.vector_to_array(hnsw.levels)
+    # Slots of a node's links in all of its levels.
+    slots_V = faiss.vector_to_array(hnsw.cum_nneighbor_per_level)[level_V]
+    offset_V = np.concatenate([[0], np.cumsum(slots_V)]).astype(np.uint64)
+    link_G = faiss.vector_to_array(hnsw.neighbors)
+    link_V = np.full(int(offset_V[-1]), -1, np.int32)
+    link_V[np.repeat(linked_V, slots_V)] = np.where(link_G >= 0, row_G[link_G], -1)
+    link_V[offset_V[twin_X]] = twin_X
+    link_V[offset_V[twin_X] + np.uint64(1)] = first_V[twin_X]
+    faiss.copy_array_to_vector(level_V, hnsw.levels)
+    faiss.copy_array_to_vector(offset_V, hnsw.offsets)
+    faiss.copy_array_to_vector(link_V, hnsw.neighbors)
+    hnsw.entry_point = int(row_G[hnsw.entry_point])
+    storage = faiss.downcast_index(index.storage)
+    storage.reset()
+    storage.add(vector_VE)
+    index.ntotal = len(first_V)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Items that have the vector of an earlier item: twins. Of each group a graph links the first item alone.
 
 A graph of neighbours cannot hold many equal vectors: each has only its equals for neighbours, and a walk that
-comes among them finds nothing else. `export.twins` writes what this module reads.
+comes among them finds nothing else. `export.item_index` writes what this module reads.
 
 Shapes: V items, Q query embeddings, F items found, X left-out items, K items wanted.
 """

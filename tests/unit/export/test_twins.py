@@ -9,8 +9,7 @@ from ensemble.index.cuda.item_search import search_on_gpu
 from ensemble.index.item_search import ItemSearch
 from export import item_index
 from export.checked_index import IndexRecallError, build_checked
-from export.item_index import build_index
-from export.twins import first_of_each
+from export.item_index import build_index, first_of_each
 from tests.support import gpu_stand_in
 from unipinrec.bundle import INDEX_KINDS, IndexKind
 

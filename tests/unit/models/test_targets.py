@@ -6,6 +6,7 @@ import torch
 
 from unipinrec.data.blended import BlendedBatch, BlendedExample, collate
 from unipinrec.models.common.targets import Targets, make_targets
+from unipinrec.models.config import RetrievalTraining
 
 POSITIVE = 0b011
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.support.clusters import ITEMS, cluster_dataset
 from unipinrec.data.blended import BlendedConfig, BlendedDataset, BlendedExample
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.common.joint_objective import JointObjective
+from unipinrec.models.common.history_objective import JointObjective
 from unipinrec.models.common.objective import WHOLE
 from unipinrec.models.config import JointTraining
 from unipinrec.models.unified.config import UnifiedConfig, preset

@@ -9,9 +9,8 @@ from torch import nn
 from typing_extensions import override
 
 from unipinrec.models.common.features import multi_hot_actions
-from unipinrec.models.common.history_model import Reading
-from unipinrec.models.common.joint_model import JointModel
-from unipinrec.models.common.joint_objective import JointObjective
+from unipinrec.models.common.history_model import JointModel, Reading
+from unipinrec.models.common.history_objective import JointObjective
 from unipinrec.models.common.offline import OfflineRanker
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import JointConfig, JointTraining

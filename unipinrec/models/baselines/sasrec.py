@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from unipinrec.models.common.heads import RankingHead, RetrievalHead
 from unipinrec.models.common.history_model import HistoryModel, Reading
+from unipinrec.models.common.history_objective import RetrievalObjective
 from unipinrec.models.common.offline import OfflineRetriever
-from unipinrec.models.common.retrieval_objective import RetrievalObjective
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import JointConfig, ModelConfig, RetrievalTraining
 from unipinrec.models.spec import ModelSpec, blended_examples

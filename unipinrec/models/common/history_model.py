@@ -1,7 +1,7 @@
-"""The part of a model that reads histories: embedder, tokens and trunk.
+"""Models that read a history once, to retrieve from it or also to rank over it.
 
-Shapes: B requests, N events, T = N + 1 positions (BOS first), L layers, H heads, D head width, E item width,
-C hidden width.
+Shapes: B requests, N events, T = N + 1 positions (BOS first), K candidates, A actions, L layers, H heads,
+D head width, E item width, C hidden width.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.embedder import ItemEmbedder
+from unipinrec.models.common.heads import RankingHead, RetrievalHead
 from unipinrec.models.common.tokens import Events, Tokenizer
 from unipinrec.models.common.trunk import Trunk
-from unipinrec.models.config import ModelConfig
+from unipinrec.models.config import JointConfig, ModelConfig
 
 
 class Reading(NamedTuple):
@@ -75,3 +76,40 @@ class HistoryModel(nn.Module):
         begin_B1C = self.tokenizer.begin(len(token_BNC))
         hidden_BTC, past_L2BHTD = self.trunk.history(torch.cat([begin_B1C, token_BNC], dim=1))
         return Reading(hidden_BTC, hidden_BTC[:, 1:], past_L2BHTD, True)
+
+
+class JointModel(HistoryModel):
+    """Base of models with both heads."""
+
+    positions_per_event = 1
+    """Keys and values that an event has."""
+
+    def __init__(self, config: JointConfig, time_offsets_s: tuple[int, ...] = (0,)) -> None:
+        super().__init__(config, time_offsets_s)
+        self.retrieval_head: RetrievalHead = RetrievalHead(config, len(time_offsets_s))
+        self.ranking_head = RankingHead(config)
+        self._start_at_the_last_item()
+
+    @torch.no_grad()
+    def _start_at_the_last_item(self) -> None:
+        """Let the first query embedding of a history be close to its last item's vector.
+
+        Items that follow one another are often alike, so this is a far better place to start from than a
+        random direction. The head reads back what enters the hidden state as an item's token.
+        """
+        item_turn_CE = self.turn_items_into_tokens()
+        self.retrieval_head.project.straight.weight[:, : self.config.width] = item_turn_CE.T
+
+    def score_padded(
+        self,
+        candidate_BKE: Tensor,
+        timestamp_B: Tensor,
+        surface_B: Tensor,
+        past_L2BHTD: Tensor,
+        length_B: Tensor,
+    ) -> Tensor:
+        """Return action logits [B, K, A] over a padded batch of histories of `length_B` events."""
+        token_BKC = self.tokenizer.candidates(candidate_BKE, timestamp_B, surface_B)
+        position = torch.arange(past_L2BHTD.size(4), device=length_B.device)
+        padding_BT = position > self.positions_per_event * length_B.unsqueeze(1)
+        return self.ranking_head(self.trunk.candidates(token_BKC, past_L2BHTD, padding_BT))

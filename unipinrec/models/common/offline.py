@@ -17,8 +17,7 @@ from torch import Tensor
 
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.models.common.history_model import HistoryModel
-from unipinrec.models.common.joint_model import JointModel
+from unipinrec.models.common.history_model import HistoryModel, JointModel
 from unipinrec.models.common.tokens import Events
 
 

@@ -6,7 +6,7 @@ E item width.
 
 from torch import Tensor
 
-from unipinrec.models.common.joint_model import JointModel
+from unipinrec.models.common.history_model import JointModel
 from unipinrec.models.unified.config import UnifiedConfig
 
 

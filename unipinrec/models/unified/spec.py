@@ -1,6 +1,6 @@
 """The unified model as training, export and evaluation take it."""
 
-from unipinrec.models.common.joint_objective import JointObjective
+from unipinrec.models.common.history_objective import JointObjective
 from unipinrec.models.config import JointTraining
 from unipinrec.models.spec import ModelSpec, blended_examples
 from unipinrec.models.unified.config import UnifiedConfig
