@@ -8,8 +8,7 @@ import typer
 from commands.errors import one_line_errors
 from export.bundle_writer import DatasetMismatchError, NotServedError, write_bundle
 from export.check import ExportMismatchError
-from export.checked_index import IndexRecallError
-from export.item_index import AUTO, CHOICES, UnknownIndexError
+from export.item_index import AUTO, CHOICES, IndexRecallError, UnknownIndexError
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint

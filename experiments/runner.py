@@ -4,6 +4,8 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,16 +21,60 @@ from experiments.recipes import Recipe
 from experiments.report import Difference, EvaluationReport, Machine, Row, Section
 from experiments.scores import Measured, by_seed
 from experiments.section import Question, Run
-from experiments.trial import Trial
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
-from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.blended import BlendedDataset
+from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.models.common.history_model import HistoryModel, JointModel
 from unipinrec.models.common.tokens import Events
+from unipinrec.models.registry import find_model
 from unipinrec.simulator.truth import Truth
-from unipinrec.training.checkpoint import load_model, load_offline
+from unipinrec.training.checkpoint import latest_checkpoint, load_model, load_offline
+from unipinrec.training.trainer import train
 
 Report = Callable[[str], None]
 Found = TypeVar("Found")
+SECONDS = "seconds.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One variant with one seed, kept in `folder`; what is finished is not trained again."""
+
+    recipe: Recipe
+    variant: Variant
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return a name for lines of progress."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def seconds(self) -> float:
+        """Return what training took."""
+        return float((self.folder / SECONDS).read_text())
+
+    def train(self, dataset: InteractionDataset, split: Split) -> None:
+        """Train in this process; what training prints goes to a log."""
+        config = self.recipe.model_config(dataset, self.variant)
+        examples = BlendedDataset(dataset, self.recipe.blended_config(config, self.seed), split)
+        training = self.recipe.training_config(dataset, self.variant, self.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        with (self.folder / "training.log").open("a") as log, redirect_stdout(log):
+            train(find_model(self.variant.spec), examples, config, training, self.folder)
+        # A run that only found its finished checkpoint keeps the time that training once took.
+        if not (self.folder / SECONDS).exists():
+            (self.folder / SECONDS).write_text(f"{time.perf_counter() - began:.1f}\n")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return what training left. Raises `FileNotFoundError` if it was not trained yet."""
+        found = latest_checkpoint(self.folder)
+        if found is None:
+            raise FileNotFoundError(f"{self.folder} holds no checkpoint")
+        return found
 
 
 class Runner:

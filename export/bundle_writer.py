@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.check import refuse_if_different
-from export.checked_index import build_checked
-from export.item_index import AUTO, choose_kind
+from export.item_index import AUTO, build_checked, choose_kind
 from unipinrec import bundle
 from unipinrec.bundle import (
     FILES,
@@ -76,8 +75,9 @@ def write_bundle(
     """
     # Before anything is computed.
     choose_kind(index, len(dataset.item_ids_V))
-    states = [load_state(path) for path in (checkpoint, *beside)]
-    exports = [_exports(path, dataset) for path in (checkpoint, *beside)]
+    checkpoints = (checkpoint, *beside)
+    states = [load_state(path) for path in checkpoints]
+    exports = [_exports(path, state, dataset) for path, state in zip(checkpoints, states, strict=True)]
     if len({state.spec for state in states}) < len(states):
         raise NotServedError(f"models are {', '.join(state.spec for state in states)}; allowed: one of each")
     bundles.mkdir(parents=True, exist_ok=True)
@@ -88,12 +88,9 @@ def write_bundle(
             for state, exported in zip(states, exports, strict=True)
         }
         kind = _write_items(exports[0].item_vector_VE, dataset, folder, index, report)
-        titles = map(str, dataset.titles_V)
-        fields = {
-            "actions": dataset.info.actions,
-            "titles": dict(zip(map(str, dataset.item_ids_V), titles, strict=True)),
-        }
-        (folder / bundle.CATALOGUE).write_text(json.dumps(fields, ensure_ascii=False))
+        titles = dict(zip(map(str, dataset.item_ids_V), map(str, dataset.titles_V), strict=True))
+        catalogue = json.dumps({"actions": dataset.info.actions, "titles": titles}, ensure_ascii=False)
+        (folder / bundle.CATALOGUE).write_text(catalogue)
         defaults = ServingDefaults(
             num_results=min(50, states[0].model.max_candidates),
             utility_weights=dataset.info.utility_weights,
@@ -108,8 +105,7 @@ def write_bundle(
     return final
 
 
-def _exports(checkpoint: Path, dataset: InteractionDataset) -> Exports:
-    state = load_state(checkpoint)
+def _exports(checkpoint: Path, state: CheckpointState, dataset: InteractionDataset) -> Exports:
     if state.dataset != dataset.info.sha256:
         raise DatasetMismatchError(
             f"{checkpoint} was trained on another dataset than {dataset.info.name} with "

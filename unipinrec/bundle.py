@@ -109,9 +109,7 @@ class Manifest(Config):
     def config_of(self, name: str, kind: type[C]) -> C:
         """Return the configuration of one of the models.
 
-        Raises:
-            BundleError: the bundle does not hold that model.
-            ValidationError: its fields are not those of `kind`.
+        Raises `BundleError` if it is not there, and `ValidationError` if its fields are not those of `kind`.
         """
         if name not in self.models:
             raise BundleError(

@@ -7,10 +7,11 @@ Shapes: U users, B users of one chunk, V items.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from unipinrec.arrays import Float32s, Int64s
 from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.evaluation.bootstrap import Estimate, estimate
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
@@ -35,20 +36,18 @@ def request_before(dataset: InteractionDataset, user: int, length: int) -> Offli
     )
 
 
+@dataclass(frozen=True, slots=True)
 class RetrievalScorer:
     """Scores of every item by a model's retrieval, the first stage alone. A `catalogue.Scorer`."""
 
-    def __init__(self, recommender: Retriever, dataset: InteractionDataset) -> None:
-        self._recommender = recommender
-        self._dataset = dataset
+    recommender: Retriever
+    dataset: InteractionDataset
 
-    def __call__(self, user_B: NDArray[np.int64], length_B: NDArray[np.int64]) -> NDArray[np.float32]:
+    def __call__(self, user_B: Int64s, length_B: Int64s) -> Float32s:
         """Scores [B, V]."""
         pairs = zip(user_B.tolist(), length_B.tolist(), strict=True)
-        scores: NDArray[np.float32] = self._recommender.retrieval_scores(
-            [request_before(self._dataset, user, length) for user, length in pairs]
-        ).numpy()
-        return scores
+        requests = [request_before(self.dataset, user, length) for user, length in pairs]
+        return self.recommender.retrieval_scores(requests).numpy()
 
 
 def evaluate_leave_one_out(

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from ensemble.index.cuda.item_search import search_on_gpu
 from ensemble.index.item_search import ItemSearch
 from export import item_index
-from export.checked_index import IndexRecallError, build_checked
-from export.item_index import build_index, first_of_each
+from export.item_index import IndexRecallError, build_checked, build_index, first_of_each
 from tests.support import gpu_stand_in
 from unipinrec.bundle import INDEX_KINDS, IndexKind
 

@@ -1,8 +1,8 @@
 """Models that read histories, with their losses (UniPinRec §1.3 and §1.5).
 
 Shapes: B examples, b those of one process, N events, T = N + 1 positions, P positions with a target, p those
-of one process, R targets that a position may hit, X negatives, events or candidates, V distinct items, v those that one process
-needs, A actions, E item width, C hidden width.
+of one process, R targets that a position may hit, X negatives, events or candidates, V distinct items, v
+those that one process needs, A actions, E item width, C hidden width.
 """
 
 from dataclasses import dataclass
