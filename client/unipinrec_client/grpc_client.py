@@ -1,5 +1,6 @@
 """Clients over gRPC."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,11 +64,15 @@ class GrpcClient(_GrpcConnection, Client):
     def _prepare(self) -> None:
         # Making a channel may hang, too.
         check_grpc()
+        self._pid = os.getpid()
         self._triton = tritonclient.grpc.InferenceServerClient(**self._triton_options())
 
     def _check_usable(self) -> None:
         super()._check_usable()
         check_grpc()
+        if self._pid != os.getpid():
+            # The first call over an inherited connection may fail: gRPC closes what a fork left open.
+            self._prepare()
 
     def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
