@@ -7,10 +7,9 @@ E item width.
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from unipinrec.arrays import Int64s
 from unipinrec.models.common.offline import OfflineRequest
 
 
@@ -25,7 +24,7 @@ class Ranker(Protocol):
     """Predicts what users do to candidates."""
 
     def action_probabilities(
-        self, requests: Sequence[OfflineRequest], candidates: Sequence[NDArray[np.int64]]
+        self, requests: Sequence[OfflineRequest], candidates: Sequence[Int64s]
     ) -> list[Tensor]:
         """Return probabilities [K, A] of each request's candidate rows [K]."""
 

@@ -53,9 +53,8 @@ def train(
     same as without the interruption, since every epoch is seeded on its own. `hardware` is a CPU and one
     process, unless another is given; several processes each call this, and share `folder`.
 
-    Raises:
-        ValueError: there is no example, or the batch size is no multiple of the processes.
-        CheckpointMismatchError: the folder holds a checkpoint of another configuration.
+    Raises `ValueError` if there is no example, or the batch size is no multiple of the processes, and
+    `CheckpointMismatchError` if the folder holds a checkpoint of another configuration.
     """
     hardware = hardware or Hardware()
     if len(examples) == 0:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from unipinrec.arrays import Int64s
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
 from unipinrec.models.common.history_model import HistoryModel, JointModel
@@ -87,7 +87,7 @@ class OfflineRanker(OfflineRetriever):
 
     @torch.no_grad()
     def action_probabilities(
-        self, requests: Sequence[OfflineRequest], candidates: Sequence[NDArray[np.int64]]
+        self, requests: Sequence[OfflineRequest], candidates: Sequence[Int64s]
     ) -> list[Tensor]:
         """Return probabilities [K, A] of each request's candidate rows [K]."""
         window = Window(self._model, self.item_vector_VE, requests)
@@ -143,6 +143,6 @@ class Window:
         self.length_B = self.length_B + 1
 
 
-def _pad(rows: Sequence[NDArray[np.int64]]) -> Tensor:
+def _pad(rows: Sequence[Int64s]) -> Tensor:
     tensors = [torch.from_numpy(np.ascontiguousarray(row, np.int64)) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)

@@ -7,11 +7,10 @@ one request, E item width, T positions of a history (BOS first), L layers, H hea
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from unipinrec.arrays import Float32s, Int64s
 from unipinrec.bundle import ServingDefaults
 from unipinrec.models.common.offline import OfflineRanker, OfflineRequest, Window
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -24,10 +23,10 @@ __all__ = ["OfflineAnswer", "OfflineRecommender", "OfflineRequest"]
 class OfflineAnswer:
     """Item rows, best first, with scores and action probabilities."""
 
-    item_row_K: NDArray[np.int64]
-    score_K: NDArray[np.float32]
-    probability_KA: NDArray[np.float32]
-    origin_K: NDArray[np.int64]
+    item_row_K: Int64s
+    score_K: Float32s
+    probability_KA: Float32s
+    origin_K: Int64s
     """Which query embedding retrieved each item, as `QueryPlan.origins` numbers them."""
 
 

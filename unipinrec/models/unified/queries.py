@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Int64s = NDArray[np.int64]
-Floats = NDArray[np.float32]
+from unipinrec.arrays import Float32s, Float64s, Int64s
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def plan_queries(total: int, outcome_weight_A: ArrayLike, steps: int, num_offset
     return QueryPlan(step_Q, outcome_Q, offset_Q, budget_SXO[budget_SXO > 0], int(budget_X.argmax()))
 
 
-def split_budget(total: int, weight_X: NDArray[np.float64]) -> Int64s:
+def split_budget(total: int, weight_X: Float64s) -> Int64s:
     """Split `total` into whole shares in proportion to weights; the largest remainders get what is left.
 
     Of equal remainders, the earlier one gets it. At least one weight must be above 0.
@@ -64,7 +63,7 @@ def split_budget(total: int, weight_X: NDArray[np.float64]) -> Int64s:
     return share_X
 
 
-def merge_similar(query_QE: Floats, budget_Q: Int64s, threshold: float) -> tuple[Int64s, Int64s]:
+def merge_similar(query_QE: Float32s, budget_Q: Int64s, threshold: float) -> tuple[Int64s, Int64s]:
     """Merge each embedding into the most similar earlier kept one with a cosine above `threshold`.
 
     Works in generation order and adds budgets (PinRec §2.7). Returns the kept places and their budgets. A
