@@ -58,7 +58,7 @@ soak: install ## Constant load at 0.7 of the capacity for ten minutes: [ARGS='--
 	$(BIN)/unipinrec soak $(ARGS)
 
 scale-check: install ## Kill one of three replicas behind HAProxy: one minute, benchmarks/results/scale.json
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m containers.failover
 
 gpu-check: install ## All tests of the GPU path, served ones too; one line and exit code 3 without a GPU: [ARGS='-k graphs']
 	@$(BIN)/unipinrec gpu-check $(ARGS)

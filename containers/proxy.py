@@ -42,7 +42,7 @@ class Access:
 
 
 class Proxy:
-    """A running HAProxy. Used as a context manager it is ended at the end."""
+    """A HAProxy that runs while its context lasts."""
 
     def __init__(self, replicas: Sequence[Endpoints], folder: Path) -> None:
         """Prepares a certificate in `folder`; `replicas` are the three servers.
@@ -95,12 +95,12 @@ class Proxy:
         return self._log.read_text()
 
     def accesses(self, since: int = 0) -> list[Access]:
-        """The requests it has logged, but for the first `since`."""
+        """Return the requests it has logged, but for the first `since`."""
         lines = [line for line in self.output.splitlines() if line.startswith('{"user"')]
         return [_access(line) for line in lines[since:]]
 
     def states(self) -> dict[str, str]:
-        """Each server of each backend, as `grpc/replica-1`, and how the proxy sees it, as `UP`."""
+        """Return how the proxy sees each server of each backend: `UP` for `grpc/replica-1`, say."""
         connection = HTTPConnection(self.stats_address, timeout=5)
         connection.request("GET", "/;csv")
         table = connection.getresponse().read().decode().removeprefix("# ")
@@ -109,7 +109,7 @@ class Proxy:
         return {f"{row['pxname']}/{row['svname']}": row["status"] for row in rows}
 
     def wait_for(self, server: str, status: str, timeout_s: float = 60.0) -> float:
-        """Seconds until a server, as `http/replica-1`, has a status.
+        """Return the seconds until a server, as `http/replica-1`, has a status.
 
         Raises:
             ProxyError: it has not within `timeout_s`, or the proxy has ended.
@@ -130,19 +130,19 @@ class Proxy:
             time.sleep(POLL_S)
 
     def command(self, text: str) -> str:
-        """The answer of its administrative socket to one command."""
+        """Return the answer of its administrative socket to a command."""
         with socket.create_connection((LOOPBACK, self._admin), timeout=5) as connection:
             connection.sendall(f"{text}\n".encode())
             return connection.makefile().read()
 
 
 def find_tool(name: str) -> str | None:
-    """Path of an executable; Debian keeps HAProxy where only root's PATH looks."""
+    """Return the path of an executable; Debian keeps HAProxy where only root's PATH looks."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
 def _make_certificate(folder: Path, certificate: Path) -> Path:
-    """A certificate for localhost and its key, together in one file, as HAProxy wants them."""
+    """Write a certificate for localhost and its key into one file, as HAProxy wants them."""
     key, both = folder / "key.pem", folder / "server.pem"
     subprocess.run(
         [
