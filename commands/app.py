@@ -3,7 +3,7 @@
 import typer
 
 try:
-    from commands import data, store
+    from commands import answers, data, store
     from commands.bench import bench
     from commands.bench_ann import bench_ann
     from commands.bench_gpu import bench_gpu
@@ -32,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(answers.app, name="answers")
 app.add_typer(store.app, name="store")
 app.command("train")(train_command)
 app.command("eval")(eval_command)

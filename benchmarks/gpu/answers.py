@@ -21,7 +21,8 @@ from benchmarks.load import Sample
 from benchmarks.random_bundle import RandomBundle
 from benchmarks.workload import Visit
 from ensemble.graph import Tensors
-from loadtest.traffic import ASKED_AFTER_S, MOST_APPENDED
+from loadtest.histories import ASKED_AFTER_S
+from loadtest.traffic import MOST_APPENDED
 from unipinrec.data.history import History, rows_of
 from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
