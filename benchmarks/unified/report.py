@@ -1,23 +1,12 @@
-"""What `unipinrec bench` found, as the JSON file that the page, plots and readers go by."""
+"""What `unipinrec bench unified` found, as the JSON file that the page, pictures and readers go by."""
 
-from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import Field
 
 from experiments.report import Machine
 from unipinrec.config import Config
 
 STACKS = ("unified_cold", "separate_cold", "unified_warm", "separate_warm")
 """What is compared; `zipf` and the `cold` traffic beside it are further stacks, on a server of their own."""
-
-
-class Spread(Config):
-    """A median over rounds, with the least and the most."""
-
-    median: float
-    low: float
-    high: float
 
 
 class Row(Config):
@@ -34,27 +23,26 @@ class Row(Config):
     requests: int
     """Answered and measured."""
     qps: float
-    """Answered a second."""
     p50_ms: float
     p90_ms: float
     p99_ms: float
     errors: int
-    """Requests that failed, which no percentile contains."""
+    """Requests that failed, warm-up included, which no percentile contains."""
     errors_by_status: dict[str, int]
     kv_source: dict[str, int]
     """Answers by where ranking had the history's keys and values from."""
     hit_share: float
     """Share of `prefix` among them."""
     client_cpu_share: float
-    """Of all cores, used by the load generator."""
-    spreads: dict[str, Spread]
+    """Share of all cores that the load generator used."""
+    spreads: dict[str, tuple[float, float]]
+    """Least and most over rounds, of what there is a median of."""
 
 
 class Ratio(Config):
-    """Unified over separate: below 1 is good for latencies, above 1 for rates."""
+    """Unified over separate, the median of the ratios of each round: below 1 is good for latencies."""
 
     value: float
-    """Median of the ratios of each round."""
     low: float
     high: float
     rounds: tuple[float, ...]
@@ -63,12 +51,11 @@ class Ratio(Config):
 
 
 class NodeTime(Config):
-    """Milliseconds that one request spends at one node, on average."""
+    """Milliseconds that one request spends at one node, on average; computing is that of its whole batch."""
 
     node: str
     queue_ms: float
     compute_ms: float
-    """Of the whole batch that the request was in."""
 
 
 class Stages(Config):
@@ -82,40 +69,33 @@ class Stages(Config):
     total_ms: float
 
 
-class Overhead(Config):
-    """One request at a time over gRPC, beside the same four nodes called in one process."""
+class InProcess(Config):
+    """The nodes called without a server, before and after the served rounds, beside what was served."""
 
-    in_process_p50_ms: float
-    in_process_rounds: tuple[float, ...]
-    """Before and after the served rounds."""
-    served_p50_ms: float
+    p50_ms: tuple[float, ...]
+    """One request at a time in one process."""
     overhead_ms: float
-
-
-class Bound(Config):
-    """What compute alone allows: a process for each core, each calling the nodes on and on."""
-
+    """What a request alone takes longer when it is served."""
     processes: int
     batch: int
     """Users in one call, of the sizes tried the one that gave most."""
-    in_process_qps: float
-    in_process_rounds: tuple[float, ...]
-    best_served_qps: float
+    qps: tuple[float, ...]
+    """Users a second of a process for each core, each calling on and on: what compute alone allows."""
     share_of_bound: float
+    """Share of that which is served at best."""
 
 
 class Correctness(Config):
     """Sampled answers beside offline PyTorch."""
 
     tolerance: float
-    """Allowed difference of probabilities and scores."""
+    """Difference of a probability or score beyond which an answer is wrong."""
     checked: dict[str, int]
     """Answers compared, by stack."""
     largest_difference: float
     same_items: dict[str, float]
     """Mean share of the results that offline PyTorch with exact search returns too, by stack."""
-    differences: tuple[str, ...] = ()
-    """What was wrong; one is enough to fail the run."""
+    differences: tuple[str, ...]
 
 
 class BenchReport(Config):
@@ -128,27 +108,17 @@ class BenchReport(Config):
     machine: Machine
     models: dict[str, str]
     """The ensemble behind each stack."""
-    shape: dict[str, int | str]
+    shape: dict[str, Any]
     settings: dict[str, Any]
-    """Of the server: threads, instances, precision, kind of index, slots."""
+    """What the server ran with."""
     load: dict[str, Any]
-    """Of the load: rounds, seconds of each window, ramp, time limit, users."""
     rows: tuple[Row, ...]
     ratios: dict[str, Ratio]
     """`qps_cold`, `p50_cold`, `qps_warm`, `p50_warm`: rates at the concurrency that is best for each stack,
     medians of latency at concurrency 1."""
-    ratios_by_concurrency: dict[str, tuple[Ratio, ...]] = Field(default_factory=dict)
-    """The same at every concurrency."""
-    overhead: dict[str, Overhead] = Field(default_factory=dict)
-    stages: tuple[Stages, ...] = ()
-    bound: dict[str, Bound] = Field(default_factory=dict)
+    ratios_by_concurrency: dict[str, tuple[Ratio, ...]]
+    in_process: dict[str, InProcess]
+    stages: tuple[Stages, ...]
     correctness: Correctness
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...]
     """What of the plan had to be changed on this machine."""
-
-    def write(self, path: Path) -> None:
-        """Replace `path` in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n")
-        partial.rename(path)
