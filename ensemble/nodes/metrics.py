@@ -9,9 +9,9 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
 
 log = logging.getLogger(__name__)
@@ -27,15 +27,14 @@ FAILURES = ("invalid", "mismatch", "internal")
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
-def labelled_histogram(
-    registry: CollectorRegistry, name: str, text: str, bounds: Sequence[float], **labels: Sequence[str]
-) -> Histogram:
-    """A histogram whose series exist from the start, so that rates begin at 0."""
-    histogram = Histogram(name, text, list(labels), buckets=bounds, registry=registry)
-    for label, values in labels.items():
-        for value in values:
-            histogram.labels(**{label: value})
-    return histogram
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
+
+def with_series(metric: Labelled, values: Iterable[str]) -> Labelled:
+    """Return a metric of one label with a series for each of its values, so that rates begin at 0."""
+    for value in values:
+        metric.labels(value)
+    return metric
 
 
 class MetricsExport:

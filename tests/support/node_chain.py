@@ -173,7 +173,7 @@ def sources(answers: Tensors) -> list[str]:
 @contextmanager
 def on_entry(ranking: RankingNode, act: Callable[[], None]) -> Iterator[None]:
     """Run `act` between ranking's check of the slots and its first forward over them."""
-    score, pending = ranking._score, [act]
+    score, pending = ranking._engine.score, [act]
 
     def score_after(rows: Sequence[ScoringRow]) -> list[NDArray[np.float32]]:
         if pending:
@@ -181,7 +181,7 @@ def on_entry(ranking: RankingNode, act: Callable[[], None]) -> Iterator[None]:
         return score(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_score", score_after)
+        patch.setattr(ranking._engine, "score", score_after)
         yield
 
 
