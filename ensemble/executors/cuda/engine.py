@@ -11,8 +11,7 @@ import torch
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from ensemble.arrays import Floats
-from ensemble.executors.cuda.buckets import BATCHES
-from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.calls import BATCHES, Launches
 from ensemble.executors.cuda.encoder import SlotEncoder
 from ensemble.executors.cuda.generator import SlotGenerator
 from ensemble.executors.cuda.item_table import ItemPrecision, ItemTable

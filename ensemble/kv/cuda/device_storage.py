@@ -34,7 +34,7 @@ class PositionMap:
     slots: int
     spare: int
     """Spare slots, and scratch blocks: the most rows of a batch."""
-    room: int
+    slot_size: int
     """Positions of a slot, a multiple of `BLOCK`."""
 
     @property
@@ -45,7 +45,7 @@ class PositionMap:
     @property
     def positions(self) -> int:
         """Return P."""
-        return (self.slots + self.spare) * self.room + (self.spare + 1) * BLOCK
+        return (self.slots + self.spare) * self.slot_size + (self.spare + 1) * BLOCK
 
     def begin(self, slot: int) -> int:
         """Return where a slot begins; spare slots are numbered behind the others.
@@ -55,11 +55,11 @@ class PositionMap:
         """
         if not 0 <= slot < self.slots + self.spare:
             raise ValueError(f"slot is {slot}; allowed: 0 to {self.slots + self.spare - 1}")
-        return slot * self.room
+        return slot * self.slot_size
 
     def scratch(self, row: int) -> int:
         """Return where the scratch block of a batch's row begins."""
-        return (self.slots + self.spare) * self.room + row * BLOCK
+        return (self.slots + self.spare) * self.slot_size + row * BLOCK
 
     @property
     def null_block(self) -> int:
