@@ -77,23 +77,18 @@ class MetricsExport:
 
     def _export(self) -> None:
         for registry in self._registries:
-            self._carry(registry.collect())
-
-    def _carry(self, metrics: Iterable[Metric]) -> None:
-        for metric in metrics:
-            for sample in metric.samples:
-                if sample.name.endswith("_created"):
-                    continue
-                series = (sample.name, tuple(sorted(sample.labels.items())))
-                before = self._exported.get(series)
-                if before == sample.value:
-                    continue
-                target = self._metric(series, metric)
-                if metric.type == "gauge":
-                    target.set(sample.value)
-                else:
-                    target.increment(sample.value - (before or 0))
-                self._exported[series] = sample.value
+            for metric in registry.collect():
+                for sample in metric.samples:
+                    series = (sample.name, tuple(sorted(sample.labels.items())))
+                    before = self._exported.get(series)
+                    if sample.name.endswith("_created") or before == sample.value:
+                        continue
+                    target = self._metric(series, metric)
+                    if metric.type == "gauge":
+                        target.set(sample.value)
+                    else:
+                        target.increment(sample.value - (before or 0))
+                    self._exported[series] = sample.value
 
     def _metric(self, series: Series, metric: Metric) -> Any:
         if series not in self._metrics:

@@ -22,6 +22,7 @@ from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, USERS, Exported
 from tests.support.answers import PROMISED, Answer, offline_answers
+from tests.support.node_inputs import inputs_of
 from unipinrec.data.history import History
 from unipinrec.models.unified.offline import OfflineRequest
 
@@ -62,7 +63,7 @@ class Chain:
     def before(self, node: str, request: Tensors) -> Tensors:
         """All tensors that a node reads, made by the nodes before it."""
         nodes = {"history": self.history, "retrieval": self.retrieval, "ann": self.ann}
-        return RECOMMEND.inputs_of(node, request, call_in_process(nodes))
+        return inputs_of(RECOMMEND, node, request, call_in_process(nodes))
 
     def before_ranking(self, request: Tensors) -> Tensors:
         """The inputs of `ranking`, and beside them what `scoring` takes from the request and other nodes."""
@@ -74,7 +75,7 @@ class Chain:
             made.update(outputs)
             return outputs
 
-        inputs = RECOMMEND.inputs_of("ranking", request, call)
+        inputs = inputs_of(RECOMMEND, "ranking", request, call)
         given = {name: request[name] for name in ("UTILITY_WEIGHTS",) if name in request}
         return {
             **inputs,
