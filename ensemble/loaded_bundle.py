@@ -23,11 +23,8 @@ class LoadedBundle:
 
     @classmethod
     def open(cls, folder: Path) -> "LoadedBundle":
-        """Follow `current` once, so that a switch in between cannot mix two bundles.
-
-        Raises:
-            BundleError: the bundle is missing, partial, altered or of another format.
-        """
+        """Follow `current` once, so that a switch in between cannot mix two bundles. Raises `BundleError` if
+        the bundle is missing, partial, altered or of another format."""
         folder = folder.resolve()
         return cls(folder, verify_bundle(folder))
 

@@ -121,12 +121,8 @@ class SharedMemory:
     """Memory of pools in files beside their descriptors, which processes map."""
 
     def create(self, base: Path, layout: SlotLayout) -> SharedMemoryStorage:
-        """Return zeroed memory in a file whose path begins with `base`.
-
-        Raises:
-            MemoryError: the file system or the machine has too little free; writing beyond it would kill this
-                process or others.
-        """
+        """Return zeroed memory in a file whose path begins with `base`. Raises `MemoryError` if the file
+        system or the machine has too little free; writing beyond it would kill this process or others."""
         path, needed = base.with_suffix(".slots"), bytes_of(layout)
         available = shutil.disk_usage(path.parent).free
         if path.is_relative_to(SHARED_MEMORY):

@@ -34,11 +34,8 @@ PARALLEL = {
 
 
 def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_exclude: int) -> None:
-    """Refuse what the contract does not allow.
-
-    Raises:
-        InvalidInputError: naming the tensor, its value and the allowed range.
-    """
+    """Refuse what the contract does not allow. Raises `InvalidInputError`, which names the tensor, its value
+    and the allowed range."""
     for user_id in arrays["USER_ID"].ravel():
         if len(user_id) > LONGEST_USER_ID:
             raise InvalidInputError(f"USER_ID has {len(user_id)} bytes; allowed: 0 to {LONGEST_USER_ID}")
@@ -55,12 +52,8 @@ def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_
 
 
 def check_between(arrays: Arrays, manifest: Manifest) -> None:
-    """Refuse tensors between nodes that no node of this graph makes.
-
-    Raises:
-        InvalidInputError: naming the tensor, its size or value and the allowed range.
-        BundleMismatchError: a node of another bundle made them.
-    """
+    """Refuse tensors that no node of this graph makes. Raises `InvalidInputError`, which names the tensor, its
+    size or value and the allowed range, and `BundleMismatchError` if a node of another bundle made them."""
     model = manifest.model
     check_bundle(arrays, manifest.bundle_id)
     _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, model.num_items)

@@ -69,11 +69,8 @@ def unstack_histories(arrays: Arrays) -> list[History]:
 
 
 def check_bundle(arrays: Arrays, bundle_id: str) -> None:
-    """Refuse tensors that a node of another bundle made.
-
-    Raises:
-        BundleMismatchError: at least one BUNDLE_ID differs from `bundle_id`.
-    """
+    """Refuse tensors that a node of another bundle made. Raises `BundleMismatchError` if at least one
+    BUNDLE_ID differs from `bundle_id`."""
     for found in np.unique(arrays["BUNDLE_ID"].ravel()):
         if found.decode() != bundle_id:
             raise BundleMismatchError(

@@ -30,12 +30,8 @@ class Node(Protocol[Row, Result]):
     """What the node counts itself."""
 
     def parse(self, arrays: Arrays) -> list[Row]:
-        """Return a row for each user of one request's tensors.
-
-        Raises:
-            InvalidInputError: a tensor holds what the contract does not allow.
-            BundleMismatchError: a node of another bundle made them.
-        """
+        """Return a row for each user of one request's tensors. Raises `InvalidInputError` if a tensor holds
+        what the contract does not allow, and `BundleMismatchError` if a node of another bundle made them."""
 
     def run(self, rows: Sequence[Row]) -> Sequence[Result]:
         """Return the results of every request of a batch, computed together, in order."""

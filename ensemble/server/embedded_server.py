@@ -121,11 +121,8 @@ class EmbeddedServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so.
-
-        Raises:
-            ServerError: this machine misses a requirement.
-        """
+        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so. Raises
+        `ServerError` if this machine misses a requirement."""
         triton_server = Installation.find(self.settings.triton_home)
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
@@ -150,12 +147,9 @@ class EmbeddedServer:
     def wait_until_serving(
         self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Return True as soon as `canary` is answered, False as soon as `cancelled` says so.
-
-        Raises:
-            ServerError: the process ended, or `timeout_s` seconds went by without an answer, by default the
-                settings' `load_timeout_s`.
-        """
+        """Return True as soon as `canary` is answered, False as soon as `cancelled` says so. Raises
+        `ServerError` if the process ended, or `timeout_s` seconds went by without an answer, by default the
+        settings' `load_timeout_s`."""
         timeout_s = self.settings.load_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         with self.client() as client:

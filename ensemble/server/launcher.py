@@ -109,9 +109,8 @@ def serve(
     node that is loaded again loads the bundle of the others. A server that has served and is killed by a
     signal, as one request can do to Triton 2.51, is started again, as often as `restarts` grant.
 
-    Raises:
-        ServerError: the server cannot start, or it has stopped by itself. One line with a remedy.
-        NoGpuError: the profile asks for a GPU, and there is none.
+    Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, and
+    `NoGpuError` if the profile asks for a GPU and there is none.
     """
     check_bundle(settings.bundle)
     example = example_user(settings.histories)
@@ -219,10 +218,7 @@ def default_canaries(server: EmbeddedServer) -> list[Canary]:
 
 def example_user(histories: Path) -> str:
     """Return the first user of a store, to show in examples; `42` where there is no store or nobody in it.
-
-    Raises:
-        ServerError: what is at `histories` is no store.
-    """
+    Raises `ServerError` if what is at `histories` is no store."""
     try:
         store = open_histories(histories)
     except StoreError as error:
@@ -243,12 +239,9 @@ def check_bundle(bundle: Path) -> None:
 
 
 def check_profile(profile: str | None, model_repository: Path) -> None:
-    """Refuse a profile, `configs/<profile>.pbtxt` of models, that cannot be served here.
-
-    Raises:
-        ServerError: no model has it; Triton itself would silently use the default.
-        NoGpuError: it asks for a GPU, and there is none.
-    """
+    """Refuse a profile, `configs/<profile>.pbtxt` of models, that cannot be served here. Raises `ServerError`
+    if no model has it, where Triton itself would silently use the default, and `NoGpuError` if it asks for a
+    GPU and there is none."""
     if profile is None:
         return
     profiles = sorted({path.stem for path in model_repository.glob("*/configs/*.pbtxt")})

@@ -75,11 +75,8 @@ class HistoryStore(Protocol):
 
 
 def check_events(user_id: bytes, events: Events) -> Events:
-    """Return the events in dtype `EVENT`; integers of any width will do.
-
-    Raises:
-        InvalidEventsError: the user id is empty or too long, a value is out of range, or times do not ascend.
-    """
+    """Return the events in dtype `EVENT`; integers of any width will do. Raises `InvalidEventsError` if the
+    user id is empty or too long, a value is out of range, or times do not ascend."""
     if not 0 < len(user_id) <= LONGEST_USER_ID:
         raise InvalidEventsError(
             f"user_id {user_id.decode(errors='replace')!r} has {len(user_id)} bytes; "

@@ -32,11 +32,8 @@ class LmdbHistoryStore:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        """Open the folder to read, or else to write too, which makes it where there is none.
-
-        Raises:
-            StoreError: something else is there, or the folder cannot be opened or not be written to.
-        """
+        """Open the folder to read, or else to write too, which makes it where there is none. Raises
+        `StoreError` if something else is there, or the folder cannot be opened or not be written to."""
         self._path = path
         _check_folder(path, writable)
         with self._failing():

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -68,9 +69,7 @@ def answer_by_steps(
 
 def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:
     """Return the inputs of `ranking`, after the nodes before it have run."""
-    return node_inputs.inputs_of(
-        RECOMMEND, "ranking", dict(request), lambda node, inputs: call(server, node, inputs)
-    )
+    return inputs_of_node(RECOMMEND, "ranking", dict(request), partial(call, server))
 
 
 def kill(processes: Iterable[int]) -> None:

@@ -42,9 +42,7 @@ class Buckets:
         """Return rows of so many tokens as batches: their shape, and the places of their rows.
 
         Rows of different sizes do not share a batch: a short continuation would pay for a whole history.
-
-        Raises:
-            ValueError: a row has more tokens than the largest shape.
+        Raises `ValueError` if a row has more tokens than the largest shape.
         """
         fitting = [self._fit(size) for size in sizes]
         by_size = sorted(range(len(sizes)), key=lambda place: fitting[place])

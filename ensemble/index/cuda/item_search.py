@@ -76,11 +76,8 @@ class GpuIndex:
 
 
 def require_gpu(name: str) -> None:
-    """Refuse the value `cuda` of the setting or option `name` where FAISS has no GPU.
-
-    Raises:
-        NoGpuError: FAISS is built for CPU only, or finds no GPU.
-    """
+    """Refuse the value `cuda` of the setting or option `name` where FAISS has no GPU. Raises `NoGpuError` if
+    FAISS is built for CPU only, or finds no GPU."""
     # FAISS built for CPU has get_num_gpus too, and says 0.
     if not hasattr(faiss, "StandardGpuResources"):
         raise NoGpuError(
@@ -99,10 +96,8 @@ def has_cagra() -> bool:
 def search_on_gpu(search: ItemSearch, vector_VE: Floats) -> FetchingSearch:
     """Return the same search on the GPU; what reaches further stays with `search`, in host memory.
 
-    `vector_VE` are the item vectors that `search` was built from.
-
-    Raises:
-        NoGpuError: there is no GPU, or `hnsw` meets a FAISS without cuVS.
+    `vector_VE` are the item vectors that `search` was built from. Raises `NoGpuError` if there is no GPU, or
+    `hnsw` meets a FAISS without cuVS.
     """
     require_gpu(f"{ENV_PREFIX}ANN_DEVICE")
     on_gpu = move_to_gpu(search.index, vector_VE)

@@ -116,11 +116,7 @@ def _give_back(device: int, release: str, pointer: int) -> None:
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    """The results of one function of the runtime.
-
-    Raises:
-        CudaError: it failed.
-    """
+    """Return what a function of the runtime returns. Raises `CudaError` if it failed."""
     error, *results = getattr(runtime, name)(*arguments)
     if error != runtime.cudaError_t.cudaSuccess:
         runtime.cudaGetLastError()

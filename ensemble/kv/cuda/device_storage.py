@@ -48,11 +48,8 @@ class PositionMap:
         return (self.slots + self.spare) * self.slot_size + (self.spare + 1) * BLOCK
 
     def begin(self, slot: int) -> int:
-        """Return where a slot begins; spare slots are numbered behind the others.
-
-        Raises:
-            ValueError: there is no such slot, as when a batch has more rows than there are spare slots.
-        """
+        """Return where a slot begins; spare slots are numbered behind the others. Raises `ValueError` if
+        there is no such slot, as when a batch has more rows than there are spare slots."""
         if not 0 <= slot < self.slots + self.spare:
             raise ValueError(f"slot is {slot}; allowed: 0 to {self.slots + self.spare - 1}")
         return slot * self.slot_size
@@ -88,11 +85,7 @@ class DeviceStorage:
     def create(
         cls, folder: Path, layout: SlotLayout, spare: int, allocator: DeviceAllocator
     ) -> "DeviceStorage":
-        """Allocate zeroed memory.
-
-        Raises:
-            MemoryError: the device has no room for it.
-        """
+        """Allocate zeroed memory. Raises `MemoryError` if the device has no room for it."""
         memory = allocator.allocate(storage_bytes(layout, spare), folder)
         return cls(layout, spare, allocator, memory.bytes, memory.handle)
 
@@ -104,12 +97,8 @@ class DeviceStorage:
 
     @classmethod
     def open(cls, fields: Mapping[str, Any], allocator: DeviceAllocator) -> "DeviceStorage":
-        """Map what another process described.
-
-        Raises:
-            ValueError: it is on another device.
-            FileNotFoundError: its owner is gone.
-        """
+        """Map what another process described. Raises `ValueError` if it is on another device, and
+        `FileNotFoundError` if its owner is gone."""
         if fields["device"] != str(allocator.device):
             raise ValueError(f"the KV pool's device is {fields['device']!r}; allowed: '{allocator.device}'")
         layout = SlotLayout.of(fields)
