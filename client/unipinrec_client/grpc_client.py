@@ -44,7 +44,6 @@ class GrpcUse:
     """Why blocking calls would never be answered; empty if they are."""
     with_asyncio: bool = False
     asyncio_broken_by: str = ""
-    """Why calls of asyncio would never be answered; empty if they are."""
 
     def begin_in_child(self) -> None:
         """Note what the fork has broken."""

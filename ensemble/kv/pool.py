@@ -115,7 +115,9 @@ class KVPool:
         # Least recently used first.
         self._lru: OrderedDict[int, None] = OrderedDict.fromkeys(range(layout.slots))
         self._slot_by_digest: dict[bytes, int] = {}
-        _announce(self._base, {"epoch": self.epoch, **self.storage.describe()})
+        partial = self._base.with_suffix(".partial")
+        partial.write_text(json.dumps({"epoch": self.epoch, **self.storage.describe()}))
+        partial.rename(self._base.with_suffix(".json"))
 
     @property
     def slots_in_use(self) -> int:
@@ -358,9 +360,3 @@ def _map_header(path: Path, slots: int, mode: Literal["r+", "w+"]) -> NDArray[np
     """Slot headers [S, X]; aligned 8-byte accesses, which x86-64 and arm64 never tear."""
     # A plain view of the mapped file: indexing a memmap itself costs ten times as much.
     return np.memmap(path, np.int64, mode=mode, shape=(slots, COLUMNS)).view(np.ndarray)
-
-
-def _announce(base: Path, fields: dict[str, object]) -> None:
-    partial = base.with_suffix(".partial")
-    partial.write_text(json.dumps(fields))
-    partial.rename(base.with_suffix(".json"))

@@ -67,7 +67,6 @@ class _Claim:
     slot: int
     """A spare slot where every slot of the pool was leased."""
     cached: int
-    """Positions that the slot holds already."""
 
     @property
     def computed(self) -> int:
@@ -185,10 +184,6 @@ class PrefixCache:
             handle = no_slot(length)
             self._counted["full"] += 1
         return Encoded(CachedSequence(claim.slot, length), handle, claim.computed)
-
-
-HistoryCache = PrefixCache | ScratchHistories
-"""Where the histories of a batch get their keys and values from."""
 
 
 def _is_worth(match: Match, chain: EventChain) -> bool:

@@ -29,7 +29,6 @@ class Search:
 
     query_QE: Floats
     budget_Q: Int64s
-    """Items that each query embedding may retrieve."""
     origin_Q: NDArray[np.int32]
     left_out_X: Int64s
 

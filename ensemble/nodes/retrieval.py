@@ -13,7 +13,7 @@ from ensemble.executors.engine import Engine
 from ensemble.executors.generation import Asked, Queries
 from ensemble.kv.event_chain import EventChain
 from ensemble.kv.pool import Handle, KVPool, PoolDirectory
-from ensemble.kv.prefix_cache import HistoryCache, PrefixCache, ScratchHistories
+from ensemble.kv.prefix_cache import PrefixCache, ScratchHistories
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
@@ -46,7 +46,7 @@ class RetrievalNode:
         self._bundle = loaded
         self._engine = engine
         model = loaded.manifest.model
-        self._histories: HistoryCache
+        self._histories: PrefixCache | ScratchHistories
         if instance is None:
             self._histories = ScratchHistories(engine.encode, engine.private())
         else:

@@ -19,12 +19,10 @@ BATCHES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:
-    """One shape."""
+    """A shape: rows, and the tokens of each, which are new positions of a history, or candidates."""
 
     batch: int
-    """Rows."""
     size: int
-    """Tokens of each row: new positions of a history, or candidates."""
 
 
 class Buckets:
@@ -74,8 +72,10 @@ class Launches:
 
     @classmethod
     def on(cls, device: torch.device, *, capture: bool) -> "Launches":
-        """Return those of a device; only a GPU captures."""
-        return cls(Capture.on(device) if capture and device.type == "cuda" else None)
+        """Return the launches on a device; only a GPU captures."""
+        if not capture or device.type != "cuda":
+            return cls(None)
+        return cls(Capture(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)))
 
     def collect(self) -> Iterable[Metric]:
         """Yield the counts as metrics of Prometheus' library."""

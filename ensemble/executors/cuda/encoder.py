@@ -23,7 +23,6 @@ class SlotEncoder:
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
         self.padding = 0
-        """Padding positions computed so far."""
         sizes = history_sizes(parts.model.config.max_positions)
         self._calls = parts.calls(_Encode(parts, storage), sizes, partial(_fields, storage.map))
 
@@ -52,8 +51,6 @@ class SlotEncoder:
 
 
 class _Encode:
-    """Encodes the new events of a batch on the device."""
-
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._items = parts.items
         self._tokens = parts.compiled(parts.model.tokenizer.packed)

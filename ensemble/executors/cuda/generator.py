@@ -70,8 +70,6 @@ class SlotGenerator:
 
 
 class _Generate:
-    """Generates all steps of a batch on the device."""
-
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
         self._hidden_RC = storage.hidden_RC

@@ -24,7 +24,6 @@ class Parts:
     launches: Launches
     compiled: Compile
     batches: Sequence[int]
-    """Rows that batches are padded to; the last is the most that a batch has."""
 
     def slotted(self, storage: DeviceStorage) -> SlottedTrunk:
         """Return the model's trunk over the slots of a storage."""

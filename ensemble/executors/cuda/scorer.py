@@ -50,8 +50,6 @@ class CandidateScorer:
 
 
 class _Score:
-    """Scores the candidates of a batch on the device."""
-
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._items = parts.items
         self._tokens = parts.compiled(parts.model.tokenizer.candidates)

@@ -33,11 +33,6 @@ class Capture:
     stream: torch.cuda.Stream
     """One for all: libraries keep memory for each stream that they have met."""
 
-    @classmethod
-    def on(cls, device: torch.device) -> "Capture":
-        """Return a memory pool and a stream of a GPU."""
-        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
-
 
 @dataclass(frozen=True, slots=True)
 class Field:

@@ -42,7 +42,6 @@ class HistoryEncoder:
         self._graph = graph
         self._vector_VE = torch.from_numpy(vector_VE)
         self.padding = 0
-        """Padding positions computed so far."""
 
     def __call__(self, storage: SharedMemoryStorage, histories: Sequence[Prefill]) -> None:
         """Fill the slots: keys, values, and the hidden state after each history's last event."""

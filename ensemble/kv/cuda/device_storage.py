@@ -19,8 +19,7 @@ from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.kv.slot_storage import SlotLayout, SlotStorage
 from unipinrec.models.common.slot_attention import BLOCK
 
-ALIGNMENT = 256
-"""Bytes."""
+ALIGNMENT_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ def _parts(layout: SlotLayout, where: PositionMap) -> tuple[Part, Part]:
 def _bytes(part: Part) -> int:
     """Rounded up, so that the next part begins where every kernel likes it to."""
     dtype, shape = part
-    return -(-dtype.itemsize * math.prod(shape) // ALIGNMENT) * ALIGNMENT
+    return -(-dtype.itemsize * math.prod(shape) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def _view(memory: Tensor, part: Part) -> Tensor:
