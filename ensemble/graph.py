@@ -42,10 +42,8 @@ def call_in_process(nodes: Mapping[str, Node[Any, Any]]) -> CallNode:
 
 
 def call_server(client: InferenceServerClient, timeout_s: float | None = None) -> CallNode:
-    """Return what calls a server's models, ensembles among them, for all of their outputs.
-
-    The call raises `InferenceServerException` for a request that failed, or took longer than `timeout_s`.
-    """
+    """Return what calls a server's models, ensembles among them, for all of their outputs. The call raises
+    `InferenceServerException` for a request that failed, or took longer than `timeout_s`."""
 
     def call(model: str, tensors: Tensors) -> Tensors:
         inputs = []

@@ -61,10 +61,8 @@ class Catalogue:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read `{"actions": [name, ...], "titles": {item id: title}}`.
-
-        Raises `ValueError` if the file is something else.
-        """
+        """Read `{"actions": [name, ...], "titles": {item id: title}}`. Raises `ValueError` if the file is
+        something else."""
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds a {type(content).__name__}; allowed: an object")

@@ -179,10 +179,8 @@ _local = _Local()
 
 
 def connections_of_this_thread() -> ThreadConnections:
-    """Return the calling thread's connections.
-
-    The child of a fork shares the sockets of the thread that forked, so it gets connections of its own.
-    """
+    """Return the calling thread's connections. The child of a fork shares the sockets of the thread that
+    forked, so it gets connections of its own."""
     if _local.connections.pid != os.getpid():
         gevent.reinit()
         _local.connections = ThreadConnections()

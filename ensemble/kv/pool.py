@@ -148,10 +148,8 @@ class KVPool:
         return None
 
     def resume(self, match: Match) -> bool:
-        """Prepare to continue a slot behind the first `match.length` positions, which stay.
-
-        Returns False, and does nothing, where that would overwrite positions that a lease protects.
-        """
+        """Prepare to continue a slot behind the first `match.length` positions, which stay. Returns False,
+        and does nothing, where that would overwrite positions that a lease protects."""
         if not match.whole:
             if self.is_leased(match.slot):
                 return False
@@ -322,10 +320,8 @@ class PoolDirectory:
         self._watcher.start()
 
     def close(self) -> None:
-        """End the thread of `watch`.
-
-        It must not outlive the interpreter: a thread that lets go of a tensor then takes the process down.
-        """
+        """End the thread of `watch`. It must not outlive the interpreter: a thread that lets go of a tensor
+        then takes the process down."""
         self._stopped.set()
         if self._watcher is not None:
             self._watcher.join()

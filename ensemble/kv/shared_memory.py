@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class SharedMemoryStorage:
 
     def describe(self) -> dict[str, Any]:
         """Return the file's name, beside the descriptor, and its layout."""
-        return {"device": "cpu", "file": self._path and self._path.name, **self.layout.describe()}
+        return {"device": "cpu", "file": self._path and self._path.name, **asdict(self.layout)}
 
     def read(self, slot: int, length: int) -> Tensor:
         """Return keys and values [L, 2, H, length, D] in float32: a view of exact slots, else a copy."""

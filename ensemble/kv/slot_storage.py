@@ -5,7 +5,7 @@ A slot is [L, 2, H, T, D]; beside it stands the hidden state after its last posi
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -36,17 +36,13 @@ class SlotLayout:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the layout that `describe` told, among other fields."""
+        """Return the layout among the fields that a storage described."""
         return cls(
             slots=fields["slots"],
             shape=tuple(fields["shape"]),
             width=fields["width"],
             precision=fields["precision"],
         )
-
-    def describe(self) -> dict[str, Any]:
-        """Return the layout as plain values."""
-        return asdict(self)
 
 
 class SlotStorage(Protocol):

@@ -98,10 +98,8 @@ class AnnNode:
         """Release nothing: all that the node holds ends with the process."""
 
     def _search(self, row: Search) -> Candidates:
-        """In generation order, each query embedding takes its budget of what nothing before it took.
-
-        It looks for as many as all of them may take, since those before it may have found the same.
-        """
+        """In generation order, each query embedding takes its budget of what nothing before it took. It looks
+        for as many as all of them may take, since those before it may have found the same."""
         item_row_QX = self._index.nearest(row.query_QE, int(row.budget_Q.sum()), row.left_out_X)
         taken = np.empty(0, np.int64)
         kept = []

@@ -52,7 +52,7 @@ def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_
 
 
 def check_between(arrays: Arrays, manifest: Manifest) -> None:
-    """Refuse tensors that no node of this graph makes. Raises `InvalidInputError`, which names the tensor, its
+    """Refuse tensors that no node of this graph makes. Raises `InvalidInputError`, naming the tensor, its
     size or value and the allowed range, and `BundleMismatchError` if a node of another bundle made them."""
     model = manifest.model
     check_bundle(arrays, manifest.bundle_id)

@@ -31,10 +31,8 @@ class BundleMismatchError(RuntimeError):
 
 
 def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:
-    """Return rows that differ in their first axis as one array [B, longest, ...], padded at the end.
-
-    At least one column wide: a server does not carry tensors without elements.
-    """
+    """Return rows that differ in their first axis as one array [B, longest, ...], padded at the end. At least
+    one column wide: a server does not carry tensors without elements."""
     width = max(1, *(len(row) for row in rows))
     stacked = np.full((len(rows), width, *rows[0].shape[1:]), padding, rows[0].dtype)
     for index, row in enumerate(rows):

@@ -94,7 +94,9 @@ class HistoryNode:
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         events = self._inline_events(arrays, user)
         if events is None:
-            events = self._stored_events(arrays["USER_ID"][user, 0])
+            events = (
+                np.empty(0, EVENT) if self._store is None else self._store.read(arrays["USER_ID"][user, 0])
+            )
         history = History(
             item_row_N=self._vocabulary.rows_of(events["item_id"]),
             actions_N=events["actions"].astype(np.int64),
@@ -119,9 +121,6 @@ class HistoryNode:
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
         )
-
-    def _stored_events(self, user_id: bytes) -> Events:
-        return np.empty(0, EVENT) if self._store is None else self._store.read(user_id)
 
     def _inline_events(self, arrays: Arrays, user: int) -> Events | None:
         if "HISTORY_ITEM_IDS" not in arrays:

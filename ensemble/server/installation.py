@@ -106,9 +106,7 @@ def check_host(*, glibc: str | None = None, python: str = PYTHON, numpy: str = n
 
 def make_backends(server: Path, folder: Path, python: str = PYTHON) -> Path:
     """Return the folder of backends in `folder`, made once out of the wheel's `server` for one Python.
-
-    Several launchers may make it at once: it appears whole, by a rename.
-    """
+    Several launchers may make it at once: it appears whole, by a rename."""
     ready = folder / "backends"
     if ready.is_dir():
         return ready

@@ -144,10 +144,8 @@ def serve(
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Note Ctrl-C, SIGTERM and a closed terminal, so that a stop runs to its end and in order.
-
-    Signals that were ignored before, as under `nohup`, stay ignored. Only the main thread may use it.
-    """
+    """Note Ctrl-C, SIGTERM and a closed terminal, so that a stop runs to its end and in order. Signals that
+    were ignored before, as under `nohup`, stay ignored. Only the main thread may use it."""
     stop = Stop()
 
     def note(*_: object) -> None:

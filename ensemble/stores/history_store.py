@@ -65,10 +65,8 @@ class HistoryStore(Protocol):
         """Append to many users in one step, of which all is kept or nothing."""
 
     def replace_all(self, histories: Callable[[], Iterable[tuple[bytes, Events]]]) -> Written:
-        """Store these histories in place of all that there are, in one step.
-
-        `histories` may be called again, where the store turns out too small half-way.
-        """
+        """Store these histories in place of all that there are, in one step. `histories` may be called again,
+        where the store turns out too small half-way."""
 
     def close(self) -> None:
         """Release the store."""

@@ -110,10 +110,7 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
     - `flat` and `sq8` become exact search over the item vectors: coarser ones would save memory alone.
     - `ivf_hnsw` keeps its lists; their centroids are all compared.
     - `hnsw` becomes CAGRA (Ootomo et al., arXiv 2308.15136) over as many vectors as differ, since FAISS moves
-      no HNSW graph; up to `CAGRA_FROM` of them, exact search.
-
-    Raises:
-        NoGpuError: `hnsw` meets a FAISS without cuVS.
+      no HNSW graph; up to `CAGRA_FROM` of them, exact search. Raises `NoGpuError` without cuVS in FAISS.
     """
     if isinstance(index, faiss.IndexIVFFlat):
         return GpuIndex(
@@ -136,10 +133,8 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
 
 
 def with_flat_centroids(index: Any) -> Any:
-    """Return an IVF index in host memory that shares the lists of `index` and compares all centroids.
-
-    `index` must outlive it.
-    """
+    """Return an IVF index in host memory that shares the lists of `index` and compares all centroids. `index`
+    must outlive it."""
     flat = faiss.IndexIVFFlat(
         _flat(index.quantizer.reconstruct_n(0, index.nlist)), index.d, index.nlist, faiss.METRIC_INNER_PRODUCT
     )

@@ -8,7 +8,7 @@ Shapes: L layers, H heads, D head width, P positions of the memory, R rows of hi
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class DeviceStorage:
             "device": str(self._allocator.device),
             "handle": self._handle,
             "spare": self.map.spare,
-            **self.layout.describe(),
+            **asdict(self.layout),
         }
 
     def hidden(self, slot: int) -> Tensor:
