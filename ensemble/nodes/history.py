@@ -92,11 +92,7 @@ class HistoryNode:
             self._store.close()
 
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
-        events = self._inline_events(arrays, user)
-        if events is None:
-            events = (
-                np.empty(0, EVENT) if self._store is None else self._store.read(arrays["USER_ID"][user, 0])
-            )
+        events = self._events(arrays, user)
         history = History(
             item_row_N=self._vocabulary.rows_of(events["item_id"]),
             actions_N=events["actions"].astype(np.int64),
@@ -122,9 +118,9 @@ class HistoryNode:
             unknown_items=len(history) - len(known),
         )
 
-    def _inline_events(self, arrays: Arrays, user: int) -> Events | None:
+    def _events(self, arrays: Arrays, user: int) -> Events:
         if "HISTORY_ITEM_IDS" not in arrays:
-            return None
+            return np.empty(0, EVENT) if self._store is None else self._store.read(arrays["USER_ID"][user, 0])
         item_id = arrays["HISTORY_ITEM_IDS"][user]
         events = np.zeros(int((item_id != PADDING).sum()), EVENT)
         events["item_id"] = item_id[: len(events)]
