@@ -105,11 +105,7 @@ class _GrpcConnection(Connection):
         }
 
     def _ready_arguments(self, timeout_s: float) -> dict[str, Any]:
-        return {
-            "model_name": self.model,
-            "headers": _metadata(self.headers),
-            "client_timeout": timeout_s,
-        }
+        return {"model_name": self.model, "headers": _metadata(self.headers), "client_timeout": timeout_s}
 
 
 class GrpcClient(_GrpcConnection, Client):

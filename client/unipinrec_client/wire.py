@@ -171,10 +171,7 @@ def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
     columns = zip(*(outputs[name][row].tolist() for name in names), strict=True)
     return tuple(
         Recommendation(
-            item_id=item_id,
-            score=score,
-            action_probabilities=tuple(probabilities),
-            retrieved_by=retrieved_by,
+            item_id=item_id, score=score, action_probabilities=tuple(probabilities), retrieved_by=retrieved_by
         )
         for item_id, score, probabilities, retrieved_by in columns
         if item_id != PADDING_ITEM_ID

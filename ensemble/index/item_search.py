@@ -78,8 +78,6 @@ class ItemSearch:
         if isinstance(self.index, faiss.IndexIVF):
             probes = min(self.index.nlist, ceil(self.index.nprobe * effort))
             return faiss.SearchParametersIVF(
-                sel=selector,
-                nprobe=probes,
-                quantizer_params=faiss.SearchParametersHNSW(efSearch=2 * probes),
+                sel=selector, nprobe=probes, quantizer_params=faiss.SearchParametersHNSW(efSearch=2 * probes)
             )
         return faiss.SearchParameters(sel=selector)

@@ -86,12 +86,7 @@ class KVPool:
     """The owner's side: one per retrieval instance."""
 
     def __init__(
-        self,
-        folder: Path,
-        instance: str,
-        layout: SlotLayout,
-        lease_ms: int,
-        memory: PoolMemory = SHARED,
+        self, folder: Path, instance: str, layout: SlotLayout, lease_ms: int, memory: PoolMemory = SHARED
     ) -> None:
         """Allocate the pool and announce it in `folder/kv-<instance>-<epoch>.json`.
 

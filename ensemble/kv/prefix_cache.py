@@ -28,10 +28,8 @@ class Encoded:
 
 
 class ScratchHistories(Generic[Storage]):
-    """Every history is encoded from the start, into spare slots that the next batch overwrites.
-
-    This is what two separately served models do, and what ranking does when a slot is gone.
-    """
+    """Every history is encoded from the start, into spare slots that the next batch overwrites. This is what
+    two separately served models do, and what ranking does when a slot is gone."""
 
     def __init__(self, encode: Prefiller[Storage], storage: Storage) -> None:
         self.storage = storage

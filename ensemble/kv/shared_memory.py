@@ -25,10 +25,8 @@ Parts = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class SharedMemoryStorage:
-    """Slots in a file of a memory-backed file system, mapped by all processes that use it.
-
-    Spare slots hold float32 and come into being when they are asked for.
-    """
+    """Slots in a file of a memory-backed file system, mapped by all processes that use it. Spare slots hold
+    float32 and come into being when they are asked for."""
 
     def __init__(self, path: Path | None, layout: SlotLayout) -> None:
         """Map a file that exists; making it here would show zeros as if they were keys and values. Without a

@@ -39,9 +39,7 @@ def with_series(metric: Labelled, values: Iterable[str]) -> Labelled:
 
 class MetricsExport:
     """Carries what registries hold to Triton's endpoint, with the node as a label, until it is stopped.
-
-    Counters of several instances of a node add up. Gauges have a label `instance`.
-    """
+    Counters of several instances of a node add up. Gauges have a label `instance`."""
 
     def __init__(
         self, backend: ModuleType, node: str, instance: str, registries: Sequence[CollectorRegistry]

@@ -51,10 +51,8 @@ class _Failure:
 
 
 class EntryPoint:
-    """Base of `TritonPythonModel`, the class that the Python backend looks for: one node in its process.
-
-    A node names its class; what needs to know more of its instance overrides `make`.
-    """
+    """Base of `TritonPythonModel`, the class that the Python backend looks for: one node in its process. A
+    node names its class; what needs to know more of its instance overrides `make`."""
 
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
 

@@ -23,10 +23,8 @@ from unipinrec.models.unified.queries import QueryPlan
 
 
 class SlotGenerator:
-    """Generates behind slots of one storage. What is fed back stands in scratch blocks, never in a slot.
-
-    The first query of a step is the one to feed back. Nothing returns to the host between steps.
-    """
+    """Generates behind slots of one storage. What is fed back stands in scratch blocks, never in a slot. The
+    first query of a step is the one to feed back. Nothing returns to the host between steps."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage, steps: int) -> None:
         """`steps` is the most that a request may take."""

@@ -32,10 +32,8 @@ class Tokens:
 
 
 class HistoryEncoder:
-    """The encoder graph with the item vectors that it reads.
-
-    Positions stand one after another without padding between requests; only their sum is rounded up.
-    """
+    """The encoder graph with the item vectors that it reads. Positions stand one after another without
+    padding between requests; only their sum is rounded up."""
 
     def __init__(self, graph: Callable[..., Tensor], vector_VE: Floats) -> None:
         """`graph` is called as `UnifiedRecommender.extend`; `vector_VE` has a row for each item."""
