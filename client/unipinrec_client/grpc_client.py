@@ -118,11 +118,15 @@ class GrpcClient(_GrpcConnection, Client):
     def _prepare(self) -> None:
         # Making a channel may hang, too.
         grpc_use.check()
+        self._pid = os.getpid()
         self._triton = tritonclient.grpc.InferenceServerClient(**self._triton_options())
 
     def _check_usable(self) -> None:
         super()._check_usable()
         grpc_use.check()
+        if self._pid != os.getpid():
+            # The first call over an inherited connection may fail: gRPC closes what a fork left open.
+            self._prepare()
 
     def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
