@@ -29,8 +29,8 @@ from ensemble.stores.stores import open_histories
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 UNKNOWN_USER = "42"
-PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
-WINDOW_S = 300.0
+RESTART_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
+RESTART_WINDOW_S = 300.0
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -66,17 +66,17 @@ class Restarts:
     granted: requests that kill the server must not keep a machine busy with starts.
     """
 
-    def __init__(self, pauses_s: Sequence[float] = PAUSES_S) -> None:
-        """`pauses_s` are the seconds before each restart within `WINDOW_S`, as many as are granted."""
+    def __init__(self, pauses_s: Sequence[float] = RESTART_PAUSES_S) -> None:
+        """`pauses_s` are the seconds before each restart in `RESTART_WINDOW_S`, as many as are granted."""
         self._pauses_s = pauses_s
         self._granted: list[float] = []
 
     def __str__(self) -> str:
-        return f"{len(self._pauses_s)} in {WINDOW_S:g} s"
+        return f"{len(self._pauses_s)} in {RESTART_WINDOW_S:g} s"
 
     def grant(self, now: float) -> float | None:
         """Return the seconds to pause before a restart wanted at `now` (s), None if it is one too many."""
-        self._granted = [then for then in self._granted if now - then < WINDOW_S]
+        self._granted = [then for then in self._granted if now - then < RESTART_WINDOW_S]
         if len(self._granted) == len(self._pauses_s):
             return None
         self._granted.append(now)
