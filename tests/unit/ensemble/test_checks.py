@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ensemble.nodes.checks import check_request
 from ensemble.nodes.contract import InvalidInputError
-from ensemble.nodes.validation import Limits, check_request
+from unipinrec.models.unified.config import UnifiedConfig, preset
 
-LIMITS = Limits(num_actions=3, num_surfaces=2, max_candidates=16, max_events=5, max_exclude=4)
+MODEL = preset("tiny", num_items=10, num_actions=3, num_surfaces=2, max_candidates=16)
 END_OF_9999 = 253_402_300_799
 """9999-12-31T23:59:59Z."""
 
 Tensors = dict[str, NDArray[Any]]
+
+
+def check(arrays: Tensors, model: UnifiedConfig = MODEL) -> None:
+    check_request(arrays, model, max_events=5, max_exclude=4)
 
 
 def users(*ids: bytes) -> NDArray[np.object_]:
@@ -178,7 +183,7 @@ def test_a_request_outside_the_contract_is_refused_with_tensor_value_and_range(
     changed: dict[str, NDArray[Any] | None], message: str
 ) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        check_request(request(**changed), LIMITS)
+        check(request(**changed))
     assert str(refused.value) == message
 
 
@@ -226,7 +231,7 @@ def test_a_request_outside_the_contract_is_refused_with_tensor_value_and_range(
     ],
 )
 def test_a_request_at_the_ends_of_the_contract_is_accepted(changed: dict[str, NDArray[Any] | None]) -> None:
-    assert check_request(request(**changed), LIMITS) is None
+    assert check(request(**changed)) is None
 
 
 @pytest.mark.parametrize(
@@ -242,24 +247,24 @@ def test_values_beside_padding_are_not_looked_at(name: str, padding: int) -> Non
     arrays = request()
     padded = arrays[name].copy()
     padded[1, 1:] = padding
-    assert check_request({**arrays, name: padded}, LIMITS) is None
+    assert check({**arrays, name: padded}) is None
     real = arrays[name].copy()
     real[0, 2] = padding
     with pytest.raises(InvalidInputError, match=f"^{name} is {padding} at user 0, event 2; allowed: "):
-        check_request({**arrays, name: real}, LIMITS)
+        check({**arrays, name: real})
 
 
 def test_all_action_bits_of_the_widest_catalogue_are_accepted() -> None:
-    widest = Limits(num_actions=32, num_surfaces=2, max_candidates=16, max_events=5, max_exclude=4)
+    widest = MODEL.model_copy(update={"num_actions": 32})
     weights = np.ones((2, 32), np.float32)
 
     def with_actions(mask: int) -> Tensors:
         actions = int64([mask, 0, 0], [0, 0, 0])
         return request(HISTORY_ACTIONS=actions, OUTCOME_WEIGHTS=weights, UTILITY_WEIGHTS=weights)
 
-    assert check_request(with_actions(2**32 - 1), widest) is None
+    assert check(with_actions(2**32 - 1), widest) is None
     with pytest.raises(
         InvalidInputError,
         match=r"^HISTORY_ACTIONS is 4294967296 at user 0, event 0; allowed: 0 to 4294967295$",
     ):
-        check_request(with_actions(2**32), widest)
+        check(with_actions(2**32), widest)
