@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
+SUBJECT ?= growth
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-growth bench-options bench-precision loadtest capacity soak scale-check gpu-check image-check serve test test-slow lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-sweep loadtest capacity soak scale-check gpu-check image-check serve test test-slow lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,22 +32,16 @@ tables: install ## Turn the reports of make eval into docs/results.md
 	$(BIN)/unipinrec tables
 
 bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minutes; [QUICK=1] four
-	$(BIN)/unipinrec bench $(if $(QUICK),--quick)
+	$(BIN)/unipinrec bench unified $(if $(QUICK),--quick)
 
 bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour; [ARGS='--device cuda']
-	$(BIN)/unipinrec bench-ann $(ARGS)
+	$(BIN)/unipinrec bench ann $(ARGS)
 
 bench-gpu: install ## Ranking forwards, graphs, FP8 and served requests on one NVIDIA GPU: 40 minutes; [ARGS='--only table']
-	$(BIN)/unipinrec bench-gpu $(ARGS)
+	$(BIN)/unipinrec bench gpu $(ARGS)
 
-bench-growth: install ## Latency and memory against history, candidates, batch, users and catalogue: two minutes
-	$(BIN)/unipinrec bench-growth
-
-bench-options: install ## Other precisions, compilers and storage of keys and values, on the bundle of make demo
-	$(BIN)/unipinrec bench-options
-
-bench-precision: install ## What bfloat16 and 8-bit floating point cost in quality, on the checkpoint of make demo: four minutes
-	$(BIN)/unipinrec bench-precision
+bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, or options or precision of what make demo left; minutes each
+	$(BIN)/unipinrec bench sweep $(SUBJECT) $(ARGS)
 
 loadtest: install ## Replay traffic on a server by Locust: make loadtest [ARGS='--rate 50 --shape spike'] [ARGS=--web]
 	$(BIN)/unipinrec loadtest $(ARGS)
@@ -58,7 +53,7 @@ soak: install ## Constant load at 0.7 of the capacity for ten minutes: [ARGS='--
 	$(BIN)/unipinrec soak $(ARGS)
 
 scale-check: install ## Kill one of three replicas behind HAProxy: one minute, benchmarks/results/scale.json
-	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m containers.failover
 
 gpu-check: install ## All tests of the GPU path, served ones too; one line and exit code 3 without a GPU: [ARGS='-k graphs']
 	@$(BIN)/unipinrec gpu-check $(ARGS)

@@ -1,367 +1,219 @@
-"""Recall, latency, build time and size of every kind of item index, against exact search in NumPy.
+"""Recall, latency, build time and size of every kind of item index, against exact search by matrix products.
 
 On a GPU latencies hold the transfers too: queries come from host memory and answers go there.
 
 Shapes: V items, Q queries, E width, K nearest, X left-out items.
 """
 
-import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
 import faiss
 import numpy as np
 import torch
+from faiss.contrib.evaluation import knn_intersection_measure
 
+from benchmarks.sweep.sweep import Point, SweepReport
 from benchmarks.synthetic_vectors import GENERATOR, LEARNED_NOISE, Floats, draw_clustered
 from ensemble.arrays import Int64s
 from ensemble.index.cuda.fetching_search import FetchingSearch, keep_first
-from ensemble.index.cuda.item_search import CAGRA_FROM, CAGRA_SEARCH, GpuIndex, has_cagra, move_to_gpu
+from ensemble.index.cuda.item_search import CAGRA_FROM, CAGRA_SEARCH, has_cagra, move_to_gpu
 from ensemble.index.item_search import ItemSearch, NearestItems
 from experiments.report import Machine
-from export.item_index import (
-    EXACT_UP_TO,
-    HNSW_CONSTRUCTION,
-    HNSW_NEIGHBOURS,
-    HNSW_SEARCH,
-    IVF_PROBES,
-    IVF_SAMPLE,
-    build_index,
-)
+from export import item_index
+from loadtest.render import Line, Panel, draw
 from unipinrec.bundle import INDEX_KINDS, INDEX_TUNED_FOR, IndexKind
-from unipinrec.config import Config
 
 WIDTH = 128
-QUERIES = 1_000
-TIMED_QUERIES = 500
-TIMED_BATCHES = 30
+QUERIES, TIMED_QUERIES, TIMED_BATCHES = 1_000, 500, 30
+WARM_UP = 5
 BATCH = 16
 SEED = 7
-SWEEP = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Multiples of the search parameter that the index stores."""
-BUDGET = 128
-LEFT_OUT = 500
+FACTORS = (0.25, 0.5, 2.0, 4.0)
+"""Other settings, as multiples of the search parameter that an index stores."""
+BUDGET, LEFT_OUT = 128, 500
+"""In the hardest case of a request, the `LEFT_OUT` nearest items are left out of a search for the `BUDGET`
+nearest others."""
 NOTHING: Int64s = np.empty(0, np.int64)
 
 Device = Literal["cpu", "cuda"]
-GpuKind = Literal["flat", "ivf", "cagra"]
 
-GPU_KINDS: dict[IndexKind, GpuKind] = {"flat": "flat", "hnsw": "cagra", "ivf_hnsw": "ivf"}
+ON_GPU: dict[IndexKind, str] = {"flat": "flat", "hnsw": "cagra", "ivf_hnsw": "ivf"}
 """What a bundle's index becomes on a GPU; `sq8` becomes `flat` too."""
 
-Search = Callable[[int], object]
-"""Does the search for one query, given its number."""
+MARKS = {"flat": "s", "hnsw": "o", "ivf_hnsw": "^", "sq8": "D", "ivf": "v", "cagra": "P"}
+RECALL, MS = f"recall@{INDEX_TUNED_FOR}", "one query, ms"
+OTHERS = ", other settings"
 
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """Where an index keeps how much it searches."""
-
-    holder: Any
-    attribute: str
-    name: str
-
-
-class Latency(Config):
-    """Wall time on one thread."""
-
-    median_ms: float
-    p99_ms: float
-
-
-class Point(Config):
-    """One setting of the search parameter, for `INDEX_TUNED_FOR` items."""
-
-    parameter: str
-    """`efSearch`, `nprobe`, `itopk_size`, or empty for an index that compares every item."""
-    value: int
-    stored: bool
-    """Whether this is what the index stores, and so what is served."""
-    recall_at_100: float
-    single: Latency
-    batch_of_16_ms: float
-    """Median of the whole batch in one call."""
-
-
-class LeftOut(Config):
-    """The `LEFT_OUT` nearest items left out of a search for the `BUDGET` nearest others: the hardest case."""
-
-    recall_skipped: float | None
-    """Left-out items skipped inside the search, as served on the CPU; none on a GPU, which cannot."""
-    skipped: Latency | None
-    recall_fetched: float
-    """As many more fetched, and the left-out ones dropped, as served on a GPU."""
-    fetched: Latency
-
-
-class Measured(Config):
-    """One kind of index over one catalogue."""
-
-    kind: IndexKind | GpuKind
-    device: Device = "cpu"
-    items: int
-    build_seconds: float
-    """On a GPU what a node takes at its start, from the bundle's index in memory."""
-    index_bytes: int | None
-    """Of the file; none on a GPU."""
-    points: tuple[Point, ...]
-    left_out: LeftOut
-    gathered: Latency
-    """Search, and the vectors found out of the array of all: as served."""
-    reconstructed: Latency | None
-    """Search, and the vectors found out of the index; none on a GPU."""
-
-    @property
-    def name(self) -> str:
-        """The kind, and where it is when that is a GPU."""
-        return self.kind if self.device == "cpu" else f"{self.kind} on GPU"
-
-    @property
-    def served(self) -> Point:
-        """The point with the parameter that the index stores."""
-        return next(point for point in self.points if point.stored)
-
-
-class AnnReport(Config):
-    """What `unipinrec bench-ann` found."""
-
-    synthetic: bool = True
-    generator: str = GENERATOR
-    noise: float
-    """Of `draw_clustered`; the larger, the weaker the clusters."""
-    width: int = WIDTH
-    queries: int = QUERIES
-    timed_queries: int = TIMED_QUERIES
-    seed: int = SEED
-    machine: Machine
-    gpu: str | None = None
-    faiss: str
-    build_threads: int = 1
-    search_threads: int = 1
-    parameters: dict[str, int]
-    measured: tuple[Measured, ...]
-
-    @property
-    def where(self) -> str:
-        """The processor, and the GPU if one was used."""
-        return self.machine.processor if self.gpu is None else f"{self.machine.processor}, {self.gpu}"
-
-    def write(self, path: Path) -> None:
-        """Write the report as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=1) + "\n")
+BUILT_BY = ("HNSW_NEIGHBOURS", "HNSW_CONSTRUCTION", "HNSW_SEARCH", "IVF_PROBES", "IVF_SAMPLE", "EXACT_UP_TO")
+SETTINGS = {
+    "generator": GENERATOR,
+    "width": WIDTH,
+    "queries": QUERIES,
+    "timed_queries": TIMED_QUERIES,
+    "seed": SEED,
+    "faiss": f"{faiss.__version__} ({faiss.get_compile_options().strip()})",
+    "CAGRA_SEARCH": CAGRA_SEARCH,
+} | {name: getattr(item_index, name) for name in BUILT_BY}
 
 
 def measure(
-    sizes: Sequence[int],
-    report: Callable[[str], None],
-    noise: float = LEARNED_NOISE,
-    device: Device = "cpu",
-) -> AnnReport:
-    """Every kind at every size, with `cuda` on the GPU too; `report` gets one line for every index."""
-    measured = []
-    kinds = _gpu_kinds(report) if device == "cuda" else {}
+    sizes: Sequence[int], tell: Callable[[str], None], noise: float = LEARNED_NOISE, device: Device = "cpu"
+) -> SweepReport:
+    """Measure every kind at every size as it is served, with `cuda` on the GPU too, and with other settings.
+
+    `noise` is that of `draw_clustered`; `tell` gets one line for every index.
+    """
+    settings, on_gpu = SETTINGS | {"noise": noise}, {}
+    if device == "cuda":
+        # FAISS does not tell its name, and PyTorch only where it is built for CUDA.
+        known = torch.cuda.is_available()
+        settings["gpu"] = torch.cuda.get_device_name(0) if known else "a GPU that PyTorch cannot name"
+        on_gpu = {kind: moved for kind, moved in ON_GPU.items() if moved != "cagra" or has_cagra()}
+        if on_gpu != ON_GPU:
+            tell("cagra is left out: this FAISS is built without cuVS (faiss-gpu-cuvs)")
+    sweeps: dict[str, tuple[Point, ...]] = {}
     for items in sizes:
-        report(f"{items:,} items x {WIDTH}: drawing vectors, searching exactly in NumPy")
+        name = f"{items:,} items"
+        tell(f"{name} x {WIDTH}: drawing vectors, searching exactly")
         vector_VE, query_QE = draw_clustered(items, QUERIES, WIDTH, SEED, noise)
         nearest_QK = search_exactly(vector_VE, query_QE, min(items, BUDGET + LEFT_OUT))
         for kind in INDEX_KINDS:
-            for found in _measure(kind, kinds.get(kind), vector_VE, query_QE, nearest_QK):
-                measured.append(found)
-                report(
-                    f"{items:,} items, {found.name}: built in {found.build_seconds:.1f} s, "
-                    f"recall@100 {found.served.recall_at_100:.4f}, {found.served.single.median_ms:.2f} ms"
-                )
-    return AnnReport(
-        noise=noise,
-        machine=Machine.here().model_copy(update={"threads": 1}),
-        gpu=_gpu_name() if kinds else None,
-        faiss=f"{faiss.__version__} ({faiss.get_compile_options().strip()})",
-        parameters={
-            "M": HNSW_NEIGHBOURS,
-            "efConstruction": HNSW_CONSTRUCTION,
-            "efSearch": HNSW_SEARCH,
-            "nprobe": IVF_PROBES,
-            "k_means_items_per_list": IVF_SAMPLE,
-            "exact_up_to": EXACT_UP_TO,
-            "itopk_size": CAGRA_SEARCH,
-        },
-        measured=tuple(measured),
-    )
+            for bench in _indexes(kind, on_gpu.get(kind), vector_VE, query_QE, nearest_QK):
+                point = bench.served()
+                sweeps[name] = (*sweeps.get(name, ()), point)
+                sweeps[name + OTHERS] = (*sweeps.get(name + OTHERS, ()), *bench.others())
+                told = ", ".join(f"{what} {found:.4g}" for what, found in point.measured.items())
+                tell(f"{name}, {point.value}: {told}")
+    machine = Machine.here().model_copy(update={"threads": 1})
+    return SweepReport(subject="ann", machine=machine, settings=settings, sweeps=sweeps)
 
 
-def _gpu_kinds(report: Callable[[str], None]) -> dict[IndexKind, GpuKind]:
-    if has_cagra():
-        return GPU_KINDS
-    report("cagra is left out: this FAISS is built without cuVS (faiss-gpu-cuvs)")
-    return {kind: on_gpu for kind, on_gpu in GPU_KINDS.items() if on_gpu != "cagra"}
+@dataclass(frozen=True, slots=True)
+class IndexBench:
+    """One index, on the CPU or a GPU."""
+
+    name: str
+    index: Any
+    search: NearestItems
+    vector_VE: Floats
+    query_QE: Floats
+    nearest_QK: Int64s
+    cost: dict[str, float]
+    """What it took to build."""
+
+    def served(self) -> Point:
+        """Return everything with the parameter that the index stores."""
+        gathered = self._latency(lambda query_1E: self.vector_VE[self._find(query_1E)])
+        measured = self.cost | self._point() | {"search and gather, ms": gathered[0]}
+        measured |= self._leave_out(f"{LEFT_OUT} left out", self._without)
+        # A GPU cannot skip items, nor read vectors out of its index.
+        if isinstance(self.index, faiss.Index):
+            measured |= self._leave_out(f"{LEFT_OUT} more fetched", self._fetched)
+            reconstruct = self.index.search_and_reconstruct
+            found = self._latency(lambda query_1E: reconstruct(query_1E, INDEX_TUNED_FOR))
+            measured["search and reconstruct, ms"] = found[0]
+        return Point(value=self.name, measured=measured)
+
+    def others(self) -> Iterator[Point]:
+        """Yield recall and latency with other parameters; none for an index that compares every item."""
+        holder, attribute = self.index, "nprobe"
+        if isinstance(self.index, faiss.IndexHNSW):
+            holder, attribute = self.index.hnsw, "efSearch"
+        elif not isinstance(self.index, faiss.IndexIVF):
+            attribute = "value"
+        stored = getattr(holder, attribute, 0)
+        for value in [round(stored * factor) for factor in FACTORS if stored]:
+            setattr(holder, attribute, value)
+            yield Point(value=f"{self.name} {value}", measured=self._point())
+            setattr(holder, attribute, stored)
+
+    def _find(self, query_QE: Floats) -> Int64s:
+        return self.search.nearest(query_QE, INDEX_TUNED_FOR, NOTHING)
+
+    def _point(self) -> dict[str, float]:
+        expected_QK = self.nearest_QK[:, :INDEX_TUNED_FOR]
+        median_ms, p99_ms = self._latency(self._find)
+        return {
+            RECALL: knn_intersection_measure(self._find(self.query_QE), expected_QK),
+            MS: median_ms,
+            "one query at p99, ms": p99_ms,
+            f"batch of {BATCH}, ms": self._latency(self._find, TIMED_BATCHES, BATCH)[0],
+        }
+
+    def _leave_out(self, name: str, search: Callable[[int], Int64s]) -> dict[str, float]:
+        found_QK = np.concatenate([search(query) for query in range(TIMED_QUERIES)])
+        recall = knn_intersection_measure(found_QK, self.nearest_QK[:TIMED_QUERIES, LEFT_OUT:])
+        return {f"{name}: recall": recall, f"{name}, ms": latency(search, range(TIMED_QUERIES))[0]}
+
+    def _without(self, query: int) -> Int64s:
+        left_out, query_1E = self.nearest_QK[query, :LEFT_OUT], self.query_QE[query : query + 1]
+        return self.search.nearest(query_1E, self.nearest_QK.shape[1] - LEFT_OUT, left_out)
+
+    def _fetched(self, query: int) -> Int64s:
+        most, query_1E = self.nearest_QK.shape[1], self.query_QE[query : query + 1]
+        found_1X = self.search.nearest(query_1E, most, NOTHING)
+        return keep_first(found_1X, self.nearest_QK[query, :LEFT_OUT], most - LEFT_OUT)
+
+    def _latency(
+        self, search: Callable[[Floats], object], count: int = TIMED_QUERIES, batch: int = 1
+    ) -> tuple[float, float]:
+        starts = [number * batch % (len(self.query_QE) - batch) for number in range(count)]
+        return latency(lambda start: search(self.query_QE[start : start + batch]), starts)
 
 
-def _gpu_name() -> str:
-    """FAISS does not tell it, and PyTorch only where it is built for CUDA."""
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "a GPU that PyTorch cannot name"
-
-
-def _measure(
-    kind: IndexKind, gpu_kind: GpuKind | None, vector_VE: Floats, query_QE: Floats, nearest_QK: Int64s
-) -> Iterator[Measured]:
-    """One kind on the CPU, and what it becomes on the GPU if asked for."""
-    began = time.perf_counter()
-    index = build_index(kind, vector_VE)
-    build_seconds = time.perf_counter() - began
+def _indexes(
+    kind: IndexKind, on_gpu: str | None, vector_VE: Floats, query_QE: Floats, nearest_QK: Int64s
+) -> Iterator[IndexBench]:
+    """Yield one kind on the CPU, and what it becomes on the GPU if asked for."""
+    data, built = (vector_VE, query_QE, nearest_QK), list[Any]()
+    seconds = timeit.timeit(lambda: built.append(item_index.build_index(kind, vector_VE)), number=1)
+    index = built.pop()
     faiss.omp_set_num_threads(1)
-    yield _on_cpu(kind, index, build_seconds, vector_VE, query_QE, nearest_QK)
+    search = ItemSearch(index)
+    cost = {"build, s": seconds, "size, MB": faiss.serialize_index(index).nbytes / 1e6}
+    yield IndexBench(kind, index, search, *data, cost)
     # A CAGRA graph needs more items than its nodes have neighbours.
-    if gpu_kind is not None and (gpu_kind != "cagra" or len(vector_VE) >= CAGRA_FROM):
-        yield _on_gpu(gpu_kind, index, vector_VE, query_QE, nearest_QK)
-
-
-def _on_cpu(
-    kind: IndexKind,
-    index: Any,
-    build_seconds: float,
-    vector_VE: Floats,
-    query_QE: Floats,
-    nearest_QK: Int64s,
-) -> Measured:
-    search, wanted = ItemSearch(index), INDEX_TUNED_FOR
-
-    def reconstruct(query: int) -> object:
-        return index.search_and_reconstruct(query_QE[query : query + 1], wanted)
-
-    return Measured(
-        kind=kind,
-        items=len(vector_VE),
-        build_seconds=build_seconds,
-        index_bytes=faiss.serialize_index(index).nbytes,
-        points=tuple(_sweep(search, _tunable(index), query_QE, nearest_QK[:, :wanted])),
-        left_out=_leave_out(search, query_QE, nearest_QK, skips=True),
-        gathered=_gather(search, vector_VE, query_QE),
-        reconstructed=_time(reconstruct),
-    )
-
-
-def _on_gpu(kind: GpuKind, index: Any, vector_VE: Floats, query_QE: Floats, nearest_QK: Int64s) -> Measured:
-    began = time.perf_counter()
-    on_gpu = move_to_gpu(index, vector_VE)
-    build_seconds = time.perf_counter() - began
-    search = FetchingSearch(on_gpu.fetch, on_gpu.most, ItemSearch(index))
-    return Measured(
-        kind=kind,
-        device="cuda",
-        items=len(vector_VE),
-        build_seconds=build_seconds,
-        index_bytes=None,
-        points=tuple(_sweep(search, _tunable(on_gpu), query_QE, nearest_QK[:, :INDEX_TUNED_FOR])),
-        left_out=_leave_out(search, query_QE, nearest_QK, skips=False),
-        gathered=_gather(search, vector_VE, query_QE),
-        reconstructed=None,
-    )
-
-
-def _tunable(index: Any) -> Tunable | None:
-    """None for an index that compares every item."""
-    if isinstance(index, GpuIndex):
-        return Tunable(index, "value", index.parameter) if index.parameter else None
-    if isinstance(index, faiss.IndexHNSW):
-        return Tunable(index.hnsw, "efSearch", "efSearch")
-    return Tunable(index, "nprobe", "nprobe") if isinstance(index, faiss.IndexIVF) else None
-
-
-def _sweep(
-    search: NearestItems, tunable: Tunable | None, query_QE: Floats, nearest_QK: Int64s
-) -> list[Point]:
-    if tunable is None:
-        return [_point(search, query_QE, nearest_QK, "", 0, stored=True)]
-    stored, points = getattr(tunable.holder, tunable.attribute), []
-    for factor in SWEEP:
-        value = round(stored * factor)
-        setattr(tunable.holder, tunable.attribute, value)
-        points.append(_point(search, query_QE, nearest_QK, tunable.name, value, stored=value == stored))
-    setattr(tunable.holder, tunable.attribute, stored)
-    return points
-
-
-def _point(
-    search: NearestItems, query_QE: Floats, nearest_QK: Int64s, name: str, value: int, *, stored: bool
-) -> Point:
-    wanted = nearest_QK.shape[1]
-
-    def one(query: int) -> object:
-        return search.nearest(query_QE[query : query + 1], wanted, NOTHING)
-
-    def batch(number: int) -> object:
-        start = number * BATCH % (len(query_QE) - BATCH)
-        return search.nearest(query_QE[start : start + BATCH], wanted, NOTHING)
-
-    return Point(
-        parameter=name,
-        value=value,
-        stored=stored,
-        recall_at_100=recall(search.nearest(query_QE, wanted, NOTHING), nearest_QK),
-        single=_time(one),
-        batch_of_16_ms=_time(batch, TIMED_BATCHES).median_ms,
-    )
-
-
-def _gather(search: NearestItems, vector_VE: Floats, query_QE: Floats) -> Latency:
-    def gather(query: int) -> object:
-        found_1K = search.nearest(query_QE[query : query + 1], INDEX_TUNED_FOR, NOTHING)
-        return vector_VE[found_1K]
-
-    return _time(gather)
-
-
-def _leave_out(search: NearestItems, query_QE: Floats, nearest_QK: Int64s, *, skips: bool) -> LeftOut:
-    left_out_QX, expected_QK = nearest_QK[:TIMED_QUERIES, :LEFT_OUT], nearest_QK[:TIMED_QUERIES, LEFT_OUT:]
-    wanted = expected_QK.shape[1]
-
-    def as_served(query: int) -> Int64s:
-        found_1K = search.nearest(query_QE[query : query + 1], wanted, left_out_QX[query])
-        return found_1K.ravel()
-
-    def fetch(query: int) -> Int64s:
-        found_1X = search.nearest(query_QE[query : query + 1], LEFT_OUT + wanted, NOTHING)
-        return keep_first(found_1X, left_out_QX[query], wanted).ravel()
-
-    fetching = fetch if skips else as_served
-    return LeftOut(
-        recall_skipped=_recall_of(as_served, expected_QK) if skips else None,
-        skipped=_time(as_served) if skips else None,
-        recall_fetched=_recall_of(fetching, expected_QK),
-        fetched=_time(fetching),
-    )
-
-
-def _recall_of(search: Callable[[int], Int64s], expected_QK: Int64s) -> float:
-    return recall([search(query) for query in range(len(expected_QK))], expected_QK)
+    if on_gpu and (on_gpu != "cagra" or len(vector_VE) >= CAGRA_FROM):
+        seconds = timeit.timeit(lambda: built.append(move_to_gpu(index, vector_VE)), number=1)
+        moved = built.pop()
+        search_there = FetchingSearch(moved.fetch, moved.most, search)
+        yield IndexBench(f"{on_gpu} on GPU", moved, search_there, *data, {"build, s": seconds})
 
 
 def search_exactly(vector_VE: Floats, query_QE: Floats, count: int) -> Int64s:
-    """Rows of largest inner product, best first, by brute force."""
-    found = []
-    for start in range(0, len(query_QE), 50):
-        score_QV = query_QE[start : start + 50] @ vector_VE.T
-        best_QK = np.argpartition(-score_QV, count - 1, axis=1)[:, :count]
-        order_QK = np.argsort(-np.take_along_axis(score_QV, best_QK, axis=1), axis=1)
-        found.append(np.take_along_axis(best_QK, order_QK, axis=1))
-    return np.concatenate(found)
+    """Return the rows of largest inner product, best first, by brute force."""
+    vectors = torch.from_numpy(vector_VE)
+    chunks = torch.from_numpy(query_QE).split(50)
+    found: Int64s = torch.cat([torch.topk(chunk @ vectors.T, count).indices for chunk in chunks]).numpy()
+    return found
 
 
-def recall(found: Sequence[Int64s] | Int64s, expected_QK: Int64s) -> float:
-    """Mean share of the expected items that were found."""
-    shares = [np.isin(expected_K, row).mean() for row, expected_K in zip(found, expected_QK, strict=True)]
-    return float(np.mean(shares))
+def latency(search: Callable[[int], object], numbers: Sequence[int]) -> tuple[float, float]:
+    """Return median and p99 in milliseconds of a search for each of the numbers."""
+    turn = cycle(numbers)
+    spent = timeit.repeat(lambda: search(next(turn)), number=1, repeat=WARM_UP + len(numbers))[WARM_UP:]
+    return 1e3 * float(np.median(spent)), 1e3 * float(np.percentile(spent, 99))
 
 
-def _time(search: Search, count: int = TIMED_QUERIES) -> Latency:
-    for number in range(5):
-        search(number)
-    spent = np.empty(count)
-    for number in range(count):
-        began = time.perf_counter()
-        search(number)
-        spent[number] = time.perf_counter() - began
-    return Latency(median_ms=float(np.median(spent)) * 1e3, p99_ms=float(np.percentile(spent, 99)) * 1e3)
+def plot(report: SweepReport, path: Path) -> None:
+    """Draw recall against latency, a panel for each size; what is served is filled, other settings hollow."""
+    panels: list[Panel] = []
+    for name in [name for name in report.sweeps if not name.endswith(OTHERS)]:
+        lines: dict[str, Line] = {}
+        for colour, served in enumerate(report.sweeps[name]):
+            kind = str(served.value)
+            others = [p for p in report.sweeps[name + OTHERS] if str(p.value).startswith(f"{kind} ")]
+            points = [point.measured for point in [*others[:2], served, *others[2:]]]
+            style = f"C{colour}{MARKS[kind.partition(' ')[0]]}"
+            ms, recalls = [point[MS] for point in points], [point[RECALL] for point in points]
+            lines[kind + OTHERS] = Line(x=ms, y=recalls, style=f"{style}-", hollow=True)
+            lines[kind] = Line(x=[served.measured[MS]], y=[served.measured[RECALL]], style=style)
+        labels = {"title": name, "xlabel": "ms for one query, one thread", "ylabel": RECALL, "xscale": "log"}
+        panels.append(Panel(lines=lines, axes=labels, legend=not panels))
+    title = f"synthetic vectors x {WIDTH}, noise {report.settings['noise']}, {report.machine.processor}"
+    draw(path, title, [panels], (3.4 * len(panels), 3.4))

@@ -1,6 +1,6 @@
 """A bundle of random weights: it costs the compute of a trained one, and needs no training.
 
-Shapes: V items.
+Shapes: V items, K results, A actions.
 """
 
 import hashlib
@@ -14,27 +14,34 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.random_weights import spread_weights
 from ensemble.arrays import Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ROOT
 from export.bundle_writer import write_bundle
+from loadtest.answers import Answer
+from loadtest.histories import UserHistory
 from unipinrec.bundle import UNIFIED, BundleError, Manifest, verify_bundle
 from unipinrec.data.events import DatasetInfo
+from unipinrec.data.history import History, rows_of
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
 from unipinrec.models.config import JointTraining
 from unipinrec.models.registry import find_model
 from unipinrec.models.unified.config import preset
+from unipinrec.models.unified.offline import OfflineRequest
 from unipinrec.training.checkpoint import CheckpointState, latest_checkpoint, load_model, save_checkpoint
 
-PRESET = "bench-cpu"
-"""Sizes of the model, where nothing else is asked for."""
-
-ACTIONS = ("click", "save", "share", "hide")
-SURFACES = ("home", "search")
 UTILITY = (1.0, 2.0, 3.0, 0.0)
+INFO = DatasetInfo(
+    name="random",
+    actions=("click", "save", "share", "hide"),
+    surfaces=("home", "search"),
+    sampled_impressions=True,
+    utility_weights=UTILITY,
+)
 FIRST_ITEM, ITEM_STEP = 1_000, 3
 """External item ids are not rows, so that a mix-up shows."""
 
@@ -50,9 +57,11 @@ class RandomBundle:
     folder: Path
     manifest: Manifest
     checkpoint: Path
+    sizes: str
+    """Preset of the model."""
 
     def load_model(self) -> Any:
-        """The model in plain PyTorch."""
+        """Return the model in plain PyTorch."""
         return load_model(self.checkpoint)
 
     @cached_property
@@ -65,53 +74,58 @@ class RandomBundle:
         """The fewest results for which exactly `max_candidates` are ranked."""
         return -(-self.manifest.model.max_candidates // self.manifest.defaults.over_fetch)
 
+    def shape(self) -> dict[str, Any]:
+        """Return the sizes of the model, as reports have them."""
+        model = self.manifest.model.model_dump(mode="json")
+        return {"preset": self.sizes, "weights": "random", "num_results": self.num_results} | model
+
+    def expected(self, answer: Answer, probability_KA: NDArray[np.float32]) -> Answer:
+        """Return what an answer should be, given offline probabilities [K, A] of its items."""
+        score_K = (probability_KA * np.array(UTILITY, np.float32)).sum(axis=1)
+        return Answer(answer.item_id_K, score_K, probability_KA, self.manifest.bundle_id)
+
+    def offline_request(self, sent: UserHistory) -> OfflineRequest:
+        """Return the request with a history, in item rows."""
+        item_row_N = rows_of(self.item_ids, sent.item_id_N)
+        columns = {"actions_N": sent.actions_N, "timestamp_N": sent.timestamp_N, "surface_N": sent.surface_N}
+        history = History(item_row_N=item_row_N, **columns)
+        return OfflineRequest(history=history, request_time=sent.request_time)
+
 
 def make_random_bundle(
     items: int,
     folder: Path,
     report: Callable[[str], None],
     *,
-    sizes: str = PRESET,
+    sizes: str = "bench-cpu",
     retrieval_steps: int = 1,
 ) -> RandomBundle:
-    """The bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there.
+    """Return the bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there.
 
     `sizes` names a preset of the model.
     """
     base = folder / f"{sizes}-{items}-items-{retrieval_steps}-steps-{_digest()}"
     try:
-        return _open(base)
+        return _open(base, sizes)
     except BundleError:
         shutil.rmtree(base, ignore_errors=True)
-    dataset = _dataset(items, base / "data")
-    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes)
-    write_bundle(checkpoint, dataset, base / "bundles", retrieval_steps=retrieval_steps, report=report)
-    return _open(base)
-
-
-def _open(base: Path) -> RandomBundle:
-    bundle = (base / "bundles" / "current").resolve()
-    manifest = verify_bundle(bundle)
-    checkpoint = latest_checkpoint(base / "checkpoints")
-    if checkpoint is None:
-        raise BundleError(f"bundle {bundle} has no checkpoint beside it")
-    return RandomBundle(bundle, manifest, checkpoint)
-
-
-def _dataset(items: int, folder: Path) -> InteractionDataset:
-    """A catalogue, and the one history that a dataset needs; requests bring their own."""
-    info = DatasetInfo(
-        name="random",
-        actions=ACTIONS,
-        surfaces=SURFACES,
-        sampled_impressions=True,
-        utility_weights=UTILITY,
-    )
     catalogue = pl.DataFrame({"item_id": FIRST_ITEM + ITEM_STEP * np.arange(items)})
     catalogue = catalogue.with_columns(title=pl.format("item {}", "item_id"))
+    # A dataset needs one history; requests bring their own.
     events = {"user_id": ["stored"], "item_id": [FIRST_ITEM], "actions": [1], "timestamp": [1_700_000_000]}
-    write_prepared(folder, pl.DataFrame(events), catalogue, info)
-    return InteractionDataset.load(folder)
+    write_prepared(base / "data", pl.DataFrame(events), catalogue, INFO)
+    dataset = InteractionDataset.load(base / "data")
+    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes)
+    write_bundle(checkpoint, dataset, base / "bundles", retrieval_steps=retrieval_steps, report=report)
+    return _open(base, sizes)
+
+
+def _open(base: Path, sizes: str) -> RandomBundle:
+    bundle = (base / "bundles" / "current").resolve()
+    manifest, checkpoint = verify_bundle(bundle), latest_checkpoint(base / "checkpoints")
+    if checkpoint is None:
+        raise BundleError(f"bundle {bundle} has no checkpoint beside it")
+    return RandomBundle(bundle, manifest, checkpoint, sizes)
 
 
 def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
@@ -120,22 +134,15 @@ def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
         torch.manual_seed(SEED)
         model = find_model(UNIFIED).make(config)
     spread_weights(model, SEED)
-    state = CheckpointState(
-        spec=UNIFIED,
-        epoch=1,
-        step=0,
-        model=config,
-        training=JointTraining(epochs=1),
-        dataset=dataset.info.sha256,
-    )
+    training, made_of = JointTraining(epochs=1), dataset.info.sha256
+    state = CheckpointState(spec=UNIFIED, epoch=1, step=0, model=config, training=training, dataset=made_of)
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
 
 
 def _digest() -> str:
     made_by = hashlib.sha256()
-    for source in SOURCES:
-        path = ROOT / source
+    for path in (ROOT / source for source in SOURCES):
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             made_by.update(file.read_bytes())
     return made_by.hexdigest()[:12]

@@ -3,13 +3,7 @@
 import typer
 
 try:
-    from commands import data, store
-    from commands.bench import bench
-    from commands.bench_ann import bench_ann
-    from commands.bench_gpu import bench_gpu
-    from commands.bench_growth import bench_growth
-    from commands.bench_options import bench_options
-    from commands.bench_precision import bench_precision
+    from commands import answers, bench, data, store
     from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
@@ -33,16 +27,12 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
+app.add_typer(answers.app, name="answers")
+app.add_typer(bench.app, name="bench")
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("tables")(tables_command)
 app.command("export")(export_command)
-app.command("bench")(bench)
-app.command("bench-ann")(bench_ann)
-app.command("bench-gpu")(bench_gpu)
-app.command("bench-growth")(bench_growth)
-app.command("bench-options")(bench_options)
-app.command("bench-precision")(bench_precision)
 app.command("loadtest")(loadtest)
 app.command("capacity")(capacity)
 app.command("soak")(soak)

@@ -1,36 +1,60 @@
-"""`unipinrec bench`: unified against separate serving, measured on a real server."""
+"""`unipinrec bench`: what serving costs and what else it could cost, measured on this machine."""
 
 import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
+import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.load import FillError
-from benchmarks.measures import NoAnswerError
-from benchmarks.plan import FULL, QUICK, BenchPlan, Kind
-from benchmarks.plots import plot
-from benchmarks.report import Correctness
-from benchmarks.run import Benchmark
-from benchmarks.tables import show
-from benchmarks.zipf import TooLittleMemoryError
-from commands.errors import one_line_errors
+from benchmarks.ann import BUDGET, LEFT_OUT, Device, measure
+from benchmarks.ann import plot as plot_ann
+from benchmarks.gpu.run import GpuBench, Part
+from benchmarks.gpu.shape import SHAPES
+from benchmarks.gpu.show import plot as plot_gpu
+from benchmarks.gpu.show import show as show_gpu
+from benchmarks.sweep.growth import growth
+from benchmarks.sweep.options import options
+from benchmarks.sweep.precision import precision
+from benchmarks.sweep.sweep import SweepReport, plot, tables
+from benchmarks.synthetic_vectors import LEARNED_NOISE
+from benchmarks.unified.plan import FULL, QUICK, Kind
+from benchmarks.unified.run import Benchmark
+from benchmarks.unified.show import plot as plot_unified
+from benchmarks.unified.show import show as show_unified
+from benchmarks.unified.stacks import FillError
+from commands.errors import NO_GPU, one_line_errors
+from ensemble.gpu_presence import NoGpuError, require_gpu
+from ensemble.index.cuda.item_search import require_gpu as require_faiss_gpu
 from ensemble.server.server_error import ServerError
+from ensemble.settings import ServingSettings
+from ensemble.stores.history_store import StoreError
+from export.bundle_writer import DatasetMismatchError
+from loadtest.generators import GeneratorError
+from loadtest.measures import NothingMeasuredError
+from loadtest.render import narrator, plain_console
+from loadtest.report import write_report
+from unipinrec.bundle import BundleError
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.prepared import PreparedDatasetError
+from unipinrec.training.checkpoint import latest_checkpoint
 
-LOG_WIDTH = 140
-"""Columns where no terminal says how many it has."""
-
+OUT = Path("build/bench")
 MOST_SHOWN = 10
 """Wrong answers that are told one by one."""
 
+SMALLEST = BUDGET + LEFT_OUT
+SERVED = (ServerError, FillError, GeneratorError, NothingMeasuredError, MemoryError)
+"""What a run with a server can end with."""
 
-def bench(
+app = typer.Typer(help="Measure what serving costs on this machine.", no_args_is_help=True)
+
+
+@app.command("unified")
+def bench_unified(
     quick: Annotated[
         bool, typer.Option("--quick", help="Everything small and once, in about four minutes.")
     ] = False,
@@ -55,7 +79,7 @@ def bench(
     baseline: Annotated[
         str, typer.Option(help="Ensemble that plays the separate stack; `recommend` shows the noise.")
     ] = FULL.baseline,
-    out: Annotated[Path, typer.Option(help="Folder of bundle, logs, report.json and pictures.")] = FULL.out,
+    out: Annotated[Path, typer.Option(help="Folder of bundle, logs, report.json and pictures.")] = OUT,
 ) -> None:
     """Compare unified with separate serving under cold, warm and Zipf traffic, on a server of its own.
 
@@ -79,49 +103,169 @@ def bench(
         only=only,
         out=out.absolute(),
     )
-    _run(plan)
-
-
-def _run(plan: BenchPlan) -> None:
     # A SIGTERM ends the run in order too, with the server stopped and its shared memory removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    with one_line_errors(ServerError, FillError, NoAnswerError, TooLittleMemoryError):
-        with _progress(console, plan.steps) as tell:
-            report = Benchmark(plan, tell, console.print).run()
-        report.write(plan.out / "report.json")
-        plot(report, plan.out)
-    show(console, report)
+    console = plain_console()
+    with one_line_errors(*SERVED):
+        report = Benchmark(plan, narrator(console)).run()
+    plot_unified(report, plan.out)
+    show_unified(console, report)
     console.print(f"report and pictures written to {plan.out}, after {report.minutes:.1f} minutes")
-    _fail_if_wrong(report.correctness)
+    if report.correctness.differences:
+        _fail("answers differ from offline PyTorch:", report.correctness.differences)
 
 
-@contextmanager
-def _progress(console: Console, steps: int) -> Iterator[Callable[[str], None]]:
-    """Says what runs: a bar on a terminal, else a line with the seconds so far."""
-    if not console.is_terminal:
-        began = time.monotonic()
-        yield lambda what: console.print(f"{time.monotonic() - began:6.0f} s  {what}")
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, refresh_per_second=2) as progress:
-        task = progress.add_task("", total=steps, completed=-1)
+@app.command("ann")
+def bench_ann(
+    sizes: Annotated[
+        str, typer.Option(help="Catalogue sizes, with commas between.")
+    ] = "10000,30000,100000,1000000",
+    noise: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Spread of items within a cluster over that of clusters: 3 is hardly clustered."
+        ),
+    ] = LEARNED_NOISE,
+    device: Annotated[
+        Device,
+        typer.Option(help="With cuda, flat, ivf and cagra on the GPU too; exit code 3 without one."),
+    ] = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder of the report ann.json and the picture ann.png.")] = OUT,
+) -> None:
+    """Measure recall, latency, build time and size of every kind of item index on synthetic vectors."""
+    if device == "cuda":
+        with one_line_errors(NoGpuError, code=NO_GPU):
+            require_faiss_gpu("device")
+    with one_line_errors(ValueError):
+        report = measure(_numbers(sizes), narrator(plain_console()), noise, device)
+    plot_ann(report, out / "ann.png")
+    _finish(report, out)
 
-        def tell(what: str) -> None:
-            progress.update(task, advance=1, description=what)
 
-        yield tell
+@app.command("gpu")
+def bench_gpu(
+    only: Annotated[
+        list[Part] | None,
+        typer.Option(help="A part alone; may be given several times. Left out, all of them in this order."),
+    ] = None,
+    shape: Annotated[
+        Literal["paper", "tiny"], typer.Option(help="Sizes; tiny is a dry run of a minute or two.")
+    ] = "paper",
+    items: Annotated[int, typer.Option(min=2_000, help="Items of the served catalogue.")] = 100_000,
+    requests: Annotated[
+        int, typer.Option(min=1, help="Random requests whose answers are compared.")
+    ] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random requests.")] = 1,
+    out: Annotated[
+        Path, typer.Option(help="Folder of bundles, logs, the report gpu.json and the picture gpu.png.")
+    ] = OUT,
+) -> None:
+    """Measure ranking forwards as in UniPinRec's Table 2, then unified against separate through Triton.
+
+    The parts add themselves to one report, so that each can be a command of its own of up to ten minutes.
+    Exit code 3 without a GPU; 1 if an answer differs by more than bfloat16 explains.
+    """
+    with one_line_errors(NoGpuError, code=NO_GPU):
+        require_gpu("bench gpu measures on a GPU", "")
+    # What it imports wants the CUDA runtime's bindings.
+    from ensemble.executors.cuda.cuda_engine import set_up_gpu
+
+    # A SIGTERM ends the run in order too, with the server stopped and its shared memory removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = plain_console()
+    parts = [part for part in Part if not only or part in only]
+    with one_line_errors(*SERVED):
+        allocator, options = set_up_gpu(ServingSettings(), torch.cuda.current_device())
+        bench = GpuBench(
+            allocator=allocator,
+            options=options,
+            shape=SHAPES[shape],
+            items=items,
+            requests=requests,
+            seed=seed,
+            out=out.absolute(),
+            tell=narrator(console),
+        )
+        report = bench.run(parts)
+    plot_gpu(report, bench.out / "gpu.png")
+    show_gpu(console, report)
+    console.print(f"report written to {bench.out / 'gpu.json'}")
+    if Part.ANSWERS in parts and report["answers"]["differences"]:
+        _fail("answers differ from PyTorch on the GPU:", report["answers"]["differences"])
 
 
-def _fail_if_wrong(correctness: Correctness) -> None:
-    wrong = correctness.differences
-    if not wrong:
-        return
-    shown = [
-        *wrong[:MOST_SHOWN],
-        *([f"and {len(wrong) - MOST_SHOWN} more"] if len(wrong) > MOST_SHOWN else []),
-    ]
-    typer.secho("\n".join(["answers differ from offline PyTorch:", *shown]), fg="red", err=True)
+class Subject(StrEnum):
+    """What can be swept."""
+
+    GROWTH = "growth"
+    OPTIONS = "options"
+    PRECISION = "precision"
+
+
+@app.command("sweep")
+def bench_sweep(
+    subject: Annotated[
+        Subject,
+        typer.Argument(
+            help="growth: cost against history, candidates, batch, users and catalogue; options: other "
+            "precisions, compilers and storage; precision: what fewer bits cost in held-out quality."
+        ),
+    ],
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Sizes of each sweep of growth, the smallest first.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.001, help="Length of calls of which the median counts.")
+    ] = 0.5,
+    bundle: Annotated[
+        Path, typer.Option(help="Bundle for options, whose users are those of UNIPINREC_HISTORIES.")
+    ] = Path("build/bundles/current"),
+    training: Annotated[
+        Path, typer.Option(help="Folder that `unipinrec train` wrote, for precision.")
+    ] = Path("build/checkpoints/demo"),
+    dataset: Annotated[Path, typer.Option(help="Prepared dataset it was trained on, for precision.")] = Path(
+        "build/data/movielens"
+    ),
+    users: Annotated[
+        int | None, typer.Option(min=2, help="Users at most: 300 for options, all for precision.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report and its picture.")] = OUT,
+) -> None:
+    """Vary one thing after another, on one thread of this process, and measure everything at each value."""
+    tell = narrator(plain_console())
+    with one_line_errors(BundleError, StoreError, PreparedDatasetError, DatasetMismatchError, ValueError):
+        if subject is Subject.GROWTH:
+            report = growth(seconds, most, tell)
+        elif subject is Subject.OPTIONS:
+            report = options(bundle, users or 300, seconds, tell)
+        else:
+            checkpoint = latest_checkpoint(training)
+            if checkpoint is None:
+                raise FileNotFoundError(
+                    f"--training is {training}, which holds no checkpoint; run `unipinrec train`"
+                )
+            report = precision(checkpoint, InteractionDataset.load(dataset), users, tell)
+    plot(report, out / f"{report.subject}.png")
+    _finish(report, out)
+
+
+def _finish(report: SweepReport, out: Path) -> None:
+    path = out / f"{report.subject}.json"
+    write_report(path, report.model_dump(mode="json"))
+    console = plain_console()
+    for made in tables(report):
+        console.print(made)
+    console.print(f"report written to {path}", soft_wrap=True)
+
+
+def _fail(what: str, wrong: Sequence[str]) -> NoReturn:
+    more = [f"and {len(wrong) - MOST_SHOWN} more"] if len(wrong) > MOST_SHOWN else []
+    typer.secho("\n".join([what, *wrong[:MOST_SHOWN], *more]), fg="red", err=True)
     raise typer.Exit(1)
+
+
+def _numbers(sizes: str) -> list[int]:
+    for size in sizes.split(","):
+        if not size.isdecimal() or int(size) < SMALLEST:
+            raise ValueError(f"sizes is {sizes}; allowed: whole numbers from {SMALLEST}, with commas between")
+    return [int(size) for size in sizes.split(",")]

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from unipinrec_client import RecommendError
 
-from benchmarks.proxy import ProxyError
 from benchmarks.random_bundle import make_random_bundle
 from commands.errors import NO_ENGINE, one_line_errors
 from containers.base import make_base
@@ -17,6 +16,7 @@ from containers.check import Report, build, try_one
 from containers.compose import ComposeError
 from containers.engine import Engine, EngineError, NoEngineError
 from containers.host_pip import build_options, pip_settings
+from containers.proxy import ProxyError
 from containers.scale import try_three
 from containers.shared_store import shared_store
 

@@ -16,29 +16,25 @@ from safetensors.numpy import load_file
 from unipinrec_client.address import grpc_target, http_address
 from unipinrec_client.grpc_client import channel_arguments
 
-from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import check_bundle, default_canaries
+from ensemble.server.launcher import check_bundle
+from ensemble.server.loopback import serve_on_loopback
 from ensemble.server.server_error import ServerError
 from ensemble.settings import SHARED_MEMORY, ServingSettings
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.history_store import EVENT, Events, HistoryStore
 from ensemble.stores.stores import open_histories
-from loadtest.histories import UserHistory, write_histories
+from loadtest.histories import DrawnUsers, UserHistory, write_histories
 from loadtest.plan import Protocol
 from loadtest.traffic import HistoryLimit
 from loadtest.watch import ServerWatch
 from unipinrec.bundle import ITEMS, read_manifest
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.config import ModelConfig
 
 MOST_USERS = 20_000
 """Users that a traffic file takes from a dataset or store."""
 
 DRAWN_USERS = 1_000
-FIRST_TIME = 1_700_000_000
-LONGEST_GAP_S = 5_000
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -57,7 +53,7 @@ class LoadTarget:
     """Patterns of its files in shared memory."""
 
     def watch(self) -> ServerWatch:
-        """Watches it."""
+        """Return what watches it."""
         return ServerWatch(self.processes, self.metrics_url, self.memory)
 
 
@@ -65,7 +61,7 @@ class LoadTarget:
 def target_of(
     settings: ServingSettings, protocol: Protocol, *, url: str | None, metrics_url: str | None, log_path: Path
 ) -> Iterator[LoadTarget]:
-    """The server at `url`, or an embedded one that lives as long as the block.
+    """Yield the server at `url`, or an embedded one that lives as long as the block.
 
     Raises:
         ServerError: it does not answer or start.
@@ -77,15 +73,7 @@ def target_of(
         address = grpc_target(url) if protocol is Protocol.GRPC else http_address(url)
         yield LoadTarget(url=address, server=_metadata(address, protocol), metrics_url=metrics_url)
         return
-    check_bundle(settings.bundle)
-    pinned = settings.model_copy(update={"bundle": settings.bundle.resolve()})
-    server = EmbeddedServer(
-        model_repository=MODEL_REPOSITORY, settings=pinned, endpoints=Endpoints.free(), log_path=log_path
-    )
-    with server:
-        server.start()
-        for canary in default_canaries(server):
-            server.wait_until_serving(canary)
+    with serve_on_loopback(settings, log_path=log_path) as server:
         yield _embedded(server, protocol)
 
 
@@ -136,7 +124,7 @@ def _metadata(url: str, protocol: Protocol) -> dict[str, Any]:
 
 
 def limit_of(bundle: Path) -> HistoryLimit:
-    """What a caller keeps of a history for a bundle's model: its window, and a block that it moves by."""
+    """Return what a caller keeps of a history: the model's window, and a block that it moves by."""
     model = read_manifest(bundle).model
     return HistoryLimit(keep=model.max_history + model.window_block, drop=model.window_block)
 
@@ -161,8 +149,19 @@ def write_traffic(path: Path, settings: ServingSettings, *, dataset: Path | None
             users = write_histories(path, _users(_stored(store, item_id_V)))
         if users:
             return users, f"histories stored at {settings.histories}"
-    drawn = _drawn(read_manifest(settings.bundle).model, item_id_V)
-    return write_histories(path, drawn), "drawn from the bundle's items"
+    items, model = path.with_suffix(".npy"), read_manifest(settings.bundle).model
+    np.save(items, item_id_V)
+    drawn = DrawnUsers(
+        users=DRAWN_USERS,
+        least_events=2,
+        most_events=2 * model.max_history,
+        items=str(items),
+        actions=model.num_actions,
+        surfaces=model.num_surfaces,
+        seed=0,
+    )
+    users = write_histories(path, (drawn[number] for number in range(len(drawn))))
+    return users, "drawn from the bundle's items"
 
 
 def _stored(store: HistoryStore, item_id_V: NDArray[np.int64]) -> Iterator[tuple[bytes, Events]]:
@@ -177,16 +176,3 @@ def _users(histories: Iterable[tuple[bytes, Events]]) -> Iterator[UserHistory]:
     for user_id, events in histories:
         columns = (events[name].astype(np.int64) for name in EVENT.names or ())
         yield UserHistory(user_id.decode(errors="replace"), *columns)
-
-
-def _drawn(model: ModelConfig, item_id_V: NDArray[np.int64]) -> Iterator[UserHistory]:
-    draw = np.random.default_rng(0)
-    for user in range(DRAWN_USERS):
-        length = int(draw.integers(2, 2 * model.max_history))
-        yield UserHistory(
-            f"drawn-{user}",
-            draw.choice(item_id_V, length),
-            draw.integers(1, 2**model.num_actions, size=length),
-            FIRST_TIME + draw.integers(1, LONGEST_GAP_S, size=length).cumsum(),
-            draw.integers(model.num_surfaces, size=length),
-        )

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proxy import Proxy
-from benchmarks.scale import ask_all, homes, share_at_home
 from containers.check import IMAGE, variables
 from containers.compose import read_service
 from containers.container import Container
 from containers.engine import Engine, EngineError
+from containers.failover import ask_all, homes, share_at_home
+from containers.proxy import Proxy
 from containers.shared_store import shared_store
 from ensemble.server.endpoints import Endpoints
 

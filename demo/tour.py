@@ -4,7 +4,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,9 @@ from unipinrec_client import GrpcClient, HttpClient, RecommendRequest, Recommend
 
 from demo.pictures import show_answer, show_quality
 from demo.report import Report
-from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
-from ensemble.server.launcher import UserCanary, check_bundle
+from ensemble.server.loopback import serve_on_loopback
 from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -85,13 +83,10 @@ def _store(dataset: InteractionDataset, histories: Path, console: Console) -> No
 @contextmanager
 def _serving(bundle: Path, histories: Path, console: Console, report: Report) -> Iterator[EmbeddedServer]:
     """The bundle on an embedded server that listens on free loopback ports."""
-    check_bundle(bundle)
     settings = ServingSettings(bundle=bundle.absolute(), histories=histories.absolute())
-    server = EmbeddedServer(model_repository=MODEL_REPOSITORY, settings=settings, endpoints=Endpoints.free())
-    with server:
+    with ExitStack() as stack:
         with report.stage("start_server"), console.status("Triton is loading the nodes …"):
-            server.start()
-            server.wait_until_serving(UserCanary())
+            server = stack.enter_context(serve_on_loopback(settings))
         console.print(f"Triton serves {bundle.name}: gRPC {server.grpc_url}, HTTP {server.http_url}")
         yield server
 

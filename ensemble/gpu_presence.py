@@ -14,10 +14,8 @@ class NoGpuError(RuntimeError):
 def require_gpu(asked: str, instead: str) -> None:
     """Refuse what needs a GPU where PyTorch has none; the calling process keeps no memory on any.
 
-    `asked` says what needs it, and `instead` what else is allowed.
-
-    Raises:
-        NoGpuError: PyTorch is built without CUDA, or finds no GPU.
+    `asked` says what needs it, and `instead` what else is allowed. Raises `NoGpuError` if PyTorch is built
+    without CUDA, or finds no GPU.
     """
     # Counted by the driver's library where possible: `is_available` may start CUDA in this process.
     if torch.cuda.device_count() == 0:

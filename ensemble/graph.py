@@ -27,12 +27,12 @@ CallNode = Callable[[str, Tensors], Tensors]
 
 
 def read_config(path: Path) -> ModelConfig:
-    """The configuration of one model, as Triton reads it."""
+    """Return the configuration of a model, as Triton reads it."""
     return text_format.Parse(path.read_text(), ModelConfig())
 
 
 def call_in_process(nodes: Mapping[str, Node[Any, Any]]) -> CallNode:
-    """What calls nodes that live in this process, by their names in the repository."""
+    """Return what calls nodes that live in this process, by their names in the repository."""
 
     def call(name: str, inputs: Tensors) -> Tensors:
         node = nodes[name]
@@ -42,10 +42,8 @@ def call_in_process(nodes: Mapping[str, Node[Any, Any]]) -> CallNode:
 
 
 def call_server(client: InferenceServerClient, timeout_s: float | None = None) -> CallNode:
-    """Return what calls a server's models, ensembles among them, for all of their outputs.
-
-    The call raises `InferenceServerException` for a request that failed, or took longer than `timeout_s`.
-    """
+    """Return what calls a server's models, ensembles among them, for all of their outputs. The call raises
+    `InferenceServerException` for a request that failed, or took longer than `timeout_s`."""
 
     def call(model: str, tensors: Tensors) -> Tensors:
         inputs = []
@@ -78,7 +76,7 @@ class Graph:
 
     @classmethod
     def of(cls, config: ModelConfig) -> Self:
-        """The graph of an ensemble's configuration."""
+        """Return the graph of an ensemble's configuration."""
         steps = [
             Step(step.model_name, dict(step.input_map), dict(step.output_map))
             for step in config.ensemble_scheduling.step
@@ -91,39 +89,19 @@ class Graph:
         return {step.node for step in self.steps}
 
     def run(self, request: Mapping[str, NDArray[Any]], call: CallNode) -> Tensors:
-        """The outputs of the ensemble for one request."""
+        """Return the outputs of the ensemble for one request."""
         tensors = dict(request)
         for step in self.steps:
-            _take(step, tensors, call)
+            # Optional tensors that the request leaves out are absent.
+            given = {name: tensors[outer] for name, outer in step.inputs.items() if outer in tensors}
+            made = call(step.node, given)
+            tensors.update({outer: made[name] for name, outer in step.outputs.items()})
         return {name: tensors[name] for name in self.outputs}
-
-    def inputs_of(self, node: str, request: Mapping[str, NDArray[Any]], call: CallNode) -> Tensors:
-        """What a node is given for one request, once the nodes before it have run.
-
-        Raises:
-            KeyError: the ensemble has no such node.
-        """
-        tensors = dict(request)
-        for step in self.steps:
-            if step.node == node:
-                return _given(step, tensors)
-            _take(step, tensors, call)
-        raise KeyError(node)
 
 
 def ensembles_in(model_repository: Path) -> dict[str, Graph]:
-    """The graph of every ensemble of a repository, by name."""
+    """Return the graph of every ensemble of a repository, by name."""
     configs = {path.parent.name: read_config(path) for path in model_repository.glob("*/config.pbtxt")}
     return {
         name: Graph.of(config) for name, config in sorted(configs.items()) if config.platform == "ensemble"
     }
-
-
-def _given(step: Step, tensors: Tensors) -> Tensors:
-    """The inputs of a step; optional ones that the request leaves out are absent."""
-    return {name: tensors[outer] for name, outer in step.inputs.items() if outer in tensors}
-
-
-def _take(step: Step, tensors: Tensors, call: CallNode) -> None:
-    made = call(step.node, _given(step, tensors))
-    tensors.update({outer: made[name] for name, outer in step.outputs.items()})

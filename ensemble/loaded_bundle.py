@@ -23,11 +23,8 @@ class LoadedBundle:
 
     @classmethod
     def open(cls, folder: Path) -> "LoadedBundle":
-        """Follow `current` once, so that a switch in between cannot mix two bundles.
-
-        Raises:
-            BundleError: the bundle is missing, partial, altered or of another format.
-        """
+        """Follow `current` once, so that a switch in between cannot mix two bundles. Raises `BundleError` if
+        the bundle is missing, partial, altered or of another format."""
         folder = folder.resolve()
         return cls(folder, verify_bundle(folder))
 
@@ -48,9 +45,7 @@ class LoadedBundle:
 
     def item_vectors(self) -> Floats:
         """What the embedder makes of each item [V, E], mapped: nodes share one copy, and load what they read.
-
-        It takes PyTorch to map them.
-        """
+        It takes PyTorch to map them."""
         with safe_open(self.folder / bundle.ITEMS, framework="pt") as items:
             vector_VE: Floats = items.get_tensor("vector_VE").numpy()
         return vector_VE

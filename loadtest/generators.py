@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from loadtest.generator import Done, WindowOrder
-from loadtest.outcomes import Outcome, read_outcomes
+from loadtest.answers import RecordedAnswer
+from loadtest.generator import WindowPlan
+from loadtest.outcomes import Outcome
 from loadtest.plan import LoadPlan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,27 +24,39 @@ class GeneratorError(RuntimeError):
 
 
 def generator_environment(**more: str) -> Mapping[str, str]:
-    """Variables of a child process that finds this package, and does without the fork handlers of gRPC."""
+    """Return the variables of a child process that finds this package, and does without the fork handlers of
+    gRPC."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "client"), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "GRPC_VERBOSITY": "ERROR", **more}
 
 
-class Generators:
-    """As many processes as the plan has workers, ended with the block."""
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What became of an order."""
 
-    def __init__(self, plan: LoadPlan, folder: Path) -> None:
-        self._plan = plan
+    outcomes: list[Outcome]
+    """All outcomes, in order of when they were due."""
+    answers: list[RecordedAnswer]
+    """Answers that were kept."""
+    cpu_s: float
+    """Processor seconds that generating the load took."""
+
+
+class Generators:
+    """As many processes as the plans of their orders have workers, ended with the block."""
+
+    def __init__(self, workers: int, folder: Path) -> None:
+        self._workers = workers
         self._folder = folder
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
-        path = self._folder / "plan.json"
-        self._plan.write(path)
-        for index in range(self._plan.workers):
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for index in range(self._workers):
             with (self._folder / f"generator-{index}.log").open("wb") as log:
                 self._processes.append(
                     subprocess.Popen(
-                        [*GENERATOR, str(path), str(index)],
+                        [*GENERATOR, str(index)],
                         env=generator_environment(),
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
@@ -51,8 +65,7 @@ class Generators:
                     )
                 )
         try:
-            for process in self._processes:
-                self._line(process)
+            self._read()
         except GeneratorError:
             self._end()
             raise
@@ -63,36 +76,40 @@ class Generators:
     ) -> None:
         self._end()
 
-    def start(self, order: WindowOrder) -> None:
-        """Begin a window; `finish` awaits it."""
-        for process in self._processes:
-            if process.stdin is None:
-                raise GeneratorError("a generator has no input")
-            try:
-                process.stdin.write(order.as_line())
-                process.stdin.flush()
-            except BrokenPipeError:
-                raise self._ended() from None
-
-    def finish(self, order: WindowOrder) -> tuple[list[Outcome], float]:
-        """All outcomes of the window, and the processor seconds that generating it took.
+    def start(self, plan: LoadPlan, window: WindowPlan) -> None:
+        """Begin a window; `await_mark` twice and then `finish` await it.
 
         Raises:
             GeneratorError: a process ended; its log says why.
         """
-        outcomes, cpu_s = [], 0.0
-        for index, process in enumerate(self._processes):
-            cpu_s += Done(**json.loads(self._line(process))).cpu_s
-            path = Path(f"{order.outcomes}.{index}")
-            outcomes += read_outcomes(path)
-            path.unlink()
-        return sorted(outcomes), cpu_s
+        order = json.dumps({"plan": asdict(plan), "window": asdict(window)})
+        for process in self._processes:
+            assert process.stdin is not None  # noqa: S101
+            try:
+                process.stdin.write(order + "\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                raise self._ended() from None
 
-    def _line(self, process: subprocess.Popen[str]) -> str:
-        line = process.stdout.readline() if process.stdout else ""
-        if not line:
+    def await_mark(self) -> list[float]:
+        """Return the unix seconds at which the window began, or ended, in each process."""
+        return [float(mark) for mark in self._read()]
+
+    def finish(self) -> Generated:
+        """Return what all processes saw."""
+        found = self._read()
+        return Generated(
+            sorted(Outcome(*row) for fields in found for row in fields["outcomes"]),
+            [RecordedAnswer.of_fields(answer) for fields in found for answer in fields["answers"]],
+            sum(fields["cpu_s"] for fields in found),
+        )
+
+    def _read(self) -> list[Any]:
+        """Return the next line of each process."""
+        lines = [process.stdout.readline() if process.stdout else "" for process in self._processes]
+        if not all(lines):
             raise self._ended()
-        return line
+        return [json.loads(line) for line in lines]
 
     def _end(self) -> None:
         for process in self._processes:

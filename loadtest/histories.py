@@ -1,12 +1,13 @@
-"""The traffic file: users' histories as lines of JSON, which any system can write.
+"""Users and their histories: of a traffic file, which any system can write, or drawn as they are needed.
 
-Shapes: U users, E events of all users, N events of one user.
+Shapes: U users, E events of all users, N events of one user, V items.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,14 @@ Int64s = NDArray[np.int64]
 
 COLUMNS = ("item_ids", "actions", "timestamps", "surfaces")
 SHOWN_CHARACTERS = 80
-"""Of a refused value, in its error message."""
+"""Characters of a refused value that its error message shows."""
+
+ASKED_AFTER_S = 60
+"""Seconds from the last event to the request."""
+
+FIRST_TIME = 1_700_000_000
+LONGEST_GAP_S = 5_000
+"""Unix seconds before the first drawn event, and most seconds between two."""
 
 
 class HistoriesError(ValueError):
@@ -37,23 +45,24 @@ class UserHistory:
     def __len__(self) -> int:
         return len(self.item_id_N)
 
-    def as_line(self) -> str:
-        """Return the user as one line of a traffic file."""
+    @property
+    def request_time(self) -> int:
+        """Unix seconds of a request that follows the last event."""
+        return int(self.timestamp_N[-1]) + ASKED_AFTER_S
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the fields of the user's line in a traffic file."""
         columns = (self.item_id_N, self.actions_N, self.timestamp_N, self.surface_N)
         lists = {name: column.tolist() for name, column in zip(COLUMNS, columns, strict=True)}
-        return json.dumps({"user_id": self.user_id, **lists}, separators=(",", ":"))
+        return {"user_id": self.user_id, **lists}
 
     @classmethod
-    def of_line(cls, line: str) -> Self:
-        """Return the user of a line.
+    def of_fields(cls, fields: Any) -> Self:
+        """Return the user of a line's fields.
 
         Raises:
             HistoriesError: a field is missing or not what is allowed, or times do not ascend.
         """
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise HistoriesError(f"line is no JSON: {error}") from None
         if not isinstance(fields, dict):
             raise HistoriesError(f"line is {_shown(fields)}; allowed: an object")
         missing = [name for name in ("user_id", *COLUMNS[:3]) if name not in fields]
@@ -73,6 +82,40 @@ class UserHistory:
         return cls(str(user_id), *columns)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnUsers:
+    """Users without a file: the events of each are drawn from the seed whenever they are asked for."""
+
+    users: int
+    least_events: int
+    most_events: int
+    items: str
+    """Path of a NumPy file with the item ids to draw from, on every host."""
+    actions: int
+    surfaces: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.users
+
+    def __getitem__(self, number: int, /) -> UserHistory:
+        draw = np.random.default_rng((self.seed, number))
+        length = int(draw.integers(self.least_events, self.most_events + 1))
+        return UserHistory(
+            f"drawn-{self.seed}-{number}",
+            draw.choice(_item_ids(self.items), length),
+            draw.integers(1, 2**self.actions, size=length),
+            FIRST_TIME + draw.integers(1, LONGEST_GAP_S, size=length).cumsum(),
+            draw.integers(self.surfaces, size=length),
+        )
+
+
+@lru_cache(maxsize=1)
+def _item_ids(path: str) -> Int64s:
+    item_id_V: Int64s = np.load(path)
+    return item_id_V
+
+
 def write_histories(path: Path, users: Iterable[UserHistory]) -> int:
     """Write a traffic file, and return how many users have at least one event and so are in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +123,7 @@ def write_histories(path: Path, users: Iterable[UserHistory]) -> int:
     with path.open("w", encoding="utf-8") as file:
         for user in users:
             if len(user):
-                file.write(user.as_line() + "\n")
+                file.write(json.dumps(user.as_fields(), separators=(",", ":")) + "\n")
                 count += 1
     return count
 
@@ -110,9 +153,17 @@ def numbered_histories(path: Path) -> Iterator[tuple[int, UserHistory]]:
             if not line.strip():
                 continue
             try:
-                yield number, UserHistory.of_line(line.decode())
-            except (HistoriesError, UnicodeDecodeError) as error:
+                yield number, UserHistory.of_fields(parsed(line))
+            except HistoriesError as error:
                 raise HistoriesError(f"{path}, line {number}: {error}") from None
+
+
+def parsed(line: bytes) -> Any:
+    """Return what a line holds. Raises `HistoriesError` for one that is no JSON."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise HistoriesError(f"line is no JSON: {error}") from None
 
 
 def _column(fields: Mapping[str, Any], name: str) -> Int64s:

@@ -1,13 +1,13 @@
 """Locust as processes of its own: alone, or a master with workers on loopback."""
 
+import math
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.generators import generator_environment
@@ -26,24 +26,11 @@ class LocustError(RuntimeError):
     """Locust failed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebUi:
-    """Locust's web interface, on loopback only: it asks nobody who they are."""
+def run_locust(plan: LoadPlan, folder: Path, *, web_port: int | None = None) -> None:
+    """Run the plan, and write `locust.html`, `locust_*.csv` and the plan's outcomes into `folder`.
 
-    port: int = 8089
-
-
-def run_locust(
-    plan: LoadPlan,
-    folder: Path,
-    *,
-    web: WebUi | None = None,
-    progress: Callable[[float], None] = lambda _: None,
-) -> None:
-    """Run the plan; writes `locust.html`, `locust_*.csv` and the plan's outcomes into `folder`.
-
-    With a web interface it runs until Ctrl-C, and each run that is started there overwrites the outcomes.
-    `progress` gets the seconds since the start, a few times a second.
+    With a port, Locust serves its page there, on loopback only since it asks nobody who they are, and runs
+    until Ctrl-C; each run that is started there overwrites the outcomes.
 
     Raises:
         LocustError: it ended with an error, or not at all; its log says why.
@@ -54,23 +41,23 @@ def run_locust(
     with ExitStack() as stack:
         workers: list[subprocess.Popen[bytes]] = []
         port = _free_port() if plan.workers > 1 else None
-        main = _start(stack, _main_options(plan, folder, web, port), path, folder / "locust.log")
+        main = _start(stack, _main_options(plan, folder, web_port, port), path, folder / "locust.log")
         if port is not None:
             options = ["--worker", f"--master-host={LOOPBACK}", f"--master-port={port}"]
             workers = [
                 _start(stack, options, path, folder / f"worker-{index}.log") for index in range(plan.workers)
             ]
-        longest_s = None if web else duration_s(plan.stages) + plan.timeout_s + GRACE_S
-        _wait(main, workers, longest_s, progress, folder / "locust.log")
-    if not web and not Path(plan.outcomes).is_file():
+        longest_s = math.inf if web_port else duration_s(plan.stages) + plan.timeout_s + GRACE_S
+        _wait(main, workers, longest_s, folder / "locust.log")
+    if not web_port and not Path(plan.outcomes).is_file():
         raise LocustError(f"Locust wrote no outcomes; log: {folder / 'locust.log'}")
 
 
-def _main_options(plan: LoadPlan, folder: Path, web: WebUi | None, port: int | None) -> list[str]:
+def _main_options(plan: LoadPlan, folder: Path, web_port: int | None, port: int | None) -> list[str]:
     options = [f"--html={folder / 'locust.html'}", f"--csv={folder / 'locust'}", f"--host={plan.url}"]
     options.append(f"--stop-timeout={plan.timeout_s:g}")
-    if web:
-        options += [f"--web-host={LOOPBACK}", f"--web-port={web.port}"]
+    if web_port:
+        options += [f"--web-host={LOOPBACK}", f"--web-port={web_port}"]
     else:
         options += ["--headless", "--only-summary"]
     if port is not None:
@@ -105,17 +92,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait(
-    main: subprocess.Popen[bytes],
-    workers: Sequence[subprocess.Popen[bytes]],
-    longest_s: float | None,
-    progress: Callable[[float], None],
-    log: Path,
+    main: subprocess.Popen[bytes], workers: Sequence[subprocess.Popen[bytes]], longest_s: float, log: Path
 ) -> None:
     began = time.monotonic()
     while main.poll() is None:
-        elapsed = time.monotonic() - began
-        progress(elapsed)
-        if longest_s is not None and elapsed > longest_s:
+        if time.monotonic() - began > longest_s:
             raise LocustError(f"Locust has not ended after {longest_s:.0f} s; log: {log}")
         failed = [worker for worker in workers if worker.poll()]
         if failed:

@@ -15,17 +15,16 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import WorkerRunner
 
-from loadtest.loops import Clock, open_loop, visit_once
-from loadtest.outcomes import OK, Outcome, OutcomeLog, write_outcomes
+from loadtest.loops import Requests
+from loadtest.outcomes import OK, Outcome, write_outcomes
 from loadtest.plan import LoadPlan
 from loadtest.schedule import Arrivals, arrivals, duration_s, level_at
-from loadtest.sender import Sender, connect
-from loadtest.traffic import Traffic
+from loadtest.sender import connect
 
 grpc.experimental.gevent.init_gevent()
 
 PLAN_VARIABLE = "UNIPINREC_LOAD_PLAN"
-PLAN = LoadPlan.parse(Path(os.environ[PLAN_VARIABLE]).read_text(encoding="utf-8"))
+PLAN = LoadPlan.read(Path(os.environ[PLAN_VARIABLE]))
 CLOSED = PLAN.arrivals is Arrivals.CLOSED
 
 LAST_REPORT_S = 4.0
@@ -42,15 +41,14 @@ class Replay:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._runner: Any = environment.runner
-        self.log = OutcomeLog()
+        self.unsent: list[Outcome] = []
+        """Outcomes that the master does not know yet."""
         self.all: list[Outcome] = []
         """Where the outcomes of all workers come together."""
         self.working = 0
         """Users who have not finished."""
         self.finished: dict[str, bool] = {}
-        self.clock = Clock()
-        self._sender: Sender | None = None
-        self._traffic: Traffic | None = None
+        self._requests: Requests | None = None
 
     @property
     def is_worker(self) -> bool:
@@ -63,30 +61,27 @@ class Replay:
         return int(getattr(self._runner, "worker_index", 0))
 
     @property
-    def sender(self) -> Sender:
-        """One for all users of this worker."""
-        if self._sender is None:
-            self._sender = connect(PLAN)
-        return self._sender
+    def requests(self) -> Requests:
+        """The requests of this worker's users, the same in each run; the clock starts with the first."""
+        if self._requests is None:
+            self._requests = Requests(connect(PLAN), PLAN.open_traffic(self.stream), self.record)
+        return self._requests
 
     @property
-    def traffic(self) -> Traffic:
-        """One for all users of this worker, and the same again in each run."""
-        if self._traffic is None:
-            self._traffic = PLAN.open_traffic(self.stream)
-        return self._traffic
+    def over(self) -> bool:
+        """Whether the time of the plan's stages is over."""
+        return self.requests.clock.elapsed_s() >= duration_s(PLAN.stages)
 
     def restart(self) -> None:
         """Forget an earlier run."""
-        self.log.take()
+        self.unsent.clear()
         self.all.clear()
         self.finished.clear()
-        self._traffic = None
-        self.clock = Clock()
+        self._requests = None
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome, *_: object) -> None:
         """Note an outcome, and tell Locust's own statistics."""
-        self.log.add(outcome)
+        self.unsent.append(outcome)
         self._environment.events.request.fire(
             request_type=PLAN.protocol.value,
             name=outcome.kind,
@@ -96,13 +91,13 @@ class Replay:
             context={},
         )
 
-    def collect(self) -> list[Outcome]:
-        """All outcomes that have come together here."""
-        self.all += self.log.take()
-        return self.all
+    def take(self) -> list[Outcome]:
+        """Return all outcomes since the last call."""
+        taken, self.unsent = self.unsent, []
+        return taken
 
     def everyone_finished(self) -> bool:
-        """Whether every worker has said so."""
+        """Return whether every worker has said so."""
         return len(self.finished) == PLAN.workers and all(self.finished.values())
 
 
@@ -110,7 +105,7 @@ REPLAYS: dict[int, Replay] = {}
 
 
 def replay_of(environment: Environment) -> Replay:
-    """The run of a Locust environment."""
+    """Return the run of a Locust environment."""
     return REPLAYS[id(environment)]
 
 
@@ -125,7 +120,7 @@ class Working:
 
     def __exit__(self, *_: object) -> None:
         self._replay.working -= 1
-        if not self._replay.working and self._replay.clock.elapsed_s() >= duration_s(PLAN.stages):
+        if not self._replay.working and self._replay.over:
             self._replay.finished["here"] = True
 
 
@@ -137,12 +132,12 @@ class WaitingUser(User):
 
     @task
     def visit(self) -> None:
-        """Until the plan's time is over; in the web interface, until stopped."""
+        """Send a request, until the plan's time is over or the web interface stops it."""
         replay = replay_of(self.environment)
         with Working(replay):
-            if PLAN.stages and replay.clock.elapsed_s() >= duration_s(PLAN.stages):
+            if PLAN.stages and replay.over:
                 raise StopUser
-            visit_once(replay.sender, replay.traffic, replay.clock, replay.record)
+            replay.requests.send(replay.requests.traffic.next())
 
 
 class ScheduledUser(User):
@@ -153,13 +148,12 @@ class ScheduledUser(User):
 
     @task
     def arrive(self) -> None:
-        """All requests of the schedule."""
+        """Send all requests of the schedule."""
         replay = replay_of(self.environment)
         due_S = arrivals(PLAN.stages, PLAN.arrivals, PLAN.seed)
-        replay.clock = Clock()
         with Working(replay):
-            open_loop(replay.sender, replay.traffic, due_S[replay.stream :: PLAN.workers], replay.record)
-            gevent.sleep(max(duration_s(PLAN.stages) - replay.clock.elapsed_s(), 0.0))
+            replay.requests.send_at(due_S[replay.stream :: PLAN.workers])
+            gevent.sleep(max(duration_s(PLAN.stages) - replay.requests.clock.elapsed_s(), 0.0))
         raise StopUser
 
 
@@ -170,13 +164,13 @@ class PlannedShape(LoadTestShape):
 
     @property
     def environment(self) -> Environment:
-        """Of the runner that asks."""
+        """The environment of the runner that asks."""
         if self.runner is None:
             raise RuntimeError("the shape has no runner; Locust sets it before the first tick")
         return self.runner.environment
 
     def tick(self) -> tuple[int, float] | None:
-        """Users and how fast they start."""
+        """Return the users and how fast they start; none at the end."""
         elapsed_s = time.perf_counter() - self.start_time
         over_s = elapsed_s - duration_s(PLAN.stages)
         replay = replay_of(self.environment)
@@ -187,14 +181,14 @@ class PlannedShape(LoadTestShape):
 
 
 def prepare(environment: Environment, **_: Any) -> None:
-    """Once in each process."""
+    """Join a run; called once in each process."""
     replay = REPLAYS[id(environment)] = Replay(environment)
 
     def start(**_: Any) -> None:
         replay.restart()
 
     def report(data: dict[str, Any], **_: Any) -> None:
-        data["outcomes"] = [list(outcome) for outcome in replay.log.take()]
+        data["outcomes"] = replay.take()
         data["finished"] = replay.finished.get("here", False)
 
     def receive(client_id: str, data: dict[str, Any], **_: Any) -> None:
@@ -203,7 +197,8 @@ def prepare(environment: Environment, **_: Any) -> None:
 
     def write(**_: Any) -> None:
         if not replay.is_worker:
-            write_outcomes(Path(PLAN.outcomes), replay.collect())
+            replay.all += replay.take()
+            write_outcomes(Path(PLAN.outcomes), replay.all)
 
     environment.events.test_start.add_listener(start)
     environment.events.report_to_master.add_listener(report)

@@ -12,13 +12,13 @@ from gevent.pool import Group
 from numpy.typing import NDArray
 
 from loadtest.outcomes import OK, Outcome
-from loadtest.sender import Sender
-from loadtest.traffic import Traffic
+from loadtest.sender import Reply, Sender
+from loadtest.traffic import Traffic, Visit
 
 ERROR_PAUSE_S = 0.05
 """A user waits this long after an error, so that refusals do not become a storm."""
 
-Record = Callable[[Outcome], None]
+Record = Callable[[Outcome, Visit, Reply], None]
 
 
 class Clock:
@@ -29,56 +29,59 @@ class Clock:
         self._began_s = time.perf_counter()
 
     def elapsed_s(self) -> float:
-        """Since it was made."""
+        """Return the seconds since it was made."""
         return time.perf_counter() - self._began_s
 
     def unix_s(self, elapsed_s: float) -> float:
-        """Of a moment that was or will be."""
+        """Return the unix time of a moment that was or will be."""
         return self._began_unix_s + elapsed_s
 
 
-def open_loop(sender: Sender, traffic: Traffic, due_S: NDArray[np.float64], record: Record) -> None:
-    """Requests at the times `due_S` from now on, whether or not others are answered by then.
+class Requests:
+    """Sends the visits of a traffic, one after another or at once, and records what becomes of them."""
 
-    Latency counts from when a request was due: one that had to wait for a stalled server or for this
-    generator is slow, and not left out. Returns when all are answered or have failed.
-    """
-    clock, flying = Clock(), Group()
+    def __init__(self, sender: Sender, traffic: Traffic, record: Record) -> None:
+        self.traffic = traffic
+        self.clock = Clock()
+        self._sender = sender
+        self._record = record
 
-    def fly(prepared: list[object], kind: str, due_s: float) -> None:
-        reply = sender.send(prepared)
-        latency_ms = 1e3 * (clock.elapsed_s() - due_s)
-        record(Outcome(clock.unix_s(due_s), latency_ms, kind, reply.status, reply.kv_source))
+    def send(self, visit: Visit) -> None:
+        """Send a visit that is due at once, and pause if it failed."""
+        prepared = self._sender.prepare(visit)
+        if self._send(visit, prepared, self.clock.elapsed_s()).status != OK:
+            gevent.sleep(ERROR_PAUSE_S)
 
-    for due_s in due_S.tolist():
-        visit = traffic.next()
-        prepared = sender.prepare(visit)
-        gevent.sleep(max(due_s - clock.elapsed_s(), 0.0))
-        flying.spawn(fly, prepared, visit.kind.value, due_s)
-    flying.join(raise_error=True)
+    def send_at(self, due_S: NDArray[np.float64]) -> None:
+        """Send visits at the times `due_S` of the clock, whether or not others are answered by then.
 
+        Latency counts from when a request was due: one that had to wait for a stalled server, for its user to
+        return or for this generator is slow, and not left out. Returns when all are answered or have failed.
+        """
+        flying = Group()
+        for due_s in due_S.tolist():
+            visit = self.traffic.next()
+            prepared = self._sender.prepare(visit)
+            gevent.sleep(max(due_s - self.clock.elapsed_s(), 0.0))
+            flying.spawn(self._send, visit, prepared, due_s)
+        flying.join(raise_error=True)
 
-def visit_once(sender: Sender, traffic: Traffic, clock: Clock, record: Record) -> None:
-    """One request of one user, and a pause if it failed."""
-    visit = traffic.next()
-    prepared = sender.prepare(visit)
-    sent_s = clock.elapsed_s()
-    reply = sender.send(prepared)
-    latency_ms = 1e3 * (clock.elapsed_s() - sent_s)
-    record(Outcome(clock.unix_s(sent_s), latency_ms, visit.kind.value, reply.status, reply.kv_source))
-    if reply.status != OK:
-        gevent.sleep(ERROR_PAUSE_S)
+    def send_all(self, next_visit: Callable[[], Visit | None], users: int) -> None:
+        """Send visits by `users` at once, each with one request in flight, until `next_visit` has none."""
 
+        def use() -> None:
+            while (visit := next_visit()) is not None:
+                self.send(visit)
 
-def closed_loop(sender: Sender, traffic: Traffic, users: int, seconds: float, record: Record) -> None:
-    """`users` at once, each with one request in flight, until `seconds` are over and all are answered."""
-    clock = Clock()
+        workers = Group()
+        for _ in range(users):
+            workers.spawn(use)
+        workers.join(raise_error=True)
 
-    def use() -> None:
-        while clock.elapsed_s() < seconds:
-            visit_once(sender, traffic, clock, record)
-
-    workers = Group()
-    for _ in range(users):
-        workers.spawn(use)
-    workers.join(raise_error=True)
+    def _send(self, visit: Visit, prepared: list[object], due_s: float) -> Reply:
+        reply = self._sender.send(prepared)
+        latency_ms = 1e3 * (self.clock.elapsed_s() - due_s)
+        self.traffic.done(visit)
+        due = self.clock.unix_s(due_s)
+        self._record(Outcome(due, latency_ms, visit.kind.value, reply.status, reply.kv_source), visit, reply)
+        return reply

@@ -1,7 +1,6 @@
 """What became of every single request, kept exactly: Locust's own statistics round to two digits."""
 
 import csv
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,24 +22,10 @@ class Outcome(NamedTuple):
     kv_source: str
     """`prefill`, `prefix` or `recomputed`; empty for an error."""
 
-
-class OutcomeLog:
-    """Outcomes in order of their replies; thread-safe."""
-
-    def __init__(self) -> None:
-        self._outcomes: list[Outcome] = []
-        self._lock = threading.Lock()
-
-    def add(self, outcome: Outcome) -> None:
-        """Add one."""
-        with self._lock:
-            self._outcomes.append(outcome)
-
-    def take(self) -> list[Outcome]:
-        """All since the last call."""
-        with self._lock:
-            taken, self._outcomes = self._outcomes, []
-        return taken
+    @property
+    def done_s(self) -> float:
+        """Unix seconds of the reply."""
+        return self.due_s + self.latency_ms / 1e3
 
 
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
@@ -49,18 +34,13 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Outcome._fields)
-        for one in sorted(outcomes):
-            writer.writerow(
-                (f"{one.due_s:.6f}", f"{one.latency_ms:.3f}", one.kind, one.status, one.kv_source)
-            )
+        for outcome in sorted(outcomes):
+            writer.writerow((f"{outcome.due_s:.6f}", f"{outcome.latency_ms:.3f}", *outcome[2:]))
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
     """Read what `write_outcomes` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Outcome(
-                float(row["due_s"]), float(row["latency_ms"]), row["kind"], row["status"], row["kv_source"]
-            )
-            for row in csv.DictReader(file)
-        ]
+        rows = csv.reader(file)
+        next(rows, None)
+        return [Outcome(float(due_s), float(latency_ms), *names) for due_s, latency_ms, *names in rows]

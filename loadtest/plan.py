@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from loadtest.histories import read_histories
+from loadtest.histories import DrawnUsers, read_histories
 from loadtest.schedule import Arrivals, Stage
 from loadtest.traffic import HistoryLimit, Traffic, TrafficMix
 
@@ -36,6 +36,8 @@ class LoadPlan:
     """Processes that generate load. One Python process can send a few hundred requests a second."""
     traffic: str = ""
     """Path of the traffic file, on every host."""
+    drawn: DrawnUsers | None = None
+    """Users in place of those of a traffic file."""
     mix: TrafficMix = field(default_factory=TrafficMix)
     limit: HistoryLimit = field(default_factory=HistoryLimit)
     seed: int = 0
@@ -51,21 +53,26 @@ class LoadPlan:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def read(cls, path: Path) -> Self:
         """Read what `write` wrote."""
-        fields = json.loads(text)
+        return cls.of_fields(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def of_fields(cls, fields: dict[str, Any]) -> Self:
+        """Return the plan of its fields as JSON has them."""
         return cls(
             **fields
             | {
                 "protocol": Protocol(fields["protocol"]),
                 "arrivals": Arrivals(fields["arrivals"]),
                 "stages": tuple(Stage(**stage) for stage in fields["stages"]),
+                "drawn": DrawnUsers(**fields["drawn"]) if fields["drawn"] else None,
                 "mix": TrafficMix(**fields["mix"]),
                 "limit": HistoryLimit(**fields["limit"]),
             }
         )
 
     def open_traffic(self, stream: int) -> Traffic:
-        """The visits of one of the `workers`."""
-        users = read_histories(Path(self.traffic))
+        """Return the visits of one of the `workers`."""
+        users = self.drawn or read_histories(Path(self.traffic))
         return Traffic(users, self.mix, seed=self.seed, limit=self.limit, stream=stream, streams=self.workers)

@@ -45,7 +45,7 @@ SPIKE_AT, SPIKE_UNTIL = 0.4, 0.6
 def stages_of(
     shape: Shape, level: float, seconds: float, *, warm_up_s: float = 0.0, steps: int = 4, spike: float = 3.0
 ) -> tuple[Stage, ...]:
-    """The stages of a run of `warm_up_s` and `seconds`.
+    """Return the stages of a run of `warm_up_s` and `seconds`.
 
     Steps rise evenly up to `level`. A spike is `spike` times the level from 40 to 60 % of the time. The
     warm-up has the level of the first stage.
@@ -65,12 +65,12 @@ def stages_of(
 
 
 def duration_s(stages: Sequence[Stage]) -> float:
-    """Seconds of all stages."""
+    """Return the seconds of all stages."""
     return sum(stage.seconds for stage in stages)
 
 
 def level_at(stages: Sequence[Stage], elapsed_s: float) -> float:
-    """The level after so many seconds; that of the last stage from its end on."""
+    """Return the level after so many seconds; that of the last stage from its end on."""
     until = 0.0
     for stage in stages:
         until += stage.seconds
@@ -80,7 +80,7 @@ def level_at(stages: Sequence[Stage], elapsed_s: float) -> float:
 
 
 def arrivals(stages: Sequence[Stage], arrival: Arrivals, seed: int) -> NDArray[np.float64]:
-    """Times of all requests due_S in seconds from the start, ascending.
+    """Return the times [S] at which requests are due in seconds from the start, ascending.
 
     Raises `ValueError` for the closed loop, which has no schedule.
     """

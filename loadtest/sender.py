@@ -1,9 +1,10 @@
 """Sends visits over gRPC or HTTP, from any number of greenlets at once.
 
-Shapes: N events.
+Shapes: B visits, N events.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,12 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 from unipinrec_client.client import to_inputs
-from unipinrec_client.errors import translate
+from unipinrec_client.errors import RecommendError, translate
 from unipinrec_client.grpc_client import channel_arguments
-from unipinrec_client.wire import OUTPUT_RANKS, Arrays
+from unipinrec_client.wire import PADDING_ITEM_ID, Arrays
 
+from loadtest.answers import Answer
+from loadtest.histories import Int64s
 from loadtest.outcomes import OK
 from loadtest.plan import LoadPlan, Protocol
 from loadtest.traffic import Visit
@@ -26,38 +29,59 @@ NO_ANSWER, NO_CONNECTION = "DEADLINE_EXCEEDED", "UNAVAILABLE"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The server's answer, as far as a load test reads it."""
+    """The server's answer, or what the request failed with."""
 
     status: str
     kv_source: str = ""
+    result: Any = None
+    """The answer as it came, unpacked where it is asked for."""
+
+    def answer(self) -> Answer:
+        """Return the results of an answered request."""
+        names = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "BUNDLE_ID")
+        return Answer.of_outputs({name: self.result.as_numpy(name) for name in names})
 
 
-def tensors_of(visit: Visit, num_results: int) -> Arrays:
-    """The ensemble's inputs: [1,1] for scalars, [1,N] for the history."""
+def tensors_of(visits: Sequence[Visit], num_results: int) -> Arrays:
+    """Return the ensemble's inputs: [B,1] for scalars, [B,N] for histories, padded at the end.
+
+    Histories are left out where the first visit has none; all others must have none either.
+    """
     arrays: Arrays = {
-        "USER_ID": np.array([[visit.user_id.encode()]], np.object_),
-        "NUM_RESULTS": np.array([[num_results]], np.int64),
+        "USER_ID": np.array([[visit.user_id.encode()] for visit in visits], np.object_),
+        "NUM_RESULTS": np.full((len(visits), 1), num_results, np.int64),
     }
-    if visit.history is not None:
+    histories = [visit.history for visit in visits if visit.history is not None]
+    if histories:
         arrays |= {
-            "HISTORY_ITEM_IDS": visit.history.item_id_N[None],
-            "HISTORY_ACTIONS": visit.history.actions_N[None],
-            "HISTORY_TIMESTAMPS": visit.history.timestamp_N[None],
-            "HISTORY_SURFACES": visit.history.surface_N[None].astype(np.int64),
-            "REQUEST_TIME": np.array([[visit.request_time]], np.int64),
+            "HISTORY_ITEM_IDS": _padded([history.item_id_N for history in histories], PADDING_ITEM_ID),
+            "HISTORY_ACTIONS": _padded([history.actions_N for history in histories]),
+            "HISTORY_TIMESTAMPS": _padded([history.timestamp_N for history in histories]),
+            "HISTORY_SURFACES": _padded([history.surface_N for history in histories]),
+            "REQUEST_TIME": np.array([[history.request_time] for history in histories], np.int64),
         }
     return arrays
 
 
+def _padded(rows: Sequence[Int64s], padding: int = 0) -> Int64s:
+    array_BN = np.full((len(rows), max(len(row) for row in rows)), padding, np.int64)
+    for place, row in enumerate(rows):
+        array_BN[place, : len(row)] = row
+    return array_BN
+
+
 class Sender(ABC):
-    """A connection to one server. Preparing a request is apart, so that it can be done before it is due."""
+    """A connection to one server. Preparing a request is apart, so that it can be done before it is due.
+
+    All outputs that the server has are asked for, so that servers of other versions answer too.
+    """
 
     def __init__(self, plan: LoadPlan) -> None:
         self._plan = plan
 
     @abstractmethod
     def prepare(self, visit: Visit) -> list[Any]:
-        """Serialised input tensors."""
+        """Return the serialised input tensors."""
 
     @abstractmethod
     def send(self, prepared: list[Any]) -> Reply:
@@ -65,26 +89,23 @@ class Sender(ABC):
 
 
 class GrpcSender(Sender):
-    """One connection for all greenlets; `grpc.experimental.gevent.init_gevent()` must have been called."""
+    """One connection for all greenlets, or threads where `grpc.experimental.gevent` is not in use."""
 
     def __init__(self, plan: LoadPlan) -> None:
         super().__init__(plan)
         self._triton = tritonclient.grpc.InferenceServerClient(
             plan.url, channel_args=channel_arguments(plan.url)
         )
-        self._outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS]
 
     def prepare(self, visit: Visit) -> list[Any]:
-        """The inputs of one gRPC request."""
-        return to_inputs(tensors_of(visit, self._plan.num_results), tritonclient.grpc.InferInput)
+        """Return the inputs of one gRPC request."""
+        return to_inputs(tensors_of([visit], self._plan.num_results), tritonclient.grpc.InferInput)
 
     def send(self, prepared: list[Any]) -> Reply:
         """Send it over gRPC, and say what came back."""
         try:
             return _answered(
-                self._triton.infer(
-                    self._plan.model, prepared, outputs=self._outputs, client_timeout=self._plan.timeout_s
-                )
+                self._triton.infer(self._plan.model, prepared, client_timeout=self._plan.timeout_s)
             )
         except Exception as error:  # Whatever it is, it ends this request and no other.
             return _failed(error)
@@ -96,20 +117,17 @@ class HttpSender(Sender):
     def __init__(self, plan: LoadPlan) -> None:
         super().__init__(plan)
         self._idle: list[Any] = []
-        self._outputs = [
-            tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_RANKS
-        ]
 
     def prepare(self, visit: Visit) -> list[Any]:
-        """The inputs of one HTTP request."""
-        return to_inputs(tensors_of(visit, self._plan.num_results), tritonclient.http.InferInput)
+        """Return the inputs of one HTTP request."""
+        return to_inputs(tensors_of([visit], self._plan.num_results), tritonclient.http.InferInput)
 
     def send(self, prepared: list[Any]) -> Reply:
         """Send it over HTTP, and say what came back."""
         triton = self._idle.pop() if self._idle else self._connect()
         try:
             with gevent.Timeout(self._plan.timeout_s):
-                reply = _answered(triton.infer(self._plan.model, prepared, outputs=self._outputs))
+                reply = _answered(triton.infer(self._plan.model, prepared))
         except gevent.Timeout:
             triton.close()
             return Reply(NO_ANSWER)
@@ -130,7 +148,7 @@ class HttpSender(Sender):
 
 
 def connect(plan: LoadPlan) -> Sender:
-    """The sender of the plan's protocol; it connects with the first request."""
+    """Return the sender of the plan's protocol; it connects with the first request."""
     return GrpcSender(plan) if plan.protocol is Protocol.GRPC else HttpSender(plan)
 
 
@@ -139,4 +157,7 @@ def _failed(error: Exception) -> Reply:
 
 
 def _answered(result: Any) -> Reply:
-    return Reply(OK, str(result.as_numpy("KV_SOURCE")[0, 0].decode()))
+    if result.as_numpy("ITEM_IDS") is None:
+        raise RecommendError("ITEM_IDS is missing from the server's answer")
+    kv_source = result.as_numpy("KV_SOURCE")
+    return Reply(OK, "" if kv_source is None else str(kv_source[0, 0].decode()), result)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadtest.measures import Measured
+from loadtest.report import Check
 from loadtest.schedule import Arrivals
-from loadtest.verdict import Check
 from loadtest.watch import ServerWatch
 
 WARM_UP_SHARE = 0.2
-"""Of the run; memory may grow in it, as caches fill."""
+"""Share of the run; memory may grow in it, as caches fill."""
 
 COMPARED_SHARE = 0.2
-"""Of the samples behind the warm-up: medians of the first and of the last ones are compared."""
+"""Share of the samples behind the warm-up: medians of the first and of the last ones are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class SoakPlan:
     every_s: float
     """Between two looks at memory."""
     max_growth: float
-    """Of memory, as a share."""
+    """Growth of memory, as a share."""
     max_p99_over_p50: float
 
     @property
@@ -50,13 +50,13 @@ class MemorySample:
     at_s: float
     """Seconds from the begin of the load."""
     rss_bytes: int
-    """All server processes together."""
+    """Resident memory of all server processes together."""
     shared_bytes: int
-    """In the server's files in shared memory."""
+    """Bytes in the server's files in shared memory."""
 
 
 def growth(bytes_T: Sequence[int]) -> float:
-    """Change from the first to the last samples behind the warm-up, as a share.
+    """Return the change from the first to the last samples behind the warm-up, as a share.
 
     Raises `ValueError` for fewer than two samples behind the warm-up.
     """
@@ -69,18 +69,20 @@ def growth(bytes_T: Sequence[int]) -> float:
 
 
 def soak_checks(plan: SoakPlan, measured: Measured, samples: Sequence[MemorySample]) -> list[Check]:
-    """Everything that a soak has to keep."""
+    """Return everything that a soak has to keep."""
     return [
         Check("errors", measured.errors, 0),
         Check("p99 over p50", measured.p99_ms / measured.p50_ms, plan.max_p99_over_p50),
-        Check("growth of resident memory", growth([one.rss_bytes for one in samples]), plan.max_growth),
-        Check("growth of shared memory", growth([one.shared_bytes for one in samples]), plan.max_growth),
+        Check("growth of resident memory", growth([sample.rss_bytes for sample in samples]), plan.max_growth),
+        Check(
+            "growth of shared memory", growth([sample.shared_bytes for sample in samples]), plan.max_growth
+        ),
     ]
 
 
 @contextmanager
 def sampling(watch: ServerWatch, every_s: float) -> Iterator[list[MemorySample]]:
-    """A list that a thread appends to while the block runs."""
+    """Yield a list that a thread appends to while the block runs."""
     samples: list[MemorySample] = []
     stopped, began = threading.Event(), time.monotonic()
 

@@ -17,8 +17,7 @@ import torch
 
 from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import default_canaries
+from ensemble.server.loopback import serve_on_loopback
 from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -146,18 +145,13 @@ def serving(
     """A real server on free ports, from its first answer on; `settings` are fields of `ServingSettings`."""
     # With few programs a server starts within the time of a test.
     chosen = {"lease_ms": LEASE_MS, "gpu_precision": "float32", "gpu_compile": "dynamic", "log_level": "INFO"}
-    server = EmbeddedServer(
+    with serve_on_loopback(
+        ServingSettings(bundle=exported.bundle, histories=exported.histories, **(chosen | settings)),
         model_repository=model_repository,
-        settings=ServingSettings(bundle=exported.bundle, histories=exported.histories, **(chosen | settings)),
-        endpoints=Endpoints.free(),
         baseline=baseline,
         profile=profile,
         log_path=log_path,
-    )
-    with server:
-        server.start()
-        for canary in default_canaries(server):
-            server.wait_until_serving(canary)
+    ) as server:
         yield server
 
 

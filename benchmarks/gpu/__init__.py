@@ -1,1 +1,1 @@
-"""What `unipinrec bench-gpu` measures on one GPU: ranking forwards, time outside kernels, served requests."""
+"""What `unipinrec bench gpu` measures on one GPU: ranking forwards, time outside kernels, served requests."""

@@ -14,16 +14,15 @@ import torch
 from tritonclient.utils import InferenceServerException
 from unipinrec_client.errors import translate
 
-from benchmarks.caller import answer_of
-from benchmarks.correctness import Comparison, Expected, compare
 from benchmarks.gpu.inputs import random_history
-from benchmarks.load import Sample
 from benchmarks.random_bundle import RandomBundle
-from benchmarks.workload import Visit
+from benchmarks.unified.correctness import compare
 from ensemble.graph import Tensors
-from loadtest.traffic import ASKED_AFTER_S, MOST_APPENDED
+from loadtest.answers import Answer
+from loadtest.histories import UserHistory
+from loadtest.traffic import MOST_APPENDED
 from unipinrec.data.history import History, rows_of
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender
 
 CONCURRENCY = 32
 USERS, NEW_SHARE, MOST_GROWN = 400, 0.3, 128
@@ -42,16 +41,16 @@ candidates by 0.3. A slot of another user, or one half filled, is thus found. On
 thousand events is not: the tests compare those in float32."""
 
 MOST_TOLD = 100
-Asked = tuple[Visit, int]
-"""A visit, and the number of results that it asks for."""
+Asked = tuple[UserHistory, int]
+"""A history, and the number of results that are asked for."""
 
 Answered = tuple[Asked, Tensors]
-Check = Callable[[Sequence[Answered]], list[Comparison]]
-"""Tells how each answer differs."""
+Check = Callable[[Sequence[Answered]], list[tuple[float, list[str]]]]
+"""Tells for each answer the largest difference, and what is wrong."""
 
 
-def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
-    """Yield visits without end: histories of any length, from users who come back with a few more events."""
+def random_requests(made: RandomBundle, seed: int) -> Iterator[Asked]:
+    """Yield requests without end: histories of any length, of users who come back with a few more events."""
     config, draw = made.manifest.model, np.random.default_rng(seed)
     users: dict[int, tuple[str, History, int]] = {}
     for number in count():
@@ -62,32 +61,29 @@ def random_visits(made: RandomBundle, seed: int) -> Iterator[Asked]:
             users[place] = f"random-{number}", events, 1 + int(config.max_history * draw.random() ** 2)
         user_id, events, length = users[place]
         users[place] = user_id, events, length + int(draw.integers(1, MOST_APPENDED + 1))
-        request_time = int(events[:length].timestamp_N[-1]) + ASKED_AFTER_S
-        visit = Visit(place, user_id, events[:length], request_time)
-        yield visit, 1 + int(made.num_results * draw.random() ** 3)
+        some, item_id_N = events[:length], made.item_ids[events.item_row_N[:length]]
+        sent = UserHistory(user_id, item_id_N, some.actions_N, some.timestamp_N, some.surface_N)
+        yield sent, 1 + int(made.num_results * draw.random() ** 3)
 
 
 def answer_check(made: RandomBundle, device: torch.device) -> Check:
     """Return what compares answers with the padded pass of training, in float32, which knows no slots."""
     offline = OfflineRecommender(made.load_model().to(device))
-    utility_A = np.array(made.manifest.defaults.utility_weights, np.float32)
 
-    def check(answered: Sequence[Answered]) -> list[Comparison]:
+    def check(answered: Sequence[Answered]) -> list[tuple[float, list[str]]]:
         # Alike in length, so that little of a batch is padding.
-        ordered = sorted(answered, key=lambda pair: len(pair[0][0].history))
+        ordered = sorted(answered, key=lambda pair: len(pair[0][0]))
         found = []
         for first in range(0, len(ordered), COMPARED_TOGETHER):
             some = ordered[first : first + COMPARED_TOGETHER]
-            visits, answers = [visit for (visit, _), _ in some], [answer_of(outputs) for _, outputs in some]
-            requests = [OfflineRequest(history=it.history, request_time=it.request_time) for it in visits]
+            requests = [made.offline_request(history) for (history, _), _ in some]
+            answers = [Answer.of_outputs(outputs) for _, outputs in some]
             rows = [rows_of(made.item_ids, answer.item_id_K) for answer in answers]
             right = offline.action_probabilities(requests, rows)
-            for ((visit, wanted), _), answer, found_KA in zip(some, answers, right, strict=True):
-                seen_N, bundle_id = made.item_ids[visit.history.item_row_N], made.manifest.bundle_id
-                expected = Expected(found_KA.cpu().numpy(), utility_A, seen_N, wanted, bundle_id)
-                compared = compare(Sample(visit, answer), expected, TOLERANCE)
-                wrong = tuple(f"user {visit.user_id}: {what}" for what in compared.wrong)
-                found.append(Comparison(compared.difference, wrong))
+            for ((history, wanted), _), answer, found_KA in zip(some, answers, right, strict=True):
+                expected = made.expected(answer, found_KA.cpu().numpy())
+                difference, wrong = compare(answer, expected, history.item_id_N, wanted, TOLERANCE)
+                found.append((difference, [f"user {history.user_id}: {what}" for what in wrong]))
         return found
 
     return check
@@ -105,7 +101,7 @@ def check_answers(
     Returns their number, those that `failed` by status, the answers by `kv_source`, their largest and mean
     difference, and `differences` beyond `TOLERANCE` in words: one is enough to fail the run.
     """
-    failed, sources, found = Counter[str](), Counter[str](), list[Comparison]()
+    failed, sources, found = Counter[str](), Counter[str](), list[tuple[float, list[str]]]()
 
     def ask(request: Asked) -> Answered | str:
         try:
@@ -131,7 +127,7 @@ def check_answers(
             settle(before)
             before = flying
         settle(before)
-    differences = [comparison.difference for comparison in found]
+    differences = [difference for difference, _ in found]
     return {
         "requests": requests,
         "concurrency": CONCURRENCY,
@@ -140,6 +136,6 @@ def check_answers(
         "kv_source": sources,
         "largest_difference": max(differences, default=0.0),
         "mean_difference": sum(differences) / max(len(differences), 1),
-        "different": sum(bool(comparison.wrong) for comparison in found),
-        "differences": [what for comparison in found for what in comparison.wrong][:MOST_TOLD],
+        "different": sum(bool(wrong) for _, wrong in found),
+        "differences": [what for _, wrong in found for what in wrong][:MOST_TOLD],
     }

@@ -20,7 +20,7 @@ from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.kv.cuda.device_storage import DeviceStorage
 from ensemble.kv.prefill import CachedSequence, Prefill
 from ensemble.kv.slot_storage import SlotLayout
-from loadtest.traffic import ASKED_AFTER_S
+from loadtest.histories import ASKED_AFTER_S
 from unipinrec.data.history import History
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.served import ServedModel

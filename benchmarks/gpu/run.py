@@ -1,4 +1,4 @@
-"""The parts of `unipinrec bench-gpu`: each fits into one short command and adds itself to the report."""
+"""The parts of `unipinrec bench gpu`: each fits into one short command and adds itself to the report."""
 
 import json
 import time
@@ -22,6 +22,7 @@ from ensemble.gpu_presence import describe_gpus
 from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.loaded_bundle import LoadedBundle
 from experiments.report import Machine
+from loadtest.report import write_report
 
 Report = dict[str, Any]
 """What was found, part by part, beside `card`, `machine`, `shape`, and the `minutes` of each part."""
@@ -60,7 +61,7 @@ class GpuBench:
 
         Raises:
             ServerError: the server does not start, or it stopped.
-            NoAnswerError: a stack answered nothing for a whole window.
+            NothingMeasuredError: a stack answered nothing for a whole window.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         path, card = self.out / "gpu.json", {"card": describe_gpus(), "torch": torch.__version__}
@@ -75,9 +76,7 @@ class GpuBench:
             report[part.value] = to_jsonable_python(getattr(self, f"_{part.value}")())
             report["minutes"][part.value] = (time.monotonic() - began) / 60
             report["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(report, indent=1) + "\n")
-            partial.rename(path)
+            write_report(path, report)
             torch.cuda.empty_cache()
         return report
 

@@ -47,17 +47,12 @@ def translate(error: Exception) -> RecommendError:
     `TimeoutError`; gRPC reports both as an `InferenceServerException` with a status.
     """
     if isinstance(error, InferenceServerException):
-        return _from_server(error)
+        status = None if error.status() is None else str(error.status()).removeprefix("StatusCode.")
+        kind = _KIND_OF_STATUS.get(status or "", RecommendError)
+        return kind(str(error.message()), status)
     text = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
         return DeadlineExceededError(f"no answer in time: {text}")
     if isinstance(error, OSError):
         return UnavailableError(f"no connection: {text}")
     return RecommendError(f"request failed: {type(error).__name__}: {text}")
-
-
-def _from_server(error: InferenceServerException) -> RecommendError:
-    raw_status = error.status()
-    status = None if raw_status is None else str(raw_status).removeprefix("StatusCode.")
-    kind = _KIND_OF_STATUS.get(status or "", RecommendError)
-    return kind(str(error.message()), status)

@@ -46,10 +46,8 @@ class RetryPolicy:
             raise ValueError(f"initial_wait_s is {self.initial_wait_s}; allowed: 0 to {self.max_wait_s}")
 
     def call(self, attempt: Callable[[float], T], timeout_s: float) -> T:
-        """Return `attempt(seconds left)`, called again while it raises `UnavailableError`.
-
-        Raises what the last attempt raised.
-        """
+        """Return `attempt(seconds left)`, called again while it raises `UnavailableError`. Raises what the
+        last attempt raised."""
         deadline = time.monotonic() + timeout_s
         retrying = Retrying(**self._options(timeout_s))
         return retrying(lambda: attempt(_seconds_until(deadline)))

@@ -27,10 +27,8 @@ def checked_requests(requests: Iterable[RecommendRequest]) -> tuple[RecommendReq
 
 
 def user_id_bytes(user_id: UserId) -> bytes:
-    """Return a user id as it is sent: text as UTF-8, an integer as its decimal text.
-
-    Raises `ValueError` for anything else, and for text that has no UTF-8 form.
-    """
+    """Return a user id as it is sent: text as UTF-8, an integer as its decimal text. Raises `ValueError` for
+    anything else, and for text that has no UTF-8 form."""
     if isinstance(user_id, bytes):
         return bytes(user_id)
     if isinstance(user_id, _INTEGERS) and not isinstance(user_id, _BOOLEANS):

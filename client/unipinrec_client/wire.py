@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unipinrec_client.errors import RecommendError
-from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
+from unipinrec_client.types import Recommendation, RecommendRequest, RecommendResponse
 from unipinrec_client.values import (
     checked_history,
     checked_integers,
@@ -75,7 +75,10 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     arrays: Arrays = {"USER_ID": np.array(ids, dtype=np.object_)}
     histories = _of_all_or_none("history", requests)
     if histories is not None:
-        arrays |= _encode_histories([checked_history(history) for history in histories])
+        events = [checked_history(history) for history in histories]
+        for name, field in _EVENT_FIELDS.items():
+            rows = [[getattr(event, field) for event in history] for history in events]
+            arrays[name] = _integers(name, rows, PADDING_ITEM_ID if name == "HISTORY_ITEM_IDS" else 0)
     for name in ("REQUEST_TIME", "SURFACE", "NUM_RESULTS"):
         scalars = _of_all_or_none(name.lower(), requests)
         if scalars is not None:
@@ -85,7 +88,7 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
         if weights is not None:
             arrays[name] = _weights(name, weights)
     excluded = [() if r.exclude_item_ids is None else r.exclude_item_ids for r in requests]
-    exclusions = _rows("EXCLUDE_ITEM_IDS", excluded)
+    exclusions = [checked_integers("EXCLUDE_ITEM_IDS", ids) for ids in excluded]
     if any(exclusions):
         arrays["EXCLUDE_ITEM_IDS"] = _padded(exclusions, PADDING_ITEM_ID)
     return arrays
@@ -131,20 +134,8 @@ def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[An
     return values
 
 
-def _encode_histories(histories: list[list[Event]]) -> Arrays:
-    arrays = {}
-    for name, field in _EVENT_FIELDS.items():
-        rows = [[getattr(event, field) for event in history] for history in histories]
-        arrays[name] = _integers(name, rows, PADDING_ITEM_ID if name == "HISTORY_ITEM_IDS" else 0)
-    return arrays
-
-
 def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[np.int64]:
-    return _padded(_rows(name, rows), padding)
-
-
-def _rows(name: str, rows: Sequence[Any]) -> list[list[Any]]:
-    return [checked_integers(name, values) for values in rows]
+    return _padded([checked_integers(name, values) for values in rows], padding)
 
 
 def _padded(rows: list[list[Any]], padding: int) -> npt.NDArray[np.int64]:
@@ -180,10 +171,7 @@ def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
     columns = zip(*(outputs[name][row].tolist() for name in names), strict=True)
     return tuple(
         Recommendation(
-            item_id=item_id,
-            score=score,
-            action_probabilities=tuple(probabilities),
-            retrieved_by=retrieved_by,
+            item_id=item_id, score=score, action_probabilities=tuple(probabilities), retrieved_by=retrieved_by
         )
         for item_id, score, probabilities, retrieved_by in columns
         if item_id != PADDING_ITEM_ID

@@ -32,10 +32,8 @@ Use = Literal["encode", "generate", "score"]
 
 
 class Engine(PoolMemory[Storage], Protocol[Storage]):
-    """Fills slots, generates behind them and scores over them, under `torch.inference_mode`.
-
-    A storage is one that the same engine made or opened.
-    """
+    """Fills slots, generates behind them and scores over them, under `torch.inference_mode`. A storage is one
+    that the same engine made or opened."""
 
     pool_wait_s: float
     """Seconds that a node waits at its start for a pool that it may prepare for."""

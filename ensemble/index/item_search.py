@@ -19,7 +19,6 @@ class NearestItems(Protocol):
     """A search of the item index, wherever it is."""
 
     items: int
-    """Items in the index."""
 
     def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
         """Return item rows [Q, K] of largest inner product, best first, none of them left out."""
@@ -79,8 +78,6 @@ class ItemSearch:
         if isinstance(self.index, faiss.IndexIVF):
             probes = min(self.index.nlist, ceil(self.index.nprobe * effort))
             return faiss.SearchParametersIVF(
-                sel=selector,
-                nprobe=probes,
-                quantizer_params=faiss.SearchParametersHNSW(efSearch=2 * probes),
+                sel=selector, nprobe=probes, quantizer_params=faiss.SearchParametersHNSW(efSearch=2 * probes)
             )
         return faiss.SearchParameters(sel=selector)

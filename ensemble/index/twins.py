@@ -27,10 +27,8 @@ class Twins:
 
     @classmethod
     def of(cls, index: faiss.Index) -> Self | None:
-        """Return the twins that a graph holds, None where there are none.
-
-        A twin is linked to itself, which no other node is, and then to the first of its group.
-        """
+        """Return the twins that a graph holds, None where there are none. A twin is linked to itself, which
+        no other node is, and then to the first of its group."""
         if not isinstance(index, faiss.IndexHNSW) or index.ntotal < 2:
             return None
         neighbours = index.hnsw.neighbors
@@ -53,9 +51,7 @@ class Twins:
 
     def spread(self, first_QF: Int64s, count: int, left_out_X: Int64s) -> Int64s:
         """Return item rows [Q, K]: the found first items, each with the rest of its group, ascending.
-
-        Left-out items are skipped, and `PADDING` stands where too few are left.
-        """
+        Left-out items are skipped, and `PADDING` stands where too few are left."""
         row_QK = np.full((len(first_QF), count), PADDING, np.int64)
         for place, first_F in enumerate(first_QF):
             row = self._members(first_F[first_F >= 0], count + len(left_out_X))

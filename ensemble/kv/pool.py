@@ -86,12 +86,7 @@ class KVPool:
     """The owner's side: one per retrieval instance."""
 
     def __init__(
-        self,
-        folder: Path,
-        instance: str,
-        layout: SlotLayout,
-        lease_ms: int,
-        memory: PoolMemory = SHARED,
+        self, folder: Path, instance: str, layout: SlotLayout, lease_ms: int, memory: PoolMemory = SHARED
     ) -> None:
         """Allocate the pool and announce it in `folder/kv-<instance>-<epoch>.json`.
 
@@ -115,7 +110,9 @@ class KVPool:
         # Least recently used first.
         self._lru: OrderedDict[int, None] = OrderedDict.fromkeys(range(layout.slots))
         self._slot_by_digest: dict[bytes, int] = {}
-        _announce(self._base, {"epoch": self.epoch, **self.storage.describe()})
+        partial = self._base.with_suffix(".partial")
+        partial.write_text(json.dumps({"epoch": self.epoch, **self.storage.describe()}))
+        partial.rename(self._base.with_suffix(".json"))
 
     @property
     def slots_in_use(self) -> int:
@@ -146,10 +143,8 @@ class KVPool:
         return None
 
     def resume(self, match: Match) -> bool:
-        """Prepare to continue a slot behind the first `match.length` positions, which stay.
-
-        Returns False, and does nothing, where that would overwrite positions that a lease protects.
-        """
+        """Prepare to continue a slot behind the first `match.length` positions, which stay. Returns False,
+        and does nothing, where that would overwrite positions that a lease protects."""
         if not match.whole:
             if self.is_leased(match.slot):
                 return False
@@ -320,10 +315,8 @@ class PoolDirectory:
         self._watcher.start()
 
     def close(self) -> None:
-        """End the thread of `watch`.
-
-        It must not outlive the interpreter: a thread that lets go of a tensor then takes the process down.
-        """
+        """End the thread of `watch`. It must not outlive the interpreter: a thread that lets go of a tensor
+        then takes the process down."""
         self._stopped.set()
         if self._watcher is not None:
             self._watcher.join()
@@ -358,9 +351,3 @@ def _map_header(path: Path, slots: int, mode: Literal["r+", "w+"]) -> NDArray[np
     """Slot headers [S, X]; aligned 8-byte accesses, which x86-64 and arm64 never tear."""
     # A plain view of the mapped file: indexing a memmap itself costs ten times as much.
     return np.memmap(path, np.int64, mode=mode, shape=(slots, COLUMNS)).view(np.ndarray)
-
-
-def _announce(base: Path, fields: dict[str, object]) -> None:
-    partial = base.with_suffix(".partial")
-    partial.write_text(json.dumps(fields))
-    partial.rename(base.with_suffix(".json"))

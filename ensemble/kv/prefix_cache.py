@@ -28,10 +28,8 @@ class Encoded:
 
 
 class ScratchHistories(Generic[Storage]):
-    """Every history is encoded from the start, into spare slots that the next batch overwrites.
-
-    This is what two separately served models do, and what ranking does when a slot is gone.
-    """
+    """Every history is encoded from the start, into spare slots that the next batch overwrites. This is what
+    two separately served models do, and what ranking does when a slot is gone."""
 
     def __init__(self, encode: Prefiller[Storage], storage: Storage) -> None:
         self.storage = storage
@@ -67,7 +65,6 @@ class _Claim:
     slot: int
     """A spare slot where every slot of the pool was leased."""
     cached: int
-    """Positions that the slot holds already."""
 
     @property
     def computed(self) -> int:
@@ -185,10 +182,6 @@ class PrefixCache:
             handle = no_slot(length)
             self._counted["full"] += 1
         return Encoded(CachedSequence(claim.slot, length), handle, claim.computed)
-
-
-HistoryCache = PrefixCache | ScratchHistories
-"""Where the histories of a batch get their keys and values from."""
 
 
 def _is_worth(match: Match, chain: EventChain) -> bool:

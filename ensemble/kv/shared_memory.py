@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,8 @@ Parts = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class SharedMemoryStorage:
-    """Slots in a file of a memory-backed file system, mapped by all processes that use it.
-
-    Spare slots hold float32 and come into being when they are asked for.
-    """
+    """Slots in a file of a memory-backed file system, mapped by all processes that use it. Spare slots hold
+    float32 and come into being when they are asked for."""
 
     def __init__(self, path: Path | None, layout: SlotLayout) -> None:
         """Map a file that exists; making it here would show zeros as if they were keys and values. Without a
@@ -55,7 +53,7 @@ class SharedMemoryStorage:
 
     def describe(self) -> dict[str, Any]:
         """Return the file's name, beside the descriptor, and its layout."""
-        return {"device": "cpu", "file": self._path and self._path.name, **self.layout.describe()}
+        return {"device": "cpu", "file": self._path and self._path.name, **asdict(self.layout)}
 
     def read(self, slot: int, length: int) -> Tensor:
         """Return keys and values [L, 2, H, length, D] in float32: a view of exact slots, else a copy."""
@@ -121,12 +119,8 @@ class SharedMemory:
     """Memory of pools in files beside their descriptors, which processes map."""
 
     def create(self, base: Path, layout: SlotLayout) -> SharedMemoryStorage:
-        """Return zeroed memory in a file whose path begins with `base`.
-
-        Raises:
-            MemoryError: the file system or the machine has too little free; writing beyond it would kill this
-                process or others.
-        """
+        """Return zeroed memory in a file whose path begins with `base`. Raises `MemoryError` if the file
+        system or the machine has too little free; writing beyond it would kill this process or others."""
         path, needed = base.with_suffix(".slots"), bytes_of(layout)
         available = shutil.disk_usage(path.parent).free
         if path.is_relative_to(SHARED_MEMORY):

@@ -5,7 +5,7 @@ A slot is [L, 2, H, T, D]; beside it stands the hidden state after its last posi
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -36,17 +36,13 @@ class SlotLayout:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the layout that `describe` told, among other fields."""
+        """Return the layout among the fields that a storage described."""
         return cls(
             slots=fields["slots"],
             shape=tuple(fields["shape"]),
             width=fields["width"],
             precision=fields["precision"],
         )
-
-    def describe(self) -> dict[str, Any]:
-        """Return the layout as plain values."""
-        return asdict(self)
 
 
 class SlotStorage(Protocol):
@@ -65,11 +61,8 @@ class SlotStorage(Protocol):
         """Return the hidden state [C] beside a slot, in place."""
 
     def copy(self, slot: int, source: "SlotStorage", source_slot: int, length: int) -> None:
-        """Take the first `length` positions and the hidden state of a slot of equal layout.
-
-        Raises:
-            TypeError: the source is in another kind of memory.
-        """
+        """Take the first `length` positions and the hidden state of a slot of equal layout. Raises
+        `TypeError` if the source is in another kind of memory."""
 
     def synchronize(self) -> None:
         """Return when all that was launched on the device is done, and so visible to other processes."""
@@ -85,19 +78,12 @@ class PoolMemory(Protocol[Storage]):
     """Where pools get their memory from, and map that of others."""
 
     def create(self, base: Path, layout: SlotLayout) -> Storage:
-        """Return zeroed memory for a pool whose files begin with the path `base`.
-
-        Raises:
-            MemoryError: too little is free.
-        """
+        """Return zeroed memory for a pool whose files begin with the path `base`. Raises `MemoryError` if too
+        little is free."""
 
     def open(self, folder: Path, fields: Mapping[str, Any]) -> Storage:
-        """Return the memory that another process described, its files in `folder`.
-
-        Raises:
-            ValueError: it is on another kind of device.
-            FileNotFoundError: it is gone.
-        """
+        """Return the memory that another process described, its files in `folder`. Raises `ValueError` if it
+        is on another kind of device, and `FileNotFoundError` if it is gone."""
 
     def close(self, storage: Storage) -> None:
         """Keep nothing of a storage that was opened and is not read from here on."""

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, check_bundle, stack, stamp_bundle
-from ensemble.nodes.sizes import check_sizes
+from ensemble.nodes.checks import check_between
+from ensemble.nodes.contract import Arrays, stack, stamp_bundle
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
 
@@ -29,7 +29,6 @@ class Search:
 
     query_QE: Floats
     budget_Q: Int64s
-    """Items that each query embedding may retrieve."""
     origin_Q: NDArray[np.int32]
     left_out_X: Int64s
 
@@ -62,14 +61,8 @@ class AnnNode:
         )
 
     def parse(self, arrays: Arrays) -> list[Search]:
-        """Rows of one request.
-
-        Raises:
-            InvalidInputError: query embeddings of another width, or budgets that no plan has.
-            BundleMismatchError: the request was assembled for another bundle.
-        """
-        check_bundle(arrays, self._bundle.id)
-        check_sizes(arrays, self._bundle.manifest.model)
+        """Return a row for each user of one request. Raises what `check_between` does."""
+        check_between(arrays, self._bundle.manifest)
         left_out_BX = arrays["EXCLUDED_ITEMS"]
         if self._exclude_seen:
             left_out_BX = np.concatenate([left_out_BX, arrays["SEEN_ITEMS"]], axis=1)
@@ -87,14 +80,14 @@ class AnnNode:
         return rows
 
     def run(self, rows: Sequence[Search]) -> list[Candidates]:
-        """Row by row: rows differ in how many items they must fetch."""
+        """Return the candidates, found row by row: rows differ in how many items they must fetch."""
         found = [self._search(row) for row in rows]
-        for one in found:
-            self._candidates.observe(len(one.item_row_K))
+        for candidates in found:
+            self._candidates.observe(len(candidates.item_row_K))
         return found
 
     def pack(self, rows: Sequence[Candidates]) -> dict[str, NDArray[Any]]:
-        """The node's output tensors for one request."""
+        """Return the node's output tensors for one request."""
         return {
             "CANDIDATE_ITEMS": stack([row.item_row_K for row in rows], PADDING),
             "CANDIDATE_ORIGINS": stack([row.origin_K for row in rows], 0),
@@ -102,13 +95,11 @@ class AnnNode:
         }
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing: all that the node holds ends with the process."""
 
     def _search(self, row: Search) -> Candidates:
-        """In generation order, each query embedding takes its budget of what nothing before it took.
-
-        It looks for as many as all of them may take, since those before it may have found the same.
-        """
+        """In generation order, each query embedding takes its budget of what nothing before it took. It looks
+        for as many as all of them may take, since those before it may have found the same."""
         item_row_QX = self._index.nearest(row.query_QE, int(row.budget_Q.sum()), row.left_out_X)
         taken = np.empty(0, np.int64)
         kept = []

@@ -4,13 +4,12 @@ Shapes: B users of one request, N events, A actions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble.arrays import PADDING, Floats
+from ensemble.arrays import PADDING
 from unipinrec.data.history import History
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -31,21 +30,9 @@ class BundleMismatchError(RuntimeError):
     """Two nodes of the graph serve different bundles, as happens for a moment while one is replaced."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What a request says besides its history, with defaults filled in."""
-
-    request_time: int
-    surface: int
-    num_results: int
-    outcome_weight_A: Floats
-
-
 def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:
-    """Rows that differ in their first axis to one array [B, longest, ...], padded at the end.
-
-    At least one column wide: a server does not carry tensors without elements.
-    """
+    """Return rows that differ in their first axis as one array [B, longest, ...], padded at the end. At least
+    one column wide: a server does not carry tensors without elements."""
     width = max(1, *(len(row) for row in rows))
     stacked = np.full((len(rows), width, *rows[0].shape[1:]), padding, rows[0].dtype)
     for index, row in enumerate(rows):
@@ -54,7 +41,7 @@ def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:
 
 
 def stack_histories(histories: Sequence[History]) -> dict[str, NDArray[Any]]:
-    """Histories to the tensors that the graph carries."""
+    """Return histories as the tensors that the graph carries."""
     return {
         "EVENT_ITEMS": stack([history.item_row_N for history in histories], PADDING),
         "EVENT_ACTIONS": stack([history.actions_N for history in histories], 0),
@@ -64,7 +51,7 @@ def stack_histories(histories: Sequence[History]) -> dict[str, NDArray[Any]]:
 
 
 def unstack_histories(arrays: Arrays) -> list[History]:
-    """The inverse of `stack_histories`."""
+    """Return the histories in tensors that `stack_histories` made."""
     histories = []
     for row, item_row_N in enumerate(arrays["EVENT_ITEMS"]):
         length = int((item_row_N != PADDING).sum())
@@ -80,11 +67,8 @@ def unstack_histories(arrays: Arrays) -> list[History]:
 
 
 def check_bundle(arrays: Arrays, bundle_id: str) -> None:
-    """Refuse tensors that a node of another bundle made.
-
-    Raises:
-        BundleMismatchError: at least one BUNDLE_ID differs from `bundle_id`.
-    """
+    """Refuse tensors that a node of another bundle made. Raises `BundleMismatchError` if at least one
+    BUNDLE_ID differs from `bundle_id`."""
     for found in np.unique(arrays["BUNDLE_ID"].ravel()):
         if found.decode() != bundle_id:
             raise BundleMismatchError(
@@ -93,5 +77,5 @@ def check_bundle(arrays: Arrays, bundle_id: str) -> None:
 
 
 def stamp_bundle(bundle_id: str, users: int) -> NDArray[np.object_]:
-    """The bundle's id for every user of a request, BYTES [B, 1]."""
+    """Return the bundle's id for every user of a request, BYTES [B, 1]."""
     return np.full((users, 1), bundle_id.encode(), dtype=np.object_)

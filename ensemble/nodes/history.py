@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
 
-from ensemble.arrays import PADDING, Int64s
+from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, Context, stack, stack_histories, stamp_bundle
-from ensemble.nodes.validation import Limits, check_request
+from ensemble.nodes.checks import check_request
+from ensemble.nodes.contract import Arrays, stack, stack_histories, stamp_bundle
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
 from ensemble.stores.stores import open_histories
@@ -31,7 +31,10 @@ class Assembled:
     """One user's part of a request, ready to be encoded."""
 
     history: History
-    context: Context
+    request_time: int
+    surface: int
+    num_results: int
+    outcome_weight_A: Floats
     seen_row_X: Int64s
     """Items anywhere in the whole history, also before the window."""
     excluded_row_X: Int64s
@@ -48,14 +51,7 @@ class HistoryNode:
         self._store = open_histories(settings.histories)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
-        model = loaded.manifest.model
-        self._limits = Limits(
-            num_actions=model.num_actions,
-            num_surfaces=model.num_surfaces,
-            max_candidates=model.max_candidates,
-            max_events=settings.max_events,
-            max_exclude=settings.max_exclude,
-        )
+        self._limits = {"max_events": settings.max_events, "max_exclude": settings.max_exclude}
         self.metrics = CollectorRegistry()
         self._unknown_items = Counter(
             "unipinrec_unknown_items",
@@ -67,31 +63,26 @@ class HistoryNode:
         )
 
     def parse(self, arrays: Arrays) -> list[Assembled]:
-        """Rows of one request.
-
-        Raises:
-            InvalidInputError: a tensor holds what the contract does not allow.
-        """
-        check_request(arrays, self._limits)
+        """Return a row for each user of one request. Raises `InvalidInputError` for what is not allowed."""
+        check_request(arrays, self._bundle.manifest.model, **self._limits)
         return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
-        """Nothing is left to compute together."""
+        """Return the rows as they are, counted: nothing is left to compute together."""
         self._unknown_items.inc(sum(row.unknown_items for row in rows))
         self._cold_starts.inc(sum(len(row.history) == 0 for row in rows))
         return rows
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
-        """The node's output tensors for one request."""
-        contexts = [row.context for row in rows]
+        """Return the node's output tensors for one request."""
         return {
             **stack_histories([row.history for row in rows]),
             "SEEN_ITEMS": stack([row.seen_row_X for row in rows], PADDING),
             "EXCLUDED_ITEMS": stack([row.excluded_row_X for row in rows], PADDING),
-            "RESOLVED_REQUEST_TIME": np.array([[context.request_time] for context in contexts], np.int64),
-            "RESOLVED_SURFACE": np.array([[context.surface] for context in contexts], np.int64),
-            "RESOLVED_NUM_RESULTS": np.array([[context.num_results] for context in contexts], np.int64),
-            "RESOLVED_OUTCOME_WEIGHTS": np.stack([context.outcome_weight_A for context in contexts]),
+            "RESOLVED_REQUEST_TIME": np.array([[row.request_time] for row in rows], np.int64),
+            "RESOLVED_SURFACE": np.array([[row.surface] for row in rows], np.int64),
+            "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
+            "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
@@ -101,36 +92,35 @@ class HistoryNode:
             self._store.close()
 
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
-        events = self._inline_events(arrays, user)
-        if events is None:
-            events = self._stored_events(arrays["USER_ID"][user, 0])
+        events = self._events(arrays, user)
         history = History(
             item_row_N=self._vocabulary.rows_of(events["item_id"]),
             actions_N=events["actions"].astype(np.int64),
             timestamp_N=events["timestamp"].astype(np.int64),
             surface_N=events["surface"].astype(np.int64),
         )
-        model = self._bundle.manifest.model
+        model, defaults = self._bundle.manifest.model, self._bundle.manifest.defaults
         known = history[
             (history.item_row_N != PADDING)
             # A store outlives bundles, and may hold what this one's tables have no rows for.
             & (history.actions_N < 2**model.num_actions)
             & (history.surface_N < model.num_surfaces)
         ]
+        weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
         return Assembled(
             history=known[window_start(len(known), model.max_history, model.window_block) :],
-            context=self._context(arrays, user),
+            request_time=_scalar(arrays, "REQUEST_TIME", user, int(time.time())),
+            surface=_scalar(arrays, "SURFACE", user, 0),
+            num_results=_scalar(arrays, "NUM_RESULTS", user, defaults.num_results),
+            outcome_weight_A=np.asarray(weights, np.float32),
             seen_row_X=np.unique(known.item_row_N),
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
         )
 
-    def _stored_events(self, user_id: bytes) -> Events:
-        return np.empty(0, EVENT) if self._store is None else self._store.read(user_id)
-
-    def _inline_events(self, arrays: Arrays, user: int) -> Events | None:
+    def _events(self, arrays: Arrays, user: int) -> Events:
         if "HISTORY_ITEM_IDS" not in arrays:
-            return None
+            return np.empty(0, EVENT) if self._store is None else self._store.read(arrays["USER_ID"][user, 0])
         item_id = arrays["HISTORY_ITEM_IDS"][user]
         events = np.zeros(int((item_id != PADDING).sum()), EVENT)
         events["item_id"] = item_id[: len(events)]
@@ -147,18 +137,6 @@ class HistoryNode:
         known: Int64s = np.unique(row[row != PADDING])
         return known
 
-    def _context(self, arrays: Arrays, user: int) -> Context:
-        defaults = self._bundle.manifest.defaults
 
-        def scalar(name: str, default: int) -> int:
-            return int(arrays[name][user, 0]) if name in arrays else default
-
-        def weights(name: str, default: tuple[float, ...]) -> NDArray[np.float32]:
-            return np.asarray(arrays[name][user] if name in arrays else default, np.float32)
-
-        return Context(
-            request_time=scalar("REQUEST_TIME", int(time.time())),
-            surface=scalar("SURFACE", 0),
-            num_results=scalar("NUM_RESULTS", defaults.num_results),
-            outcome_weight_A=weights("OUTCOME_WEIGHTS", defaults.outcome_weights),
-        )
+def _scalar(arrays: Arrays, name: str, user: int, default: int) -> int:
+    return int(arrays[name][user, 0]) if name in arrays else default

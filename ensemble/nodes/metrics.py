@@ -9,9 +9,9 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
 
 log = logging.getLogger(__name__)
@@ -27,22 +27,19 @@ FAILURES = ("invalid", "mismatch", "internal")
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
-def labelled_histogram(
-    registry: CollectorRegistry, name: str, text: str, bounds: Sequence[float], **labels: Sequence[str]
-) -> Histogram:
-    """A histogram whose series exist from the start, so that rates begin at 0."""
-    histogram = Histogram(name, text, list(labels), buckets=bounds, registry=registry)
-    for label, values in labels.items():
-        for value in values:
-            histogram.labels(**{label: value})
-    return histogram
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
+
+def with_series(metric: Labelled, values: Iterable[str]) -> Labelled:
+    """Return a metric of one label with a series for each of its values, so that rates begin at 0."""
+    for value in values:
+        metric.labels(value)
+    return metric
 
 
 class MetricsExport:
     """Carries what registries hold to Triton's endpoint, with the node as a label, until it is stopped.
-
-    Counters of several instances of a node add up. Gauges have a label `instance`.
-    """
+    Counters of several instances of a node add up. Gauges have a label `instance`."""
 
     def __init__(
         self, backend: ModuleType, node: str, instance: str, registries: Sequence[CollectorRegistry]
@@ -78,23 +75,18 @@ class MetricsExport:
 
     def _export(self) -> None:
         for registry in self._registries:
-            self._carry(registry.collect())
-
-    def _carry(self, metrics: Iterable[Metric]) -> None:
-        for metric in metrics:
-            for sample in metric.samples:
-                if sample.name.endswith("_created"):
-                    continue
-                series = (sample.name, tuple(sorted(sample.labels.items())))
-                before = self._exported.get(series)
-                if before == sample.value:
-                    continue
-                target = self._metric(series, metric)
-                if metric.type == "gauge":
-                    target.set(sample.value)
-                else:
-                    target.increment(sample.value - (before or 0))
-                self._exported[series] = sample.value
+            for metric in registry.collect():
+                for sample in metric.samples:
+                    series = (sample.name, tuple(sorted(sample.labels.items())))
+                    before = self._exported.get(series)
+                    if sample.name.endswith("_created") or before == sample.value:
+                        continue
+                    target = self._metric(series, metric)
+                    if metric.type == "gauge":
+                        target.set(sample.value)
+                    else:
+                        target.increment(sample.value - (before or 0))
+                    self._exported[series] = sample.value
 
     def _metric(self, series: Series, metric: Metric) -> Any:
         if series not in self._metrics:

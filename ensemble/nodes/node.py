@@ -1,26 +1,20 @@
 """Between Triton's Python backend and a node: unpack, run many requests together, isolate errors, pack."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from importlib import import_module
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from pythonjsonlogger.json import JsonFormatter
 
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import Arrays, BundleMismatchError, InvalidInputError
-from ensemble.nodes.logs import log_as_json
-from ensemble.nodes.metrics import (
-    BATCH_ROWS,
-    FAILURES,
-    STAGE_SECONDS,
-    STAGES,
-    MetricsExport,
-    labelled_histogram,
-)
+from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -36,13 +30,14 @@ class Node(Protocol[Row, Result]):
     """What the node counts itself."""
 
     def parse(self, arrays: Arrays) -> list[Row]:
-        """Tensors of one request to one row per user."""
+        """Return a row for each user of one request's tensors. Raises `InvalidInputError` if a tensor holds
+        what the contract does not allow, and `BundleMismatchError` if a node of another bundle made them."""
 
     def run(self, rows: Sequence[Row]) -> Sequence[Result]:
-        """The rows of every request of a batch, computed together, in order."""
+        """Return the results of every request of a batch, computed together, in order."""
 
     def pack(self, rows: Sequence[Result]) -> dict[str, NDArray[Any]]:
-        """The results of one request's users to output tensors."""
+        """Return the output tensors for the results of one request's users."""
 
     def close(self) -> None:
         """Release what the node holds."""
@@ -55,23 +50,37 @@ class _Failure:
     error: Exception
 
 
-class TritonNode:
-    """Serves one node inside a Python-backend process."""
+class EntryPoint:
+    """Base of `TritonPythonModel`, the class that the Python backend looks for: one node in its process. A
+    node names its class; what needs to know more of its instance overrides `make`."""
 
-    def __init__(
-        self,
-        backend: ModuleType,
-        args: Mapping[str, str],
-        make: Callable[[LoadedBundle, ServingSettings], Node[Any, Any]],
-    ) -> None:
+    node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
+
+    def make(
+        self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]
+    ) -> Node[Any, Any]:
+        """Return the node. `args` is what Triton tells an instance about itself."""
+        del args
+        return type(self).node(loaded, settings)
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle that the server's settings name."""
         settings = ServingSettings()
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
-        self._backend = backend
-        self._node = make(LoadedBundle.open(settings.bundle), settings)
-        self._watched = _Watched()
-        registries = (self._watched.registry, self._node.metrics)
-        self._export = MetricsExport(backend, model, instance, registries)
+        # Only the backend's own processes have this module.
+        self._backend = import_module("triton_python_backend_utils")
+        self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
+        registry = CollectorRegistry()
+        text = "Requests that the node answered with an error"
+        failed = Counter("unipinrec_failed_requests", text, ["reason"], registry=registry)
+        self._failed = with_series(failed, FAILURES)
+        text = "Users computed together"
+        self._rows = Histogram("unipinrec_batch_rows", text, buckets=BATCH_ROWS, registry=registry)
+        name, text = "unipinrec_stage_seconds", "Time that a batch took in the node"
+        seconds = Histogram(name, text, ["stage"], buckets=STAGE_SECONDS, registry=registry)
+        self._seconds = with_series(seconds, STAGES)
+        self._export = MetricsExport(self._backend, model, instance, (registry, self._node.metrics))
         self._export.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -90,11 +99,13 @@ class TritonNode:
             self._respond(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)
         ]
         seconds = (ready - began, computed - ready, time.perf_counter() - computed)
-        self._watched.batch(sum(len(rows) for rows in good), seconds)
+        self._rows.observe(sum(len(rows) for rows in good))
+        for stage, taken in zip(STAGES, seconds, strict=True):
+            self._seconds.labels(stage).observe(taken)
         return responses
 
-    def close(self) -> None:
-        """Release the node."""
+    def finalize(self) -> None:
+        """Release what the node holds."""
         self._export.stop()
         self._node.close()
 
@@ -123,7 +134,7 @@ class TritonNode:
     def _refuse(self, request: Any, failure: _Failure) -> Any:
         """The error that a request is answered with, counted and logged."""
         errors, error = self._backend.TritonError, failure.error
-        self._watched.failed.labels(failure.reason).inc()
+        self._failed.labels(failure.reason).inc()
         told = {"request_id": request.request_id(), "reason": failure.reason}
         if failure.reason == "internal":
             log.error("a request failed", exc_info=error, extra=told)
@@ -132,35 +143,20 @@ class TritonNode:
         return errors(str(error), errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE)
 
 
-class _Watched:
-    """What every node counts, whatever it computes."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.failed = Counter(
-            "unipinrec_failed_requests",
-            "Requests that the node answered with an error",
-            ["reason"],
-            registry=self.registry,
-        )
-        for reason in FAILURES:
-            self.failed.labels(reason)
-        self._rows = labelled_histogram(
-            self.registry, "unipinrec_batch_rows", "Users computed together", BATCH_ROWS
-        )
-        self._seconds = labelled_histogram(
-            self.registry,
-            "unipinrec_stage_seconds",
-            "Time that a batch took in the node",
-            STAGE_SECONDS,
-            stage=STAGES,
-        )
-
-    def batch(self, rows: int, seconds: Sequence[float]) -> None:
-        """One batch, and the seconds of each of its `STAGES`."""
-        self._rows.observe(rows)
-        for stage, taken in zip(STAGES, seconds, strict=True):
-            self._seconds.labels(stage).observe(taken)
+def log_as_json(node: str, instance: str, level: str) -> None:
+    """Let this process log to standard error, one JSON object a line, from `level` on; the server's log file
+    gets it."""
+    formatter = JsonFormatter(
+        "{asctime}{levelname}{name}{message}",
+        style="{",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        static_fields={"node": node, "instance": instance},
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
 
 
 def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:

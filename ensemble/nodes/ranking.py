@@ -19,8 +19,9 @@ from ensemble.kv.prefill import CachedSequence
 from ensemble.kv.prefix_cache import ScratchHistories
 from ensemble.kv.slot_storage import SlotStorage
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, check_bundle, stack, stamp_bundle, unstack_histories
-from ensemble.nodes.sizes import check_sizes
+from ensemble.nodes.checks import check_between
+from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
+from ensemble.nodes.metrics import with_series
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
 
@@ -63,24 +64,13 @@ class RankingNode:
         self.metrics = CollectorRegistry()
         self.metrics.register(self._histories)
         self.metrics.register(engine)
-        self._sources = Counter(
-            "unipinrec_kv_source",
-            "Users by where ranking had keys and values from",
-            ["source"],
-            registry=self.metrics,
-        )
-        for source in KV_SOURCES:
-            self._sources.labels(source)
+        text = "Users by where ranking had keys and values from"
+        sources = Counter("unipinrec_kv_source", text, ["source"], registry=self.metrics)
+        self._sources = with_series(sources, KV_SOURCES)
 
     def parse(self, arrays: Arrays) -> list[RankingRow]:
-        """Rows of one request.
-
-        Raises:
-            InvalidInputError: more events or candidates than a request may have, or rows of no item.
-            BundleMismatchError: another node of the graph served another bundle.
-        """
-        check_bundle(arrays, self._bundle.id)
-        check_sizes(arrays, self._bundle.manifest.model)
+        """Return a row for each user of one request. Raises what `check_between` does."""
+        check_between(arrays, self._bundle.manifest)
         rows = []
         for user, history in enumerate(unstack_histories(arrays)):
             kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
@@ -97,7 +87,7 @@ class RankingNode:
 
     @torch.inference_mode()
     def run(self, rows: Sequence[RankingRow]) -> list[Ranked]:
-        """One forward for all rows over their slots; rows whose slot is or becomes invalid are recomputed."""
+        """Return answers, from the slots by one forward; rows whose slot is or becomes invalid recompute."""
         answers = self._from_slots(rows)
         stale = [place for place in range(len(rows)) if place not in answers]
         if stale:
@@ -107,7 +97,7 @@ class RankingNode:
         return [answers[place] for place in range(len(rows))]
 
     def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
-        """The node's output tensors for one request."""
+        """Return the node's output tensors for one request."""
         return {
             "CANDIDATE_PROBS": stack([row.probability_KA for row in rows], 0),
             "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
@@ -120,20 +110,17 @@ class RankingNode:
 
     def _from_slots(self, rows: Sequence[RankingRow]) -> dict[int, Ranked]:
         """Answers by place in the batch, for the rows whose slot held before the forward and after it."""
-        pools = {place: pool for place, row in enumerate(rows) if (pool := self._pool_of(row)) is not None}
-        scored = self._score(
+        held = [(place, row, pool) for place, row in enumerate(rows) if (pool := self._pool_of(row))]
+        if not held:
+            return {}
+        scored = self._engine.score(
             [
-                _scoring(
-                    rows[place],
-                    pool.storage,
-                    CachedSequence(rows[place].handle.slot, rows[place].handle.length),
-                )
-                for place, pool in pools.items()
+                _scoring(row, pool.storage, CachedSequence(row.handle.slot, row.handle.length))
+                for _, row, pool in held
             ]
         )
         answers = {}
-        for (place, pool), probability_KA in zip(pools.items(), scored, strict=True):
-            row = rows[place]
+        for (place, row, pool), probability_KA in zip(held, scored, strict=True):
             if pool.holds(row.handle):
                 answers[place] = Ranked(probability_KA, "prefix" if row.handle.reused else "prefill")
                 pool.release(row.handle)
@@ -144,8 +131,8 @@ class RankingNode:
         chosen = [rows[place] for place in places]
         encoded = self._histories.encode([row.history for row in chosen])
         storage = self._histories.storage
-        scored = self._score(
-            [_scoring(row, storage, one.place) for row, one in zip(chosen, encoded, strict=True)]
+        scored = self._engine.score(
+            [_scoring(row, storage, history.place) for row, history in zip(chosen, encoded, strict=True)]
         )
         return {
             place: Ranked(probability_KA, "recomputed")
@@ -156,10 +143,6 @@ class RankingNode:
         pool = self._pools.find(row.handle)
         usable = pool is not None and pool.holds(row.handle) and row.handle.length == len(row.history) + 1
         return pool if usable else None
-
-    def _score(self, rows: Sequence[ScoringRow]) -> list[Floats]:
-        """Action probabilities [K, A] of every row."""
-        return self._engine.score(rows) if rows else []
 
 
 def _scoring(row: RankingRow, storage: SlotStorage, place: CachedSequence) -> ScoringRow:

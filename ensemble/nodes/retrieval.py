@@ -13,10 +13,10 @@ from ensemble.executors.engine import Engine
 from ensemble.executors.generation import Asked, Queries
 from ensemble.kv.event_chain import EventChain
 from ensemble.kv.pool import Handle, KVPool, PoolDirectory
-from ensemble.kv.prefix_cache import HistoryCache, PrefixCache, ScratchHistories
+from ensemble.kv.prefix_cache import PrefixCache, ScratchHistories
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, check_bundle, stack, stamp_bundle, unstack_histories
-from ensemble.nodes.sizes import check_sizes
+from ensemble.nodes.checks import check_between
+from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
 
@@ -46,7 +46,7 @@ class RetrievalNode:
         self._bundle = loaded
         self._engine = engine
         model = loaded.manifest.model
-        self._histories: HistoryCache
+        self._histories: PrefixCache | ScratchHistories
         if instance is None:
             self._histories = ScratchHistories(engine.encode, engine.private())
         else:
@@ -65,14 +65,8 @@ class RetrievalNode:
         self.metrics.register(engine)
 
     def parse(self, arrays: Arrays) -> list[RetrievalRow]:
-        """Rows of one request.
-
-        Raises:
-            InvalidInputError: more events than a history may have, or rows of no item.
-            BundleMismatchError: the request was assembled for another bundle.
-        """
-        check_bundle(arrays, self._bundle.id)
-        check_sizes(arrays, self._bundle.manifest.model)
+        """Return a row for each user of one request. Raises what `check_between` does."""
+        check_between(arrays, self._bundle.manifest)
         return [
             RetrievalRow(
                 history=history,
@@ -89,16 +83,15 @@ class RetrievalNode:
 
     @torch.inference_mode()
     def run(self, rows: Sequence[RetrievalRow]) -> list[Retrieved]:
-        """One forward for what is not cached of all rows; slots are complete before their handles are
-        returned."""
+        """Return queries and handles after one forward for what is not cached; slots are complete then."""
         encoded = self._histories.encode([row.history for row in rows])
         queries = self._engine.generate(
-            self._histories.storage, [row.asked for row in rows], [one.place for one in encoded]
+            self._histories.storage, [row.asked for row in rows], [history.place for history in encoded]
         )
-        return [Retrieved(made, one.handle) for made, one in zip(queries, encoded, strict=True)]
+        return [Retrieved(made, history.handle) for made, history in zip(queries, encoded, strict=True)]
 
     def pack(self, rows: Sequence[Retrieved]) -> dict[str, NDArray[Any]]:
-        """The node's output tensors for one request."""
+        """Return the node's output tensors for one request."""
         return {
             "QUERY_EMBEDDINGS": stack([row.queries.vector_QE for row in rows], 0),
             "QUERY_BUDGETS": stack([row.queries.budget_Q for row in rows], 0),

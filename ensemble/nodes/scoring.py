@@ -8,7 +8,7 @@ Shapes: K candidates, A actions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import SCORE_PADDING, Arrays, check_bundle, stack, stamp_bundle
-from ensemble.nodes.sizes import check_sizes
+from ensemble.nodes.checks import check_between
+from ensemble.nodes.contract import SCORE_PADDING, Arrays, stack, stamp_bundle
+from ensemble.nodes.metrics import with_series
 from ensemble.settings import ServingSettings
 
 UtilitySource = Literal["given", "chosen", "default"]
@@ -59,24 +60,13 @@ class ScoringNode:
         self._vocabulary = loaded.vocabulary()
         self._default_A = np.array(loaded.manifest.defaults.utility_weights, np.float32)
         self.metrics = CollectorRegistry()
-        self._sources = Counter(
-            "unipinrec_utility_source",
-            "Users by where the utility weights came from",
-            ["source"],
-            registry=self.metrics,
-        )
-        for source in ("given", "chosen", "default"):
-            self._sources.labels(source)
+        text = "Users by where the utility weights came from"
+        sources = Counter("unipinrec_utility_source", text, ["source"], registry=self.metrics)
+        self._sources = with_series(sources, get_args(UtilitySource))
 
     def parse(self, arrays: Arrays) -> list[ScoringRow]:
-        """Return a row for each user of one request.
-
-        Raises:
-            InvalidInputError: more candidates than a request may have, rows of no item, wrong weights.
-            BundleMismatchError: another node of the graph served another bundle.
-        """
-        check_bundle(arrays, self._bundle.id)
-        check_sizes(arrays, self._bundle.manifest.model)
+        """Return a row for each user of one request. Raises what `check_between` does."""
+        check_between(arrays, self._bundle.manifest)
         return [self._row(arrays, user) for user in range(len(arrays["CANDIDATE_ITEMS"]))]
 
     def run(self, rows: Sequence[ScoringRow]) -> list[Scored]:

@@ -75,13 +75,9 @@ class EmbeddedServer:
     ) -> None:
         """Read the repository; `start` starts the server.
 
-        Args:
-            model_repository: folder of the models.
-            settings: what the nodes read from their environment.
-            endpoints: addresses and ports; by default Triton's own, on loopback.
-            baseline: loads `recommend_separate` and the nodes that only it has, too.
-            profile: loads `configs/<profile>.pbtxt` of each model that has it.
-            log_path: file for the output of the server and its nodes, overwritten.
+        The nodes read `settings` from their environment. `endpoints` are by default Triton's on loopback.
+        `baseline` loads `recommend_separate` and the nodes that only it has, too; `profile` loads
+        `configs/<profile>.pbtxt` of each model that has it. `log_path` is overwritten.
         """
         self.endpoints = endpoints or Endpoints()
         self.grpc_url = self.endpoints.grpc_url
@@ -121,11 +117,8 @@ class EmbeddedServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so.
-
-        Raises:
-            ServerError: this machine misses a requirement.
-        """
+        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so. Raises
+        `ServerError` if this machine misses a requirement."""
         triton_server = Installation.find(self.settings.triton_home)
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
@@ -150,12 +143,9 @@ class EmbeddedServer:
     def wait_until_serving(
         self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Return True as soon as `canary` is answered, False as soon as `cancelled` says so.
-
-        Raises:
-            ServerError: the process ended, or `timeout_s` seconds went by without an answer, by default the
-                settings' `load_timeout_s`.
-        """
+        """Return True as soon as `canary` is answered, False as soon as `cancelled` says so. Raises
+        `ServerError` if the process ended, or `timeout_s` seconds went by without an answer, by default the
+        settings' `load_timeout_s`."""
         timeout_s = self.settings.load_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         with self.client() as client:
@@ -180,9 +170,7 @@ class EmbeddedServer:
 
     def check_running(self) -> None:
         """Raises `ServerError` with the last errors of the log when the process has ended.
-
-        `ServerKilledError`, its subclass, is raised when a signal ended it.
-        """
+        `ServerKilledError`, its subclass, is raised when a signal ended it."""
         ending = _ending(self.pid)
         if ending is None:
             return
@@ -193,9 +181,7 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End the server once requests in flight are answered, and remove what it left in shared memory.
-
-        Takes at most the settings' `exit_timeout_s` for the requests and 5 s more.
-        """
+        Takes at most the settings' `exit_timeout_s` for the requests and 5 s more."""
         if self._process is not None:
             if not _ending(self.pid):
                 # A server that does not answer, as one that loads, has nothing in flight or is beyond help.
@@ -213,10 +199,8 @@ class EmbeddedServer:
         return triton.InferenceServerClient(self.grpc_url, channel_args=CHANNEL_ARGUMENTS)
 
     def _drain(self, timeout_s: float) -> None:
-        """Unload the ensembles, which refuses new requests, and wait until those under way are answered.
-
-        At its own stop Triton refuses the further steps of ensembles under way, so their requests would fail.
-        """
+        """Unload the ensembles, which refuses new requests, and wait until those under way are answered. At
+        its own stop Triton refuses the further steps of ensembles under way, so their requests would fail."""
         asked = {"headers": self.admin_headers, "client_timeout": timeout_s}
         deadline = time.monotonic() + timeout_s
         with self.client() as client:

@@ -43,10 +43,8 @@ class Installation:
 
     @classmethod
     def find(cls, home: Path | None, wheel: str = WHEEL) -> Self:
-        """Return the server in the folder `home`, or that of the installed wheel where `home` is None.
-
-        Raises:
-            ServerError: the machine misses a requirement, or the server is not there or runs another Python.
+        """Return the server in the folder `home`, or that of the installed wheel where `home` is None. Raises
+        `ServerError` if the machine misses a requirement, or the server is not there or runs another Python.
         """
         check_host()
         libpython = find_libpython()
@@ -108,9 +106,7 @@ def check_host(*, glibc: str | None = None, python: str = PYTHON, numpy: str = n
 
 def make_backends(server: Path, folder: Path, python: str = PYTHON) -> Path:
     """Return the folder of backends in `folder`, made once out of the wheel's `server` for one Python.
-
-    Several launchers may make it at once: it appears whole, by a rename.
-    """
+    Several launchers may make it at once: it appears whole, by a rename."""
     ready = folder / "backends"
     if ready.is_dir():
         return ready
@@ -131,11 +127,8 @@ def make_backends(server: Path, folder: Path, python: str = PYTHON) -> Path:
 
 
 def find_libpython(folders: Iterable[Path] | None = None, python: str = PYTHON) -> Path:
-    """Return the shared library of the interpreter, by default out of where this one's may be.
-
-    Raises:
-        ServerError: no folder has it, as when Python was built without shared libraries.
-    """
+    """Return the shared library of the interpreter, by default out of where this one's may be. Raises
+    `ServerError` if no folder has it, as when Python was built without shared libraries."""
     if folders is None:
         configured = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
         multiarch = sysconfig.get_config_var("MULTIARCH") or ""

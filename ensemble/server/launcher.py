@@ -5,7 +5,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,10 @@ import numpy as np
 import tritonclient.grpc as triton
 from rich.console import Console
 
-from ensemble.graph import MODEL_REPOSITORY
+from ensemble.gpu_presence import require_gpu
+from ensemble.graph import MODEL_REPOSITORY, read_config
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.profiles import check_profile
-from ensemble.server.restarts import Restarts
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
@@ -30,6 +29,8 @@ from ensemble.stores.stores import open_histories
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 UNKNOWN_USER = "42"
+RESTART_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
+RESTART_WINDOW_S = 300.0
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -58,6 +59,30 @@ class UserCanary:
                 raise error
 
 
+class Restarts:
+    """Grants a bounded number of restarts within a window of time.
+
+    The first comes at once, for the sake of those who wait. Later ones wait longer, and one too many is not
+    granted: requests that kill the server must not keep a machine busy with starts.
+    """
+
+    def __init__(self, pauses_s: Sequence[float] = RESTART_PAUSES_S) -> None:
+        """`pauses_s` are the seconds before each restart in `RESTART_WINDOW_S`, as many as are granted."""
+        self._pauses_s = pauses_s
+        self._granted: list[float] = []
+
+    def __str__(self) -> str:
+        return f"{len(self._pauses_s)} in {RESTART_WINDOW_S:g} s"
+
+    def grant(self, now: float) -> float | None:
+        """Return the seconds to pause before a restart wanted at `now` (s), None if it is one too many."""
+        self._granted = [then for then in self._granted if now - then < RESTART_WINDOW_S]
+        if len(self._granted) == len(self._pauses_s):
+            return None
+        self._granted.append(now)
+        return self._pauses_s[len(self._granted) - 1]
+
+
 @dataclass(slots=True)
 class Stop:
     """Whether somebody wants the launcher to stop."""
@@ -84,9 +109,8 @@ def serve(
     node that is loaded again loads the bundle of the others. A server that has served and is killed by a
     signal, as one request can do to Triton 2.51, is started again, as often as `restarts` grant.
 
-    Raises:
-        ServerError: the server cannot start, or it has stopped by itself. One line with a remedy.
-        NoGpuError: the profile asks for a GPU, and there is none.
+    Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, and
+    `NoGpuError` if the profile asks for a GPU and there is none.
     """
     check_bundle(settings.bundle)
     example = example_user(settings.histories)
@@ -120,10 +144,8 @@ def serve(
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Note Ctrl-C, SIGTERM and a closed terminal, so that a stop runs to its end and in order.
-
-    Signals that were ignored before, as under `nohup`, stay ignored. Only the main thread may use it.
-    """
+    """Note Ctrl-C, SIGTERM and a closed terminal, so that a stop runs to its end and in order. Signals that
+    were ignored before, as under `nohup`, stay ignored. Only the main thread may use it."""
     stop = Stop()
 
     def note(*_: object) -> None:
@@ -194,10 +216,7 @@ def default_canaries(server: EmbeddedServer) -> list[Canary]:
 
 def example_user(histories: Path) -> str:
     """Return the first user of a store, to show in examples; `42` where there is no store or nobody in it.
-
-    Raises:
-        ServerError: what is at `histories` is no store.
-    """
+    Raises `ServerError` if what is at `histories` is no store."""
     try:
         store = open_histories(histories)
     except StoreError as error:
@@ -215,3 +234,19 @@ def check_bundle(bundle: Path) -> None:
         raise ServerError(
             f"--bundle is {bundle}, which has no manifest.json; make one: `make demo` or `unipinrec export`"
         )
+
+
+def check_profile(profile: str | None, model_repository: Path) -> None:
+    """Refuse a profile, `configs/<profile>.pbtxt` of models, that cannot be served here. Raises `ServerError`
+    if no model has it, where Triton itself would silently use the default, and `NoGpuError` if it asks for a
+    GPU and there is none."""
+    if profile is None:
+        return
+    profiles = sorted({path.stem for path in model_repository.glob("*/configs/*.pbtxt")})
+    if profile not in profiles:
+        raise ServerError(
+            f"--profile is {profile}; allowed: {', '.join(profiles) or 'none in this repository'}"
+        )
+    configs = [read_config(path) for path in model_repository.glob(f"*/configs/{profile}.pbtxt")]
+    if any(group.kind == group.KIND_GPU for config in configs for group in config.instance_group):
+        require_gpu(f"--profile is {profile}", ", or no --profile")

@@ -131,10 +131,8 @@ class Watchdog:
 
 
 def dead_models(failures: Sequence[str], models: Iterable[str]) -> list[str]:
-    """Return those of `models` that the failures name as having a dead process.
-
-    Triton names the instance, as `ranking_0_1`: the longest model name that starts it is the model.
-    """
+    """Return those of `models` that the failures name as having a dead process. Triton names the instance, as
+    `ranking_0_1`: the longest model name that starts it is the model."""
     instances = {match["instance"] for failure in failures for match in DEAD_NODE.finditer(failure)}
     owners = [[model for model in models if instance.startswith(f"{model}_")] for instance in instances]
     return sorted({max(candidates, key=len) for candidates in owners if candidates})

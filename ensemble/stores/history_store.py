@@ -65,21 +65,16 @@ class HistoryStore(Protocol):
         """Append to many users in one step, of which all is kept or nothing."""
 
     def replace_all(self, histories: Callable[[], Iterable[tuple[bytes, Events]]]) -> Written:
-        """Store these histories in place of all that there are, in one step.
-
-        `histories` may be called again, where the store turns out too small half-way.
-        """
+        """Store these histories in place of all that there are, in one step. `histories` may be called again,
+        where the store turns out too small half-way."""
 
     def close(self) -> None:
         """Release the store."""
 
 
 def check_events(user_id: bytes, events: Events) -> Events:
-    """Return the events in dtype `EVENT`; integers of any width will do.
-
-    Raises:
-        InvalidEventsError: the user id is empty or too long, a value is out of range, or times do not ascend.
-    """
+    """Return the events in dtype `EVENT`; integers of any width will do. Raises `InvalidEventsError` if the
+    user id is empty or too long, a value is out of range, or times do not ascend."""
     if not 0 < len(user_id) <= LONGEST_USER_ID:
         raise InvalidEventsError(
             f"user_id {user_id.decode(errors='replace')!r} has {len(user_id)} bytes; "

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import lmdb
@@ -33,11 +32,8 @@ class LmdbHistoryStore:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        """Open the folder to read, or else to write too, which makes it where there is none.
-
-        Raises:
-            StoreError: something else is there, or the folder cannot be opened or not be written to.
-        """
+        """Open the folder to read, or else to write too, which makes it where there is none. Raises
+        `StoreError` if something else is there, or the folder cannot be opened or not be written to."""
         self._path = path
         _check_folder(path, writable)
         with self._failing():
@@ -95,9 +91,7 @@ class LmdbHistoryStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _read(self, look: Callable[[lmdb.Transaction], Found]) -> Found:

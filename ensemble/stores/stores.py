@@ -7,9 +7,6 @@ from ensemble.stores.lmdb_store import LmdbHistoryStore
 
 
 def open_histories(path: Path) -> HistoryStore | None:
-    """Return the store at `path` to read from, or None where nothing is there.
-
-    Raises:
-        StoreError: something else is there, or it cannot be opened.
-    """
+    """Return the store at `path` to read from, or None where nothing is there. Raises `StoreError` if
+    something else is there, or it cannot be opened."""
     return LmdbHistoryStore(path) if path.exists() else None

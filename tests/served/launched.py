@@ -66,8 +66,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import serve
-from ensemble.server.restarts import Restarts
+from ensemble.server.launcher import Restarts, serve
 from ensemble.server.server_error import ServerError
 from ensemble.settings import ServingSettings
 

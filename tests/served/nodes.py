@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ from ensemble.graph import MODEL_REPOSITORY, Tensors, call_server, ensembles_in
 from ensemble.nodes.metrics import EXPORT_S
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
+from tests.support.node_inputs import inputs_of as inputs_of_node
 
 RECOMMEND = ensembles_in(MODEL_REPOSITORY)["recommend"]
 NODES = tuple(step.node for step in RECOMMEND.steps)
@@ -67,7 +69,7 @@ def answer_by_steps(
 
 def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:
     """Return the inputs of `ranking`, after the nodes before it have run."""
-    return RECOMMEND.inputs_of("ranking", request, lambda node, inputs: call(server, node, inputs))
+    return inputs_of_node(RECOMMEND, "ranking", dict(request), partial(call, server))
 
 
 def kill(processes: Iterable[int]) -> None:

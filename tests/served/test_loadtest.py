@@ -12,6 +12,7 @@ from commands.app import app
 from commands.load_target import limit_of, write_traffic
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ServingSettings
+from loadtest.generator import WindowPlan
 from loadtest.generators import Generators
 from loadtest.measures import Measured
 from loadtest.outcomes import read_outcomes
@@ -125,11 +126,11 @@ def _while_paused(
     settings = ServingSettings(bundle=exported.bundle, histories=exported.histories)
     write_traffic(traffic, settings, dataset=None)
     plan = LoadPlan(url=relay.url, traffic=str(traffic), limit=limit_of(exported.bundle))
-    with Generators(plan, folder) as generators:
-        windows = Windows(plan, generators, ServerWatch({}), folder)
-        windows.run(Arrivals.CLOSED, 1, seconds=0.5, warm_up_s=0)
+    with Generators(1, folder) as generators:
+        windows = Windows(generators, ServerWatch({}))
+        windows.run(plan, WindowPlan(arrivals=Arrivals.CLOSED, level=1, seconds=0.5))
         with relay.stalled(after_s=2.0, for_s=PAUSE_S):
-            return windows.run(arrivals, level, seconds=6, warm_up_s=0).measured
+            return windows.run(plan, WindowPlan(arrivals=arrivals, level=level, seconds=6)).measured
 
 
 def test_capacity_is_one_of_the_rates_tried_and_a_share_of_the_closed_loop(

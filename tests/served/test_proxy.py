@@ -17,9 +17,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from unipinrec_client import GrpcClient, HttpClient, RecommendRequest
 from unipinrec_client.routing import routing_key
 
-from benchmarks.fleet import REPLICAS, Fleet
-from benchmarks.proxy import Proxy
-from benchmarks.scale import CALLERS_A_PROTOCOL, ask_all, connect, homes, kill_and_return, logged
+from containers.failover import CALLERS_A_PROTOCOL, ask_all, connect, homes, kill_and_return, logged
+from containers.fleet import REPLICAS, Fleet
+from containers.proxy import Proxy
 from ensemble.settings import ServingSettings
 from tests.conftest import USERS, Exported
 from tests.served.exchange import exchange

@@ -22,6 +22,7 @@ from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, USERS, Exported
 from tests.support.answers import PROMISED, Answer, offline_answers
+from tests.support.node_inputs import inputs_of
 from unipinrec.data.history import History
 from unipinrec.models.unified.offline import OfflineRequest
 
@@ -62,7 +63,7 @@ class Chain:
     def before(self, node: str, request: Tensors) -> Tensors:
         """All tensors that a node reads, made by the nodes before it."""
         nodes = {"history": self.history, "retrieval": self.retrieval, "ann": self.ann}
-        return RECOMMEND.inputs_of(node, request, call_in_process(nodes))
+        return inputs_of(RECOMMEND, node, request, call_in_process(nodes))
 
     def before_ranking(self, request: Tensors) -> Tensors:
         """The inputs of `ranking`, and beside them what `scoring` takes from the request and other nodes."""
@@ -74,7 +75,7 @@ class Chain:
             made.update(outputs)
             return outputs
 
-        inputs = RECOMMEND.inputs_of("ranking", request, call)
+        inputs = inputs_of(RECOMMEND, "ranking", request, call)
         given = {name: request[name] for name in ("UTILITY_WEIGHTS",) if name in request}
         return {
             **inputs,
@@ -173,7 +174,7 @@ def sources(answers: Tensors) -> list[str]:
 @contextmanager
 def on_entry(ranking: RankingNode, act: Callable[[], None]) -> Iterator[None]:
     """Run `act` between ranking's check of the slots and its first forward over them."""
-    score, pending = ranking._score, [act]
+    score, pending = ranking._engine.score, [act]
 
     def score_after(rows: Sequence[ScoringRow]) -> list[NDArray[np.float32]]:
         if pending:
@@ -181,7 +182,7 @@ def on_entry(ranking: RankingNode, act: Callable[[], None]) -> Iterator[None]:
         return score(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_score", score_after)
+        patch.setattr(ranking._engine, "score", score_after)
         yield
 
 

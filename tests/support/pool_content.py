@@ -80,7 +80,7 @@ def slot_content(storage: SlotStorage, slot: int, length: int) -> Tensor:
 def _device_slot(storage: SlotStorage, slot: int) -> Tensor:
     assert isinstance(storage, DeviceStorage)
     begin = storage.map.begin(slot)
-    return storage.values_L2HPD[:, :, :, begin : begin + storage.map.room]
+    return storage.values_L2HPD[:, :, :, begin : begin + storage.map.slot_size]
 
 
 def mapped(folder: Path, handle: Handle, memory: PoolMemory) -> MappedPool:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.proxy import find_tool
+from containers.proxy import find_tool
 
 REQUIRE_TOOLS = "UNIPINREC_REQUIRE_TOOLS"
 

@@ -22,12 +22,8 @@ RECOMPILES = 256
 
 
 def cuda_engine(loaded: LoadedBundle, settings: ServingSettings, index: int) -> GpuEngine:
-    """Return the engine of one GPU.
-
-    Raises:
-        NoGpuError: there is none.
-        ValueError: it lacks what the precision needs.
-    """
+    """Return the engine of one GPU. Raises `NoGpuError` if there is none, and `ValueError` if it lacks what
+    the precision needs."""
     require_gpu(f"instance_group names GPU {index}", ", or no --profile")
     return GpuEngine(loaded, *set_up_gpu(settings, index))
 

@@ -4,19 +4,17 @@ Shapes: B rows, N new positions of a row, C hidden width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ensemble.executors.cuda.buckets import Bucket, Buckets, history_sizes
-from ensemble.executors.cuda.calls import Calls
+from ensemble.executors.cuda.calls import Bucket, history_sizes
 from ensemble.executors.cuda.parts import Parts
-from ensemble.executors.cuda.staging import Field, Packing
-from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.cuda.static_call import Field, StaticCall
 from ensemble.executors.engine import EVENT_FIELDS, event_columns
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
 from ensemble.kv.prefill import Prefill
-from unipinrec.models.common.slotted import SlottedTrunk
 
 
 class SlotEncoder:
@@ -25,14 +23,8 @@ class SlotEncoder:
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
         self.padding = 0
-        """Padding positions computed so far."""
-        encode = _Encode(parts, storage)
         sizes = history_sizes(parts.model.config.max_positions)
-
-        def make(bucket: Bucket) -> StaticCall:
-            return StaticCall(encode, _packing(bucket, storage.map), parts.device)
-
-        self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
+        self._calls = parts.calls(_Encode(parts, storage), sizes, partial(_fields, storage.map))
 
     def __call__(self, histories: Sequence[Prefill]) -> None:
         """Launch what fills all slots; nothing waits until it is done."""
@@ -59,15 +51,11 @@ class SlotEncoder:
 
 
 class _Encode:
-    """Encodes the new events of a batch on the device."""
-
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._items = parts.items
         self._tokens = parts.compiled(parts.model.tokenizer.packed)
         self._hidden_RC = storage.hidden_RC
-        self._slotted = SlottedTrunk(
-            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
-        )
+        self._slotted = parts.slotted(storage)
 
     def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Return hidden states [B, C], which also stand beside the slots."""
@@ -89,11 +77,11 @@ class _Encode:
         return hidden_BC
 
 
-def _packing(bucket: Bucket, where: PositionMap) -> Packing:
+def _fields(where: PositionMap, bucket: Bucket) -> dict[str, Field]:
     batch, shape = (bucket.batch,), (bucket.batch, bucket.size)
     fields = {name: Field(shape) for name in EVENT_FIELDS}
     fields["begin"] = Field(batch, blank=where.null_block)
     fields["cached"] = Field(batch)
     fields["count"] = Field(batch, blank=1)
     fields["slot"] = Field(batch, blank=where.rows - 1)
-    return Packing(fields)
+    return fields

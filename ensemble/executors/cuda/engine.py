@@ -11,8 +11,7 @@ import torch
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from ensemble.arrays import Floats
-from ensemble.executors.cuda.buckets import BATCHES
-from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.calls import BATCHES, Launches
 from ensemble.executors.cuda.encoder import SlotEncoder
 from ensemble.executors.cuda.generator import SlotGenerator
 from ensemble.executors.cuda.item_table import ItemPrecision, ItemTable
@@ -80,7 +79,7 @@ class GpuEngine:
 
     def create(self, base: Path, layout: SlotLayout) -> DeviceStorage:
         """Return zeroed device memory for a pool, whose descriptor lies beside `base`."""
-        return DeviceStorage.create(base.parent, layout, self._spare, self._allocator)
+        return DeviceStorage.create(base.parent, layout, self._parts.batches[-1], self._allocator)
 
     def open(self, folder: Path, fields: Mapping[str, Any]) -> DeviceStorage:
         """Return the device memory that another process described in `fields`."""
@@ -97,7 +96,7 @@ class GpuEngine:
 
     def private(self) -> DeviceStorage:
         """Return a storage of spare slots alone, in device memory."""
-        return DeviceStorage.private(self.layout(0), self._spare, self._allocator)
+        return DeviceStorage.private(self.layout(0), self._parts.batches[-1], self._allocator)
 
     @torch.inference_mode()
     def prepare(self, storage: DeviceStorage, uses: Sequence[Use]) -> None:
@@ -130,10 +129,6 @@ class GpuEngine:
         yield GaugeMetricFamily(
             "unipinrec_item_table_bytes", "Device memory of the item vectors", self._parts.items.bytes
         )
-
-    @property
-    def _spare(self) -> int:
-        return self._parts.batches[-1]
 
     def _encoder(self, storage: DeviceStorage) -> SlotEncoder:
         return self._once("encode", storage, lambda: SlotEncoder(self._parts, storage))

@@ -5,43 +5,34 @@ C hidden width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ensemble.arrays import Floats
-from ensemble.executors.cuda.buckets import Bucket, Buckets
-from ensemble.executors.cuda.calls import Calls
+from ensemble.executors.cuda.calls import Bucket
 from ensemble.executors.cuda.parts import Parts
-from ensemble.executors.cuda.staging import Field, Packing
-from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.cuda.static_call import Field, StaticCall
 from ensemble.executors.generation import Asked
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
 from ensemble.kv.prefill import CachedSequence
 from unipinrec.models.common.slot_attention import BLOCK
-from unipinrec.models.common.slotted import SlottedTrunk
 from unipinrec.models.unified.queries import QueryPlan
 
 
 class SlotGenerator:
-    """Generates behind slots of one storage. What is fed back stands in scratch blocks, never in a slot.
-
-    The first query of a step is the one to feed back. Nothing returns to the host between steps.
-    """
+    """Generates behind slots of one storage. What is fed back stands in scratch blocks, never in a slot. The
+    first query of a step is the one to feed back. Nothing returns to the host between steps."""
 
     def __init__(self, parts: Parts, storage: DeviceStorage, steps: int) -> None:
         """`steps` is the most that a request may take."""
         config = parts.model.config
         queries = config.num_actions * len(config.time_offsets_s) + 1
         self._map = storage.map
-        generate = _Generate(parts, storage)
-
-        def make(bucket: Bucket) -> StaticCall:
-            packing = _packing((bucket.batch, bucket.size, queries), storage.map)
-            return StaticCall(generate, packing, parts.device)
-
-        self._calls = Calls(Buckets([steps], parts.batches), make, parts.launches)
+        fields = partial(_fields, storage.map, queries)
+        self._calls = parts.calls(_Generate(parts, storage), [steps], fields)
 
     def __call__(
         self, plans: Sequence[QueryPlan], asked: Sequence[Asked], places: Sequence[CachedSequence]
@@ -77,16 +68,12 @@ class SlotGenerator:
 
 
 class _Generate:
-    """Generates all steps of a batch on the device."""
-
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
         self._hidden_RC = storage.hidden_RC
         self._tokens = parts.compiled(parts.model.tokenizer.packed)
         self._head = parts.compiled(parts.model.retrieval_head)
-        self._slotted = SlottedTrunk(
-            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
-        )
+        self._slotted = parts.slotted(storage)
 
     def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Return query embeddings [B, S, M, E] in float32."""
@@ -123,20 +110,18 @@ class _Generate:
         return self._slotted.generated(token_BC[:, None], fields["begin"], length_B, scratch_B, step_B)
 
 
-def _packing(queries: tuple[int, int, int], where: PositionMap) -> Packing:
-    batch = (queries[0],)
-    return Packing(
-        {
-            "outcome": Field(queries),
-            "offset": Field(queries),
-            "slot": Field(batch, blank=where.rows - 1),
-            "begin": Field(batch, blank=where.null_block),
-            "length": Field(batch, blank=1),
-            "time": Field(batch),
-            "previous": Field(batch),
-            "surface": Field(batch),
-        }
-    )
+def _fields(where: PositionMap, queries: int, bucket: Bucket) -> dict[str, Field]:
+    batch, shape = (bucket.batch,), (bucket.batch, bucket.size, queries)
+    return {
+        "outcome": Field(shape),
+        "offset": Field(shape),
+        "slot": Field(batch, blank=where.rows - 1),
+        "begin": Field(batch, blank=where.null_block),
+        "length": Field(batch, blank=1),
+        "time": Field(batch),
+        "previous": Field(batch),
+        "surface": Field(batch),
+    }
 
 
 def _columns(plan: QueryPlan) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

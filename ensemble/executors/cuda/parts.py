@@ -1,13 +1,15 @@
 """What all functions of one process on a device share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ensemble.executors.cuda.calls import Launches
+from ensemble.executors.cuda.calls import Bucket, Buckets, Calls, Launches
 from ensemble.executors.cuda.item_table import ItemTable
-from unipinrec.models.common.slotted import Compile
+from ensemble.executors.cuda.static_call import Field, Function, Packing, StaticCall
+from ensemble.kv.cuda.device_storage import DeviceStorage
+from unipinrec.models.common.slotted import Compile, SlottedTrunk
 from unipinrec.models.unified.served import ServedModel
 
 
@@ -22,4 +24,17 @@ class Parts:
     launches: Launches
     compiled: Compile
     batches: Sequence[int]
-    """Rows that batches are padded to; the last is the most that a batch has."""
+
+    def slotted(self, storage: DeviceStorage) -> SlottedTrunk:
+        """Return the model's trunk over the slots of a storage."""
+        return SlottedTrunk(self.model.trunk, storage.values_L2HPD, storage.map.slot_size, self.compiled)
+
+    def calls(
+        self, function: Function, sizes: Sequence[int], fields: Callable[[Bucket], Mapping[str, Field]]
+    ) -> Calls:
+        """Return the calls of a function for rows of these sizes; `fields` are those of a shape."""
+
+        def make(bucket: Bucket) -> StaticCall:
+            return StaticCall(function, Packing(fields(bucket)), self.device)
+
+        return Calls(Buckets(sizes, self.batches), make, self.launches)

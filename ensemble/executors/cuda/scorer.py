@@ -4,19 +4,17 @@ Shapes: B rows, K candidates, A actions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ensemble.arrays import Floats
-from ensemble.executors.cuda.buckets import Bucket, Buckets, candidate_sizes
-from ensemble.executors.cuda.calls import Calls
+from ensemble.executors.cuda.calls import Bucket, candidate_sizes
 from ensemble.executors.cuda.parts import Parts
-from ensemble.executors.cuda.staging import Field, Packing
-from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.cuda.static_call import Field, StaticCall
 from ensemble.executors.engine import ScoringRow
 from ensemble.kv.cuda.device_storage import DeviceStorage, PositionMap
-from unipinrec.models.common.slotted import SlottedTrunk
 
 
 class CandidateScorer:
@@ -24,13 +22,8 @@ class CandidateScorer:
 
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._map = storage.map
-        score = _Score(parts, storage)
         sizes = candidate_sizes(parts.model.config.max_candidates)
-
-        def make(bucket: Bucket) -> StaticCall:
-            return StaticCall(score, _packing(bucket, storage.map), parts.device)
-
-        self._calls = Calls(Buckets(sizes, parts.batches), make, parts.launches)
+        self._calls = parts.calls(_Score(parts, storage), sizes, partial(_fields, storage.map))
 
     def __call__(self, rows: Sequence[ScoringRow]) -> list[Floats]:
         """Return the action probabilities [K, A] of every row, once the device is done."""
@@ -57,15 +50,11 @@ class CandidateScorer:
 
 
 class _Score:
-    """Scores the candidates of a batch on the device."""
-
     def __init__(self, parts: Parts, storage: DeviceStorage) -> None:
         self._items = parts.items
         self._tokens = parts.compiled(parts.model.tokenizer.candidates)
         self._head = parts.compiled(parts.model.ranking_head)
-        self._slotted = SlottedTrunk(
-            parts.model.trunk, storage.values_L2HPD, storage.map.room, parts.compiled
-        )
+        self._slotted = parts.slotted(storage)
 
     def __call__(self, fields: Mapping[str, Tensor]) -> Tensor:
         """Return probabilities [B, K, A] in float32."""
@@ -74,14 +63,12 @@ class _Score:
         return torch.sigmoid(self._head(hidden_BKC).float())
 
 
-def _packing(bucket: Bucket, where: PositionMap) -> Packing:
+def _fields(where: PositionMap, bucket: Bucket) -> dict[str, Field]:
     batch = (bucket.batch,)
-    return Packing(
-        {
-            "item": Field((bucket.batch, bucket.size)),
-            "begin": Field(batch, blank=where.null_block),
-            "length": Field(batch, blank=1),
-            "time": Field(batch),
-            "surface": Field(batch),
-        }
-    )
+    return {
+        "item": Field((bucket.batch, bucket.size)),
+        "begin": Field(batch, blank=where.null_block),
+        "length": Field(batch, blank=1),
+        "time": Field(batch),
+        "surface": Field(batch),
+    }

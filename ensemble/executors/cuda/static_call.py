@@ -3,17 +3,19 @@
 Shapes: W words of a whole batch.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensemble.executors.cuda.staging import Packing
 from ensemble.kv.cuda.device_memory import without_releases
+
+Words = TypeVar("Words", bound=Any)
 
 Function = Callable[[Mapping[str, Tensor]], Tensor]
 """Fields of a batch on the device to what is computed of them, always of the same shape."""
@@ -31,10 +33,36 @@ class Capture:
     stream: torch.cuda.Stream
     """One for all: libraries keep memory for each stream that they have met."""
 
-    @classmethod
-    def on(cls, device: torch.device) -> "Capture":
-        """Return a memory pool and a stream of a GPU."""
-        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One tensor of integers, a row for each row of the batch."""
+
+    shape: tuple[int, ...]
+    blank: int = 0
+    """What the rows hold that nobody asked for."""
+
+
+class Packing:
+    """Everything a batch brings, as one row of integers that crosses to the device in one copy."""
+
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self._fields = fields
+        self.words = sum(math.prod(field.shape) for field in fields.values())
+
+    def views(self, words_W: Words) -> dict[str, Words]:
+        """Return each field as a view of an array or tensor [W]."""
+        views, begin = {}, 0
+        for name, field in self._fields.items():
+            end = begin + math.prod(field.shape)
+            views[name] = words_W[begin:end].reshape(field.shape)
+            begin = end
+        return views
+
+    def clear(self, views: Mapping[str, NDArray[np.int64]]) -> None:
+        """Make all rows blank."""
+        for name, field in self._fields.items():
+            views[name][...] = field.blank
 
 
 class StaticCall:

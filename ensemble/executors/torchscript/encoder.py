@@ -32,17 +32,14 @@ class Tokens:
 
 
 class HistoryEncoder:
-    """The encoder graph with the item vectors that it reads.
-
-    Positions stand one after another without padding between requests; only their sum is rounded up.
-    """
+    """The encoder graph with the item vectors that it reads. Positions stand one after another without
+    padding between requests; only their sum is rounded up."""
 
     def __init__(self, graph: Callable[..., Tensor], vector_VE: Floats) -> None:
         """`graph` is called as `EncoderGraph`; `vector_VE` has a row for each item."""
         self._graph = graph
         self._vector_VE = torch.from_numpy(vector_VE)
         self.padding = 0
-        """Padding positions computed so far."""
 
     def __call__(self, storage: SharedMemoryStorage, histories: Sequence[Prefill]) -> None:
         """Fill the slots: keys, values, and the hidden state after each history's last event."""

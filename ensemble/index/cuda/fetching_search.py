@@ -35,10 +35,8 @@ class FetchingSearch:
 
 
 def keep_first(item_row_QF: Int64s, left_out_X: Int64s, count: int) -> Int64s:
-    """Return the first `count` of every row that are items and not left out, in their order.
-
-    `PADDING` fills rows that have fewer; [Q, K] with K the smaller of `count` and F.
-    """
+    """Return the first `count` of every row that are items and not left out, in their order. `PADDING` fills
+    rows that have fewer; [Q, K] with K the smaller of `count` and F."""
     kept_QF = (item_row_QF >= 0) & ~np.isin(item_row_QF, left_out_X)
     first_QK = np.argsort(~kept_QF, axis=1, kind="stable")[:, :count]
     return np.where(

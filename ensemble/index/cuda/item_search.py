@@ -76,11 +76,8 @@ class GpuIndex:
 
 
 def require_gpu(name: str) -> None:
-    """Refuse the value `cuda` of the setting or option `name` where FAISS has no GPU.
-
-    Raises:
-        NoGpuError: FAISS is built for CPU only, or finds no GPU.
-    """
+    """Refuse the value `cuda` of the setting or option `name` where FAISS has no GPU. Raises `NoGpuError` if
+    FAISS is built for CPU only, or finds no GPU."""
     # FAISS built for CPU has get_num_gpus too, and says 0.
     if not hasattr(faiss, "StandardGpuResources"):
         raise NoGpuError(
@@ -99,10 +96,8 @@ def has_cagra() -> bool:
 def search_on_gpu(search: ItemSearch, vector_VE: Floats) -> FetchingSearch:
     """Return the same search on the GPU; what reaches further stays with `search`, in host memory.
 
-    `vector_VE` are the item vectors that `search` was built from.
-
-    Raises:
-        NoGpuError: there is no GPU, or `hnsw` meets a FAISS without cuVS.
+    `vector_VE` are the item vectors that `search` was built from. Raises `NoGpuError` if there is no GPU, or
+    `hnsw` meets a FAISS without cuVS.
     """
     require_gpu(f"{ENV_PREFIX}ANN_DEVICE")
     on_gpu = move_to_gpu(search.index, vector_VE)
@@ -115,10 +110,7 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
     - `flat` and `sq8` become exact search over the item vectors: coarser ones would save memory alone.
     - `ivf_hnsw` keeps its lists; their centroids are all compared.
     - `hnsw` becomes CAGRA (Ootomo et al., arXiv 2308.15136) over as many vectors as differ, since FAISS moves
-      no HNSW graph; up to `CAGRA_FROM` of them, exact search.
-
-    Raises:
-        NoGpuError: `hnsw` meets a FAISS without cuVS.
+      no HNSW graph; up to `CAGRA_FROM` of them, exact search. Raises `NoGpuError` without cuVS in FAISS.
     """
     if isinstance(index, faiss.IndexIVFFlat):
         return GpuIndex(
@@ -141,10 +133,8 @@ def move_to_gpu(index: Any, vector_VE: Floats) -> GpuIndex:
 
 
 def with_flat_centroids(index: Any) -> Any:
-    """Return an IVF index in host memory that shares the lists of `index` and compares all centroids.
-
-    `index` must outlive it.
-    """
+    """Return an IVF index in host memory that shares the lists of `index` and compares all centroids. `index`
+    must outlive it."""
     flat = faiss.IndexIVFFlat(
         _flat(index.quantizer.reconstruct_n(0, index.nlist)), index.d, index.nlist, faiss.METRIC_INNER_PRODUCT
     )

@@ -37,7 +37,7 @@ class CudaAllocator:
     def allocate(self, size: int, folder: Path) -> "CudaMemory":
         """Return zeroed memory of so many bytes on the device; `folder` stays empty."""
         del folder
-        self._select()
+        _call("cudaSetDevice", self.device.index or 0)
         pointer = self._malloc(size)
         _call("cudaMemset", pointer, 0, size)
         _call("cudaDeviceSynchronize")
@@ -46,7 +46,7 @@ class CudaAllocator:
 
     def open(self, handle: str, size: int) -> "CudaMemory":
         """Return the memory behind another process's CUDA IPC handle."""
-        self._select()
+        _call("cudaSetDevice", self.device.index or 0)
         try:
             pointer = _call(
                 "cudaIpcOpenMemHandle", _from_text(handle), runtime.cudaIpcMemLazyEnablePeerAccess
@@ -58,9 +58,6 @@ class CudaAllocator:
     def synchronize(self) -> None:
         """Return when all that was launched on the device is complete."""
         torch.cuda.current_stream(self.device).synchronize()
-
-    def _select(self) -> None:
-        _call("cudaSetDevice", self.device.index or 0)
 
     def _malloc(self, size: int) -> int:
         deadline = time.monotonic() + self._wait_s
@@ -116,11 +113,7 @@ def _give_back(device: int, release: str, pointer: int) -> None:
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    """The results of one function of the runtime.
-
-    Raises:
-        CudaError: it failed.
-    """
+    """Return what a function of the runtime returns. Raises `CudaError` if it failed."""
     error, *results = getattr(runtime, name)(*arguments)
     if error != runtime.cudaError_t.cudaSuccess:
         runtime.cudaGetLastError()

@@ -27,18 +27,12 @@ class DeviceAllocator(Protocol):
     device: torch.device
 
     def allocate(self, size: int, folder: Path) -> DeviceMemory:
-        """Return zeroed memory of so many bytes. What the sharing needs in files stands in `folder`.
-
-        Raises:
-            MemoryError: the device has no room.
-        """
+        """Return zeroed memory of so many bytes. What the sharing needs in files stands in `folder`. Raises
+        `MemoryError` if the device has no room."""
 
     def open(self, handle: str, size: int) -> DeviceMemory:
-        """Return the memory behind a handle of an allocation of so many bytes.
-
-        Raises:
-            FileNotFoundError: its owner is gone.
-        """
+        """Return the memory behind a handle of an allocation of so many bytes. Raises `FileNotFoundError` if
+        its owner is gone."""
 
     def synchronize(self) -> None:
         """Return when all that was launched is complete, and so visible to other processes."""

@@ -8,7 +8,7 @@ Shapes: L layers, H heads, D head width, P positions of the memory, R rows of hi
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from ensemble.kv.cuda.device_memory import DeviceAllocator
 from ensemble.kv.slot_storage import SlotLayout, SlotStorage
 from unipinrec.models.common.slot_attention import BLOCK
 
-ALIGNMENT = 256
-"""Bytes."""
+ALIGNMENT_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class PositionMap:
     slots: int
     spare: int
     """Spare slots, and scratch blocks: the most rows of a batch."""
-    room: int
+    slot_size: int
     """Positions of a slot, a multiple of `BLOCK`."""
 
     @property
@@ -45,21 +44,18 @@ class PositionMap:
     @property
     def positions(self) -> int:
         """Return P."""
-        return (self.slots + self.spare) * self.room + (self.spare + 1) * BLOCK
+        return (self.slots + self.spare) * self.slot_size + (self.spare + 1) * BLOCK
 
     def begin(self, slot: int) -> int:
-        """Return where a slot begins; spare slots are numbered behind the others.
-
-        Raises:
-            ValueError: there is no such slot, as when a batch has more rows than there are spare slots.
-        """
+        """Return where a slot begins; spare slots are numbered behind the others. Raises `ValueError` if
+        there is no such slot, as when a batch has more rows than there are spare slots."""
         if not 0 <= slot < self.slots + self.spare:
             raise ValueError(f"slot is {slot}; allowed: 0 to {self.slots + self.spare - 1}")
-        return slot * self.room
+        return slot * self.slot_size
 
     def scratch(self, row: int) -> int:
         """Return where the scratch block of a batch's row begins."""
-        return (self.slots + self.spare) * self.room + row * BLOCK
+        return (self.slots + self.spare) * self.slot_size + row * BLOCK
 
     @property
     def null_block(self) -> int:
@@ -88,11 +84,7 @@ class DeviceStorage:
     def create(
         cls, folder: Path, layout: SlotLayout, spare: int, allocator: DeviceAllocator
     ) -> "DeviceStorage":
-        """Allocate zeroed memory.
-
-        Raises:
-            MemoryError: the device has no room for it.
-        """
+        """Allocate zeroed memory. Raises `MemoryError` if the device has no room for it."""
         memory = allocator.allocate(storage_bytes(layout, spare), folder)
         return cls(layout, spare, allocator, memory.bytes, memory.handle)
 
@@ -104,12 +96,8 @@ class DeviceStorage:
 
     @classmethod
     def open(cls, fields: Mapping[str, Any], allocator: DeviceAllocator) -> "DeviceStorage":
-        """Map what another process described.
-
-        Raises:
-            ValueError: it is on another device.
-            FileNotFoundError: its owner is gone.
-        """
+        """Map what another process described. Raises `ValueError` if it is on another device, and
+        `FileNotFoundError` if its owner is gone."""
         if fields["device"] != str(allocator.device):
             raise ValueError(f"the KV pool's device is {fields['device']!r}; allowed: '{allocator.device}'")
         layout = SlotLayout.of(fields)
@@ -128,7 +116,7 @@ class DeviceStorage:
             "device": str(self._allocator.device),
             "handle": self._handle,
             "spare": self.map.spare,
-            **self.layout.describe(),
+            **asdict(self.layout),
         }
 
     def hidden(self, slot: int) -> Tensor:
@@ -173,7 +161,7 @@ def _parts(layout: SlotLayout, where: PositionMap) -> tuple[Part, Part]:
 def _bytes(part: Part) -> int:
     """Rounded up, so that the next part begins where every kernel likes it to."""
     dtype, shape = part
-    return -(-dtype.itemsize * math.prod(shape) // ALIGNMENT) * ALIGNMENT
+    return -(-dtype.itemsize * math.prod(shape) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def _view(memory: Tensor, part: Part) -> Tensor:

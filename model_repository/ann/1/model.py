@@ -1,7 +1,7 @@
 """Finds candidates in the item index."""
 
 from ensemble.nodes.ann import AnnNode
-from ensemble.nodes.entry_point import EntryPoint
+from ensemble.nodes.node import EntryPoint
 
 
 class TritonPythonModel(EntryPoint):

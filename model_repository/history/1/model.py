@@ -1,7 +1,7 @@
 """Looks up, checks and windows histories."""
 
-from ensemble.nodes.entry_point import EntryPoint
 from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.node import EntryPoint
 
 
 class TritonPythonModel(EntryPoint):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ensemble.executors.engines import engine_of
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.entry_point import EntryPoint
+from ensemble.nodes.node import EntryPoint
 from ensemble.nodes.ranking import RankingNode
 from ensemble.settings import ServingSettings
 

@@ -1,6 +1,6 @@
 """Scores, sorts and cuts candidates."""
 
-from ensemble.nodes.entry_point import EntryPoint
+from ensemble.nodes.node import EntryPoint
 from ensemble.nodes.scoring import ScoringNode
 
 

@@ -257,7 +257,7 @@ def test_a_report_of_another_card_is_not_added_to(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
-    result = CliRunner().invoke(app, ["bench-gpu", "--only", "table"])
+    result = CliRunner().invoke(app, ["bench", "gpu", "--only", "table"])
     assert result.exit_code == NO_GPU
     assert len(result.output.strip().splitlines()) == 1
     assert "finds none" in result.output

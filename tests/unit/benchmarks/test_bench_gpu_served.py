@@ -10,12 +10,12 @@ import pytest
 import torch
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.gpu.answers import Asked, answer_check, check_answers, random_visits
+from benchmarks.gpu.answers import Asked, answer_check, check_answers, random_requests
 from benchmarks.gpu.passing import KNOWN, follow
 from benchmarks.gpu.shape import PAPER
 from benchmarks.random_bundle import RandomBundle, make_random_bundle
 from ensemble.graph import MODEL_REPOSITORY, Graph, Tensors, ensembles_in
-from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
+from unipinrec.models.unified.offline import OfflineRecommender
 
 CPU = torch.device("cpu")
 
@@ -73,18 +73,18 @@ def test_a_tensor_that_nobody_knows_counts_as_keys_and_values() -> None:
 
 def test_random_users_come_again_with_more_events(bundle: RandomBundle) -> None:
     lengths: dict[str, int] = {}
-    visits, returned, grown = list(islice(random_visits(bundle, seed=3), 3_000)), 0, 0
-    for visit, _ in visits:
-        before = lengths.get(visit.user_id, 0)
+    asked, returned, grown = list(islice(random_requests(bundle, seed=3), 3_000)), 0, 0
+    for history, _ in asked:
+        before = lengths.get(history.user_id, 0)
         returned += before > 0
-        grown += len(visit.history) > before > 0
-        assert len(visit.history) >= before
-        lengths[visit.user_id] = len(visit.history)
+        grown += len(history) > before > 0
+        assert len(history) >= before
+        lengths[history.user_id] = len(history)
     assert grown == returned > 1_000
     assert len(lengths) > 800, "no user was ever new"
     assert min(lengths.values()) < 3
     assert max(lengths.values()) > bundle.manifest.model.max_history
-    assert {wanted for _, wanted in visits} == set(range(1, bundle.num_results + 1))
+    assert {wanted for _, wanted in asked} == set(range(1, bundle.num_results + 1))
 
 
 def answered(made: RandomBundle) -> Callable[[Asked], Tensors]:
@@ -92,8 +92,8 @@ def answered(made: RandomBundle) -> Callable[[Asked], Tensors]:
     offline = OfflineRecommender(made.load_model())
 
     def send(asked: Asked) -> Tensors:
-        visit, wanted = asked
-        request = OfflineRequest(history=visit.history, request_time=visit.request_time)
+        history, wanted = asked
+        request = made.offline_request(history)
         (found,) = offline.recommend([request], wanted, made.manifest.defaults)
         return {
             "ITEM_IDS": made.item_ids[found.item_row_K][None],
@@ -118,7 +118,7 @@ def test_right_answers_pass_in_any_batch_and_others_are_found(bundle: RandomBund
         return outputs | {"ACTION_PROBS": 1 - outputs["ACTION_PROBS"]} if place == 9 else outputs
 
     check = answer_check(bundle, CPU)
-    found = check_answers(send, random_visits(bundle, seed=5), check, 12, lambda _: None)
+    found = check_answers(send, random_requests(bundle, seed=5), check, 12, lambda _: None)
     assert (found["requests"], found["failed"], found["kv_source"]) == (
         12,
         {"UNAVAILABLE": 1},
@@ -126,6 +126,6 @@ def test_right_answers_pass_in_any_batch_and_others_are_found(bundle: RandomBund
     )
     assert found["different"] == 1
     assert any("ACTION_PROBS" in what for what in found["differences"])
-    exact = check_answers(right, random_visits(bundle, seed=5), check, 12, lambda _: None)
+    exact = check_answers(right, random_requests(bundle, seed=5), check, 12, lambda _: None)
     assert (exact["different"], exact["differences"]) == (0, [])
     assert exact["largest_difference"] < 1e-4

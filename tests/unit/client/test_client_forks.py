@@ -4,7 +4,7 @@ import os
 from contextlib import nullcontext
 
 import pytest
-from unipinrec_client.forks import grpc_broken_by, grpc_call
+from unipinrec_client.grpc_client import grpc_use
 
 
 def broken_in_a_child() -> str:
@@ -12,7 +12,7 @@ def broken_in_a_child() -> str:
     ours, childs = os.pipe()
     child = os.fork()
     if not child:
-        os.write(childs, grpc_broken_by().encode())
+        os.write(childs, grpc_use.broken_by.encode())
         os._exit(0)
     os.close(childs)
     with os.fdopen(ours) as pipe:
@@ -23,8 +23,8 @@ def broken_in_a_child() -> str:
 
 @pytest.mark.parametrize("during_a_call", [True, False])
 def test_a_child_knows_whether_a_call_was_under_way_at_the_fork(during_a_call: bool) -> None:
-    with grpc_call() if during_a_call else nullcontext():
+    with grpc_use.call() if during_a_call else nullcontext():
         said = broken_in_a_child()
     named = "calls under way at a fork are 1; allowed with gRPC: 0; fork while no call is under way, "
     assert said.startswith(named) if during_a_call else said == ""
-    assert grpc_broken_by() == ""
+    assert grpc_use.broken_by == ""

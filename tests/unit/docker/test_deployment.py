@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.proxy import CONFIGURATION
+from containers.proxy import CONFIGURATION
 from ensemble.settings import ROOT, ServingSettings
 from tests.support.tools import tool
 

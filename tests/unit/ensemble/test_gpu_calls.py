@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ensemble.executors.cuda.buckets import Bucket, Buckets, candidate_sizes, history_sizes
-from ensemble.executors.cuda.calls import Calls, Launches
+from ensemble.executors.cuda.calls import Bucket, Buckets, Calls, Launches, candidate_sizes, history_sizes
 from ensemble.executors.cuda.item_table import ROWS, ItemTable
-from ensemble.executors.cuda.staging import Field, Packing
-from ensemble.executors.cuda.static_call import StaticCall
+from ensemble.executors.cuda.static_call import Field, Packing, StaticCall
 
 CPU = torch.device("cpu")
 SIZES = st.lists(st.integers(1, 700), min_size=1, max_size=5)

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 from commands.serve import serve
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation, check_host, find_libpython, make_backends
-from ensemble.server.launcher import check_bundle, example_user
-from ensemble.server.restarts import Restarts
+from ensemble.server.launcher import Restarts, check_bundle, example_user
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned
 from ensemble.server.server_error import ServerError
 from ensemble.server.watchdog import dead_models

@@ -11,7 +11,7 @@ from commands.errors import NO_GPU
 from commands.serve import serve
 from ensemble.gpu_presence import NoGpuError
 from ensemble.graph import MODEL_REPOSITORY, read_config
-from ensemble.server.profiles import check_profile
+from ensemble.server.launcher import check_profile
 from ensemble.server.server_error import ServerError
 from tests.conftest import Exported
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.histories import HistoriesError, UserHistory, read_histories, write_histories
+from loadtest.histories import DrawnUsers, HistoriesError, UserHistory, read_histories, write_histories
 from loadtest.traffic import MOST_APPENDED, HistoryLimit, Kind, Traffic, TrafficMix, Visit
 
 RETURNING = TrafficMix(new=0, anonymous=0, returning=1)
@@ -127,7 +127,7 @@ def test_a_traffic_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "traffic.jsonl"
     assert write_histories(path, [*USERS, user(99, 0)]) == len(USERS)
     again = read_histories(path)
-    assert [one.as_line() for one in again] == [one.as_line() for one in USERS]
+    assert [one.as_fields() for one in again] == [one.as_fields() for one in USERS]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_wrong_traffic_file_is_refused_with_its_line(tmp_path: Path, line: str
 
 
 def test_load_generators_need_the_client_alone() -> None:
-    modules = "generators, locust_run, plots, report, sender, soak, windows"
+    modules = "generator, locust_run, plots, report, sender, soak, windows"
     code = (
         f"import sys; from loadtest import {modules}; "
         "print([name for name in ('torch', 'unipinrec', 'ensemble', 'benchmarks') if name in sys.modules])"
@@ -189,3 +189,90 @@ def test_visits_are_endless() -> None:
     traffic = Traffic(USERS[:1], RETURNING, seed=0)
     longest = max(len(events(visit)) for visit in islice(iter(traffic.next, None), 2_000))
     assert 768 <= longest <= 1024
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> DrawnUsers:
+    np.save(tmp_path / "items.npy", np.arange(1_000, 6_000))
+    return DrawnUsers(
+        users=1_000_000,
+        least_events=898,
+        most_events=1_024,
+        items=str(tmp_path / "items.npy"),
+        actions=4,
+        surfaces=2,
+        seed=3,
+    )
+
+
+def test_users_are_drawn_alike_whenever_they_are_asked_for(drawn: DrawnUsers) -> None:
+    first, again, other = drawn[7], drawn[7], drawn[8]
+    assert first.as_fields() == again.as_fields()
+    assert first.as_fields() != other.as_fields()
+    for number in range(40):
+        user = drawn[number]
+        assert 898 <= len(user) <= 1_024
+        assert (np.diff(user.timestamp_N) > 0).all()
+        columns = ((user.item_id_N, 1_000, 5_999), (user.actions_N, 1, 15), (user.surface_N, 0, 1))
+        for values, low, high in columns:
+            assert low <= values.min()
+            assert values.max() <= high
+
+
+def test_anonymous_callers_send_as_many_events_as_are_asked_for_and_never_the_same(
+    drawn: DrawnUsers,
+) -> None:
+    """Of users with just as many events, each of whom is drawn several times."""
+    mix = TrafficMix(new=0, anonymous=1, returning=0, anonymous_events=512)
+    few = [drawn[number] for number in range(3)]
+    sent = [events(visit) for visit in islice(iter(Traffic(few, mix, seed=1).next, None), 30)]
+    assert {len(history) for history in sent} == {512}
+    assert len({tuple(history) for history in sent}) == 30
+    short = Traffic(USERS, mix, seed=1)
+    assert all(20 <= len(events(short.next())) <= 79 for _ in range(30))
+
+
+def test_a_user_whose_visit_is_under_way_does_not_come_again() -> None:
+    mix = TrafficMix(new=0, anonymous=0, returning=1, overlapping=False)
+    traffic = Traffic(USERS, mix, seed=1)
+    under_way = [traffic.next() for _ in USERS]
+    assert len({visit.user_id for visit in under_way}) == len(USERS)
+    # Every user has a visit under way, so that the next one is that of the only one who is done.
+    traffic.done(under_way[17])
+    assert traffic.next().user_id == under_way[17].user_id
+
+
+def test_the_first_pass_brings_the_most_popular_users_last_and_then_they_return(drawn: DrawnUsers) -> None:
+    mix = TrafficMix(new=0, anonymous=0, returning=1, zipf=1.5, overlapping=False)
+    traffic = Traffic(drawn, mix, seed=1, limit=HistoryLimit(keep=100_000))
+    first = list(traffic.first_pass(5))
+    assert [visit.rank for visit in first] == [4, 3, 2, 1, 0]
+    assert all(449 <= len(events(visit)) <= 512 for visit in first)
+    known = {visit.user_id: events(visit) for visit in first}
+    returned = 0
+    for visit in islice(iter(traffic.next, None), 60):
+        traffic.done(visit)
+        if before := known.get(visit.user_id):
+            returned += 1
+            now = events(visit)
+            assert now[: len(before)] == before
+            assert 1 <= len(now) - len(before) <= MOST_APPENDED
+            known[visit.user_id] = now
+    assert returned > 30
+
+
+def test_dropping_old_blocks_never_changes_what_the_model_reads(drawn: DrawnUsers) -> None:
+    """Against a user who sends everything: lengths that are sent stay bounded, windows are equal."""
+    most, block = 512, 64
+    limits = (HistoryLimit(keep=most + block, drop=block), HistoryLimit(keep=100_000, drop=block))
+    short, whole = (Traffic([drawn[0]], RETURNING, seed=8, limit=limit) for limit in limits)
+    starts = set()
+    for _ in range(200):
+        sent, everything = events(short.next()), events(whole.next())
+        assert len(sent) <= most + block
+        start = -(-max(len(everything) - most, 0) // block) * block
+        window = everything[start:]
+        assert sent[len(sent) - len(window) :] == window
+        starts.add(start)
+    assert sorted(starts) == list(range(0, max(starts) + 1, block))
+    assert len(starts) > 8

@@ -1,0 +1,1 @@
+"""What is measured over values of one thing that is varied."""

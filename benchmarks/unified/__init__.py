@@ -1,0 +1,1 @@
+"""Unified against separate serving on one server."""

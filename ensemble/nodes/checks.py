@@ -1,0 +1,182 @@
+"""What tensors may hold: a request's at the edge of the graph, and those between nodes.
+
+Nodes can be called one by one, and a number that names no row of a table would be an error on a CPU, and on a
+GPU the end of the process.
+
+Shapes: B users of one request, X values, N events, Q query embeddings, K candidates, A actions.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble.arrays import PADDING
+from ensemble.nodes.contract import LARGEST_WEIGHT, Arrays, InvalidInputError, check_bundle
+from unipinrec.bundle import Manifest
+from unipinrec.data.limits import LONGEST_USER_ID
+from unipinrec.models.unified.config import UnifiedConfig
+
+LATEST_TIME_S = 253_402_300_799
+"""The last second of the year 9999."""
+
+HISTORY = ("HISTORY_ITEM_IDS", "HISTORY_ACTIONS", "HISTORY_TIMESTAMPS")
+
+PARALLEL = {
+    "EVENT_ACTIONS": "EVENT_ITEMS",
+    "EVENT_TIMESTAMPS": "EVENT_ITEMS",
+    "EVENT_SURFACES": "EVENT_ITEMS",
+    "CANDIDATE_ORIGINS": "CANDIDATE_ITEMS",
+    "QUERY_EMBEDDINGS": "QUERY_BUDGETS",
+    "QUERY_ORIGINS": "QUERY_BUDGETS",
+}
+"""Tensors between nodes that have a value, or a vector, for each value of another one."""
+
+
+def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_exclude: int) -> None:
+    """Refuse what the contract does not allow. Raises `InvalidInputError`, which names the tensor, its value
+    and the allowed range."""
+    for user_id in arrays["USER_ID"].ravel():
+        if len(user_id) > LONGEST_USER_ID:
+            raise InvalidInputError(f"USER_ID has {len(user_id)} bytes; allowed: 0 to {LONGEST_USER_ID}")
+    _check_history(arrays, model, max_events)
+    _check_range(arrays, "REQUEST_TIME", 0, LATEST_TIME_S)
+    _check_context(arrays, model)
+    if "OUTCOME_WEIGHTS" in arrays:
+        empty_B = ~arrays["OUTCOME_WEIGHTS"].any(axis=1)
+        if empty_B.any():
+            raise InvalidInputError(
+                f"OUTCOME_WEIGHTS is all 0 at user {int(empty_B.argmax())}; allowed: at least one above 0"
+            )
+    _check_width(arrays, "EXCLUDE_ITEM_IDS", 0, max_exclude)
+
+
+def check_between(arrays: Arrays, manifest: Manifest) -> None:
+    """Refuse tensors that no node of this graph makes. Raises `InvalidInputError`, naming the tensor, its
+    size or value and the allowed range, and `BundleMismatchError` if a node of another bundle made them."""
+    model = manifest.model
+    check_bundle(arrays, manifest.bundle_id)
+    _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, model.num_items)
+    _check_item_rows(arrays, "CANDIDATE_ITEMS", model.max_candidates, model.num_items)
+    for name, other in PARALLEL.items():
+        if name in arrays and arrays[name].shape[:2] != arrays[other].shape:
+            raise InvalidInputError(f"{name} has another shape than {other}; allowed: the same")
+    _check_range(arrays, "EVENT_ACTIONS", 0, 2**model.num_actions - 1, "event")
+    _check_range(arrays, "EVENT_SURFACES", 0, model.num_surfaces - 1, "event")
+    _check_context(arrays, model)
+    _check_probabilities(arrays, model.num_actions)
+    if "QUERY_EMBEDDINGS" in arrays and arrays["QUERY_EMBEDDINGS"].shape[2] != model.item_dim:
+        width = arrays["QUERY_EMBEDDINGS"].shape[2]
+        raise InvalidInputError(f"QUERY_EMBEDDINGS has width {width}; allowed: {model.item_dim}")
+    if "QUERY_BUDGETS" in arrays:
+        budget_BQ, most = arrays["QUERY_BUDGETS"], model.max_candidates
+        for total in np.where(budget_BQ >= 0, budget_BQ, most + 1).sum(axis=1).tolist():
+            if not 1 <= total <= most:
+                raise InvalidInputError(
+                    f"QUERY_BUDGETS adds up to {total}; allowed: 1 to {most}, none negative"
+                )
+
+
+def _check_context(arrays: Arrays, model: UnifiedConfig) -> None:
+    _check_range(arrays, "SURFACE", 0, model.num_surfaces - 1)
+    _check_range(arrays, "NUM_RESULTS", 1, model.max_candidates)
+    for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS", "CHOSEN_UTILITY_WEIGHTS"):
+        _check_weights(arrays, name, model.num_actions)
+
+
+def _check_history(arrays: Arrays, model: UnifiedConfig, max_events: int) -> None:
+    given = [name for name in HISTORY if name in arrays]
+    if not given:
+        if "HISTORY_SURFACES" in arrays:
+            raise InvalidInputError(
+                "HISTORY_SURFACES is given without HISTORY_ITEM_IDS; allowed: beside a history only"
+            )
+        return
+    if len(given) < len(HISTORY):
+        missing = next(name for name in HISTORY if name not in arrays)
+        raise InvalidInputError(f"{missing} is missing; allowed: {', '.join(HISTORY)} all three or none")
+    _check_width(arrays, "HISTORY_ITEM_IDS", 0, max_events)
+    expected = arrays["HISTORY_ITEM_IDS"].shape[1]
+    for name in (*HISTORY[1:], "HISTORY_SURFACES"):
+        if name in arrays and arrays[name].shape[1] != expected:
+            raise InvalidInputError(
+                f"{name} has {arrays[name].shape[1]} values; allowed: {expected}, as many as HISTORY_ITEM_IDS"
+            )
+    real_BN = _check_padding(arrays, "HISTORY_ITEM_IDS")
+    _check_range(arrays, "HISTORY_ACTIONS", 0, 2**model.num_actions - 1, "event", real_BN)
+    _check_range(arrays, "HISTORY_TIMESTAMPS", 0, LATEST_TIME_S, "event", real_BN)
+    _check_range(arrays, "HISTORY_SURFACES", 0, model.num_surfaces - 1, "event", real_BN)
+    timestamp_BN = arrays["HISTORY_TIMESTAMPS"]
+    falls_BN = (timestamp_BN[:, 1:] < timestamp_BN[:, :-1]) & real_BN[:, 1:]
+    if falls_BN.any():
+        user, event = (int(axis[0]) for axis in np.nonzero(falls_BN))
+        raise InvalidInputError(
+            f"HISTORY_TIMESTAMPS is {timestamp_BN[user, event + 1]} at user {user}, event {event + 1}; "
+            f"allowed: ascending, at least {timestamp_BN[user, event]}"
+        )
+
+
+def _check_item_rows(arrays: Arrays, name: str, most: int, num_items: int) -> None:
+    """Refuse rows that are of no item: vectors are gathered by them, and negative ones count from the end."""
+    if name in arrays:
+        _check_width(arrays, name, 1, most)
+        wrong_BX = (arrays[name] < PADDING) | (arrays[name] >= num_items)
+        allowed = f"0 to {num_items - 1}, and {PADDING} for padding"
+        _refuse_where(wrong_BX, name, arrays[name], allowed, "place")
+        _check_padding(arrays, name)
+
+
+def _check_padding(arrays: Arrays, name: str) -> NDArray[np.bool_]:
+    """Return which items are none of padding."""
+    real_BX: NDArray[np.bool_] = arrays[name] != PADDING
+    if (real_BX[:, 1:] & ~real_BX[:, :-1]).any():
+        raise InvalidInputError(f"{name} is {PADDING} before another item; allowed: padding at the end only")
+    return real_BX
+
+
+def _check_probabilities(arrays: Arrays, num_actions: int) -> None:
+    if "CANDIDATE_PROBS" not in arrays:
+        return
+    expected = (*arrays["CANDIDATE_ITEMS"].shape, num_actions)
+    probability_BKA = arrays["CANDIDATE_PROBS"]
+    if probability_BKA.shape != expected:
+        raise InvalidInputError(f"CANDIDATE_PROBS has shape {probability_BKA.shape}; allowed: {expected}")
+    if not ((probability_BKA >= 0) & (probability_BKA <= 1)).all():
+        raise InvalidInputError("CANDIDATE_PROBS is not a probability somewhere; allowed: 0 to 1")
+
+
+def _check_weights(arrays: Arrays, name: str, num_actions: int) -> None:
+    if name in arrays:
+        weight_BA = arrays[name]
+        if weight_BA.shape[1] != num_actions:
+            raise InvalidInputError(
+                f"{name} has {weight_BA.shape[1]} values; allowed: {num_actions}, one for each action"
+            )
+        # NaN is not within the range either.
+        wrong_BA = ~((weight_BA >= 0) & (weight_BA <= LARGEST_WEIGHT))
+        _refuse_where(wrong_BA, name, weight_BA, f"0 to {LARGEST_WEIGHT:g}", "action")
+
+
+def _check_range(
+    arrays: Arrays, name: str, low: int, high: int, column: str = "", real: NDArray[np.bool_] | None = None
+) -> None:
+    if name in arrays:
+        wrong_BX = (arrays[name] < low) | (arrays[name] > high)
+        if real is not None:
+            wrong_BX &= real
+        _refuse_where(wrong_BX, name, arrays[name], f"{low} to {high}", column)
+
+
+def _check_width(arrays: Arrays, name: str, least: int, most: int) -> None:
+    if name in arrays and not least <= arrays[name].shape[1] <= most:
+        raise InvalidInputError(f"{name} has {arrays[name].shape[1]} values; allowed: {least} to {most}")
+
+
+def _refuse_where(
+    wrong_BX: NDArray[np.bool_], name: str, value_BX: NDArray[Any], allowed: str, column: str
+) -> None:
+    """`column` says what a place in a row is; empty where a row has one value."""
+    if wrong_BX.any():
+        user, place = (int(axis[0]) for axis in np.nonzero(wrong_BX))
+        where = f"user {user}, {column} {place}" if column else f"user {user}"
+        raise InvalidInputError(f"{name} is {value_BX[user, place]!s} at {where}; allowed: {allowed}")

@@ -1,0 +1,47 @@
+"""A server on free loopback ports, for what measures it or tries it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ensemble.graph import MODEL_REPOSITORY
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import Endpoints
+from ensemble.server.launcher import UserCanary, check_bundle
+from ensemble.settings import ServingSettings
+
+CANARY_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def serve_on_loopback(
+    settings: ServingSettings,
+    *,
+    model_repository: Path = MODEL_REPOSITORY,
+    baseline: bool = False,
+    profile: str | None = None,
+    log_path: Path | None = None,
+    start_timeout_s: float | None = None,
+) -> Iterator[EmbeddedServer]:
+    """Serve `settings.bundle` while the block runs, from the first answer of every ensemble on.
+
+    Arguments are those of `EmbeddedServer`; without `start_timeout_s` the settings say how long a start may
+    take.
+
+    Raises:
+        ServerError: there is no bundle, or the server does not start.
+    """
+    check_bundle(settings.bundle)
+    server = EmbeddedServer(
+        model_repository=model_repository,
+        settings=settings.model_copy(update={"bundle": settings.bundle.resolve()}),
+        endpoints=Endpoints.free(),
+        baseline=baseline,
+        profile=profile,
+        log_path=log_path,
+    )
+    with server:
+        server.start()
+        for model in server.ensembles:
+            server.wait_until_serving(UserCanary(model=model, timeout_s=CANARY_TIMEOUT_S), start_timeout_s)
+        yield server
