@@ -43,7 +43,7 @@ class Failover:
     requests_under_kill: int
     """Requests sent while one replica was killed and out."""
     failed: int
-    """Those that were not answered."""
+    """Requests that were not answered."""
     failed_over_s: float
     """Seconds from the kill to the last failure; 0 without one."""
     seconds_until_taken_out: float
@@ -51,7 +51,7 @@ class Failover:
     share_of_others_under_kill: float
     """Requests of the other replicas' users that went to their usual replica."""
     share_after_return: float
-    """As `share_while_all_live`, after the killed replica was back."""
+    """Share of the requests that went to their usual replica after the killed one was back."""
     seconds_until_back: float
     """From the first answer of the restarted replica until the proxy used it again."""
 

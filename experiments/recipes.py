@@ -79,7 +79,7 @@ class Recipe:
 
 
 def _known(kind: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a recipe's fields that a model has: not every one has both heads and both losses."""
+    """Return the fields that a model has: not every model has both heads and both losses."""
     return {name: value for name, value in fields.items() if name in kind.model_fields}
 
 

@@ -44,10 +44,10 @@ class GpuBench:
 
     allocator: DeviceAllocator
     options: GpuOptions
-    """Those of the server."""
+    """How the server computes."""
     shape: Shape
     items: int
-    """Of the served catalogue."""
+    """Items of the served catalogue."""
     requests: int
     """Answers to compare."""
     seed: int
