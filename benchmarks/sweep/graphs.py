@@ -68,6 +68,8 @@ class ServedGraphs:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         config = self.config = preset(PRESET, num_items=ITEMS, num_actions=ACTIONS, max_history=max_history)
+        # What `spread_weights` leaves as it is must be the same in all graphs, too.
+        torch.manual_seed(SEED)
         model = find_model(UNIFIED).make(config).eval()
         spread_weights(model, SEED)
         self._vector_VE = model.embedder.all_vectors()

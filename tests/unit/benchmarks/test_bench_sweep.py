@@ -31,6 +31,15 @@ def measured(points: tuple[Point, ...], name: str) -> list[float]:
     return [float(point.measured[name]) for point in points]
 
 
+def test_graphs_made_anew_compute_the_same() -> None:
+    scored = []
+    for _ in range(2):
+        graphs = ServedGraphs(8, lambda graph: graph)
+        graphs.encode([graphs.history(8)])
+        scored.append(graphs.rank(length=8, candidates=4))
+    assert (scored[0] - scored[1]).abs().max() < 1e-6
+
+
 def test_every_value_is_measured_told_and_shown_once(tmp_path: Path) -> None:
     told: list[str] = []
     sweeps = [
