@@ -34,9 +34,9 @@ def measured(points: tuple[Point, ...], name: str) -> list[float]:
 def test_graphs_made_anew_compute_the_same() -> None:
     scored = []
     for _ in range(2):
-        graphs = ServedGraphs(8, lambda graph: graph)
-        graphs.encode([graphs.history(8)])
-        scored.append(graphs.rank(length=8, candidates=4))
+        graphs = ServedGraphs(64, lambda graph: graph)
+        graphs.encode([graphs.history(64)])
+        scored.append(graphs.rank(length=64, candidates=4))
     assert (scored[0] - scored[1]).abs().max() < 1e-6
 
 
