@@ -14,9 +14,6 @@ from loadtest.render import Line, Panel, draw, table
 from unipinrec.config import Config
 from unipinrec.evaluation.bootstrap import Estimate
 
-WARM_UP = 3
-"""Calls that do not count: graphs are optimised or compiled in their first runs."""
-
 Measures = Mapping[str, float | Estimate]
 """By what was measured, with its unit behind the last comma where it has one: `whole history, ms`."""
 
@@ -73,7 +70,8 @@ def _points(sweep: Sweep, tell: Callable[[str], None]) -> Iterator[Point]:
 
 def median_ms(call: Callable[[], object], seconds: float) -> float:
     """Return the median milliseconds of a call on one thread, over calls of at least so many seconds."""
-    for _ in range(WARM_UP):
+    # Graphs are optimised or compiled in their first runs.
+    for _ in range(3):
         call()
     timer = Timer("call()", globals={"call": call})
     return 1e3 * float(timer.blocked_autorange(min_run_time=seconds).median)
