@@ -1,5 +1,6 @@
 """A further question that a report answers beside its main comparison: several ways to use trained models."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from experiments.report import Difference, Row, Section
@@ -11,7 +12,7 @@ Run = Mapping[str, Measured]
 """Ways of asking, by name, with the models of one seed."""
 
 
-class Question:
+class Question(ABC):
     """What is asked of trained models, and how the answers of several seeds become tables."""
 
     title: str
@@ -23,9 +24,9 @@ class Question:
     compared: Sequence[tuple[str, str, str]]
     """Paired differences to report: way, other way, metric."""
 
+    @abstractmethod
     def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
         """Return every way's answers with the models of one seed, which have the names of their variants."""
-        raise NotImplementedError
 
     def section(self, runs: Sequence[Run]) -> Section:
         """Return means over seeds, with intervals over users."""

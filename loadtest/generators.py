@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from loadtest.answers import RecordedAnswer
 from loadtest.generator import WindowPlan
@@ -84,10 +84,10 @@ class Generators:
         """
         order = json.dumps({"plan": asdict(plan), "window": asdict(window)})
         for process in self._processes:
-            assert process.stdin is not None  # noqa: S101
+            stdin = cast(IO[str], process.stdin)
             try:
-                process.stdin.write(order + "\n")
-                process.stdin.flush()
+                stdin.write(order + "\n")
+                stdin.flush()
             except BrokenPipeError:
                 raise self._ended() from None
 

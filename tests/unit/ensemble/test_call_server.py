@@ -1,9 +1,10 @@
 """Models of a server are called with arrays, whose types say what the wire needs."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from tritonclient.grpc import InferenceServerClient
 
 from ensemble.graph import call_server
 
@@ -26,7 +27,7 @@ def test_arrays_are_sent_as_their_types_and_all_outputs_come_back() -> None:
         "SURFACE": np.array([[1]], np.int32),
         "OUTCOME_WEIGHTS": np.ones((1, 4), np.float32),
     }
-    outputs = call_server(client, timeout_s=2.0)("recommend", tensors)  # type: ignore[arg-type]
+    outputs = call_server(cast(InferenceServerClient, client), timeout_s=2.0)("recommend", tensors)
     assert client.asked == ("recommend", 2.0)
     assert client.sent == {
         "USER_ID": ("BYTES", [1, 1]),

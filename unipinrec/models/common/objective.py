@@ -3,6 +3,7 @@
 Shapes: B examples of a batch, b examples that one process computes.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +68,13 @@ WHOLE = Share()
 """Of a run in one process."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A model with its losses. Checkpoints hold its state, in which the model's begins with `model.`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
+    @abstractmethod
     def forward(self, batch: Any, share: Share = WHOLE) -> Losses:
         """Return what a share adds to the losses of a batch; summed over all shares, they are the batch's."""
-        raise NotImplementedError
