@@ -114,13 +114,15 @@ class Evaluation:
     def differences(self, estimator: Estimator, over: int) -> list[Estimate]:
         """Return by how much every policy's mean reward is above that of policy `over`, paired by user."""
         value_P, value_BP = self.values(estimator), self.resampled(estimator)
-        return _estimates(value_P - value_P[over], value_BP - value_BP[:, [over]])
+        over_B1: Float64s = value_BP[:, [over]]
+        return _estimates(value_P - value_P[over], value_BP - over_B1)
 
     def lifts(self, estimator: Estimator, over: int) -> list[Estimate]:
         """Return the differences as shares of the mean reward of policy `over`, paired by user."""
         value_P, value_BP = self.values(estimator), self.resampled(estimator)
+        over_B1: Float64s = value_BP[:, [over]]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return _estimates(value_P / value_P[over] - 1, value_BP / value_BP[:, [over]] - 1)
+            return _estimates(value_P / value_P[over] - 1, value_BP / over_B1 - 1)
 
     def _check(self, estimator: Estimator) -> None:
         if estimator not in self.estimators:
@@ -209,8 +211,8 @@ def _check_support(log: ExploredRewards, policy: Policy, weight_R: Float64s) -> 
     if not (weight_R > 0).any():
         arm = int(wanted_K.argmax())
         raise NoSupportError(
-            f"hits is 0: of {len(log.arm_R)} requests, none has a logged arm that the policy wants (most often "
-            f"arm {arm}: wanted in {wanted_K[arm]:.6g}, logged in {logged_K[arm]}); allowed: 1 or more"
+            f"hits is 0: of {len(log.arm_R)} requests, none has a logged arm that the policy wants (most "
+            f"often arm {arm}: wanted in {wanted_K[arm]:.6g}, logged in {logged_K[arm]}); allowed: 1 or more"
         )
 
 

@@ -44,8 +44,8 @@ def hypervolume(point_X2: Float64s, reference_2: Float64s) -> float:
 
 
 def knee(point_X2: Float64s) -> int:
-    """Return which point of the frontier is farthest above the line through its ends, both rewards scaled from
-    0 to 1 between them (Das 1999); of a frontier of one or two points, the last.
+    """Return which point of the frontier is farthest above the line through its ends, both rewards scaled
+    from 0 to 1 between them (Das 1999); of a frontier of one or two points, the last.
 
     Raises `ValueError` as `non_dominated`.
     """
