@@ -6,6 +6,7 @@ Vega-Lite draws it, whose code is in the page; the numbers are those of the poli
 from html import escape
 from pathlib import Path
 from textwrap import wrap
+from typing import Literal
 
 import altair as alt
 
@@ -47,6 +48,11 @@ def write_page(card: PolicyCard, path: Path) -> None:
     path.write_text(html.replace("<head>", head, 1), encoding="utf-8")
 
 
+def write_picture(card: PolicyCard, path: Path) -> None:
+    """Draw what the page shows first into a PNG or SVG file."""
+    frontier_chart(card).save(path, scale_factor=1.5)
+
+
 def frontier_chart(card: PolicyCard) -> alt.LayerChart:
     """Return the chart of a card, with axes and groups of users to choose.
 
@@ -56,11 +62,11 @@ def frontier_chart(card: PolicyCard) -> alt.LayerChart:
         raise ValueError("evidence is null; allowed: a card that `unipinrec policy sweep` made")
     sweep = card.evidence.sweep
     axes = _axes(card.rewards)
-    data = alt.InlineData(values=frontier_rows(card, sweep), format=alt.DataFormat(type="csv"))
+    data = alt.InlineData(values=frontier_rows(card, sweep), format=alt.CsvDataFormat(type="csv"))
     base = alt.Chart(data).transform_filter("datum.users == shown").transform_calculate(**_places())
     layers = [*_production(base), *_intervals(base), *_points(base, card), *_names(base), *_titles(axes)]
     groups = {name: name for name in (EVERYONE, *sweep.cohorts)}
-    return (
+    chart: alt.LayerChart = (
         alt.layer(*layers)
         .add_params(
             _choice("across", "across ", axes, "lift_0"),
@@ -77,6 +83,7 @@ def frontier_chart(card: PolicyCard) -> alt.LayerChart:
         .configure_view(stroke=None)
         .interactive()
     )
+    return chart
 
 
 def _axes(rewards: tuple[str, str]) -> dict[str, str]:
@@ -103,7 +110,9 @@ def _places() -> dict[str, str]:
     for axis, letter in (("across", "x"), ("up", "y")):
         places[letter] = f"datum[{axis}]"
         for end in ("_low", "_high"):
-            places[letter + end] = f"isValid(datum[{axis} + '{end}']) ? datum[{axis} + '{end}'] : datum[{axis}]"
+            places[letter + end] = (
+                f"isValid(datum[{axis} + '{end}']) ? datum[{axis} + '{end}'] : datum[{axis}]"
+            )
     return places
 
 
@@ -171,7 +180,11 @@ def _points(base: alt.Chart, card: PolicyCard) -> list[alt.Chart]:
 
 def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
     """Return what hovering shows: by title the field, and its expression where it is a text of several."""
-    shown = {"": ("told", ""), "operating point": ("name", ""), "dominated": ("told_dominated", "datum.dominated == 1 ? 'yes' : 'no'")}
+    shown = {
+        "": ("told", ""),
+        "operating point": ("name", ""),
+        "dominated": ("told_dominated", "datum.dominated == 1 ? 'yes' : 'no'"),
+    }
     titles = {"lift": "lift of {}", "estimate": "{}, SNDR", "hit": "{}, Reward@HIT"}
     for number, reward in enumerate(rewards):
         for key in WITH_INTERVAL:
@@ -187,7 +200,7 @@ def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
 def _names(base: alt.Chart) -> list[alt.Chart]:
     """Names of operating points, on other sides of their marks, which are often close together."""
     told = _named(base).transform_calculate(text=f"({CHOSEN} ? 'chosen: ' : '') + datum.name")
-    sides = {
+    sides: dict[str, tuple[Literal["left", "right"], int, int]] = {
         f"datum.kind == '{MIXED}'": ("right", -12, 14),
         f"datum.kind != '{MIXED}' && datum.name == '{LEAN_FIRST}'": ("left", 12, 14),
         f"datum.kind != '{MIXED}' && datum.name != '{LEAN_FIRST}'": ("left", 12, -12),
@@ -223,23 +236,30 @@ def _title(card: PolicyCard) -> str:
 
 
 def _heading(card: PolicyCard, evidence: Evidence) -> alt.TitleParams:
-    sweep = evidence.sweep
+    sweep, everyone = evidence.sweep, evidence.sweep.everyone
+    area, static, gain = everyone.hypervolume, everyone.arms_hypervolume, everyone.hypervolume_gain
     rails = (
         f"{rail.name} {rail.value:.4g}, at least {rail.limit:.4g}: {'holds' if rail.passed else 'FAILS'}"
         for rail in card.guardrails
     )
-    area, static, gain = sweep.everyone.hypervolume, sweep.everyone.arms_hypervolume, sweep.everyone.hypervolume_gain
     texts = [
-        f"Log {evidence.log.name}: {sweep.everyone.requests:,} explored requests of {sweep.everyone.users:,} users, "
-        f"held out from training; {sweep.choosing.users:,} other users chose the operating points. "
+        f"Log {evidence.log.name}: {everyone.requests:,} explored requests of {everyone.users:,} users, held "
+        f"out from training; {sweep.choosing.users:,} other users chose the operating points. "
         "Bars: 95\u00a0%, users resampled. Grey: dominated.",
         f"An arm is chosen for alpha x Q({card.rewards[1]}) + (1 - alpha) x Q({card.rewards[0]}).",
         f"Chosen: {card.why}",
         f"Guardrails: {'; '.join(rails)}.",
-        f"Hypervolume beyond production, in lifts: {_told(area)}; static weights {_told(static)}; gain {_told(gain)}.",
+        f"Hypervolume beyond production, in lifts: {_told(area)}; static weights {_told(static)}; "
+        f"gain {_told(gain)}.",
     ]
-    lines = [line for text in texts for line in wrap(text, LINE)]
-    return alt.TitleParams(_title(card), subtitle=lines, anchor="start", fontSize=17, subtitlePadding=6, offset=14)
+    return alt.TitleParams(
+        _title(card),
+        subtitle=[line for text in texts for line in wrap(text, LINE)],
+        anchor="start",
+        fontSize=17,
+        subtitlePadding=6,
+        offset=14,
+    )
 
 
 def _told(interval: Interval) -> str:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from unipinrec.models.policy.card import Alphas, Candidate, Frontier, PolicyCard, PolicyNumbers, Sweep
+from unipinrec.models.policy.choice import told_alphas
 from unipinrec.models.policy.sweep import BY_COHORT
 
 EVERYONE = "everyone"
@@ -66,13 +67,17 @@ def _further_rows(card: PolicyCard, sweep: Sweep) -> Iterator[Row]:
     swept = {point.alpha for point in sweep.everyone.alphas}
     for candidate in sweep.candidates:
         alphas = candidate.alphas
-        marks = {"name": candidate.name, "chosen": alphas == card.chosen}
-        if _mixed(alphas, EVERYONE):
-            told = ", ".join(f"{name} {alpha:.3g}" for name, alpha in alphas.cohorts.items())
-            yield _row(EVERYONE, MIXED, told, candidate, **marks)
-        elif alphas.default not in swept:
-            told = f"alpha {alphas.default:.3g}"
-            yield _row(EVERYONE, POLICY, told, candidate, alpha=alphas.default, **marks)
+        mixed = _mixed(alphas, EVERYONE)
+        if mixed or alphas.default not in swept:
+            yield _row(
+                EVERYONE,
+                MIXED if mixed else POLICY,
+                told_alphas(alphas),
+                candidate,
+                alpha=None if mixed else alphas.default,
+                name=candidate.name,
+                chosen=alphas == card.chosen,
+            )
 
 
 def _mixed(alphas: Alphas, group: str) -> bool:

@@ -42,7 +42,7 @@ class RewardNumbers(Config):
     estimate: Interval
     """By the estimator that the evidence names."""
     hit: Interval
-    """Reward@HIT: the mean reward of requests whose logged arm the policy would have chosen (PRL-PUTS §3.4)."""
+    """Reward@HIT: mean reward of requests whose logged arm the policy would have chosen (PRL-PUTS §3.4)."""
     lift: Interval
     """Estimate over that of the production weights, less 1; both from the same resamples of users."""
 

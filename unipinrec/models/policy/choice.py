@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unipinrec.models.policy.card import Alphas, Candidate, Guardrail, Interval
-from unipinrec.models.policy.sweep import ASKED, BY_COHORT, KNEE, LEAN_FIRST, LEAN_SECOND
+from unipinrec.models.policy.card import Alphas, Candidate, Guardrail, Interval, Sweep
+from unipinrec.models.policy.sweep import ASKED, BY_COHORT, KNEE, LEAN_FIRST, LEAN_SECOND, MIN_HITS
 
 LIFT = "lift:"
 HITS = "hits"
@@ -32,6 +32,22 @@ def default_limits(rewards: tuple[str, str]) -> dict[str, float]:
     return {**{LIFT + reward: 0.0 for reward in rewards}, HITS: 100.0, EFFECTIVE: 100.0}
 
 
+def find_candidate(swept: Sweep, *, point: str, alpha: float | None, by_cohort: bool) -> Candidate:
+    """Return the operating point of that name, or of the alpha that was asked for.
+
+    Raises `ValueError` if the sweep has none of the name.
+    """
+    name = ASKED if alpha is not None else point + BY_COHORT * by_cohort
+    found = {candidate.name: candidate for candidate in swept.candidates}
+    if name not in found:
+        large = ", ".join(swept.cohorts) or "none"
+        raise ValueError(
+            f"operating point is {name}; allowed: {', '.join(found)} (cohorts with {MIN_HITS} requests of "
+            f"every arm in each half of the users: {large})"
+        )
+    return found[name]
+
+
 def choose(candidate: Candidate, rewards: tuple[str, str], limits: Mapping[str, float]) -> Choice:
     """Return the choice of an operating point, or of the production weights if a guardrail fails.
 
@@ -52,25 +68,27 @@ def choose(candidate: Candidate, rewards: tuple[str, str], limits: Mapping[str, 
     )
     failed = [guardrail for guardrail in guardrails if not guardrail.passed]
     told = "; ".join(
-        f"{reward} {_percent(numbers.lift)}"
+        f"{reward} {told_lift(numbers.lift)}"
         for reward, numbers in zip(rewards, (candidate.first, candidate.second), strict=True)
     )
     if failed:
         what = ", ".join(f"{rail.name} is {rail.value:.4g}, limit {rail.limit:.4g}" for rail in failed)
-        why = f"Production weights, since {candidate.name} ({_alphas(candidate.alphas)}) fails: {what}."
+        why = f"Production weights, since {candidate.name} ({told_alphas(candidate.alphas)}) fails: {what}."
         return Choice(None, f"{why} Lifts over production: {told}.", guardrails)
     point = candidate.name.removesuffix(BY_COHORT)
     where = ", in each cohort" if point != candidate.name else ""
     half = "" if point == ASKED else f"on one half of the users{where}, "
     reason = f"{half}{_REASONS[point].format(*rewards)}"
-    why = f"{candidate.name} ({_alphas(candidate.alphas)}): {reason}."
+    why = f"{candidate.name} ({told_alphas(candidate.alphas)}): {reason}."
     return Choice(candidate.alphas, f"{why} Lifts over production on the other half: {told}.", guardrails)
 
 
-def _alphas(alphas: Alphas) -> str:
-    cohorts = [f"{name} {alpha:.3g}" for name, alpha in alphas.cohorts.items()]
-    return ", ".join([f"alpha {alphas.default:.3g}", *cohorts])
+def told_alphas(alphas: Alphas) -> str:
+    """Return alphas as people read them."""
+    own = [f"{name} {alpha:.3g}" for name, alpha in alphas.cohorts.items()]
+    return ", ".join([f"alpha {alphas.default:.3g}", *own])
 
 
-def _percent(lift: Interval) -> str:
+def told_lift(lift: Interval) -> str:
+    """Return a lift and its interval in percent."""
     return f"{lift.value:+.2%} ({lift.low:+.2%} to {lift.high:+.2%})"

@@ -78,13 +78,11 @@ class Judged:
 
     def lifts(self) -> Float64s:
         """Return both rewards over those of the production weights, less 1, [P, 2]."""
-        value_MP = np.stack([evaluation.values(Estimator.SNDR) for evaluation in self._rewards])
-        return (value_MP[:, :-1] / value_MP[:, -1:] - 1).T
+        return _over_last([evaluation.values(Estimator.SNDR) for evaluation in self._rewards])
 
     def resampled_lifts(self) -> Float64s:
         """Return the lifts in resamples of users, [B, P, 2]."""
-        value_MBP = np.stack([evaluation.resampled(Estimator.SNDR) for evaluation in self._rewards])
-        return np.moveaxis(value_MBP[:, :, :-1] / value_MBP[:, :, -1:] - 1, 0, -1)
+        return _over_last([evaluation.resampled(Estimator.SNDR) for evaluation in self._rewards])
 
     def numbers(self) -> Iterator[PolicyNumbers]:
         """Yield what a card says of each policy."""
@@ -100,7 +98,7 @@ class Judged:
             )
 
 
-def rounded(value: float | np.floating) -> float:
+def rounded(value: float) -> float:
     """Return a number with as many digits as a card has."""
     return float(f"{value:.{DIGITS}g}")
 
@@ -119,6 +117,13 @@ def in_card(estimate: Estimate) -> Interval:
 def estimated(value: float, value_B: Float64s) -> Interval:
     """Return a number with the interval of its resamples."""
     return in_card(Estimate(value, *interval(value_B)))
+
+
+def _over_last(rewards: Sequence[Float64s]) -> Float64s:
+    """Return rewards [..., P + 1] over those of the last policy, less 1, [..., P, M]."""
+    value_XM = np.stack(rewards, axis=-1)
+    lift_XM: Float64s = value_XM[..., :-1, :] / value_XM[..., -1:, :] - 1.0
+    return lift_XM
 
 
 def _reward_numbers(evaluation: Evaluation) -> list[RewardNumbers]:

@@ -6,7 +6,7 @@ better than it is on what chose it.
 Shapes: R explored requests, A alphas, P policies, B resamples of users; 2 rewards.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 
 import numpy as np
@@ -28,15 +28,18 @@ ASKED = "alpha"
 
 BY_COHORT = " by cohort"
 
+Report = Callable[[str], None]
+"""Told what is judged next."""
+
 PRODUCTION_LIFT_2: Float64s = np.zeros(2)
 
 
-def halves(user_ids: Sequence[str]) -> Bools:
+def halves(user_ids: Iterable[str]) -> Bools:
     """Return which of the users choose, by a hash of their ids: about half of them, always the same ones."""
     return np.array([sha256(user.encode()).digest()[0] < 128 for user in user_ids], bool)
 
 
-def sweep(requests: HeldOut, *, alpha: float | None, report: Callable[[str], None]) -> Sweep:
+def sweep(requests: HeldOut, *, alpha: float | None, report: Report) -> Sweep:
     """Judge 25 alphas and every static arm, for everyone and by cohort, and pick operating points; one more
     has `alpha`, if there is one.
 
@@ -88,7 +91,9 @@ def pick(lift_A2: Float64s) -> dict[str, int]:
 def _candidates(choosing: HeldOut, cohorts: Mapping[str, int]) -> dict[str, Alphas]:
     everyone = _picked_alphas(choosing)
     candidates = {point: Alphas(default=alpha) for point, alpha in everyone.items()}
-    by_cohort = {name: _picked_alphas(choosing[rows_R]) for name, rows_R in _rows_of(cohorts, choosing).items()}
+    by_cohort = {
+        name: _picked_alphas(choosing[rows_R]) for name, rows_R in _rows_of(cohorts, choosing).items()
+    }
     if len(by_cohort) > 1:
         for point, alpha in everyone.items():
             own = {name: picked[point] for name, picked in by_cohort.items()}
