@@ -129,6 +129,7 @@ class AlphaBook:
             self.close()
             self._read = file
             self._current = self._own(_parse(file))[-1]
+            log.info("alphas of revision %d are in force", self._current.number)
         except (OSError, ValueError) as error:
             self._unreadable += 1
             log.error(

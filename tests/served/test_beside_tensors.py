@@ -1,4 +1,4 @@
-"""What a node finds beside a request's tensors: its id, and the admin key of its header, over both protocols."""
+"""What a node finds beside a request's tensors: its id, and its admin key, over both protocols."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ from tests.conftest import Exported, serving
 from tests.support.echoing_node import CONFIG, NO_KEY
 
 HEADER = "unipinrec-admin-key"
-SECRET = 'a "secret" of the test'
+SENT = 'a "secret" of the test'
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def echoing(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Ite
     entry = (repository / "ann" / "1" / "model.py").read_text()
     entry = entry.replace("ensemble.nodes.ann", "tests.support.echoing_node")
     (node / "1" / "model.py").write_text(entry.replace("AnnNode", "EchoingNode"))
-    with serving(exported, folder / "log", model_repository=repository, admin_key=SECRET) as server:
+    with serving(exported, folder / "log", model_repository=repository, admin_key=SENT) as server:
         yield server
 
 
@@ -60,10 +60,10 @@ def test_every_user_has_the_requests_id(echoing: EmbeddedServer) -> None:
 
 def test_the_key_of_the_header_is_handed_on(echoing: EmbeddedServer) -> None:
     for protocol, url in over(echoing):
-        assert ask(protocol, url, headers={HEADER: SECRET})[1] == SECRET.encode()
-        assert ask(protocol, url, headers={f"{HEADER}-2": SECRET, "unipinrec-user": "x"})[1] == NO_KEY
+        assert ask(protocol, url, headers={HEADER: SENT})[1] == SENT.encode()
+        assert ask(protocol, url, headers={f"{HEADER}-2": SENT, "unipinrec-user": "x"})[1] == NO_KEY
     http_url = over(echoing)[1][1]
-    assert ask(tritonclient.http, http_url, headers={"Unipinrec-ADMIN-Key": SECRET})[1] == SECRET.encode()
+    assert ask(tritonclient.http, http_url, headers={"Unipinrec-ADMIN-Key": SENT})[1] == SENT.encode()
 
 
 def test_a_key_that_is_no_text_is_refused_alone(echoing: EmbeddedServer) -> None:
@@ -84,7 +84,7 @@ def test_a_key_that_is_no_text_is_refused_alone(echoing: EmbeddedServer) -> None
 
 def test_the_key_is_in_no_log_and_no_command_line(echoing: EmbeddedServer) -> None:
     for protocol, url in over(echoing):
-        ask(protocol, url, headers={HEADER: "sent " + SECRET})
+        ask(protocol, url, headers={HEADER: "sent " + SENT})
     told = echoing.log_path.read_text()
     assert '"answered"' in told
     server = psutil.Process(echoing.pid)
@@ -92,6 +92,6 @@ def test_the_key_is_in_no_log_and_no_command_line(echoing: EmbeddedServer) -> No
     assert len(commands) > 5
     environment = json.dumps(echoing.settings.as_environment()) + repr(echoing.settings)
     for text in (told, *commands, environment):
-        assert SECRET not in text
-        assert json.dumps(SECRET)[1:-1] not in text
-    assert server.environ()["UNIPINREC_ADMIN_KEY"] == SECRET
+        assert SENT not in text
+        assert json.dumps(SENT)[1:-1] not in text
+    assert server.environ()["UNIPINREC_ADMIN_KEY"] == SENT
