@@ -98,7 +98,7 @@ class AlphaBook:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, as prometheus_client asks a collector for them."""
-        current = self._current
+        current = self.current()
         text = "Operating point of a cohort: weight of the second reward's value against the first's"
         alpha = GaugeMetricFamily("unipinrec_policy_alpha", text, labels=["cohort"])
         for cohort in self._card.cohorts:

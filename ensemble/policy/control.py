@@ -38,7 +38,7 @@ class PolicyControl:
         self._book = book
         self._admin_key = admin_key.get_secret_value().encode() if admin_key else b""
 
-    def answer(self, command: bytes, admin_key: bytes | None) -> dict[str, Any]:
+    def answer(self, command: bytes, admin_key: str | None) -> dict[str, Any]:
         """Return the policy's status, for JSON, after doing what `command` says: a JSON object, `{}`,
         `{"set": {"default": 0.3, "cohorts": {"core": 0.2}}, "note": "…"}` or `{"rollback": true}`.
 
@@ -52,14 +52,14 @@ class PolicyControl:
             return self._status(self._book.rollback(asked.note))
         return self._status(self._book.set(asked.set_, asked.note))
 
-    def _check_key(self, given: bytes | None) -> None:
+    def _check_key(self, given: str | None) -> None:
         if not self._admin_key:
             raise CommandError(
                 "UNIPINREC_ADMIN_KEY of the server is not set; without it nobody may change alphas by a call"
             )
         if given is None:
             raise CommandError("no unipinrec-admin-key came with the command; allowed: that of the server")
-        if not hmac.compare_digest(given, self._admin_key):
+        if not hmac.compare_digest(given.encode(), self._admin_key):
             raise CommandError("unipinrec-admin-key is another than the server's")
 
     def _status(self, revision: Revision) -> dict[str, Any]:

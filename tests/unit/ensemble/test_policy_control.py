@@ -12,7 +12,7 @@ from ensemble.policy.alphas import AlphaBook, CommandError
 from ensemble.policy.control import PolicyControl
 from tests.support.policy_cards import policy_card
 
-KEY = b"right"
+KEY = "right"
 STATUS = {
     "policy": "a" * 64,
     "synthetic": True,
@@ -35,7 +35,7 @@ def book(tmp_path: Path) -> Iterator[AlphaBook]:
 
 @pytest.fixture
 def control(book: AlphaBook) -> PolicyControl:
-    return PolicyControl(policy_card(), book, SecretStr(KEY.decode()))
+    return PolicyControl(policy_card(), book, SecretStr(KEY))
 
 
 def encoded(**command: Any) -> bytes:
@@ -59,9 +59,9 @@ def test_alphas_are_set_and_rolled_back_with_the_key(control: PolicyControl, boo
 
 
 @pytest.mark.parametrize("command", [encoded(set={"default": 0.3}), encoded(rollback=True)])
-@pytest.mark.parametrize("given", [None, b"", b"Right", b"right ", "rïght".encode()])
+@pytest.mark.parametrize("given", [None, "", "Right", "right ", "rïght"])
 def test_changes_are_refused_without_the_right_key(
-    control: PolicyControl, book: AlphaBook, command: bytes, given: bytes | None
+    control: PolicyControl, book: AlphaBook, command: bytes, given: str | None
 ) -> None:
     book.set(book.current().alphas)
     with pytest.raises(CommandError, match=r"unipinrec-admin-key") as refused:
@@ -71,9 +71,9 @@ def test_changes_are_refused_without_the_right_key(
 
 
 @pytest.mark.parametrize("own", [None, SecretStr("")])
-@pytest.mark.parametrize("given", [None, b"", KEY])
+@pytest.mark.parametrize("given", [None, "", KEY])
 def test_a_server_without_a_key_lets_nobody_change(
-    book: AlphaBook, own: SecretStr | None, given: bytes | None
+    book: AlphaBook, own: SecretStr | None, given: str | None
 ) -> None:
     control = PolicyControl(policy_card(), book, own)
     with pytest.raises(CommandError, match=r"^UNIPINREC_ADMIN_KEY of the server is not set; "):
