@@ -10,11 +10,10 @@ from safetensors import safe_open
 
 from ensemble.arrays import Floats, Int64s
 from unipinrec import bundle
-from unipinrec.bundle import Manifest, verify_bundle
+from unipinrec.bundle import POLICY, Manifest, verify_bundle
 from unipinrec.data.history import rows_of
 from unipinrec.models.policy.card import CARD, PolicyCard
 from unipinrec.models.policy.config import PolicyConfig
-from unipinrec.models.policy.files import POLICY
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Utility weights beside the graph: a policy's requests and decisions, its operating points, exploration."""
+"""Utility weights beside the graph: a policy's requests and decisions, its alphas, exploration."""

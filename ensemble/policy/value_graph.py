@@ -11,10 +11,11 @@ import onnxruntime
 from ensemble.arrays import Floats
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.policy.request_channel import PolicyRequest
+from unipinrec.bundle import POLICY
 from unipinrec.models.policy.card import PolicyCard
 from unipinrec.models.policy.cohorts import cohort_of
 from unipinrec.models.policy.config import PolicyConfig
-from unipinrec.models.policy.files import GRAPH, POLICY
+from unipinrec.models.policy.files import GRAPH
 from unipinrec.models.policy.state import policy_state, stack_states
 
 

@@ -17,6 +17,7 @@ import psutil
 import tritonclient.grpc as triton
 
 from ensemble.graph import ensembles_in, read_config
+from ensemble.nodes.contract import ADMIN_HEADER
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
@@ -251,6 +252,8 @@ class EmbeddedServer:
             *(f"--backend-config=python,{key}={value}" for key, value in backend.items()),
             f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
             f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
+            # Nodes find a request's header of this name among its parameters.
+            *(f"--{name}-header-forward-pattern=^{ADMIN_HEADER}$" for name in ("grpc", "http")),
             "--exit-on-error=true",
             "--strict-readiness=true",
             f"--exit-timeout-secs={UNLOAD_TIMEOUT_S}",
@@ -262,6 +265,7 @@ class EmbeddedServer:
         return {
             **inherited,
             **self.settings.as_environment(),
+            **self.settings.secret_environment(),
             **self.settings.compiler_environment(),
             "LD_LIBRARY_PATH": _joined(*library_path, inherited.get("LD_LIBRARY_PATH")),
             # The stub's interpreter takes its prefix, and so its packages, from the first `python3` here.
