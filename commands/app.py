@@ -11,6 +11,7 @@ try:
     from commands.gpu_check import PASS_ON, gpu_check
     from commands.image_check import image_check
     from commands.loadtest import loadtest
+    from commands.policy.app import app as policy
     from commands.serve import serve
     from commands.soak import soak
     from commands.train import train_command
@@ -29,6 +30,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
 app.add_typer(answers.app, name="answers")
 app.add_typer(bench.app, name="bench")
+app.add_typer(policy, name="policy")
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("tables")(tables_command)

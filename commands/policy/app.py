@@ -1,0 +1,10 @@
+"""`unipinrec policy`: its commands."""
+
+import typer
+
+from commands.policy import logs
+
+app = typer.Typer(help="Learn, judge and serve utility weights per request.", no_args_is_help=True)
+app.command("simulate")(logs.simulate_command)
+app.command("import")(logs.import_command)
+app.command("join")(logs.join_command)
