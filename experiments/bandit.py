@@ -80,7 +80,8 @@ class Bandit:
             np.linalg.lstsq(term_KF[log.arm_R[type_R == each]], log.reward_R[type_R == each], rcond=None)[0]
             for each in range(TYPES)
         ]
-        return np.clip(np.stack(weight_TF) @ term_KF.T, 0.0, 1.0)
+        value_TK: Float64s = np.clip(np.stack(weight_TF) @ term_KF.T, 0.0, 1.0)
+        return value_TK
 
     @cached_property
     def choices(self) -> Int64s:

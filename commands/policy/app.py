@@ -3,8 +3,12 @@
 import typer
 
 from commands.policy import logs
+from commands.policy.evaluate import evaluate_command
+from commands.policy.study import study_command
 
 app = typer.Typer(help="Learn, judge and serve utility weights per request.", no_args_is_help=True)
 app.command("simulate")(logs.simulate_command)
 app.command("import")(logs.import_command)
 app.command("join")(logs.join_command)
+app.command("evaluate")(evaluate_command)
+app.command("study")(study_command)
