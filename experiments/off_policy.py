@@ -17,7 +17,8 @@ from unipinrec.evaluation.estimators import Estimator
 from unipinrec.evaluation.off_policy import evaluate
 
 RESULTS = Path("benchmarks/results/policy/off-policy.json")
-LOGS = 500
+LOGS = 2_000
+"""So many that a coverage of 95 % is measured to half a percent."""
 WORLDS = (
     World(name="many users", users=4_000, requests=5, appetite=8.0, mood=1.0),
     World(name="heavy users", users=500, requests=40, appetite=8.0, mood=1.0),

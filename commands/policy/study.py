@@ -17,7 +17,7 @@ def study_command(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same logs.")] = 0,
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = RESULTS,
 ) -> None:
-    """Measure errors and coverage of every estimator on synthetic logs: two minutes."""
+    """Measure errors and coverage of every estimator on synthetic logs: eight minutes."""
     console = Console(highlight=False)
 
     def shown(numbers: Iterable[int], world: str) -> Iterable[int]:

@@ -91,8 +91,10 @@ class EntryPoint:
         name, text = "unipinrec_stage_seconds", "Time that a batch took in the node"
         seconds = Histogram(name, text, ["stage"], buckets=STAGE_SECONDS, registry=registry)
         self._seconds = with_series(seconds, STAGES)
-        self._export = MetricsExport(self._backend, model, instance, (registry, self._node.metrics))
+        self._export: MetricsExport | None = None
         if self.exports_metrics:
+            registries = (registry, self._node.metrics)
+            self._export = MetricsExport(self._backend, model, instance, registries)
             self._export.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -118,7 +120,8 @@ class EntryPoint:
 
     def finalize(self) -> None:
         """Release what the node holds."""
-        self._export.stop()
+        if self._export is not None:
+            self._export.stop()
         self._node.close()
 
     def _parse(self, request: Any) -> list[Any]:

@@ -6,6 +6,7 @@ a step: it may be slow, wrong or dead. What reaches it through Triton are questi
 Shapes: B requests, K arms.
 """
 
+import json
 import logging
 import threading
 import time
@@ -41,8 +42,8 @@ class PolicyNode:
     """Answers requests of the channel in a thread, and questions about the policy."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
-        # Scoring counts decisions: Triton 2.51 can fail when a process dies that hands counters over, and this
-        # one may die without harm.
+        # Scoring counts decisions. Triton 2.51 can fail when a process dies that hands counters over, and
+        # this one may die without harm.
         self.metrics = CollectorRegistry()
         self._control: PolicyControl | None = None
         found = loaded.policy()
@@ -68,22 +69,24 @@ class PolicyNode:
         key = arrays["ADMIN_KEY"].ravel()[0].decode() if "ADMIN_KEY" in arrays else None
         return [(command, key) for command in arrays["COMMAND"].ravel()]
 
-    def run(self, rows: Sequence[tuple[bytes, str | None]]) -> list[bytes]:
+    def run(self, rows: Sequence[tuple[bytes, str | None]]) -> list[dict[str, Any]]:
         """Return what each command is answered with, after a decision of its own has come.
 
         Raises `InvalidInputError` for a command that is not allowed, and `RuntimeError` if none came.
         """
         if self._control is None:
-            raise InvalidInputError("COMMAND is for a policy; the bundle has none: `unipinrec export` adds it")
+            raise InvalidInputError(
+                "COMMAND is for a policy; the bundle has none: `unipinrec export` adds it"
+            )
         self._check()
         try:
             return [self._control.answer(command, key) for command, key in rows]
         except CommandError as error:
             raise InvalidInputError(str(error)) from error
 
-    def pack(self, rows: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    def pack(self, rows: Sequence[dict[str, Any]]) -> dict[str, NDArray[Any]]:
         """Return the output tensor for one request."""
-        return {"STATUS": np.array(rows, np.object_)}
+        return {"STATUS": np.array([json.dumps(row).encode() for row in rows], np.object_)}
 
     def close(self) -> None:
         """Stop deciding."""
@@ -104,7 +107,7 @@ class PolicyNode:
             if time.monotonic() > until:
                 raise RuntimeError(f"no decision in {CHECK_S:g} s")
             time.sleep(0.001)
-        if decision.outcome != "decided":
+        if decision.outcome in ("failed", "invalid"):
             raise RuntimeError(f"the policy's decision {decision.outcome}")
 
     def _serve(self) -> None:
@@ -115,7 +118,9 @@ class PolicyNode:
                 waiting = [request for request in requests if request.ticket.asked_ns >= oldest_ns]
                 if waiting:
                     self._answer(waiting)
-            except Exception:  # Requests are answered without a policy too, and the next may be answered with.
+            except (
+                Exception
+            ):  # Requests are answered without a policy too, and the next may be answered with.
                 log.exception("a policy's requests were not read")
                 self._stopped.wait(POLL_S)
 
@@ -133,12 +138,19 @@ class PolicyNode:
     def _decide(self, requests: Sequence[PolicyRequest]) -> list[Decision]:
         """Return the arm of each request: the one with the highest value, of equal ones the first."""
         revision = self._alphas.current()
+        if revision.alphas is None:
+            return [Decision("withheld")] * len(requests)
+        alpha_of = revision.alphas.of
         cohort_B = self._graph.cohorts(requests)
-        alpha_B = np.array([revision.alphas.of(self._config.cohort_names[cohort]) for cohort in cohort_B])
+        alpha_B = np.array([alpha_of(self._config.cohort_names[cohort]) for cohort in cohort_B])
         value_BK2 = self._graph.values(requests)
         worth_BK = alpha_B[:, None] * value_BK2[..., 1] + (1 - alpha_B[:, None]) * value_BK2[..., 0]
         valid_B = np.isfinite(worth_BK).all(axis=1)
         return [
-            Decision("decided", int(arm), float(alpha), cohort, revision.number) if valid else Decision("invalid")
-            for arm, alpha, cohort, valid in zip(worth_BK.argmax(axis=1), alpha_B, cohort_B, valid_B, strict=True)
+            Decision("decided", int(arm), float(alpha), cohort, revision.number)
+            if valid
+            else Decision("invalid")
+            for arm, alpha, cohort, valid in zip(
+                worth_BK.argmax(axis=1), alpha_B, cohort_B, valid_B, strict=True
+            )
         ]

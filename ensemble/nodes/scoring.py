@@ -21,6 +21,7 @@ from ensemble.nodes.contract import SCORE_PADDING, Arrays, stack, stamp_bundle
 from ensemble.nodes.utility import Choice, UtilityChooser, WeightRequest
 from ensemble.settings import ServingSettings
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringRow:
     """The candidates of one user with their probabilities, and what is known of their weights."""

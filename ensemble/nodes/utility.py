@@ -23,9 +23,9 @@ from ensemble.settings import ServingSettings
 Source = Literal["given", "explored", "chosen", "default"]
 """Who says: the request, a random draw, the policy, or the bundle's static weights."""
 
-Fallback = Literal["late", "dead", "busy", "failed", "invalid"]
+Fallback = Literal["late", "dead", "busy", "failed", "invalid", "withheld"]
 """Why static weights stand in for a policy's: its decision did not come in time, its process is not there, it
-has too many requests, it raised, or it said what is no decision."""
+has too many requests, it raised, it said what is no decision, or its card sets no operating point."""
 
 POLL_S = 0.0001
 HOPELESS_NS = 1_000_000_000
@@ -73,7 +73,7 @@ class UtilityChooser:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, metrics: CollectorRegistry) -> None:
         self._default_A = np.array(loaded.manifest.defaults.utility_weights, np.float32)
         self._budget_ns = settings.policy_budget_ms * 1_000_000
-        self._explore = {"share": settings.explore_share, "seed": settings.explore_seed}
+        self._explore_share, self._explore_seed = settings.explore_share, settings.explore_seed
         self._table: DecisionTable | None = None
         policy = loaded.policy()
         if policy is not None:
@@ -112,7 +112,8 @@ class UtilityChooser:
         if self._table is None:
             return Choice(self._default_A, "default")
         arms = len(self._weight_KA)
-        arm = explored_arm(request.request_id, request.place, arms=arms, **self._explore)
+        share, seed = self._explore_share, self._explore_seed
+        arm = explored_arm(request.request_id, request.place, share=share, seed=seed, arms=arms)
         if arm is not None:
             told = {"arm": arm, "propensity": 1 / arms, "explored": True}
             return Choice(self._weight_KA[arm], "explored", told)
@@ -129,10 +130,10 @@ class UtilityChooser:
         decision = self._wait(table, ticket)
         if decision is None:
             return "late"
-        if decision.outcome == "failed":
-            return "failed"
+        if decision.outcome != "decided":
+            return decision.outcome
         known = decision.arm < len(self._weight_KA) and decision.cohort < len(self._config.cohort_names)
-        return decision if known and decision.outcome == "decided" else "invalid"
+        return decision if known else "invalid"
 
     def _wait(self, table: DecisionTable, ticket: Ticket) -> Decision | None:
         decision, now = table.find(ticket.number), time.monotonic_ns()

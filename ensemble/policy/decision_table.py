@@ -6,7 +6,7 @@ import secrets
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,9 +16,9 @@ TABLE = "decisions"
 ROWS = 1 << 15
 """Decisions that lie there at once; later ones take the places of the oldest."""
 
-Outcome = Literal["decided", "failed", "invalid"]
-OUTCOMES: tuple[Outcome, ...] = ("decided", "failed", "invalid")
-"""`failed`: the policy raised; `invalid`: its values are no numbers."""
+Outcome = Literal["decided", "failed", "invalid", "withheld"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+"""`failed`: the policy raised; `invalid`: its values are no numbers; `withheld`: no alpha is set."""
 
 ROW = np.dtype(
     [

@@ -58,7 +58,8 @@ class PolicyRequest:
         history = self.history
         columns = (history.item_row_N, history.actions_N, history.timestamp_N, history.surface_N)
         header = (*self.ticket, self.request_time, self.surface, len(history))
-        return np.concatenate([np.array(header, np.int64), *columns]).tobytes()
+        numbers: Int64s = np.concatenate([np.array(header, np.int64), *columns])
+        return numbers.tobytes()
 
     @classmethod
     def from_bytes(cls, datagram: bytes) -> "PolicyRequest":
@@ -114,7 +115,7 @@ class RequestReceiver:
         with _short(self._folder) as folder:
             fresh = f"{folder}/{SOCKET}-{os.getpid()}-{secrets.token_hex(4)}"
             self._socket.bind(fresh)
-            os.rename(fresh, f"{folder}/{SOCKET}")
+            Path(fresh).rename(f"{folder}/{SOCKET}")
 
     def receive(self, most: int, timeout_s: float) -> list[PolicyRequest]:
         """Return up to `most` requests that wait, or those that come first within `timeout_s` seconds."""

@@ -38,7 +38,7 @@ class ValueGraph:
             for request in requests
         ]
         inputs = {**stack_states(states, self._config), "arm_places": self._place_K2}
-        (value_BK2,) = self._session.run(["value"], inputs)
+        value_BK2: Floats = self._session.run(["value"], inputs)[0]
         return value_BK2
 
     def cohorts(self, requests: Sequence[PolicyRequest]) -> list[int]:

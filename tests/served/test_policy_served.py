@@ -1,4 +1,4 @@
-"""A policy beside the graph of a real server: its choices, and that nothing that befalls it costs an answer."""
+"""A policy beside the graph of a real server: its choices, and that no fault of it costs an answer."""
 
 import os
 import shutil
@@ -51,7 +51,10 @@ def policy_server(
     repository = shutil.copytree(MODEL_REPOSITORY, folder / "models")
     entry = repository / "policy" / "1" / "model.py"
     text = entry.read_text()
-    for old, new in (("ensemble.nodes.policy", "tests.support.faulty_policy"), ("PolicyNode", "FaultyPolicyNode")):
+    for old, new in (
+        ("ensemble.nodes.policy", "tests.support.faulty_policy"),
+        ("PolicyNode", "FaultyPolicyNode"),
+    ):
         text = text.replace(old, new)
     entry.write_text(text)
     with pytest.MonkeyPatch.context() as patch:
@@ -117,7 +120,7 @@ def test_weights_of_the_caller_count_before_the_policy_s(
 def test_a_policy_that_is_broken_costs_no_answer(
     policy_server: EmbeddedServer, exported: Exported, fault: Path, name: str, reason: str
 ) -> None:
-    static = tuple(policy_server_defaults(exported))
+    static = exported.dataset.info.utility_weights
     with asking(policy_server.grpc_url, [stored(exported, user) for user in USERS]) as seen:
         seen.until(chosen, HEAL_S)
         fault.write_text(name)
