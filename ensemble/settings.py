@@ -69,6 +69,10 @@ class ServingSettings(BaseSettings):
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""
+    policy_budget_ms: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """Milliseconds after the check of a request for which scoring waits for a policy's decision. One that is
+    there when the ranking is done costs no wait. A longer budget lets a slow policy delay more answers, a
+    shorter one gives more answers static weights."""
     exclude_seen: bool = True
     """Leave the items of a user's history out of the results. Turn it off where repeats are welcome."""
     threads: Count = 1

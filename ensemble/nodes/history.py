@@ -6,7 +6,7 @@ Shapes: B users of one request, N events, A actions.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_request
 from ensemble.nodes.contract import Arrays, stack, stack_histories, stamp_bundle
+from ensemble.policy.request_channel import NOTHING_ASKED, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
 from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
+from unipinrec.models.policy.state import policy_state
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ class Assembled:
     excluded_row_X: Int64s
     unknown_items: int
     """Events that were ignored because the bundle does not know their item, action or surface."""
+    weighed: bool
+    """Whether the request says what an action is worth."""
+    ticket: Ticket = NOTHING_ASKED
+    """Under which scoring finds what a policy says of it."""
 
 
 class HistoryNode:
@@ -51,6 +57,9 @@ class HistoryNode:
         self._store = open_histories(settings.histories)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
+        policy = loaded.policy()
+        self._policy_config = policy[0] if policy else None
+        self._policy = RequestSender(settings.runtime_dir)
         self._limits = {"max_events": settings.max_events, "max_exclude": settings.max_exclude}
         self.metrics = CollectorRegistry()
         self._unknown_items = Counter(
@@ -68,10 +77,10 @@ class HistoryNode:
         return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
-        """Return the rows as they are, counted: nothing is left to compute together."""
+        """Return the rows, counted, with tickets of what the policy was asked."""
         self._unknown_items.inc(sum(row.unknown_items for row in rows))
         self._cold_starts.inc(sum(len(row.history) == 0 for row in rows))
-        return rows
+        return [replace(row, ticket=self._ask(row)) for row in rows]
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
@@ -83,13 +92,21 @@ class HistoryNode:
             "RESOLVED_SURFACE": np.array([[row.surface] for row in rows], np.int64),
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
+            "POLICY_TICKET": np.array([row.ticket for row in rows], np.int64),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
     def close(self) -> None:
-        """Close the history store."""
+        """Close the history store and the channel to the policy."""
         if self._store is not None:
             self._store.close()
+        self._policy.close()
+
+    def _ask(self, row: Assembled) -> Ticket:
+        if self._policy_config is None or row.weighed:
+            return NOTHING_ASKED
+        state = policy_state(row.history, row.request_time, row.surface, self._policy_config)
+        return self._policy.ask(state.events, row.request_time, row.surface)
 
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         events = self._events(arrays, user)
@@ -116,6 +133,7 @@ class HistoryNode:
             seen_row_X=np.unique(known.item_row_N),
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
+            weighed="UTILITY_WEIGHTS" in arrays,
         )
 
     def _events(self, arrays: Arrays, user: int) -> Events:

@@ -64,6 +64,8 @@ class EntryPoint:
     node names its class; what needs to know more of its instance overrides `make`."""
 
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
+    exports_metrics: ClassVar[bool] = True
+    """Whether the server tells what the node counts."""
 
     def make(
         self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]
@@ -89,8 +91,11 @@ class EntryPoint:
         name, text = "unipinrec_stage_seconds", "Time that a batch took in the node"
         seconds = Histogram(name, text, ["stage"], buckets=STAGE_SECONDS, registry=registry)
         self._seconds = with_series(seconds, STAGES)
-        self._export = MetricsExport(self._backend, model, instance, (registry, self._node.metrics))
-        self._export.start()
+        self._export: MetricsExport | None = None
+        if self.exports_metrics:
+            registries = (registry, self._node.metrics)
+            self._export = MetricsExport(self._backend, model, instance, registries)
+            self._export.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
@@ -115,7 +120,8 @@ class EntryPoint:
 
     def finalize(self) -> None:
         """Release what the node holds."""
-        self._export.stop()
+        if self._export is not None:
+            self._export.stop()
         self._node.close()
 
     def _parse(self, request: Any) -> list[Any]:

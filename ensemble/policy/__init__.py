@@ -1,1 +1,1 @@
-"""What the policy node decides by, beside its value network: alphas, exploration, and commands about both."""
+"""Utility weights beside the graph: a policy's requests and decisions, its alphas, exploration."""

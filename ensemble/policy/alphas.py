@@ -36,7 +36,8 @@ class Revision(Config):
     """Counts the changes of the file; 0 are the alphas of a policy's card."""
     time: int
     """Unix seconds of the change."""
-    alphas: Alphas
+    alphas: Alphas | None
+    """None: a guardrail of the card failed, and nobody has set others."""
     fingerprint: str
     """The policy that the alphas are for."""
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""

@@ -142,7 +142,7 @@ def validate_events(frame: pl.DataFrame, info: DatasetInfo) -> pl.DataFrame:
         raise EventFormatError("events is empty; allowed: at least one row")
     if frame["timestamp"].dtype in (pl.Datetime, pl.Date):
         frame = frame.with_columns(pl.col("timestamp").dt.epoch("s"))
-    events = _typed(frame, EVENT_SCHEMA, surface=0)
+    events = typed(frame, EVENT_SCHEMA, surface=0)
     for name in (*REQUIRED, "surface"):
         refuse(events, name, pl.col(name).is_null(), "a value in every row")
     _check_ranges(events, info)
@@ -161,7 +161,7 @@ def validate_items(frame: pl.DataFrame) -> pl.DataFrame:
     finite or too large, or a column has another type.
     """
     require_columns(frame.columns, ("item_id",), ("title", "attributes", "content"))
-    items = _typed(frame, ITEM_SCHEMA).with_columns(pl.col("attributes", "content").fill_null([]))
+    items = typed(frame, ITEM_SCHEMA).with_columns(pl.col("attributes", "content").fill_null([]))
     item_id, element = pl.col("item_id"), pl.element()
     refuse(items, "item_id", item_id.is_null(), "a value in every row")
     refuse(items, "item_id", item_id < 0, "0 or more")
@@ -187,8 +187,11 @@ def _check_lengths(items: pl.DataFrame) -> None:
     refuse(widths, "width of content", (width > 0) & (width != first_width), allowed)
 
 
-def _typed(frame: pl.DataFrame, schema: pl.Schema, **defaults: Any) -> pl.DataFrame:
-    """The columns of `schema`; one that is missing has its default in every row, else null."""
+def typed(frame: pl.DataFrame, schema: pl.Schema, **defaults: Any) -> pl.DataFrame:
+    """Return the columns of `schema`; one that is missing has its default in every row, else null.
+
+    Raises `EventFormatError` for a column of a type, or with a value, that does not become the schema's.
+    """
     missing = {
         name: pl.lit(defaults.get(name), dtype) for name, dtype in schema.items() if name not in frame.columns
     }
@@ -199,18 +202,17 @@ def _typed(frame: pl.DataFrame, schema: pl.Schema, **defaults: Any) -> pl.DataFr
 def _typed_column(column: pl.Series, dtype: pl.DataType) -> pl.Series:
     """The column as `dtype`.
 
-    CSV knows no types, so text of an integer is an integer, and text of numbers with spaces between a list.
+    CSV knows no types, so text of a number is a number, and text of numbers with spaces between a list.
     Categories and bytes are text of another form, and a user's or an item's number is its name.
     """
     column = _text(column)
     if isinstance(dtype, pl.List):
         return _typed_lists(column, dtype)
-    convertible = column.dtype.is_integer() or (dtype.is_integer() and _is_text_or_whole(column.dtype))
-    if column.dtype in (dtype, pl.Null) or convertible:
+    if column.dtype in (dtype, pl.Null) or _is_convertible(column.dtype, dtype):
         typed = column.cast(dtype, strict=False)
         refuse(column.to_frame(), column.name, typed.is_null() & column.is_not_null(), f"{dtype}")
         return typed
-    allowed = f"{dtype}" if dtype.is_integer() else f"{dtype} or integers"
+    allowed = f"{dtype} or integers" if dtype == pl.String else f"{dtype}"
     raise EventFormatError(f"{column.name} has type {column.dtype}; allowed: {allowed}")
 
 
@@ -226,8 +228,11 @@ def _text(column: pl.Series) -> pl.Series:
         raise
 
 
-def _is_text_or_whole(dtype: pl.DataType) -> bool:
-    return dtype == pl.String or (isinstance(dtype, pl.Decimal) and dtype.scale == 0)
+def _is_convertible(found: pl.DataType, dtype: pl.DataType) -> bool:
+    if dtype.is_float():
+        return found.is_numeric() or found == pl.String
+    whole = isinstance(found, pl.Decimal) and found.scale == 0
+    return found.is_integer() or (dtype.is_integer() and (found == pl.String or whole))
 
 
 def _typed_lists(column: pl.Series, dtype: pl.List) -> pl.Series:

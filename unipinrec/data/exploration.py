@@ -3,14 +3,31 @@
 Shapes: R requests, M rewards, K arms.
 """
 
+import hashlib
+import json
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.config import Config
 from unipinrec.data.arms import Arms
+from unipinrec.data.events import EventFormatError
+from unipinrec.data.exploration_format import ARM, reward_columns, validate_requests, weight_columns
+from unipinrec.data.tables import read_parquet, read_table
+
+REQUESTS = "requests.parquet"
+INFO = "exploration.json"
+
+
+class ExplorationLogError(ValueError):
+    """A folder that cannot be read as, or become, an exploration log; the message is one line."""
 
 
 class ExplorationInfo(Config):
@@ -55,3 +72,126 @@ class ExplorationLog:
         """Return some of the requests, in order."""
         columns = {name: getattr(self, name)[chosen] for name in self.__slots__ if name != "info"}
         return ExplorationLog(info=self.info, **columns)
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame, info: ExplorationInfo) -> Self:
+        """Return the log of a table (docs/policy.md), ordered by time.
+
+        Raises `EventFormatError` if the table breaks a rule of the format.
+        """
+        requests = validate_requests(table, info.arms)
+        return cls(
+            info=info,
+            request_id_R=requests["request_id"].to_numpy(),
+            user_id_R=requests["user_id"].to_numpy(),
+            timestamp_R=requests["timestamp"].to_numpy(),
+            surface_R=requests["surface"].to_numpy(),
+            explored_R=requests["explored"].to_numpy(),
+            arm_R=requests[ARM].to_numpy(),
+            propensity_R=requests["propensity"].to_numpy(),
+            reward_RM=requests.select(reward_columns(info.arms)).to_numpy(),
+        )
+
+    def table(self) -> pl.DataFrame:
+        """Return the log in the format of its file."""
+        arms = self.info.arms
+        weight_R2 = arms.weights()[self.arm_R][:, list(arms.columns)]
+        return pl.DataFrame(
+            {
+                "request_id": pl.Series(self.request_id_R, dtype=pl.String),
+                "user_id": pl.Series(self.user_id_R, dtype=pl.String),
+                "timestamp": self.timestamp_R,
+                "surface": self.surface_R,
+                "explored": self.explored_R,
+                **dict(zip(weight_columns(arms), weight_R2.T, strict=True)),
+                "propensity": self.propensity_R,
+                **dict(zip(reward_columns(arms), self.reward_RM.T, strict=True)),
+            }
+        )
+
+    def save(self, folder: Path) -> ExplorationInfo:
+        """Write the log into the new folder `folder`, whole or not at all; return what it says of itself.
+
+        Raises `EventFormatError` if the log breaks a rule of the format, and `ExplorationLogError` if
+        `folder` exists.
+        """
+        if folder.exists():
+            raise ExplorationLogError(f"folder is {folder}, which exists; allowed: a new folder")
+        table = self.table()
+        validate_requests(table, self.info.arms)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as temporary:
+            partial = Path(temporary) / "log"
+            partial.mkdir()
+            table.write_parquet(partial / REQUESTS)
+            info = self.info.model_copy(update={"sha256": _sha256(partial / REQUESTS)})
+            (partial / INFO).write_text(info.model_dump_json(indent=2) + "\n")
+            partial.rename(folder)
+        return info
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a log after checking its table's hash.
+
+        Raises `ExplorationLogError` if a file is missing, unreadable or of another hash.
+        """
+        info = read_log_info(folder)
+        found = _sha256(_existing(folder, REQUESTS))
+        if found != info.sha256:
+            raise ExplorationLogError(
+                f"log {folder}: sha256 of {REQUESTS} is {found}; allowed: {info.sha256}"
+            )
+        try:
+            return cls.of_table(read_parquet(folder / REQUESTS), info)
+        except EventFormatError as error:
+            raise ExplorationLogError(f"log {folder}: {error}") from error
+
+
+def import_log(table_file: Path, folder: Path, info: ExplorationInfo) -> ExplorationLog:
+    """Write the log `folder` from a table of requests, which is what `read_table` reads.
+
+    Raises `EventFormatError` if the file is not a table in the format (docs/policy.md), `FileNotFoundError`
+    if it is missing, and `ExplorationLogError` if `folder` exists.
+    """
+    log = ExplorationLog.of_table(read_table(table_file), info)
+    log.save(folder)
+    return log
+
+
+def read_arms(file: Path) -> Arms:
+    """Read arms from a JSON file that has their fields, or has them as `arms`, as `exploration.json` does.
+
+    Raises `ExplorationLogError` if the file is not such JSON, and `OSError` if it cannot be read.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+        found = content.get("arms", content) if isinstance(content, dict) else content
+        return Arms.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "arms"
+        raise ExplorationLogError(f"file {file}: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise ExplorationLogError(f"file {file} is no JSON: {error}") from error
+
+
+def read_log_info(folder: Path) -> ExplorationInfo:
+    """Read what a log says of itself.
+
+    Raises `ExplorationLogError` if the file is missing or unreadable.
+    """
+    try:
+        return ExplorationInfo.model_validate_json(_existing(folder, INFO).read_bytes())
+    except ValidationError as error:
+        raise ExplorationLogError(f"log {folder}: {INFO} is unreadable: {error}") from error
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise ExplorationLogError(f"log {folder} has no {name}")
+    return folder / name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,5 @@
-"""Tables in files, whoever wrote them: parquet, CSV and TSV, compressed or not, whole or in parts."""
+"""Tables in files, whoever wrote them: parquet, JSON lines, CSV and TSV, these compressed or not, whole or in
+parts."""
 
 import csv
 import gzip
@@ -13,9 +14,10 @@ import polars as pl
 from unipinrec.data.events import EventFormatError, require_columns
 
 PARQUET = ".parquet"
+JSON_LINES = ".jsonl"
 SEPARATOR_OF = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 """The separator of columns, by the ending of the file's name."""
-ENDINGS = (PARQUET, *SEPARATOR_OF)
+ENDINGS = (PARQUET, *SEPARATOR_OF, JSON_LINES)
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """What Spark and Hive name the folder of rows whose value is null."""
 
@@ -134,6 +136,9 @@ def reading(path: Path) -> Iterator[None]:
 def _read_part(file: Path) -> pl.DataFrame:
     if _ending(file) is None:
         raise EventFormatError(f"file is {file}; allowed: names that end in {', '.join(ENDINGS)}")
+    if _ending(file) == JSON_LINES:
+        with reading(file):
+            return pl.read_ndjson(file.read_bytes(), infer_schema_length=None)
     return read_parquet(file) if _ending(file) == PARQUET else read_text(file)
 
 

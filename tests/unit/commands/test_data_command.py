@@ -128,7 +128,7 @@ def test_a_file_that_is_no_table_is_refused(log: Path, tmp_path: Path) -> None:
     assert missing == f"file is {tmp_path / 'none.csv'}; allowed: a file or folder that exists"
     (tmp_path / "log.txt").touch()
     text = refused("import", "--events", tmp_path / "log.txt", "--actions", "click", "--out", out)
-    endings = ".parquet, .csv, .csv.gz, .tsv, .tsv.gz"
+    endings = ".parquet, .csv, .csv.gz, .tsv, .tsv.gz, .jsonl"
     assert text == f"file is {tmp_path / 'log.txt'}; allowed: names that end in {endings}"
     log.rename(tmp_path / "log.parquet")
     unreadable = refused("import", "--events", tmp_path / "log.parquet", "--actions", "click", "--out", out)

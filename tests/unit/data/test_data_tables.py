@@ -99,7 +99,7 @@ def test_parts_may_be_text(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    endings = ".parquet, .csv, .csv.gz, .tsv, .tsv.gz"
+    endings = ".parquet, .csv, .csv.gz, .tsv, .tsv.gz, .jsonl"
     assert refused(tmp_path) == (
         f"folder {tmp_path} has no file whose name ends in {endings}; allowed: 1 or more"
     )

@@ -36,11 +36,11 @@ class PolicyCard(Config):
     rewards: tuple[str, str]
     cohorts: tuple[str, ...]
     """Names, in the order in which rules are tried."""
-    chosen: Alphas
+    chosen: Alphas | None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        unknown = sorted(set(self.chosen.cohorts) - set(self.cohorts))
+        unknown = sorted(set(self.chosen.cohorts if self.chosen else ()) - set(self.cohorts))
         if unknown:
             raise ValueError(f"cohort is {unknown[0]}; allowed: {', '.join(self.cohorts)}")
         return self

@@ -1,0 +1,194 @@
+"""An exploration log of a simulated dataset, and the expected reward of every arm for every request.
+
+Shapes: R requests of the log, B requests computed at once, C candidates, K arms, A actions, M rewards.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
+from unipinrec.data.exploration import (
+    ExplorationInfo,
+    ExplorationLog,
+    ExplorationLogError,
+    read_log_info,
+)
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.simulator.choice import conditional_probabilities, draw_actions, marginal_probabilities
+from unipinrec.simulator.exploration_config import ExplorationConfig
+from unipinrec.simulator.ranking import CandidateSource, Ranker
+from unipinrec.simulator.truth import TRUTH, Truth
+
+CHUNK = 256
+"""Requests computed at once: `8 x candidates x arms` bytes each, a few times over."""
+LARGEST_CHANCE = 1 - 1e-7
+"""Of an item; the logarithm of its complement stays finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedExploration:
+    """A log, and what it does not tell."""
+
+    log: ExplorationLog
+    expected_RKM: Float32s
+    """Expected rewards of every arm, for the candidates and head scores of each request."""
+    config: ExplorationConfig
+
+    def save(self, folder: Path) -> None:
+        """Write the log into the new folder `folder`, then the truth beside it.
+
+        Raises `ExplorationLogError` if `folder` exists.
+        """
+        info = self.log.save(folder)
+        partial = folder / f".partial-{TRUTH}"
+        metadata = {"requests": info.sha256, "config": self.config.model_dump_json()}
+        save_file({"expected_RKM": np.ascontiguousarray(self.expected_RKM)}, partial, metadata)
+        partial.rename(folder / TRUTH)
+
+
+def load_expected(folder: Path) -> Float32s:
+    """Read the expected reward of every arm for every request of a simulated log, in its order, [R, K, 2].
+
+    Raises `ExplorationLogError` if the log has no truth, or that of other requests.
+    """
+    expected = read_log_info(folder).sha256
+    if not (folder / TRUTH).is_file():
+        raise ExplorationLogError(f"log {folder} has no {TRUTH}, as only simulated ones have")
+    try:
+        with safe_open(folder / TRUTH, framework="np") as stored:
+            found = (stored.metadata() or {}).get("requests")
+            expected_RKM: Float32s = stored.get_tensor("expected_RKM")
+    except SafetensorError as error:
+        raise ExplorationLogError(f"log {folder}: {TRUTH} is unreadable: {error}") from error
+    if found != expected:
+        raise ExplorationLogError(f"log {folder}: {TRUTH} is that of requests {found}; allowed: {expected}")
+    return expected_RKM
+
+
+def simulate_exploration(
+    interactions: InteractionDataset, truth: Truth, config: ExplorationConfig, progress: Progress
+) -> SimulatedExploration:
+    """Return a log of requests at the dataset's feedviews, with the expected rewards of all arms.
+
+    A share of the requests draws its arm uniformly among all, the others have production's. Candidates are
+    ranked by the sum of weight x head score; of those served, actions are drawn by the dataset's truth, and
+    are independent between items. A reward is whether at least one served item got its action.
+
+    Raises `ValueError` if no request explores, or fewer items are shown than a request has candidates.
+    """
+    random = np.random.default_rng(config.seed)
+    requests = _Requests.draw(truth, config, random)
+    world = _Shelf(interactions, truth, config, random)
+    rewards, expected = [], []
+    task = progress.add_task("requests", total=len(requests.feedview_R))
+    for begin in range(0, len(requests.feedview_R), CHUNK):
+        chunk = slice(begin, begin + CHUNK)
+        reward_BM, expected_BKM = world.serve(requests.feedview_R[chunk], requests.arm_R[chunk])
+        rewards.append(reward_BM)
+        expected.append(expected_BKM)
+        progress.advance(task, len(reward_BM))
+    name = f"{interactions.info.name}-exploration"
+    log = ExplorationLog(
+        info=ExplorationInfo(name=name, arms=config.arms, synthetic=True),
+        request_id_R=requests.ids(),
+        user_id_R=interactions.user_ids_U[truth.user_F[requests.feedview_R]],
+        timestamp_R=truth.timestamp_F[requests.feedview_R],
+        surface_R=interactions.feedviews.surface_F[requests.feedview_R],
+        explored_R=requests.explored_R,
+        arm_R=requests.arm_R,
+        propensity_R=np.where(requests.explored_R, 1 / len(config.arms), 1.0),
+        reward_RM=np.concatenate(rewards),
+    )
+    return SimulatedExploration(log, np.concatenate(expected), config)
+
+
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """Which requests are in the log, by time."""
+
+    feedview_R: Int64s
+    number_R: Int64s
+    """Of the request among those of its feedview."""
+    explored_R: Bools
+    arm_R: Int64s
+
+    @classmethod
+    def draw(cls, truth: Truth, config: ExplorationConfig, random: np.random.Generator) -> "_Requests":
+        shape = (len(truth), config.traffic)
+        explored_FN = random.random(shape) < config.share
+        kept_FN = explored_FN | (random.random(shape) < config.production_share)
+        if not explored_FN.any():
+            raise ValueError(
+                f"share is {config.share}, and none of {explored_FN.size} requests explores; allowed: a "
+                "larger share, or more traffic"
+            )
+        feedview_R, number_R = np.nonzero(kept_FN)
+        order_R = np.argsort(truth.timestamp_F[feedview_R], kind="stable")
+        feedview_R, number_R = feedview_R[order_R], number_R[order_R]
+        explored_R = explored_FN[feedview_R, number_R]
+        drawn_R = random.integers(len(config.arms), size=len(feedview_R))
+        return cls(
+            feedview_R, number_R, explored_R, np.where(explored_R, drawn_R, config.arms.production_arm)
+        )
+
+    def ids(self) -> NDArray[np.object_]:
+        pairs = zip(self.feedview_R.tolist(), self.number_R.tolist(), strict=True)
+        return np.array([f"{feedview}-{number}" for feedview, number in pairs], np.object_)
+
+
+class _Shelf:
+    """Serves requests by the weights of an arm, and knows what every arm would have brought."""
+
+    def __init__(
+        self,
+        interactions: InteractionDataset,
+        truth: Truth,
+        config: ExplorationConfig,
+        random: np.random.Generator,
+    ) -> None:
+        self._truth = truth
+        self._random = random
+        self._top_k = config.top_k
+        self._rewarded = list(config.arms.columns)
+        self._weight_AK = config.arms.weights().T
+        self._candidates = CandidateSource(interactions, truth, config.candidates, random)
+        self._ranker = Ranker(config.ranker, truth.config.choice, random)
+
+    def serve(self, feedview_B: Int64s, arm_B: Int64s) -> tuple[Float64s, Float32s]:
+        """Return drawn rewards of the given arms, [B, M], and expected rewards of all arms, [B, K, M]."""
+        truth = self._truth
+        item_BC = self._candidates.draw(feedview_B)
+        affinity_BC = np.einsum("bd,bcd->bc", truth.taste_FD[feedview_B], truth.latent_VD[item_BC])
+        item_BCA = truth.item_propensity_VA[item_BC]
+        own_BA = truth.user_propensity_UA[truth.user_F[feedview_B]]
+        head_BCA = self._ranker.heads(affinity_BC, item_BCA, own_BA)
+        served_BKC = best(np.matmul(head_BCA.astype(np.float64), self._weight_AK), self._top_k)
+        conditional_BCA = conditional_probabilities(
+            affinity_BC, item_BCA + own_BA[:, None], truth.config.choice
+        )
+        chance_BCM = marginal_probabilities(conditional_BCA)[..., self._rewarded]
+        action_BC = draw_actions(conditional_BCA, self._random)
+        done_BCM = action_BC[..., None] >> np.array(self._rewarded) & 1 == 1
+        shown_BC = served_BKC[np.arange(len(arm_B)), arm_B]
+        reward_BM = (done_BCM & shown_BC[..., None]).any(axis=1).astype(np.float64)
+        return reward_BM, at_least_one(served_BKC, chance_BCM)
+
+
+def best(score_BCK: Float64s, top_k: int) -> Bools:
+    """Return which candidates are among the `top_k` with the highest scores of each arm, [B, K, C]."""
+    score_BKC = np.ascontiguousarray(score_BCK.transpose(0, 2, 1))
+    place = score_BKC.shape[2] - top_k
+    least_BK1 = np.partition(score_BKC, place, axis=2)[..., place, None]
+    return score_BKC >= least_BK1
+
+
+def at_least_one(served_BKC: Bools, chance_BCM: Float32s) -> Float32s:
+    """Return the chance that at least one served item gets the action, [B, K, M]: 1 - prod(1 - p)."""
+    log_miss_BCM = np.log1p(-chance_BCM.clip(max=LARGEST_CHANCE))
+    return -np.expm1(served_BKC.astype(np.float32) @ log_miss_BCM)
