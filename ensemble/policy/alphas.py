@@ -5,11 +5,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pydantic import Field, ValidationError
 
 from unipinrec.config import Config
@@ -41,6 +42,10 @@ class Revision(Config):
     """The policy that the alphas are for."""
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
 
+    def by_cohort(self, cohorts: Sequence[str]) -> dict[str, float | None]:
+        """Return the alpha of each cohort."""
+        return {cohort: self.alphas.of(cohort) if self.alphas else None for cohort in cohorts}
+
 
 class Revisions(Config):
     """What the file holds."""
@@ -54,7 +59,7 @@ class AlphaBook:
 
     A policy goes on with its own revisions while replicas of another one write to the same file, as happens
     while a bundle is replaced. All methods may be called from several threads, and files be written by
-    several processes.
+    several processes. As a collector of Prometheus it tells the alphas and what befell the file.
     """
 
     def __init__(self, path: Path, card: PolicyCard) -> None:
@@ -63,6 +68,7 @@ class AlphaBook:
         self._card = card
         self._first = Revision(number=0, time=0, alphas=card.chosen, fingerprint=card.fingerprint)
         self._current = self._first
+        self._unreadable = 0
         self._following = threading.Lock()
         self._stamp: tuple[int, ...] | None = None
         # Stays open, so that no later file gets its inode number and is taken for it.
@@ -71,7 +77,8 @@ class AlphaBook:
 
     def current(self) -> Revision:
         """Return the revision in force, at the cost of a look at the file's status unless it has changed. A
-        file that cannot be read or has gone leaves the last good revision in force; it is logged once."""
+        file that cannot be read or has gone leaves the last good revision in force; it is logged and counted
+        once."""
         if self._status() != self._stamp:
             with self._following:
                 self._follow()
@@ -87,14 +94,26 @@ class AlphaBook:
         """Write a revision with the alphas before those in force, and return it; a second rollback takes
         the first one back. Raises `CommandError` where the alphas are the card's, and as `set` does."""
 
-        def before(own: list[Revision]) -> Alphas:
+        def before(own: list[Revision]) -> Alphas | None:
             if len(own) < 2:
                 raise CommandError("revision is 0, the card's; allowed: to roll back from 1 and later ones")
-            if own[-2].alphas is None:
-                raise CommandError("the card's revision 0 has no alphas; allowed: to set others")
             return own[-2].alphas
 
         return self._append(before, note)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, as prometheus_client asks a collector for them."""
+        current = self.current()
+        text = "Operating point of a cohort: weight of the second reward's value against the first's"
+        alpha = GaugeMetricFamily("unipinrec_policy_alpha", text, labels=["cohort"])
+        for cohort, value in current.by_cohort(self._card.cohorts).items():
+            if value is not None:
+                alpha.add_metric([cohort], value)
+        yield alpha
+        text = "Revision of the alphas in force, 0 for the card's"
+        yield GaugeMetricFamily("unipinrec_policy_revision", text, current.number)
+        text = "Times that the file of alphas could not be read"
+        yield CounterMetricFamily("unipinrec_policy_alphas_unreadable", text, self._unreadable)
 
     def close(self) -> None:
         """Close the file; the book is of no use after."""
@@ -118,6 +137,7 @@ class AlphaBook:
             self._current = self._own(_parse(file))[-1]
             log.info("alphas of revision %d are in force", self._current.number)
         except (OSError, ValueError) as error:
+            self._unreadable += 1
             log.error(
                 "policy_alphas %s cannot be read, revision %d stays: %s",
                 self._path,
@@ -128,7 +148,7 @@ class AlphaBook:
     def _own(self, revisions: tuple[Revision, ...]) -> list[Revision]:
         return [self._first, *(r for r in revisions if r.fingerprint == self._card.fingerprint)]
 
-    def _append(self, choose: Callable[[list[Revision]], Alphas], note: str) -> Revision:
+    def _append(self, choose: Callable[[list[Revision]], Alphas | None], note: str) -> Revision:
         """Write the alphas that `choose` takes, given the revisions of this policy."""
         if len(note) > LONGEST_NOTE:
             raise CommandError(f"note has {len(note)} characters; allowed: up to {LONGEST_NOTE}")

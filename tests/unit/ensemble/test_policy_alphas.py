@@ -10,6 +10,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from ensemble.policy.alphas import KEPT, AlphaBook, CommandError, Revision
 from tests.support.policy_cards import CHOSEN, policy_card
@@ -34,6 +35,16 @@ def book_of(path: Path) -> Iterator[Open]:
     yield open_book
     for book in books:
         book.close()
+
+
+def told(book: AlphaBook) -> dict[str, float]:
+    registry = CollectorRegistry()
+    registry.register(book)
+    return {
+        "".join([sample.name, *sample.labels.values()]): sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+    }
 
 
 def test_without_a_file_the_alphas_are_the_cards(book_of: Open, path: Path) -> None:
@@ -101,6 +112,7 @@ def test_a_bad_file_leaves_the_last_good_alphas(
         assert [book.current() for _ in range(3)] == [good] * 3
     assert len(caplog.records) == 1
     assert str(path) in caplog.text
+    assert told(book)["unipinrec_policy_alphas_unreadable_total"] == 1
     with pytest.raises(CommandError, match=r"is no list of revisions: .+; remove it$"):
         book.set(Alphas(default=0.6))
     path.unlink()
@@ -173,6 +185,7 @@ def test_writers_of_several_processes_lose_nothing_and_readers_see_whole_revisio
     assert len({revision.number for revision in seen}) > 1
     assert all(r.alphas.default == r.alphas.of("core") == by_number[r.number] for r in seen if r.number)
     assert book.current().number == 30
+    assert told(book)["unipinrec_policy_alphas_unreadable_total"] == 0
 
 
 def test_a_look_at_an_unchanged_file_does_not_open_it(book_of: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,3 +194,27 @@ def test_a_look_at_an_unchanged_file_does_not_open_it(book_of: Open, monkeypatch
     monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("opened"))
     assert book.current() is book.current()
     assert book.current() == made
+
+
+def test_a_card_without_alphas_leaves_them_to_be_set_and_rolled_back(path: Path) -> None:
+    book = AlphaBook(path, policy_card().model_copy(update={"chosen": None}))
+    assert book.current().alphas is None
+    assert told(book) == {"unipinrec_policy_revision": 0.0, "unipinrec_policy_alphas_unreadable_total": 0.0}
+    book.set(Alphas(default=0.3))
+    assert told(book)["unipinrec_policy_alphacore"] == 0.3
+    back = book.rollback()
+    assert (back.number, back.alphas) == (2, None)
+    assert AlphaBook(path, policy_card()).current() == back
+    book.close()
+
+
+def test_metrics_tell_the_alpha_of_every_cohort_and_the_revision(book_of: Open) -> None:
+    book = book_of()
+    book.set(Alphas(default=0.3, cohorts={"casual": 0.1}))
+    assert told(book) == {
+        "unipinrec_policy_alphacore": 0.3,
+        "unipinrec_policy_alphacasual": 0.1,
+        "unipinrec_policy_alpharest": 0.3,
+        "unipinrec_policy_revision": 1.0,
+        "unipinrec_policy_alphas_unreadable_total": 0.0,
+    }
