@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.support.judged_logs import GOLDEN, GOLDEN_LOG, explored_log, judged_policies
 from unipinrec.arrays import Float64s, Int64s
 from unipinrec.evaluation.bootstrap import RESAMPLES, estimate
 from unipinrec.evaluation.estimators import Estimator
@@ -58,6 +59,15 @@ def test_estimates_are_those_worked_out_by_hand(
 
     for name, value in expected.items():
         assert evaluation.values(Estimator(name))[0] == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("estimator", Estimator)
+def test_estimates_are_those_of_sb_obp(name: str, estimator: Estimator) -> None:
+    log = explored_log(**GOLDEN_LOG)
+    policy = judged_policies(GOLDEN_LOG["seed"], log, GOLDEN_LOG["arms"])[name]
+
+    assert evaluate(log, [policy]).values(estimator)[0] == pytest.approx(GOLDEN[name][estimator], abs=1e-12)
 
 
 def test_support_is_counted_in_hits_and_equally_weighted_requests() -> None:
