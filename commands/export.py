@@ -9,6 +9,7 @@ from commands.errors import one_line_errors
 from export.bundle_writer import DatasetMismatchError, NotServedError, write_bundle
 from export.check import ExportMismatchError
 from export.item_index import AUTO, CHOICES, IndexRecallError, UnknownIndexError
+from export.policy_card import PolicyCardError
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint
@@ -20,6 +21,10 @@ def export_command(
         typer.Option(help="Folder that `unipinrec train` wrote. Again for a further model of the bundle."),
     ],
     dataset: Annotated[Path, typer.Option(help="Folder of the prepared dataset it was trained on.")],
+    policy_card: Annotated[
+        Path | None,
+        typer.Option(help="Card of the policy among the trainings, from `unipinrec policy sweep`."),
+    ] = None,
     bundles: Annotated[
         Path, typer.Option(help="Folder of bundles; `current` will point at this one.")
     ] = Path("build/bundles"),
@@ -39,6 +44,7 @@ def export_command(
         ExportMismatchError,
         DatasetMismatchError,
         NotServedError,
+        PolicyCardError,
         CheckpointMismatchError,
         UnknownIndexError,
         IndexRecallError,
@@ -49,6 +55,7 @@ def export_command(
             InteractionDataset.load(dataset),
             bundles,
             beside=beside,
+            policy_card=policy_card,
             retrieval_steps=retrieval_steps,
             merge_cosine=merge_cosine,
             index=index,

@@ -43,6 +43,8 @@ def train_command(
     """
     with one_line_errors(ValueError, PreparedDatasetError, CheckpointMismatchError):
         spec = find_model(model)
+        if spec.examples is None:
+            raise ValueError(f"model is {model}, which `unipinrec {model} train` trains")
         training = spec.training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
         hardware = Hardware.choose(device, precision, workers)
         interactions = InteractionDataset.load(dataset)

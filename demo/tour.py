@@ -28,6 +28,7 @@ from unipinrec.evaluation.bootstrap import estimate
 from unipinrec.evaluation.catalogue import ndcg_at_k, recall_at_k
 from unipinrec.evaluation.leave_one_out import K, Quality, evaluate_leave_one_out
 from unipinrec.models.registry import find_model
+from unipinrec.models.spec import blended_examples
 from unipinrec.models.unified.config import DEMO_TRAINING, preset
 from unipinrec.training.checkpoint import load_offline
 from unipinrec.training.trainer import train
@@ -69,7 +70,7 @@ def run_tour(build: Path, console: Console) -> Report:
 
 def _train(dataset: InteractionDataset, folder: Path) -> Path:
     spec, config = find_model(UNIFIED), preset("demo", **dataset.catalogue_fields)
-    examples = spec.examples(dataset, config, DEMO_TRAINING.seed)
+    examples = blended_examples(dataset, config, DEMO_TRAINING.seed)
     return train(spec, examples, config, DEMO_TRAINING, folder)
 
 

@@ -10,8 +10,10 @@ from safetensors import safe_open
 
 from ensemble.arrays import Floats, Int64s
 from unipinrec import bundle
-from unipinrec.bundle import Manifest, verify_bundle
+from unipinrec.bundle import POLICY, Manifest, verify_bundle
 from unipinrec.data.history import rows_of
+from unipinrec.models.policy.card import CARD, PolicyCard
+from unipinrec.models.policy.config import PolicyConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,13 @@ class LoadedBundle:
     def model_folder(self) -> Path:
         """The folder of the unified model's graphs and weights."""
         return self.folder / bundle.UNIFIED
+
+    def policy(self) -> tuple[PolicyConfig, PolicyCard] | None:
+        """What the bundle's policy chooses among and which operating point it has; None without a policy."""
+        if POLICY not in self.manifest.models:
+            return None
+        card = PolicyCard.model_validate_json((self.folder / POLICY / CARD).read_bytes())
+        return self.manifest.config_of(POLICY, PolicyConfig), card
 
     def vocabulary(self) -> "Vocabulary":
         """The external ids of all items, in memory of the calling process."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -34,6 +34,9 @@ class ServingSettings(BaseSettings):
     histories: Path = Path("build/stores/histories")
     """Store of the users' histories; a relative path starts at the repository's root. Where nothing is, users
     who send no history are served as new ones."""
+    policy_alphas: Path = Path("build/stores/policy-alphas.json")
+    """File of the policy's operating points, which `unipinrec policy set-alpha` changes while servers run; a
+    relative path starts at the repository's root. Replicas with one file switch together."""
     runtime_dir: Path = SHARED_MEMORY / "unipinrec"
     """Folder of the KV pools on this machine. Shared memory keeps them mapped between processes and costs
     memory; the launcher appends its process id and a random part."""
@@ -66,6 +69,10 @@ class ServingSettings(BaseSettings):
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""
+    policy_budget_ms: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """Milliseconds after the check of a request for which scoring waits for a policy's decision. One that is
+    there when the ranking is done costs no wait. A longer budget lets a slow policy delay more answers, a
+    shorter one gives more answers static weights."""
     exclude_seen: bool = True
     """Leave the items of a user's history out of the results. Turn it off where repeats are welcome."""
     threads: Count = 1
@@ -76,6 +83,14 @@ class ServingSettings(BaseSettings):
     recent `max_history` in any case."""
     max_exclude: Annotated[int, Field(ge=0)] = 1024
     """Items that a request may exclude. Each makes the index search look further."""
+    explore_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of users whose weights are an arm of the policy's grid drawn at random, so that a policy can be
+    learned from what follows. Each of them is worth less to the user than a choice, on average."""
+    explore_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Which requests explore, and with which arms. Replicas need the same."""
+    admin_key: SecretStr | None = None
+    """Secret that a caller must send as the header `unipinrec-admin-key` to change the policy's operating
+    points. Without one, or with an empty one, nobody can change them by a call."""
     ann_device: Literal["cpu", "cuda"] = "cpu"
     """Where the item index is searched. `cuda` frees the processor, takes GPU memory beside the host's, needs
     FAISS built for GPU, and builds a CAGRA graph at each start where the bundle's index is `hnsw`."""
@@ -96,7 +111,7 @@ class ServingSettings(BaseSettings):
     """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
     NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""
 
-    @field_validator("bundle", "histories", "runtime_dir", "compile_cache", "triton_home")
+    @field_validator("bundle", "histories", "policy_alphas", "runtime_dir", "compile_cache", "triton_home")
     @classmethod
     def _from_root(cls, path: Path | None) -> Path | None:
         return path and ROOT / path.expanduser()
@@ -109,9 +124,15 @@ class ServingSettings(BaseSettings):
         return url
 
     def as_environment(self) -> dict[str, str]:
-        """The variables from which a child process reads equal settings."""
-        values = {name: "" if value is None else str(value) for name, value in self.model_dump().items()}
+        """The variables from which a child process reads equal settings, but for the secret."""
+        shown = self.model_dump(exclude={"admin_key"})
+        values = {name: "" if value is None else str(value) for name, value in shown.items()}
         return {f"{ENV_PREFIX}{name.upper()}": value for name, value in values.items()}
+
+    def secret_environment(self) -> dict[str, str]:
+        """The variable of the secret as it is, which is for child processes and not for eyes."""
+        secret = self.admin_key.get_secret_value() if self.admin_key else ""
+        return {f"{ENV_PREFIX}ADMIN_KEY": secret}
 
     def compiler_environment(self) -> dict[str, str]:
         """The variables that make PyTorch's compiler keep its results in `compile_cache`."""

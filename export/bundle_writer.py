@@ -5,8 +5,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.check import refuse_if_different
+from export.graph_files import write_graph
 from export.item_index import AUTO, build_checked, choose_kind
+from export.policy_card import checked_card
 from unipinrec import bundle
 from unipinrec.bundle import (
     FILES,
     FORMAT_VERSION,
     MANIFEST,
+    POLICY,
     BundleError,
     BundleModel,
     IndexKind,
@@ -33,7 +36,7 @@ from unipinrec.bundle import (
     verify_bundle,
 )
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.graph import load_graph
+from unipinrec.models.policy.card import CARD
 from unipinrec.models.registry import find_model
 from unipinrec.models.spec import Exports
 from unipinrec.training.checkpoint import CheckpointState, load_model, load_state
@@ -55,6 +58,7 @@ def write_bundle(
     bundles: Path,
     *,
     beside: Sequence[Path] = (),
+    policy_card: Path | None = None,
     retrieval_steps: int = 1,
     merge_cosine: float = 0.98,
     index: str = AUTO,
@@ -62,7 +66,8 @@ def write_bundle(
 ) -> Path:
     """Export into `bundles/<bundle_id>`, point `bundles/current` at it, and return its path.
 
-    The checkpoint's model gives the item vectors; `beside` has checkpoints of further models of the dataset.
+    The checkpoint's model gives the item vectors; `beside` has checkpoints of further models of the dataset,
+    and `policy_card` is for the policy among them.
     `retrieval_steps` and `merge_cosine` are those of `ServingDefaults`. `index` is one of
     `export.item_index.CHOICES`. `report` gets one line for every step.
 
@@ -70,29 +75,41 @@ def write_bundle(
         UnknownIndexError: there is no such index.
         IndexRecallError: the index finds too few of the nearest items.
         DatasetMismatchError: a checkpoint was trained on another dataset.
-        NotServedError: a model is there to compare with, or two checkpoints are of the same model.
+        NotServedError: a model is there to compare with, two checkpoints are of the same model, or the first
+            model has no item vectors.
+        PolicyCardError: a policy has no card, or one that does not fit.
         ExportMismatchError: an exported graph differs from eager PyTorch.
     """
     # Before anything is computed.
     choose_kind(index, len(dataset.item_ids_V))
-    checkpoints = (checkpoint, *beside)
-    states = [load_state(path) for path in checkpoints]
-    exports = [_exports(path, state, dataset) for path, state in zip(checkpoints, states, strict=True)]
-    if len({state.spec for state in states}) < len(states):
-        raise NotServedError(f"models are {', '.join(state.spec for state in states)}; allowed: one of each")
+    found = [(path, load_state(path)) for path in (checkpoint, *beside)]
+    states = {state.spec: state for _, state in found}
+    if len(states) < len(found):
+        names = ", ".join(state.spec for _, state in found)
+        raise NotServedError(f"models are {names}; allowed: one of each")
+    card = checked_card(policy_card, {state.spec: path for path, state in found}, states)
+    exports = {state.spec: _exports(path, state, dataset) for path, state in found}
+    if card is not None:
+        exports[POLICY] = replace(exports[POLICY], texts={CARD: card})
+    first = found[0][1]
+    vector_VE = exports[first.spec].item_vector_VE
+    if vector_VE is None:
+        raise NotServedError(
+            f"{checkpoint} holds the model {first.spec}, which has no item vectors; it may "
+            "stand behind one that has"
+        )
     bundles.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=bundles) as temporary:
         folder = Path(temporary)
         models = {
-            state.spec: _write_model(state, exported, folder / state.spec, report)
-            for state, exported in zip(states, exports, strict=True)
+            name: _write_model(state, exports[name], folder / name, report) for name, state in states.items()
         }
-        kind = _write_items(exports[0].item_vector_VE, dataset, folder, index, report)
+        kind = _write_items(vector_VE, dataset, folder, index, report)
         titles = dict(zip(map(str, dataset.item_ids_V), map(str, dataset.titles_V), strict=True))
         catalogue = json.dumps({"actions": dataset.info.actions, "titles": titles}, ensure_ascii=False)
         (folder / bundle.CATALOGUE).write_text(catalogue)
         defaults = ServingDefaults(
-            num_results=min(50, states[0].model.max_candidates),
+            num_results=min(50, first.model.max_candidates),
             utility_weights=dataset.info.utility_weights,
             outcome_weights=(0.0,) * len(dataset.info.actions),
             retrieval_steps=retrieval_steps,
@@ -106,7 +123,7 @@ def write_bundle(
 
 
 def _exports(checkpoint: Path, state: CheckpointState, dataset: InteractionDataset) -> Exports:
-    if state.dataset != dataset.info.sha256:
+    if not dataset.info.sha256.items() <= state.dataset.items():
         raise DatasetMismatchError(
             f"{checkpoint} was trained on another dataset than {dataset.info.name} with "
             f"{len(dataset.item_ids_V)} items; allowed: the dataset of its training"
@@ -120,18 +137,14 @@ def _exports(checkpoint: Path, state: CheckpointState, dataset: InteractionDatas
 def _write_model(state: CheckpointState, exports: Exports, folder: Path, report: Report) -> BundleModel:
     folder.mkdir()
     for name, graph in exports.graphs.items():
-        eager = graph.module.eval()
-        with warnings.catch_warnings():
-            # TorchScript is deprecated upstream; it is a format this project promises.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            scripted = torch.jit.freeze(torch.jit.script(eager))
-            torch.jit.save(scripted, str(folder / name))
-        loaded = load_graph(folder / name)
-        difference = max(refuse_if_different(name, loaded, eager, call) for call in graph.calls)
+        loaded = write_graph(folder / name, graph)
+        difference = max(refuse_if_different(name, loaded, graph.module, call) for call in graph.calls)
         report(f"{name}: differs from eager by at most {difference:.1e}")
-    save_file(
-        {name: weight.contiguous() for name, weight in exports.weights.items()}, folder / bundle.WEIGHTS
-    )
+    if exports.weights is not None:
+        weights = {name: weight.contiguous() for name, weight in exports.weights.items()}
+        save_file(weights, folder / bundle.WEIGHTS)
+    for name, text in exports.texts.items():
+        (folder / name).write_text(text)
     return BundleModel(
         files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
         config=state.model.model_dump(mode="json"),

@@ -18,7 +18,10 @@ FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 
 UNIFIED = "unified"
-"""The model that today's nodes serve."""
+"""The model that retrieves and ranks."""
+
+POLICY = "policy"
+"""The model that chooses utility weights; a bundle may do without."""
 
 WEIGHTS = "weights.safetensors"
 """In each model's folder, beside its graphs: what they hold, for executors without TorchScript."""

@@ -7,10 +7,17 @@ from unipinrec_client.errors import (
     RecommendError,
     UnavailableError,
 )
+from unipinrec_client.exploration import exploration_record
 from unipinrec_client.grpc_client import AsyncGrpcClient, GrpcClient
 from unipinrec_client.http_client import AsyncHttpClient, HttpClient
 from unipinrec_client.retry import RetryPolicy
-from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
+from unipinrec_client.types import (
+    Event,
+    PolicyDecision,
+    Recommendation,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 __all__ = [
     "AsyncClient",
@@ -22,10 +29,12 @@ __all__ = [
     "GrpcClient",
     "HttpClient",
     "InvalidRequestError",
+    "PolicyDecision",
     "RecommendError",
     "RecommendRequest",
     "RecommendResponse",
     "Recommendation",
     "RetryPolicy",
     "UnavailableError",
+    "exploration_record",
 ]

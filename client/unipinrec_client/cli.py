@@ -22,6 +22,7 @@ from unipinrec_client.errors import (
     RecommendError,
     UnavailableError,
 )
+from unipinrec_client.exploration import exploration_record
 from unipinrec_client.grpc_client import GrpcClient
 from unipinrec_client.http_client import HttpClient
 from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
@@ -126,7 +127,8 @@ def recommend(
             responses = client.recommend_many(requests)
             latency_ms = (time.perf_counter() - started) * 1000
     if as_json:
-        sys.stdout.write(_to_json(responses, catalogue, latency_ms) + "\n")
+        records = list(map(exploration_record, requests, responses))
+        sys.stdout.write(_to_json(responses, records, catalogue, latency_ms) + "\n")
     else:
         _print_tables(responses, catalogue, latency_ms)
 
@@ -210,7 +212,12 @@ def _user(response: RecommendResponse) -> str:
     return user_id_bytes(response.user_id).decode(errors="replace")
 
 
-def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, latency_ms: float) -> str:
+def _to_json(
+    responses: tuple[RecommendResponse, ...],
+    records: list[dict[str, Any]],
+    catalogue: Catalogue,
+    latency_ms: float,
+) -> str:
     def recommended(item: Recommendation) -> dict[str, Any]:
         names = catalogue.action_names(len(item.action_probabilities))
         probabilities = dict(zip(names, item.action_probabilities, strict=True))
@@ -223,9 +230,10 @@ def _to_json(responses: tuple[RecommendResponse, ...], catalogue: Catalogue, lat
             "bundle_id": response.bundle_id,
             "utility_weights": response.utility_weights,
             "utility_source": response.utility_source,
+            "exploration_record": record,
             "recommendations": [recommended(item) for item in response.recommendations],
         }
-        for response in responses
+        for response, record in zip(responses, records, strict=True)
     ]
     return json.dumps({"latency_ms": latency_ms, "users": users}, ensure_ascii=False, indent=2)
 

@@ -12,7 +12,7 @@ import tritonclient.grpc.aio
 from unipinrec_client.address import grpc_target, is_this_machine, may_be_several_servers
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
 from unipinrec_client.routing import with_routing
-from unipinrec_client.wire import OUTPUT_RANKS, Arrays
+from unipinrec_client.wire import Arrays
 
 # gRPC waits a second and more before it connects again, and fails every call until then: retries within
 # a call's timeout would all meet the same broken connection.
@@ -99,7 +99,6 @@ class _GrpcConnection(Connection):
             "model_name": self.model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
-            "outputs": [tritonclient.grpc.InferRequestedOutput(name) for name in OUTPUT_RANKS],
             "headers": _metadata(with_routing(self.headers, arrays["USER_ID"])),
             "client_timeout": timeout_s,
         }

@@ -21,7 +21,7 @@ from unipinrec_client.address import http_address
 from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
 from unipinrec_client.errors import DeadlineExceededError, RecommendError, UnavailableError
 from unipinrec_client.routing import with_routing
-from unipinrec_client.wire import OUTPUT_RANKS, Arrays
+from unipinrec_client.wire import Arrays
 
 
 class _HttpConnection(Connection):
@@ -29,13 +29,10 @@ class _HttpConnection(Connection):
         return http_address(url, ssl=ssl)
 
     def _infer_arguments(self, arrays: Arrays, request_id: str) -> dict[str, Any]:
-        # Binary, because JSON is several times as long.
-        outputs = [tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in OUTPUT_RANKS]
         return {
             "model_name": self.model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.http.InferInput),
-            "outputs": outputs,
             # A copy, because the library writes the size of this request's header into it.
             "headers": with_routing(self.headers, arrays["USER_ID"]),
         }

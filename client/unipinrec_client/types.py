@@ -62,6 +62,29 @@ class Recommendation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyDecision:
+    """How the weights of one answer came about where the caller gave none; what is not told is None."""
+
+    policy: str | None = None
+    """First 12 hex characters of the fingerprint of the policy that chose."""
+    arm: int | None = None
+    """Weight vector that was chosen or drawn, among those of the policy."""
+    alpha: float | None = None
+    """Operating point that the choice was made for."""
+    cohort: str | None = None
+    """Of the user, which the operating point depends on."""
+    revision: int | None = None
+    """Of the operating points; 0 are those of the policy's card."""
+    propensity: float | None = None
+    """Chance with which an explored arm was drawn."""
+    explored: bool | None = None
+    """True if the arm was drawn at random."""
+    fallback: str | None = None
+    """Why the bundle's weights stand in for the policy's: `late`, `dead`, `busy`, `failed`, `invalid` or
+    `withheld`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RecommendResponse:
     """What one user gets."""
 
@@ -76,6 +99,9 @@ class RecommendResponse:
     utility_weights: tuple[float, ...]
     """Weights of the actions that made the scores."""
     utility_source: str
-    """Where these weights came from: the request (`given`), a policy (`chosen`) or the bundle (`default`)."""
+    """Where these weights came from: the request (`given`), a random draw (`explored`), a policy (`chosen`)
+    or the bundle (`default`)."""
+    policy: PolicyDecision | None = None
+    """What is told of the policy; None where there is none, or the weights were given."""
     request_id: str = field(default="", compare=False)
     """What the server's logs and traces call the request."""

@@ -1,13 +1,15 @@
 """The tensors that carry requests and responses."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unipinrec_client.errors import RecommendError
-from unipinrec_client.types import Recommendation, RecommendRequest, RecommendResponse
+from unipinrec_client.types import PolicyDecision, Recommendation, RecommendRequest, RecommendResponse
 from unipinrec_client.values import (
     checked_history,
     checked_integers,
@@ -44,8 +46,8 @@ _EVENT_FIELDS = {
     "HISTORY_SURFACES": "surface",
 }
 
-# Asking an ensemble for fewer outputs than it declares can fail with "unexpected deadlock", so all are
-# asked for, always.
+# Requests name no outputs, and so get all: asking an ensemble for fewer than it declares can fail with
+# "unexpected deadlock", and asking an older server for one that it does not have fails always.
 OUTPUT_RANKS = {
     "ITEM_IDS": 2,
     "SCORES": 2,
@@ -54,9 +56,13 @@ OUTPUT_RANKS = {
     "KV_SOURCE": 2,
     "USED_UTILITY_WEIGHTS": 2,
     "UTILITY_SOURCE": 2,
+    "POLICY_DECISION": 2,
     "BUNDLE_ID": 2,
 }
 """Number of dimensions of every output, the batch included."""
+
+OPTIONAL_OUTPUT = "POLICY_DECISION"
+"""Servers from before there were policies do not have it."""
 
 
 def encode(requests: Iterable[RecommendRequest]) -> Arrays:
@@ -100,10 +106,13 @@ def decode(
     """Return one response per request, in their order, without padding.
 
     `arrays` holds ITEM_IDS, SCORES and RETRIEVED_BY [B,K], ACTION_PROBS [B,K,A], USED_UTILITY_WEIGHTS
-    [B,A], KV_SOURCE, UTILITY_SOURCE and BUNDLE_ID [B,1]. Raises `RecommendError` if one is missing or of
-    another shape.
+    [B,A], KV_SOURCE, UTILITY_SOURCE, BUNDLE_ID and, unless the server is older, POLICY_DECISION [B,1]. Raises
+    `RecommendError` if one is missing, of another shape or no decision.
     """
-    outputs = {name: _output(name, arrays.get(name), len(requests)) for name in OUTPUT_RANKS}
+    found = {name: arrays.get(name) for name in OUTPUT_RANKS}
+    if found[OPTIONAL_OUTPUT] is None:
+        found[OPTIONAL_OUTPUT] = np.full((len(requests), 1), b"{}", np.object_)
+    outputs = {name: _output(name, array, len(requests)) for name, array in found.items()}
     width = outputs["ITEM_IDS"].shape[1]
     for name in ("SCORES", "ACTION_PROBS", "RETRIEVED_BY"):
         if outputs[name].shape[1] != width:
@@ -116,6 +125,7 @@ def decode(
             bundle_id=_text(outputs["BUNDLE_ID"], row),
             utility_weights=tuple(outputs["USED_UTILITY_WEIGHTS"][row].tolist()),
             utility_source=_text(outputs["UTILITY_SOURCE"], row),
+            policy=_decision(_text(outputs["POLICY_DECISION"], row)),
             request_id=request_id,
         )
         for row, request in enumerate(requests)
@@ -176,6 +186,18 @@ def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
         for item_id, score, probabilities, retrieved_by in columns
         if item_id != PADDING_ITEM_ID
     )
+
+
+def _decision(text: str) -> PolicyDecision | None:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise RecommendError(f"POLICY_DECISION is {text!r:.100}; allowed: a JSON object")
+    # A newer server may tell more.
+    known = {field.name: told[field.name] for field in fields(PolicyDecision) if field.name in told}
+    return PolicyDecision(**known) if known else None
 
 
 def _text(array_B1: npt.NDArray[Any], row: int) -> str:

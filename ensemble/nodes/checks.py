@@ -80,7 +80,7 @@ def check_between(arrays: Arrays, manifest: Manifest) -> None:
 def _check_context(arrays: Arrays, model: UnifiedConfig) -> None:
     _check_range(arrays, "SURFACE", 0, model.num_surfaces - 1)
     _check_range(arrays, "NUM_RESULTS", 1, model.max_candidates)
-    for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS", "CHOSEN_UTILITY_WEIGHTS"):
+    for name in ("OUTCOME_WEIGHTS", "UTILITY_WEIGHTS"):
         _check_weights(arrays, name, model.num_actions)
 
 

@@ -18,6 +18,13 @@ Arrays = Mapping[str, NDArray[Any]]
 SCORE_PADDING = float(np.finfo(np.float32).min)
 """Scores beyond the end of a shorter row: below every other, and a number, since JSON has no infinity."""
 
+ADMIN_HEADER = "unipinrec-admin-key"
+"""gRPC metadata or HTTP header with the key of restricted commands. It is a secret: no log may have it."""
+
+REQUEST_ID, ADMIN_KEY = "REQUEST_ID", "ADMIN_KEY"
+"""What nodes find among a request's tensors without the caller's sending it so: its id for each user, BYTES
+[B, 1], and, where it came with one, its admin key, BYTES [1]."""
+
 LARGEST_WEIGHT = 1e30
 """Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
 

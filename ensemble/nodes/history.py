@@ -6,7 +6,7 @@ Shapes: B users of one request, N events, A actions.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_request
 from ensemble.nodes.contract import Arrays, stack, stack_histories, stamp_bundle
+from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
 from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
+from unipinrec.models.policy.state import policy_state
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ class Assembled:
     excluded_row_X: Int64s
     unknown_items: int
     """Events that were ignored because the bundle does not know their item, action or surface."""
+    question: Question | None
+    """To the policy; None where there is none, or the request says itself what an action is worth."""
+    ticket: Ticket = NOTHING_ASKED
+    """Under which scoring finds what a policy says of it."""
 
 
 class HistoryNode:
@@ -51,6 +57,9 @@ class HistoryNode:
         self._store = open_histories(settings.histories)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
+        policy = loaded.policy()
+        self._policy_config = policy[0] if policy else None
+        self._policy = RequestSender(settings.runtime_dir)
         self._limits = {"max_events": settings.max_events, "max_exclude": settings.max_exclude}
         self.metrics = CollectorRegistry()
         self._unknown_items = Counter(
@@ -68,10 +77,11 @@ class HistoryNode:
         return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
-        """Return the rows as they are, counted: nothing is left to compute together."""
+        """Return the rows, counted, with tickets of what the policy was asked."""
         self._unknown_items.inc(sum(row.unknown_items for row in rows))
         self._cold_starts.inc(sum(len(row.history) == 0 for row in rows))
-        return rows
+        tickets = iter(self._policy.ask([row.question for row in rows if row.question]))
+        return [replace(row, ticket=next(tickets)) if row.question else row for row in rows]
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
@@ -83,13 +93,15 @@ class HistoryNode:
             "RESOLVED_SURFACE": np.array([[row.surface] for row in rows], np.int64),
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
+            "POLICY_TICKET": np.array([row.ticket for row in rows], np.int64),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
     def close(self) -> None:
-        """Close the history store."""
+        """Close the history store and the channel to the policy."""
         if self._store is not None:
             self._store.close()
+        self._policy.close()
 
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         events = self._events(arrays, user)
@@ -106,16 +118,23 @@ class HistoryNode:
             & (history.actions_N < 2**model.num_actions)
             & (history.surface_N < model.num_surfaces)
         ]
+        request_time = _scalar(arrays, "REQUEST_TIME", user, int(time.time()))
+        surface = _scalar(arrays, "SURFACE", user, 0)
+        question = None
+        if self._policy_config is not None and "UTILITY_WEIGHTS" not in arrays:
+            state = policy_state(known, request_time, surface, self._policy_config)
+            question = Question(state.events, request_time, surface)
         weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
         return Assembled(
             history=known[window_start(len(known), model.max_history, model.window_block) :],
-            request_time=_scalar(arrays, "REQUEST_TIME", user, int(time.time())),
-            surface=_scalar(arrays, "SURFACE", user, 0),
+            request_time=request_time,
+            surface=surface,
             num_results=_scalar(arrays, "NUM_RESULTS", user, defaults.num_results),
             outcome_weight_A=np.asarray(weights, np.float32),
             seen_row_X=np.unique(known.item_row_N),
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
+            question=question,
         )
 
     def _events(self, arrays: Arrays, user: int) -> Events:

@@ -1,5 +1,6 @@
 """Between Triton's Python backend and a node: unpack, run many requests together, isolate errors, pack."""
 
+import json
 import logging
 import sys
 import time
@@ -8,12 +9,20 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, BundleMismatchError, InvalidInputError
+from ensemble.nodes.contract import (
+    ADMIN_HEADER,
+    ADMIN_KEY,
+    REQUEST_ID,
+    Arrays,
+    BundleMismatchError,
+    InvalidInputError,
+)
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.settings import ServingSettings
 
@@ -55,6 +64,8 @@ class EntryPoint:
     node names its class; what needs to know more of its instance overrides `make`."""
 
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
+    exports_metrics: ClassVar[bool] = True
+    """Whether the server tells what the node counts."""
 
     def make(
         self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]
@@ -80,8 +91,11 @@ class EntryPoint:
         name, text = "unipinrec_stage_seconds", "Time that a batch took in the node"
         seconds = Histogram(name, text, ["stage"], buckets=STAGE_SECONDS, registry=registry)
         self._seconds = with_series(seconds, STAGES)
-        self._export = MetricsExport(self._backend, model, instance, (registry, self._node.metrics))
-        self._export.start()
+        self._export: MetricsExport | None = None
+        if self.exports_metrics:
+            registries = (registry, self._node.metrics)
+            self._export = MetricsExport(self._backend, model, instance, registries)
+            self._export.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
@@ -106,11 +120,13 @@ class EntryPoint:
 
     def finalize(self) -> None:
         """Release what the node holds."""
-        self._export.stop()
+        if self._export is not None:
+            self._export.stop()
         self._node.close()
 
     def _parse(self, request: Any) -> list[Any]:
-        return self._node.parse({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        return self._node.parse(arrays | _beside(request, len(next(iter(arrays.values())))))
 
     def _run(self, good: list[list[Any]]) -> list[list[Any]]:
         """The results of each request's rows, all computed together."""
@@ -157,6 +173,22 @@ def log_as_json(node: str, instance: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:
+    """What came with a request beside its tensors, as tensors."""
+    name = request.request_id().encode()
+    found: dict[str, NDArray[Any]] = {REQUEST_ID: np.full((users, 1), name, np.object_)}
+    try:
+        told = json.loads(request.parameters())
+    except UnicodeDecodeError:
+        # Its own message would have a part of the secret.
+        raise InvalidInputError(f"{ADMIN_HEADER} has bytes that are no text; allowed: UTF-8") from None
+    for header, value in told.items():
+        # Over HTTP it is spelled as the caller does, over gRPC in small letters.
+        if header.lower() == ADMIN_HEADER:
+            found[ADMIN_KEY] = np.array([str(value).encode()], np.object_)
+    return found
 
 
 def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:

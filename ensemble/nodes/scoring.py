@@ -8,35 +8,29 @@ Shapes: K candidates, A actions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import SCORE_PADDING, Arrays, stack, stamp_bundle
-from ensemble.nodes.metrics import with_series
+from ensemble.nodes.utility import Choice, UtilityChooser, WeightRequest
 from ensemble.settings import ServingSettings
-
-UtilitySource = Literal["given", "chosen", "default"]
-"""Where utility weights come from: the request, a policy, or the bundle. The first that there is counts."""
-
-GIVEN, CHOSEN = "UTILITY_WEIGHTS", "CHOSEN_UTILITY_WEIGHTS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringRow:
-    """The candidates of one user with their probabilities, and the weights that make a score of them."""
+    """The candidates of one user with their probabilities, and what is known of their weights."""
 
     candidate_row_K: Int64s
     origin_K: NDArray[np.int32]
     probability_KA: Floats
     num_results: int
-    utility_weight_A: Floats
-    utility_source: UtilitySource
+    weights: WeightRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +41,17 @@ class Scored:
     score_K: Floats
     probability_KA: Floats
     origin_K: NDArray[np.int32]
-    utility_weight_A: Floats
-    utility_source: UtilitySource
+    choice: Choice
 
 
 class ScoringNode:
     """Weighs the probabilities of each candidate, sorts by score and then item id, and cuts."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
-        del settings
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
-        self._default_A = np.array(loaded.manifest.defaults.utility_weights, np.float32)
         self.metrics = CollectorRegistry()
-        text = "Users by where the utility weights came from"
-        sources = Counter("unipinrec_utility_source", text, ["source"], registry=self.metrics)
-        self._sources = with_series(sources, get_args(UtilitySource))
+        self._utility = UtilityChooser(loaded, settings, self.metrics)
 
     def parse(self, arrays: Arrays) -> list[ScoringRow]:
         """Return a row for each user of one request. Raises what `check_between` does."""
@@ -71,9 +60,7 @@ class ScoringNode:
 
     def run(self, rows: Sequence[ScoringRow]) -> list[Scored]:
         """Return the answer of each row."""
-        for row in rows:
-            self._sources.labels(row.utility_source).inc()
-        return [self._score(row) for row in rows]
+        return [self._score(row, self._utility.choose(row.weights)) for row in rows]
 
     def pack(self, rows: Sequence[Scored]) -> dict[str, NDArray[Any]]:
         """Return the output tensors for one request."""
@@ -82,8 +69,9 @@ class ScoringNode:
             "SCORES": stack([row.score_K for row in rows], SCORE_PADDING),
             "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
             "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
-            "USED_UTILITY_WEIGHTS": np.stack([row.utility_weight_A for row in rows]),
-            "UTILITY_SOURCE": np.array([[row.utility_source.encode()] for row in rows], np.object_),
+            "USED_UTILITY_WEIGHTS": np.stack([row.choice.weight_A for row in rows]),
+            "UTILITY_SOURCE": np.array([[row.choice.source.encode()] for row in rows], np.object_),
+            "POLICY_DECISION": np.array([[row.choice.to_json()] for row in rows], np.object_),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
@@ -92,25 +80,16 @@ class ScoringNode:
 
     def _row(self, arrays: Arrays, user: int) -> ScoringRow:
         kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
-        weight_A, source = self._weights(arrays, user)
         return ScoringRow(
             candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
             origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
             probability_KA=arrays["CANDIDATE_PROBS"][user][kept],
             num_results=int(arrays["NUM_RESULTS"][user, 0]),
-            utility_weight_A=weight_A,
-            utility_source=source,
+            weights=WeightRequest.of(arrays, user),
         )
 
-    def _weights(self, arrays: Arrays, user: int) -> tuple[Floats, UtilitySource]:
-        if GIVEN in arrays:
-            return arrays[GIVEN][user], "given"
-        if CHOSEN in arrays:
-            return arrays[CHOSEN][user], "chosen"
-        return self._default_A, "default"
-
-    def _score(self, row: ScoringRow) -> Scored:
-        score_K = (row.probability_KA * row.utility_weight_A).sum(axis=1)
+    def _score(self, row: ScoringRow, choice: Choice) -> Scored:
+        score_K = (row.probability_KA * choice.weight_A).sum(axis=1)
         item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
         order = np.lexsort((item_id_K, -score_K))[: row.num_results]
         return Scored(
@@ -118,6 +97,5 @@ class ScoringNode:
             score_K=score_K[order],
             probability_KA=row.probability_KA[order],
             origin_K=row.origin_K[order],
-            utility_weight_A=row.utility_weight_A,
-            utility_source=row.utility_source,
+            choice=choice,
         )

@@ -16,17 +16,21 @@ from typing import Self
 import psutil
 import tritonclient.grpc as triton
 
-from ensemble.graph import ensembles_in
+from ensemble.graph import ensembles_in, read_config
+from ensemble.nodes.contract import ADMIN_HEADER
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
+from unipinrec.bundle import BundleError, read_manifest
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 5 * 2**20
 BASELINE = "recommend_separate"
 """The ensemble of two separately served models, to measure against."""
+BUNDLE_MODEL = "bundle_model"
+"""Parameter of a model's configuration: the model of a bundle without which there is nothing for it to do."""
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
@@ -90,9 +94,12 @@ class EmbeddedServer:
         self.ensembles = sorted(graphs.keys() - left_out)
         """The ensembles that it loads, each of which is asked by canaries and drained at a stop."""
         needed = {node for name in self.ensembles for node in graphs[name].nodes}
-        spared = left_out | {node for name in left_out for node in graphs[name].nodes} - needed
+        spared = _without_model(model_repository, settings.bundle)
+        spared |= left_out | {node for name in left_out for node in graphs[name].nodes} - needed
         names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
         self.models = sorted(names - spared)
+        self.beside = sorted({*self.models} - {*self.ensembles} - needed)
+        """The nodes that it loads and no ensemble has as a step."""
         self._model_repository = model_repository
         self._profile = profile
         self._secret = secrets.token_hex(16)
@@ -245,6 +252,8 @@ class EmbeddedServer:
             *(f"--backend-config=python,{key}={value}" for key, value in backend.items()),
             f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
             f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
+            # Nodes find a request's header of this name among its parameters.
+            *(f"--{name}-header-forward-pattern=^{ADMIN_HEADER}$" for name in ("grpc", "http")),
             "--exit-on-error=true",
             "--strict-readiness=true",
             f"--exit-timeout-secs={UNLOAD_TIMEOUT_S}",
@@ -256,6 +265,7 @@ class EmbeddedServer:
         return {
             **inherited,
             **self.settings.as_environment(),
+            **self.settings.secret_environment(),
             **self.settings.compiler_environment(),
             "LD_LIBRARY_PATH": _joined(*library_path, inherited.get("LD_LIBRARY_PATH")),
             # The stub's interpreter takes its prefix, and so its packages, from the first `python3` here.
@@ -281,6 +291,17 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     except triton.InferenceServerException as error:
         return str(error)
     return None
+
+
+def _without_model(model_repository: Path, bundle: Path) -> set[str]:
+    """The nodes that run a model which the bundle does not have: a configuration names it."""
+    try:
+        held = read_manifest(bundle).models.keys()
+    except BundleError:  # Of which the nodes tell when they load it.
+        return set()
+    paths = model_repository.glob("*/config.pbtxt")
+    needed = {path.parent.name: read_config(path).parameters[BUNDLE_MODEL].string_value for path in paths}
+    return {node for node, model in needed.items() if model and model not in held}
 
 
 def _trace_flags(settings: ServingSettings) -> list[str]:

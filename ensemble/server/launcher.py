@@ -59,6 +59,21 @@ class UserCanary:
                 raise error
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class CommandCanary:
+    """A question to a node that is no step of an ensemble, and that tells of itself only when it works."""
+
+    model: str
+    timeout_s: float = 5.0
+    """Seconds until it counts as failed."""
+
+    def __call__(self, client: triton.InferenceServerClient) -> None:
+        """Ask it. Raises `InferenceServerException` unless it is answered in time."""
+        command = triton.InferInput("COMMAND", [1], "BYTES")
+        command.set_data_from_numpy(np.array([b"{}"], dtype=np.object_))
+        client.infer(self.model, [command], client_timeout=self.timeout_s)
+
+
 class Restarts:
     """Grants a bounded number of restarts within a window of time.
 
@@ -209,9 +224,10 @@ def _requests(endpoints: Endpoints, user: str) -> str:
     )
 
 
-def default_canaries(server: EmbeddedServer) -> list[Canary]:
-    """Return a canary for each ensemble that the server loads."""
-    return [UserCanary(model=name) for name in server.ensembles]
+def default_canaries(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
+    """Return a canary for each ensemble that the server loads, and for each node beside them."""
+    users = [UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles]
+    return [*users, *(CommandCanary(model=name, timeout_s=timeout_s) for name in server.beside)]
 
 
 def example_user(histories: Path) -> str:

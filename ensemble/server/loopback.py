@@ -7,7 +7,7 @@ from pathlib import Path
 from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import UserCanary, check_bundle
+from ensemble.server.launcher import check_bundle, default_canaries
 from ensemble.settings import ServingSettings
 
 CANARY_TIMEOUT_S = 30.0
@@ -42,6 +42,6 @@ def serve_on_loopback(
     )
     with server:
         server.start()
-        for model in server.ensembles:
-            server.wait_until_serving(UserCanary(model=model, timeout_s=CANARY_TIMEOUT_S), start_timeout_s)
+        for canary in default_canaries(server, CANARY_TIMEOUT_S):
+            server.wait_until_serving(canary, start_timeout_s)
         yield server

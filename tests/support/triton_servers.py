@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 from tritonclient.grpc import service_pb2
-from unipinrec_client import Recommendation, RecommendResponse
+from unipinrec_client import PolicyDecision, Recommendation, RecommendResponse
 
 OVERLOADED, INVALID, BROKEN = "overloaded", "invalid", "broken"
 
@@ -20,7 +20,8 @@ def answer(user_id):
     return {
         "BUNDLE_ID": ("BYTES", [1, 1], text(b"bundle-1")),
         "KV_SOURCE": ("BYTES", [1, 1], text(b"prefix")),
-        "UTILITY_SOURCE": ("BYTES", [1, 1], text(b"given")),
+        "UTILITY_SOURCE": ("BYTES", [1, 1], text(b"chosen")),
+        "POLICY_DECISION": ("BYTES", [1, 1], text(b'{"policy":"0123456789ab","arm":7,"alpha":0.25}')),
         "USED_UTILITY_WEIGHTS": ("FP32", [1, 2], struct.pack("<2f", 1.0, 0.5)),
         "ITEM_IDS": ("INT64", [1, 2], struct.pack("<2q", int(user_id), -1)),
         "SCORES": ("FP32", [1, 2], struct.pack("<2f", 0.75, -3.4028234663852886e38)),
@@ -43,7 +44,8 @@ def expected(user_id, item_id):
         kv_source="prefix",
         bundle_id="bundle-1",
         utility_weights=(1.0, 0.5),
-        utility_source="given",
+        utility_source="chosen",
+        policy=PolicyDecision(policy="0123456789ab", arm=7, alpha=0.25),
     )
 
 
@@ -185,7 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
             end = begin + tensor["parameters"]["binary_data_size"]
             inputs[tensor["name"]] = (tensor["datatype"], tensor["shape"], body[begin:end])
             begin = end
-        outputs = {o["name"] for o in request["outputs"] if o["parameters"]["binary_data"]}
+        outputs = {output["name"] for output in request.get("outputs", [])}
+        if not request["parameters"]["binary_data_output"]:
+            self.reply(400, b"{}")
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         model = self.path.removeprefix("/v2/models/").removesuffix("/infer")
         server.record(model, inputs, outputs, headers)

@@ -132,6 +132,11 @@ class BlendedDataset(Dataset[BlendedExample]):
         """The dataset that the examples are drawn from."""
         return self._dataset
 
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Return the hashes of the dataset's tables."""
+        return self._dataset.info.sha256
+
     def item_counts(self) -> Int64s:
         """Return the number of training events of every item, [V]."""
         user_E = _group_of(self._dataset.offset_U1)

@@ -9,6 +9,7 @@ MODELS = {
     "unified": "unipinrec.models.unified.spec",
     "interleaved": "unipinrec.models.baselines.interleaved",
     "sasrec": "unipinrec.models.baselines.sasrec",
+    "policy": "unipinrec.models.policy.spec",
 }
 """Modules whose `SPEC` is the model's; one is imported when it is asked for."""
 

@@ -1,7 +1,7 @@
 """What training, checkpoints, evaluation, export and bundles need to know of a model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -27,7 +27,11 @@ class Examples(Protocol):
 
     @property
     def interactions(self) -> InteractionDataset:
-        """Return what the examples are drawn from."""
+        """Return the dataset that the examples are drawn from."""
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Return the hashes of all tables that the examples are drawn from: the dataset's, and others'."""
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the examples of an epoch from here on."""
@@ -45,13 +49,25 @@ def blended_examples(interactions: InteractionDataset, config: ModelConfig, seed
 
 
 @dataclass(frozen=True, slots=True)
+class OnnxNames:
+    """What an ONNX graph calls its inputs and its output."""
+
+    inputs: Mapping[str, tuple[str, ...]]
+    """The module's arguments in their order, and of each the first axes, those whose sizes vary."""
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """One graph of an export."""
 
     module: nn.Module
-    """What TorchScript compiles."""
+    """What is compiled."""
     calls: Sequence[tuple[object, ...]]
-    """Arguments of different sizes, by which the exported graph is compared with the module."""
+    """Arguments of different sizes, by which the exported graph is compared with the module. The first has no
+    axis of size 1 that varies."""
+    onnx: OnnxNames | None = None
+    """For a graph in ONNX; None: one in TorchScript."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +76,12 @@ class Exports:
 
     graphs: Mapping[str, Graph]
     """By file name."""
-    weights: Mapping[str, Tensor]
-    """What an executor without TorchScript computes with, by name."""
-    item_vector_VE: Tensor
-    """Vectors of the catalogue, for the item index."""
+    weights: Mapping[str, Tensor] | None = None
+    """What an executor without these graphs computes with, by name."""
+    item_vector_VE: Tensor | None = None
+    """Vectors of the catalogue, for the item index. None: the model can't be a bundle's first."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Further files, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +93,11 @@ class ModelSpec(Generic[M, C, T]):
     training: type[T]
     make: Callable[[C], M]
     """Draws a new model of these sizes."""
-    examples: Callable[[InteractionDataset, C, int], Examples]
-    """Examples of a dataset, from a seed."""
     objective: Callable[[M, T, Any], Objective]
     """Adds the losses to a model, for a training on these examples."""
     offline: Callable[[M], Any]
-    """What evaluation asks, as `unipinrec.evaluation.recommender` describes it."""
+    """What evaluation asks; of a recommender, as `unipinrec.evaluation.recommender` describes it."""
+    examples: Callable[[InteractionDataset, C, int], Examples] | None = None
+    """Examples of a dataset, from a seed. None: it takes more than a dataset, and a command of its own."""
     exports: Callable[[M], Exports] | None = None
     """What is served. None: the model is there to compare with."""

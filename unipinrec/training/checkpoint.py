@@ -1,5 +1,6 @@
 """Checkpoints: a folder of safetensors and JSON, renamed into place when it is complete."""
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,8 @@ class CheckpointState(Config):
     model: SerializeAsAny[CatalogueConfig]
     training: SerializeAsAny[TrainingConfig]
     dataset: dict[str, str]
-    """Hashes of the dataset's tables: item rows mean something only together with them."""
+    """Hashes of the tables it was trained on: those of the dataset, without which item rows mean nothing, and
+    of whatever else the examples were drawn from."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Losses of the last epoch, by name."""
 
@@ -85,6 +87,13 @@ def load_state(checkpoint: Path) -> CheckpointState:
         raise CheckpointMismatchError(
             f"{checkpoint} is of another format; use another folder or remove it"
         ) from error
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return the SHA-256 of a model's configuration and weights, 64 hexadecimal digits: which model it is."""
+    digest = hashlib.sha256(load_state(checkpoint).model.model_dump_json().encode())
+    digest.update((checkpoint / "model.safetensors").read_bytes())
+    return digest.hexdigest()
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:

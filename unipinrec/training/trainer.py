@@ -69,7 +69,7 @@ def train(
         step=0,
         model=model_config,
         training=config,
-        dataset=examples.interactions.info.sha256,
+        dataset=examples.sha256,
     )
     checkpoint = latest_checkpoint(folder)
     done = load_state(checkpoint) if checkpoint else wanted

@@ -1,9 +1,11 @@
 """The command against real servers: what it prints, sends and exits with."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -60,6 +62,16 @@ def test_json_holds_the_same_over_http(http_server, titles):
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout)
     assert printed.pop("latency_ms") > 0
+    record = printed["users"][0]["exploration_record"]
+    assert re.fullmatch(r"[0-9a-f]{16}", record.pop("request_id"))
+    assert time.time() - 60 < record.pop("timestamp") <= time.time()
+    assert record == {
+        "user_id": "42",
+        "surface": 0,
+        "item_ids": [42],
+        "utility_weights": [1.0, 0.5],
+        "decision": {"policy": "0123456789ab", "arm": 7, "alpha": 0.25},
+    }
     assert printed == {
         "users": [
             {
@@ -67,7 +79,8 @@ def test_json_holds_the_same_over_http(http_server, titles):
                 "kv_source": "prefix",
                 "bundle_id": "bundle-1",
                 "utility_weights": [1.0, 0.5],
-                "utility_source": "given",
+                "utility_source": "chosen",
+                "exploration_record": record,
                 "recommendations": [
                     {
                         "item_id": 42,

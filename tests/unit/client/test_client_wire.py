@@ -5,7 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from unipinrec_client import Event, Recommendation, RecommendError, RecommendRequest, RecommendResponse
+from unipinrec_client import (
+    Event,
+    PolicyDecision,
+    Recommendation,
+    RecommendError,
+    RecommendRequest,
+    RecommendResponse,
+)
 from unipinrec_client.wire import decode, encode
 
 FIRST = RecommendRequest(
@@ -256,6 +263,9 @@ def test_ranges_are_left_to_the_server():
 LOWEST = -3.4028235e38
 
 
+DECIDED = b'{"policy":"0123456789ab","arm":7,"alpha":0.25,"cohort":"core","revision":3}'
+
+
 def outputs():
     return {
         "ITEM_IDS": np.array([[9, 4], [6, -1], [-1, -1]], np.int64),
@@ -267,6 +277,7 @@ def outputs():
         "KV_SOURCE": np.array([[b"prefill"], [b"prefix"], [b"recomputed"]], object),
         "USED_UTILITY_WEIGHTS": np.array([[1.0, 0.5], [2.0, 0.0], [0.0, 4.0]], np.float32),
         "UTILITY_SOURCE": np.array([[b"given"], [b"chosen"], [b"default"]], object),
+        "POLICY_DECISION": np.array([[b"{}"], [DECIDED], [b'{"fallback": "late", "later": 1}']], object),
         "BUNDLE_ID": np.array([[b"b-1"], [b"b-1"], [b"b-1"]], object),
     }
 
@@ -296,6 +307,7 @@ def test_responses_come_without_padding():
             bundle_id="b-1",
             utility_weights=(2.0, 0.0),
             utility_source="chosen",
+            policy=PolicyDecision(policy="0123456789ab", arm=7, alpha=0.25, cohort="core", revision=3),
         ),
         RecommendResponse(
             user_id="z",
@@ -304,6 +316,7 @@ def test_responses_come_without_padding():
             bundle_id="b-1",
             utility_weights=(0.0, 4.0),
             utility_source="default",
+            policy=PolicyDecision(fallback="late"),
         ),
     )
 
@@ -318,7 +331,28 @@ def test_an_answer_of_no_results_decodes_to_empty_responses():
     assert [response.recommendations for response in decode(empty, USERS)] == [(), (), ()]
 
 
-@pytest.mark.parametrize("name", sorted(outputs()))
+def test_an_explored_answer_tells_its_arm_and_propensity():
+    told = b'{"arm": 49, "propensity": 0.02, "explored": true}'
+    decoded = decode(outputs() | {"POLICY_DECISION": np.array([[told]] * 3, object)}, USERS)
+    assert [answer.policy for answer in decoded] == [
+        PolicyDecision(arm=49, propensity=0.02, explored=True)
+    ] * 3
+
+
+def test_a_server_from_before_there_were_policies_tells_nothing_of_one():
+    older = {name: array for name, array in outputs().items() if name != "POLICY_DECISION"}
+    expected = [dataclasses.replace(answer, policy=None) for answer in decode(outputs(), USERS)]
+    assert list(decode(older, USERS)) == expected
+
+
+@pytest.mark.parametrize("told", [b"", b"{", b"[]", b"7"])
+def test_a_decision_that_is_no_object_is_an_error(told):
+    wrong = outputs() | {"POLICY_DECISION": np.array([[told]] * 3, object)}
+    with pytest.raises(RecommendError, match=r"^POLICY_DECISION is .*; allowed: a JSON object$"):
+        decode(wrong, USERS)
+
+
+@pytest.mark.parametrize("name", sorted(outputs().keys() - {"POLICY_DECISION"}))
 def test_a_missing_output_is_an_error_naming_it(name):
     with pytest.raises(RecommendError, match=f"^{name} is missing"):
         decode(outputs() | {name: None}, USERS)

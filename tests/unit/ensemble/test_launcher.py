@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
 from commands.serve import serve
@@ -162,6 +162,16 @@ def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch
     for name, value in sent.as_environment().items():
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
+
+
+def test_the_secret_travels_apart_from_what_may_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = ServingSettings(admin_key=SecretStr("s3cret"))
+    assert "s3cret" not in repr(sent) + str(sent.as_environment())
+    for name, value in (sent.as_environment() | sent.secret_environment()).items():
+        monkeypatch.setenv(name, value)
+    assert ServingSettings() == sent
+    # One that a child must not have is not inherited either.
+    assert ServingSettings(admin_key=None).secret_environment() == {"UNIPINREC_ADMIN_KEY": ""}
 
 
 def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ class PolicyConfig(ModelConfig):
     beside it, so that serving has all of them."""
     window_block: Count = 1
     max_candidates: Count = 1
+    item_dim: Annotated[int, Field(ge=4)] = 16
+    """Width of the policy's own item vectors. A log of exploration is too small to teach wide ones."""
+    id_dim: Annotated[int, Field(ge=4)] = 16
+    feedforward_ratio: Count = 2
+    time_periods_s: Annotated[tuple[Count, ...], Field(max_length=16)] = (86_400, 7 * 86_400)
+    """Periods in seconds of the sinusoids of the request's time: hour of the day, day of the week."""
+    hidden: Count = 64
+    """Width of the state vector and of the trunk that rewards share; an arm costs three times its square."""
+    arm_dim: Count = 16
+    """Width of an arm's embedding."""
     arms: Arms
     cohorts: tuple[CohortRule, ...] = ()
 
@@ -58,3 +68,12 @@ class PolicyConfig(ModelConfig):
 
 class PolicyTraining(TrainingConfig):
     """The value network's training (PRL-PUTS §3.2 gives the loss and no numbers)."""
+
+    epochs: Count = 4
+    """Passes over the explored requests."""
+    batch_size: Annotated[int, Field(ge=2)] = 512
+    """Requests in one step. Batch normalisation needs two, and is noisy with few."""
+    checkpoint_every: Count = 1
+    evaluation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 1 / 3
+    """Share of the explored requests, the latest ones, that training never sees (PRL-PUTS §3.4: 7 of 21
+    days)."""

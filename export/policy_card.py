@@ -1,0 +1,62 @@
+"""Whether a policy may enter a bundle, with the card that says how it is to be used."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from unipinrec.bundle import POLICY, UNIFIED
+from unipinrec.models.policy.card import PolicyCard
+from unipinrec.models.policy.config import PolicyConfig
+from unipinrec.models.unified.config import UnifiedConfig
+from unipinrec.training.checkpoint import CheckpointState, fingerprint
+
+
+class PolicyCardError(Exception):
+    """A policy and its card do not belong together, or not into this bundle."""
+
+
+def checked_card(
+    path: Path | None, checkpoints: Mapping[str, Path], states: Mapping[str, CheckpointState]
+) -> str | None:
+    """Return the text of a card that fits the policy among the checkpoints, by model; None if there is none.
+
+    Raises `PolicyCardError` if one of the two is missing, the file is no card, the card is of another policy,
+    or the policy reads more events than serving keeps for the unified model.
+    """
+    if POLICY not in checkpoints:
+        if path is None:
+            return None
+        raise PolicyCardError(f"--policy-card is {path}, and no policy is exported; give its --training too")
+    if path is None:
+        raise PolicyCardError(
+            f"{checkpoints[POLICY]} holds a policy without a card; give --policy-card, as "
+            "`unipinrec policy sweep` writes it"
+        )
+    text = path.read_text()
+    try:
+        card = PolicyCard.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PolicyCardError(
+            f"--policy-card is {path}, which is no card: {where}: {first['msg']}"
+        ) from error
+    found = fingerprint(checkpoints[POLICY])
+    if card.fingerprint != found:
+        raise PolicyCardError(
+            f"--policy-card is of policy {card.fingerprint[:12]}; allowed: {found[:12]}, "
+            f"which {checkpoints[POLICY]} holds"
+        )
+    config = PolicyConfig.model_validate(states[POLICY].model)
+    if (card.arms, card.cohorts) != (config.arms, config.cohort_names):
+        raise PolicyCardError(f"--policy-card is {path}, which has other arms or cohorts than the policy")
+    if UNIFIED in states:
+        unified = UnifiedConfig.model_validate(states[UNIFIED].model)
+        kept = unified.max_history - unified.window_block + 1
+        if config.max_history > kept:
+            raise PolicyCardError(
+                f"max_history of the policy is {config.max_history}; allowed: 1 to {kept}, the events that "
+                "serving always keeps for the unified model"
+            )
+    return text
