@@ -57,7 +57,8 @@ def simulate_command(
 
 def import_command(
     log: Annotated[
-        Path, typer.Option(help="The log (docs/policy.md): parquet, CSV or TSV, or a folder of its parts.")
+        Path,
+        typer.Option(help="The log (docs/policy.md): parquet, CSV, TSV, JSON lines, or a folder of parts."),
     ],
     arms: ArmsFile,
     out: Out,
