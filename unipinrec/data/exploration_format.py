@@ -127,8 +127,8 @@ def _check_all_propensities(requests: pl.DataFrame, arms: int) -> None:
     chances = pl.col(PROPENSITIES)
     refuse(requests, PROPENSITIES, chances.is_null(), "a value in every row")
     refuse(requests, PROPENSITIES, chances.list.len() != arms, f"{arms} chances, one for each arm")
-    wrong = (~pl.element().is_between(0, 1)).fill_null(value=True)
-    refuse(requests, PROPENSITIES, chances.list.eval(wrong).list.any(), "chances from 0 to 1")
+    wrong = chances.list.eval(~pl.element().is_between(0, 1)).list.any()
+    refuse(requests, PROPENSITIES, wrong, "chances from 0 to 1")
     total = requests.select(sum_of_propensities=chances.list.sum())
     off = (pl.col("sum_of_propensities") - 1).abs() > TOLERANCE
     refuse(total, "sum_of_propensities", off, f"1, within {TOLERANCE}")

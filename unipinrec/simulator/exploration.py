@@ -25,8 +25,8 @@ from unipinrec.simulator.exploration_config import ExplorationConfig
 from unipinrec.simulator.ranking import CandidateSource, Ranker
 from unipinrec.simulator.truth import TRUTH, Truth
 
-CHUNK = 256
-"""Requests computed at once: `8 x candidates x arms` bytes each, a few times over."""
+CHUNK = 64
+"""Requests computed at once, by `8 x candidates x arms` bytes each: few enough for a processor's cache."""
 LARGEST_CHANCE = 1 - 1e-7
 """Of an item; the logarithm of its complement stays finite."""
 
@@ -156,7 +156,7 @@ class _Shelf:
         self._random = random
         self._top_k = config.top_k
         self._rewarded = list(config.arms.columns)
-        self._weight_AK = config.arms.weights().T
+        self._weight_KA = config.arms.weights()
         self._candidates = CandidateSource(interactions, truth, config.candidates, random)
         self._ranker = Ranker(config.ranker, truth.config.choice, random)
 
@@ -168,7 +168,7 @@ class _Shelf:
         item_BCA = truth.item_propensity_VA[item_BC]
         own_BA = truth.user_propensity_UA[truth.user_F[feedview_B]]
         head_BCA = self._ranker.heads(affinity_BC, item_BCA, own_BA)
-        served_BKC = best(np.matmul(head_BCA.astype(np.float64), self._weight_AK), self._top_k)
+        served_BKC = best(self._weight_KA @ head_BCA.transpose(0, 2, 1), self._top_k)
         conditional_BCA = conditional_probabilities(
             affinity_BC, item_BCA + own_BA[:, None], truth.config.choice
         )
@@ -180,9 +180,8 @@ class _Shelf:
         return reward_BM, at_least_one(served_BKC, chance_BCM)
 
 
-def best(score_BCK: Float64s, top_k: int) -> Bools:
+def best(score_BKC: Float64s, top_k: int) -> Bools:
     """Return which candidates are among the `top_k` with the highest scores of each arm, [B, K, C]."""
-    score_BKC = np.ascontiguousarray(score_BCK.transpose(0, 2, 1))
     place = score_BKC.shape[2] - top_k
     least_BK1 = np.partition(score_BKC, place, axis=2)[..., place, None]
     return score_BKC >= least_BK1

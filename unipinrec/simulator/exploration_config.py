@@ -25,9 +25,9 @@ SAVE_AND_SHARE = Arms(
 class RankerConfig(Config):
     """A ranker that knows the world in part. Numbers are in the order of `ACTIONS`."""
 
-    user_knowledge: SharePerAction = (0.5, 0.3, 0.5, 0.3)
+    user_knowledge: SharePerAction = (0.5, 0.5, 0.5, 0.5)
     """Part of a user's own logits that its heads have; 1 leaves a policy less to learn."""
-    noise: SpreadPerAction = (0.5, 0.5, 0.5, 0.5)
+    noise: SpreadPerAction = (0.2, 0.2, 0.2, 0.2)
     """Standard deviation of the error of an item's logits, drawn for every candidate."""
 
 
@@ -41,7 +41,7 @@ class ExplorationConfig(Config):
     """Requests of a user at each feedview of the dataset, each with candidates of its own."""
     production_share: Share = 1.0
     """Share of the other requests that is kept in the log; a small one saves time and space."""
-    candidates: Count = 200
+    candidates: Count = 400
     """Items that are ranked for a request."""
     top_k: Count = 20
     """Items that are served."""

@@ -37,12 +37,17 @@ def test_a_name_is_no_pattern(tmp_path: Path, name: str, ending: str) -> None:
     assert read_table(path).columns == ["user_id", "item_id"]
 
 
-@pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.csv.gz", "a.CSV.GZ", "a.tsv", "a.tsv.gz", "a.parquet"])
+@pytest.mark.parametrize(
+    "name", ["a.csv", "A.CSV", "a.csv.gz", "a.CSV.GZ", "a.tsv", "a.tsv.gz", "a.parquet", "a.jsonl"]
+)
 def test_the_format_is_told_by_the_ending(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     kind = name.lower()
     if kind.endswith(".parquet"):
         pl.DataFrame(ROWS, ["user_id", "item_id"], orient="row").write_parquet(path)
+    elif kind.endswith(".jsonl"):
+        lines = [f'{{"user_id": "{user}", "item_id": "{item}"}}\n' for user, item in ROWS]
+        path.write_text("".join(lines))
     else:
         content = TEXT.replace(",", "\t").encode() if ".tsv" in kind else TEXT.encode()
         path.write_bytes(gzip.compress(content, mtime=0) if kind.endswith(".gz") else content)
