@@ -70,7 +70,9 @@ def train_command(
         early, late = split_by_time(explored, evaluation_share)
         examples = PolicyExamples(interactions, early, config, seed)
         kind = "synthetic requests" if explored.info.synthetic else "requests"
-        typer.echo(f"{len(examples):,} explored {kind} to train on, {late.explored_R.sum():,} later ones kept")
+        typer.echo(
+            f"{len(examples):,} explored {kind} to train on, {late.explored_R.sum():,} later ones kept"
+        )
         checkpoint = train(SPEC, examples, config, training, out, hardware=hardware)
     typer.echo(f"checkpoint {checkpoint}, policy {fingerprint(checkpoint)[:12]}")
 
