@@ -60,7 +60,8 @@ def evaluate_command(
 ) -> None:
     """Estimate what a policy would have earned in a log's explored requests, beside the production weights.
 
-    Give --policy, or --training, --dataset and --alpha. On the log of its training, a policy is judged by the requests that training left out.
+    Give --policy, or --training, --dataset and --alpha. On the log of its training, a policy is judged by
+    the requests that training left out.
     """
     with one_line_errors(*ERRORS):
         explored = _explored(ExplorationLog.load(log))
