@@ -80,7 +80,8 @@ class PolicyDecision:
     explored: bool | None = None
     """True if the arm was drawn at random."""
     fallback: str | None = None
-    """Why the bundle's weights stand in for the policy's: `late`, `dead`, `busy`, `failed` or `invalid`."""
+    """Why the bundle's weights stand in for the policy's: `late`, `dead`, `busy`, `failed`, `invalid` or
+    `withheld`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

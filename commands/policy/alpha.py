@@ -149,9 +149,18 @@ def _tell(status: dict[str, Any]) -> None:
     typer.echo(f"alpha, from 0 for {first} alone to 1 for {second} alone:")
     width = max(len(cohort) for cohort in status["cohorts"])
     for cohort, alpha in status["cohorts"].items():
-        typer.echo(f"  {cohort:{width}}  {alpha:g}")
+        typer.echo(f"  {cohort:{width}}  " + (f"{alpha:g}" if alpha is not None else "none, static weights"))
     note = f": {status['note']}" if status["note"] else ""
     since = datetime.fromtimestamp(status["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     typer.echo(
         f"revision {status['revision']}, " + (since if status["revision"] else "the policy's card") + note
     )
+
+
+if __name__ == "__main__":
+    # Without the other commands, and so without what only training needs.
+    app = typer.Typer(no_args_is_help=True)
+    app.command("set-alpha")(set_alpha_command)
+    app.command("rollback")(rollback_command)
+    app.command("status")(status_command)
+    app()

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ensemble.arrays import Floats
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import Arrays
 from ensemble.nodes.metrics import STAGE_SECONDS, with_series
+from ensemble.policy.alphas import AlphaBook
 from ensemble.policy.decision_table import Decision, DecisionTable
 from ensemble.policy.exploring import explored_arm
 from ensemble.policy.request_channel import BUSY, DEAD, NO_POLICY, NOTHING_ASKED, Ticket
@@ -80,6 +81,8 @@ class UtilityChooser:
             self._config, self._card = policy
             self._weight_KA = self._card.arms.weights().astype(np.float32)
             self._table = DecisionTable(settings.runtime_dir, loaded.id)
+            # Only told of here: the policy's own process exports no metrics.
+            metrics.register(AlphaBook(settings.policy_alphas, self._card))
         self._hopeless_until_ns = 0
         text = "Users by where the utility weights came from"
         sources = Counter("unipinrec_utility_source", text, ["source"], registry=metrics)
@@ -91,10 +94,6 @@ class UtilityChooser:
         text = "Decisions of the policy that were used"
         decisions = Counter("unipinrec_policy_decisions", text, ["cohort"], registry=metrics)
         self._decisions = with_series(decisions, cohorts)
-        text = "Operating point of the latest decision"
-        self._alpha = Gauge("unipinrec_policy_alpha", text, ["cohort"], registry=metrics)
-        text = "Revision of the operating points in the latest decision"
-        self._revision = Gauge("unipinrec_policy_revision", text, registry=metrics)
         text = "Time from when a decision was asked for until it was there"
         self._seconds = Histogram("unipinrec_policy_seconds", text, buckets=STAGE_SECONDS, registry=metrics)
 
@@ -150,8 +149,6 @@ class UtilityChooser:
     def _chosen(self, decision: Decision) -> Choice:
         cohort = self._config.cohort_names[decision.cohort]
         self._decisions.labels(cohort).inc()
-        self._alpha.labels(cohort).set(decision.alpha)
-        self._revision.set(decision.revision)
         self._seconds.observe(decision.took_us / 1e6)
         told = {
             "policy": self._card.fingerprint[:12],

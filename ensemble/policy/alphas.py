@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -41,6 +41,10 @@ class Revision(Config):
     fingerprint: str
     """The policy that the alphas are for."""
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
+
+    def by_cohort(self, cohorts: Sequence[str]) -> dict[str, float | None]:
+        """Return the alpha of each cohort."""
+        return {cohort: self.alphas.of(cohort) if self.alphas else None for cohort in cohorts}
 
 
 class Revisions(Config):
@@ -90,7 +94,7 @@ class AlphaBook:
         """Write a revision with the alphas before those in force, and return it; a second rollback takes
         the first one back. Raises `CommandError` where the alphas are the card's, and as `set` does."""
 
-        def before(own: list[Revision]) -> Alphas:
+        def before(own: list[Revision]) -> Alphas | None:
             if len(own) < 2:
                 raise CommandError("revision is 0, the card's; allowed: to roll back from 1 and later ones")
             return own[-2].alphas
@@ -102,8 +106,9 @@ class AlphaBook:
         current = self.current()
         text = "Operating point of a cohort: weight of the second reward's value against the first's"
         alpha = GaugeMetricFamily("unipinrec_policy_alpha", text, labels=["cohort"])
-        for cohort in self._card.cohorts:
-            alpha.add_metric([cohort], current.alphas.of(cohort))
+        for cohort, value in current.by_cohort(self._card.cohorts).items():
+            if value is not None:
+                alpha.add_metric([cohort], value)
         yield alpha
         text = "Revision of the alphas in force, 0 for the card's"
         yield GaugeMetricFamily("unipinrec_policy_revision", text, current.number)
@@ -143,7 +148,7 @@ class AlphaBook:
     def _own(self, revisions: tuple[Revision, ...]) -> list[Revision]:
         return [self._first, *(r for r in revisions if r.fingerprint == self._card.fingerprint)]
 
-    def _append(self, choose: Callable[[list[Revision]], Alphas], note: str) -> Revision:
+    def _append(self, choose: Callable[[list[Revision]], Alphas | None], note: str) -> Revision:
         """Write the alphas that `choose` takes, given the revisions of this policy."""
         if len(note) > LONGEST_NOTE:
             raise CommandError(f"note has {len(note)} characters; allowed: up to {LONGEST_NOTE}")

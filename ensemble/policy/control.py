@@ -72,8 +72,8 @@ class PolicyControl:
             "revision": revision.number,
             "time": revision.time,
             "note": revision.note,
-            "default": revision.alphas.default,
-            "cohorts": {cohort: revision.alphas.of(cohort) for cohort in card.cohorts},
+            "default": revision.alphas.default if revision.alphas else None,
+            "cohorts": revision.by_cohort(card.cohorts),
         }
 
 

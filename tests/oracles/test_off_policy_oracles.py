@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.explored import GOLDEN, GOLDEN_LOG, explored_log, judged_policies
+from tests.support.judged_logs import GOLDEN, GOLDEN_LOG, explored_log, judged_policies
 from unipinrec.evaluation.estimators import Estimator
 from unipinrec.evaluation.off_policy import ExploredRewards, Policy, evaluate
 

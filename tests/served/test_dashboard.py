@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from unipinrec_client import GrpcClient, RecommendError, RetryPolicy
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT
-from tests.conftest import Exported
+from tests.conftest import Exported, serving
 from tests.served.nodes import kill
 from tests.served.prometheus import FOLDER, Prometheus, scraping
 from tests.served.requests import stored
+from tests.support.policies import with_policy
 from tests.support.tools import tool
 from tests.support.waiting import holds_within
 
@@ -37,6 +39,20 @@ def queries() -> list[tuple[str, str]]:
                 expression = expression.replace(variable, value)
             found.append((f"{panel['title']} {target['refId']}", expression))
     return found
+
+
+@pytest.fixture(scope="module")
+def server(
+    exported: Exported, profile: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """A server with a policy, so that every panel has something to show."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    bundle = with_policy(exported, folder).bundle
+    alphas = folder / "alphas.json"
+    with serving(
+        replace(exported, bundle=bundle), folder / "server.log", profile=profile, policy_alphas=alphas
+    ) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

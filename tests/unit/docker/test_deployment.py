@@ -104,6 +104,7 @@ def test_volumes_that_are_written_belong_to_our_user() -> None:
     assert f"{owned} --mode=0700 /stores" in cpu
     assert f"{owned} --mode=0700 /compile-cache /stores" in gpu
     assert all("UNIPINREC_HISTORIES=/stores/histories\n" in image for image in (cpu, gpu))
+    assert all(" UNIPINREC_POLICY_ALPHAS=/stores/policy-alphas.json " in image for image in (cpu, gpu))
 
 
 def test_replicas_share_a_store_and_so_a_pid_namespace(services: dict[str, Any]) -> None:

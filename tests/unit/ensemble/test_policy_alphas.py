@@ -196,6 +196,18 @@ def test_a_look_at_an_unchanged_file_does_not_open_it(book_of: Open, monkeypatch
     assert book.current() == made
 
 
+def test_a_card_without_alphas_leaves_them_to_be_set_and_rolled_back(path: Path) -> None:
+    book = AlphaBook(path, policy_card().model_copy(update={"chosen": None}))
+    assert book.current().alphas is None
+    assert told(book) == {"unipinrec_policy_revision": 0.0, "unipinrec_policy_alphas_unreadable_total": 0.0}
+    book.set(Alphas(default=0.3))
+    assert told(book)["unipinrec_policy_alphacore"] == 0.3
+    back = book.rollback()
+    assert (back.number, back.alphas) == (2, None)
+    assert AlphaBook(path, policy_card()).current() == back
+    book.close()
+
+
 def test_metrics_tell_the_alpha_of_every_cohort_and_the_revision(book_of: Open) -> None:
     book = book_of()
     book.set(Alphas(default=0.3, cohorts={"casual": 0.1}))

@@ -47,6 +47,14 @@ def test_the_status_needs_no_key_and_is_json(control: PolicyControl) -> None:
     assert status == json.loads(json.dumps(status)) == STATUS
 
 
+def test_the_status_of_a_card_without_alphas_has_none(tmp_path: Path) -> None:
+    card = policy_card().model_copy(update={"chosen": None})
+    book = AlphaBook(tmp_path / "alphas.json", card)
+    nothing = {"default": None, "cohorts": {"core": None, "casual": None, "rest": None}}
+    assert PolicyControl(card, book, None).answer(b"{}", None) == STATUS | nothing
+    book.close()
+
+
 def test_alphas_are_set_and_rolled_back_with_the_key(control: PolicyControl, book: AlphaBook) -> None:
     asked = encoded(set={"default": 0.3, "cohorts": {"rest": 1}}, note="calmer")
     status = control.answer(asked, KEY)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.explored import GOLDEN, GOLDEN_LOG, explored_log, judged_policies
+from tests.support.judged_logs import GOLDEN, GOLDEN_LOG, explored_log, judged_policies
 from unipinrec.arrays import Float64s, Int64s
 from unipinrec.evaluation.bootstrap import RESAMPLES, estimate
 from unipinrec.evaluation.estimators import Estimator
