@@ -149,6 +149,12 @@ def test_a_trained_policy_is_judged_by_what_its_training_left_out(trained: Train
         assert report["rewards"][reward]["snips"]["policy"]["mean"] == pytest.approx(of_hits)
 
 
+def test_a_clip_of_nothing_is_refused_in_one_line(tmp_path: Path) -> None:
+    result = evaluated("--log", stored(tmp_path), "--policy", chosen(tmp_path, 2), "--clip", 0)
+
+    assert (result.exit_code, result.stderr) == (2, "clip is 0.0; allowed: above 0\n")
+
+
 def test_what_the_log_cannot_say_is_refused_in_one_line(tmp_path: Path) -> None:
     without = stored(tmp_path, LOG[LOG.arm_R != 2])
 
