@@ -17,7 +17,7 @@ from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_request
 from ensemble.nodes.contract import Arrays, stack, stack_histories, stamp_bundle
-from ensemble.policy.request_channel import NOTHING_ASKED, RequestSender, Ticket
+from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
 from ensemble.stores.stores import open_histories
@@ -42,8 +42,8 @@ class Assembled:
     excluded_row_X: Int64s
     unknown_items: int
     """Events that were ignored because the bundle does not know their item, action or surface."""
-    weighed: bool
-    """Whether the request says what an action is worth."""
+    question: Question | None
+    """To the policy; None where there is none, or the request says itself what an action is worth."""
     ticket: Ticket = NOTHING_ASKED
     """Under which scoring finds what a policy says of it."""
 
@@ -80,7 +80,8 @@ class HistoryNode:
         """Return the rows, counted, with tickets of what the policy was asked."""
         self._unknown_items.inc(sum(row.unknown_items for row in rows))
         self._cold_starts.inc(sum(len(row.history) == 0 for row in rows))
-        return [replace(row, ticket=self._ask(row)) for row in rows]
+        tickets = iter(self._policy.ask([row.question for row in rows if row.question]))
+        return [replace(row, ticket=next(tickets)) if row.question else row for row in rows]
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
@@ -102,12 +103,6 @@ class HistoryNode:
             self._store.close()
         self._policy.close()
 
-    def _ask(self, row: Assembled) -> Ticket:
-        if self._policy_config is None or row.weighed:
-            return NOTHING_ASKED
-        state = policy_state(row.history, row.request_time, row.surface, self._policy_config)
-        return self._policy.ask(state.events, row.request_time, row.surface)
-
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         events = self._events(arrays, user)
         history = History(
@@ -123,17 +118,23 @@ class HistoryNode:
             & (history.actions_N < 2**model.num_actions)
             & (history.surface_N < model.num_surfaces)
         ]
+        request_time = _scalar(arrays, "REQUEST_TIME", user, int(time.time()))
+        surface = _scalar(arrays, "SURFACE", user, 0)
+        question = None
+        if self._policy_config is not None and "UTILITY_WEIGHTS" not in arrays:
+            state = policy_state(known, request_time, surface, self._policy_config)
+            question = Question(state.events, request_time, surface)
         weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
         return Assembled(
             history=known[window_start(len(known), model.max_history, model.window_block) :],
-            request_time=_scalar(arrays, "REQUEST_TIME", user, int(time.time())),
-            surface=_scalar(arrays, "SURFACE", user, 0),
+            request_time=request_time,
+            surface=surface,
             num_results=_scalar(arrays, "NUM_RESULTS", user, defaults.num_results),
             outcome_weight_A=np.asarray(weights, np.float32),
             seen_row_X=np.unique(known.item_row_N),
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
-            weighed="UTILITY_WEIGHTS" in arrays,
+            question=question,
         )
 
     def _events(self, arrays: Arrays, user: int) -> Events:

@@ -23,14 +23,13 @@ from ensemble.nodes.contract import Arrays, InvalidInputError
 from ensemble.policy.alphas import AlphaBook, CommandError
 from ensemble.policy.control import PolicyControl
 from ensemble.policy.decision_table import Decision, DecisionTable
-from ensemble.policy.request_channel import PolicyRequest, RequestReceiver, RequestSender
+from ensemble.policy.request_channel import PolicyRequest, Question, RequestReceiver, RequestSender
 from ensemble.policy.value_graph import ValueGraph
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
 
 log = logging.getLogger(__name__)
 
-MOST_TOGETHER = 16
 POLL_S = 0.2
 OLDEST_S = 5.0
 """What has waited longer is not computed: its request was answered or has failed."""
@@ -101,7 +100,7 @@ class PolicyNode:
     def _check(self) -> None:
         nobody = np.empty(0, np.int64)
         history = History(item_row_N=nobody, actions_N=nobody, timestamp_N=nobody, surface_N=nobody)
-        ticket = self._sender.ask(history, int(time.time()), 0)
+        (ticket,) = self._sender.ask([Question(history, int(time.time()), 0)])
         until = time.monotonic() + CHECK_S
         while (decision := self._table.find(ticket.number)) is None:
             if time.monotonic() > until:
@@ -113,7 +112,7 @@ class PolicyNode:
     def _serve(self) -> None:
         while not self._stopped.is_set():
             try:
-                requests = self._receiver.receive(MOST_TOGETHER, POLL_S)
+                requests = self._receiver.receive(POLL_S)
                 oldest_ns = time.monotonic_ns() - round(OLDEST_S * 1e9)
                 waiting = [request for request in requests if request.ticket.asked_ns >= oldest_ns]
                 if waiting:
@@ -141,9 +140,10 @@ class PolicyNode:
         if revision.alphas is None:
             return [Decision("withheld")] * len(requests)
         alpha_of = revision.alphas.of
-        cohort_B = self._graph.cohorts(requests)
+        questions = [request.question for request in requests]
+        cohort_B = self._graph.cohorts(questions)
         alpha_B = np.array([alpha_of(self._config.cohort_names[cohort]) for cohort in cohort_B])
-        value_BK2 = self._graph.values(requests)
+        value_BK2 = self._graph.values(questions)
         worth_BK = alpha_B[:, None] * value_BK2[..., 1] + (1 - alpha_B[:, None]) * value_BK2[..., 0]
         valid_B = np.isfinite(worth_BK).all(axis=1)
         return [

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,10 @@ SOCKET = "requests"
 HEADER = 5
 COLUMNS = 4
 LARGEST_BYTES = 1 << 20
+MOST_NUMBERS = 8_192
+"""In a datagram of several requests: its bytes fit what Linux allows by default."""
+MOST_TOGETHER = 16
+"""Requests after which no further datagram is read before they are answered."""
 
 NO_POLICY, DEAD, BUSY = 0, -1, -2
 """In place of a ticket's number: nothing was asked, nobody listens, or too many requests wait."""
@@ -44,35 +48,45 @@ class Ticket(NamedTuple):
 NOTHING_ASKED = Ticket(NO_POLICY, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyRequest:
-    """What a policy is told of one user's request."""
+class Question(NamedTuple):
+    """What a policy is asked about one user."""
 
-    ticket: Ticket
+    history: History
     request_time: int
     surface: int
-    history: History
 
-    def to_bytes(self) -> bytes:
-        """Return the request as a datagram."""
-        history = self.history
+
+@dataclass(frozen=True, slots=True)
+class PolicyRequest:
+    """A question, and under which ticket its answer is looked for."""
+
+    ticket: Ticket
+    question: Question
+
+    def to_numbers(self) -> Int64s:
+        """Return the request as one array."""
+        history, request_time, surface = self.question
         columns = (history.item_row_N, history.actions_N, history.timestamp_N, history.surface_N)
-        header = (*self.ticket, self.request_time, self.surface, len(history))
-        numbers: Int64s = np.concatenate([np.array(header, np.int64), *columns])
-        return numbers.tobytes()
+        header = (*self.ticket, request_time, surface, len(history))
+        return np.concatenate([np.array(header, np.int64), *columns])
 
-    @classmethod
-    def from_bytes(cls, datagram: bytes) -> "PolicyRequest":
-        """Return the request in a datagram. Raises `ValueError` if its size is not what it says."""
-        numbers: Int64s = np.frombuffer(datagram, np.int64)
-        if len(numbers) < HEADER or len(numbers) != HEADER + COLUMNS * numbers[HEADER - 1]:
-            raise ValueError(f"a request of {len(datagram)} bytes; allowed: a header and {COLUMNS} columns")
-        number, asked_ns, request_time, surface, _ = numbers[:HEADER].tolist()
-        item_row_N, actions_N, timestamp_N, surface_N = numbers[HEADER:].reshape(COLUMNS, -1)
+
+def requests_in(datagram: bytes) -> list[PolicyRequest]:
+    """Return the requests in a datagram. Raises `ValueError` if it is not what `PolicyRequest` makes."""
+    requests = []
+    numbers: Int64s = np.frombuffer(datagram, np.int64)
+    while len(numbers):
+        if len(numbers) < HEADER or not 0 <= numbers[HEADER - 1] <= (len(numbers) - HEADER) // COLUMNS:
+            raise ValueError(f"a datagram of {len(datagram)} bytes; allowed: headers, each with its columns")
+        number, asked_ns, request_time, surface, events = numbers[:HEADER].tolist()
+        end = HEADER + COLUMNS * events
+        item_row_N, actions_N, timestamp_N, surface_N = numbers[HEADER:end].reshape(COLUMNS, events)
         history = History(
             item_row_N=item_row_N, actions_N=actions_N, timestamp_N=timestamp_N, surface_N=surface_N
         )
-        return cls(Ticket(number, asked_ns), request_time, surface, history)
+        requests.append(PolicyRequest(Ticket(number, asked_ns), Question(history, request_time, surface)))
+        numbers = numbers[end:]
+    return requests
 
 
 class RequestSender:
@@ -82,23 +96,35 @@ class RequestSender:
         self._folder = runtime_dir / FOLDER
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        # As far as the system allows: what waits to be read counts.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_BYTES)
         # Numbers of several senders, and of one before it was restarted, lie far apart.
         self._number = secrets.randbits(62)
 
-    def ask(self, history: History, request_time: int, surface: int) -> Ticket:
-        """Return the ticket of a decision that is asked for, or why none will come; never waits."""
-        self._number += 1
-        ticket = Ticket(self._number, time.monotonic_ns())
+    def ask(self, questions: Sequence[Question]) -> list[Ticket]:
+        """Return a ticket for each answer that was asked for, or why none will come; never waits."""
+        tickets = []
+        # Linux lets as few as ten datagrams wait, so users who are asked about together share one.
+        longest = max((len(question.history) for question in questions), default=0)
+        together = max(MOST_NUMBERS // (HEADER + COLUMNS * longest), 1)
+        for begin in range(0, len(questions), together):
+            tickets += self._ask(questions[begin : begin + together])
+        return tickets
+
+    def _ask(self, questions: Sequence[Question]) -> list[Ticket]:
+        now_ns = time.monotonic_ns()
+        first, self._number = self._number + 1, self._number + len(questions)
+        tickets = [Ticket(first + place, now_ns) for place in range(len(questions))]
+        requests = map(PolicyRequest, tickets, questions)
+        datagram = np.concatenate([request.to_numbers() for request in requests]).tobytes()
         try:
             with _short(self._folder) as folder:
-                self._socket.sendto(
-                    PolicyRequest(ticket, request_time, surface, history).to_bytes(), f"{folder}/{SOCKET}"
-                )
+                self._socket.sendto(datagram, f"{folder}/{SOCKET}")
         except BlockingIOError:
-            return Ticket(BUSY, ticket.asked_ns)
+            return [Ticket(BUSY, now_ns)] * len(questions)
         except OSError:
-            return Ticket(DEAD, ticket.asked_ns)
-        return ticket
+            return [Ticket(DEAD, now_ns)] * len(questions)
+        return tickets
 
     def close(self) -> None:
         """Close the socket."""
@@ -117,16 +143,17 @@ class RequestReceiver:
             self._socket.bind(fresh)
             Path(fresh).rename(f"{folder}/{SOCKET}")
 
-    def receive(self, most: int, timeout_s: float) -> list[PolicyRequest]:
-        """Return up to `most` requests that wait, or those that come first within `timeout_s` seconds."""
+    def receive(self, timeout_s: float) -> list[PolicyRequest]:
+        """Return the requests that wait, some of them if they are many, or those that come first within
+        `timeout_s` seconds."""
         requests: list[PolicyRequest] = []
         self._socket.settimeout(timeout_s)
         with suppress(TimeoutError, BlockingIOError):
-            while len(requests) < most:
+            while len(requests) < MOST_TOGETHER:
                 datagram = self._socket.recv(LARGEST_BYTES)
                 # Who can write here may as well end the process: what is malformed is left out.
                 with suppress(ValueError):
-                    requests.append(PolicyRequest.from_bytes(datagram))
+                    requests += requests_in(datagram)
                 self._socket.settimeout(0.0)
         return requests
 

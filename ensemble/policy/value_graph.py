@@ -10,7 +10,7 @@ import onnxruntime
 
 from ensemble.arrays import Floats
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.policy.request_channel import PolicyRequest
+from ensemble.policy.request_channel import Question
 from unipinrec.bundle import POLICY
 from unipinrec.models.policy.card import PolicyCard
 from unipinrec.models.policy.cohorts import cohort_of
@@ -31,16 +31,16 @@ class ValueGraph:
         self._config = config
         self._place_K2 = card.arms.places().astype(np.float32)
 
-    def values(self, requests: Sequence[PolicyRequest]) -> Floats:
+    def values(self, questions: Sequence[Question]) -> Floats:
         """Return the expected reward of every arm, [B, K, 2]."""
         states = [
-            policy_state(request.history, request.request_time, request.surface, self._config)
-            for request in requests
+            policy_state(history, request_time, surface, self._config)
+            for history, request_time, surface in questions
         ]
         inputs = {**stack_states(states, self._config), "arm_places": self._place_K2}
         value_BK2: Floats = self._session.run(["value"], inputs)[0]
         return value_BK2
 
-    def cohorts(self, requests: Sequence[PolicyRequest]) -> list[int]:
+    def cohorts(self, questions: Sequence[Question]) -> list[int]:
         """Return each user's cohort, an index in `cohort_names` of the configuration."""
-        return [cohort_of(request.history, request.request_time, self._config) for request in requests]
+        return [cohort_of(history, request_time, self._config) for history, request_time, _ in questions]

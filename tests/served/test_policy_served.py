@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,9 +115,12 @@ def test_weights_of_the_caller_count_before_the_policy_s(
     assert (answer.utility_source, answer.utility_weights, answer.policy) == ("given", (0.0, 1.0, 0.0), None)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("raise", "failed"), ("nan", "invalid"), ("slow", "late")])
+@pytest.mark.parametrize(
+    ("name", "reason", "others"),
+    [("raise", "failed", set()), ("nan", "invalid", set()), ("slow", "late", {"busy"})],
+)
 def test_a_policy_that_is_broken_costs_no_answer(
-    policy_server: EmbeddedServer, exported: Exported, fault: Path, name: str, reason: str
+    policy_server: EmbeddedServer, exported: Exported, fault: Path, name: str, reason: str, others: set[str]
 ) -> None:
     static = exported.dataset.info.utility_weights
     with asking(policy_server.grpc_url, [stored(exported, user) for user in USERS]) as seen:
@@ -131,7 +133,7 @@ def test_a_policy_that_is_broken_costs_no_answer(
         fault.write_text("")
         healed = seen.until(chosen, HEAL_S)
     assert not seen.failures
-    assert Counter(map(fallback_of, found)).keys() == {reason}
+    assert {reason} <= {fallback_of(answer) for answer in found} <= {reason, *others}
     assert {(answer.utility_source, answer.utility_weights) for answer in found} == {("default", static)}
     assert healed < HEAL_S
 

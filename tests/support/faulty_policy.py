@@ -10,7 +10,7 @@ import numpy as np
 from ensemble.arrays import Floats
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.policy import PolicyNode
-from ensemble.policy.request_channel import PolicyRequest
+from ensemble.policy.request_channel import Question
 from ensemble.policy.value_graph import ValueGraph
 
 FAULT = "UNIPINREC_TEST_POLICY_FAULT"
@@ -21,13 +21,13 @@ SLOW_S = 0.3
 class FaultyGraph(ValueGraph):
     """A value network that fails in the way that the file says."""
 
-    def values(self, requests: Sequence[PolicyRequest]) -> Floats:
+    def values(self, questions: Sequence[Question]) -> Floats:
         fault = Path(os.environ[FAULT]).read_text()
         if fault == "raise":
             raise FloatingPointError("the test asked for it")
         if fault == "slow":
             time.sleep(SLOW_S)
-        value_BK2 = super().values(requests)
+        value_BK2 = super().values(questions)
         return np.full_like(value_BK2, np.nan) if fault == "nan" else value_BK2
 
 

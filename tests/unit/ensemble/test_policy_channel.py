@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ensemble.policy.request_channel import BUSY, DEAD, PolicyRequest, RequestReceiver, RequestSender, Ticket
+from ensemble.policy.request_channel import (
+    BUSY,
+    DEAD,
+    PolicyRequest,
+    Question,
+    RequestReceiver,
+    RequestSender,
+    Ticket,
+)
 from unipinrec.data.history import History
 
 
@@ -25,19 +33,40 @@ def sender(tmp_path: Path) -> Iterator[RequestSender]:
     sender.close()
 
 
-def assert_equal(found: PolicyRequest, ticket: Ticket, history: History) -> None:
-    assert (found.ticket, found.request_time, found.surface) == (ticket, 1_750_000_000, 1)
+def question(events: int) -> Question:
+    return Question(history_of(events), 1_750_000_000 + events, events % 2)
+
+
+def ask(sender: RequestSender, events: int = 1) -> Ticket:
+    (ticket,) = sender.ask([question(events)])
+    return ticket
+
+
+def assert_equal(found: PolicyRequest, ticket: Ticket, asked: Question) -> None:
+    assert found.ticket == ticket
+    assert found.question[1:] == asked[1:]
     for name in ("item_row_N", "actions_N", "timestamp_N", "surface_N"):
-        assert getattr(found.history, name).tolist() == getattr(history, name).tolist()
+        assert getattr(found.question.history, name).tolist() == getattr(asked.history, name).tolist()
 
 
-@pytest.mark.parametrize("events", [0, 1, 64, 512])
-def test_what_is_asked_arrives_whole(tmp_path: Path, sender: RequestSender, events: int) -> None:
+@pytest.mark.parametrize("lengths", [[0], [1], [64], [512] * 8, [6_000], list(range(40))])
+def test_what_is_asked_arrives_whole(tmp_path: Path, sender: RequestSender, lengths: list[int]) -> None:
     receiver = RequestReceiver(tmp_path)
-    ticket = sender.ask(history_of(events), 1_750_000_000, 1)
-    assert ticket.number > 0
-    (found,) = receiver.receive(16, 1.0)
-    assert_equal(found, ticket, history_of(events))
+    asked = [question(events) for events in lengths]
+    tickets = sender.ask(asked)
+    found: list[PolicyRequest] = []
+    while more := receiver.receive(0.1):
+        found += more
+    assert len({ticket.number for ticket in tickets}) == len(asked)
+    for request, ticket, sent in zip(found, tickets, asked, strict=True):
+        assert_equal(request, ticket, sent)
+    receiver.close()
+
+
+def test_nothing_is_asked_about_nobody(tmp_path: Path, sender: RequestSender) -> None:
+    receiver = RequestReceiver(tmp_path)
+    assert sender.ask([]) == []
+    assert receiver.receive(0.0) == []
     receiver.close()
 
 
@@ -45,11 +74,10 @@ def test_requests_that_wait_are_received_together_and_none_is_waited_for_in_vain
     tmp_path: Path, sender: RequestSender
 ) -> None:
     receiver = RequestReceiver(tmp_path)
-    tickets = [sender.ask(history_of(3), 1_750_000_000, 1) for _ in range(5)]
-    assert [found.ticket for found in receiver.receive(4, 1.0)] == tickets[:4]
-    assert [found.ticket for found in receiver.receive(4, 1.0)] == tickets[4:]
+    tickets = [ask(sender) for _ in range(5)]
+    assert [found.ticket for found in receiver.receive(1.0)] == tickets
     began = time.monotonic()
-    assert receiver.receive(4, 0.05) == []
+    assert receiver.receive(0.05) == []
     assert 0.04 < time.monotonic() - began < 1.0
     receiver.close()
 
@@ -57,27 +85,27 @@ def test_requests_that_wait_are_received_together_and_none_is_waited_for_in_vain
 def test_nobody_listens_before_a_receiver_comes_and_after_it_has_gone(
     tmp_path: Path, sender: RequestSender
 ) -> None:
-    assert sender.ask(history_of(1), 0, 0).number == DEAD
+    assert ask(sender).number == DEAD
     receiver = RequestReceiver(tmp_path)
-    assert sender.ask(history_of(1), 0, 0).number > 0
+    assert ask(sender).number > 0
     receiver.close()
-    assert sender.ask(history_of(1), 0, 0).number == DEAD
+    assert ask(sender).number == DEAD
 
 
 def test_a_second_receiver_takes_the_place_of_the_first(tmp_path: Path, sender: RequestSender) -> None:
     first, second = RequestReceiver(tmp_path), RequestReceiver(tmp_path)
-    ticket = sender.ask(history_of(2), 1_750_000_000, 1)
-    assert first.receive(1, 0.0) == []
-    assert [found.ticket for found in second.receive(1, 1.0)] == [ticket]
+    ticket = ask(sender)
+    assert first.receive(0.0) == []
+    assert [found.ticket for found in second.receive(1.0)] == [ticket]
     first.close()
-    assert sender.ask(history_of(2), 1_750_000_000, 1).number > 0
+    assert ask(sender).number > 0
     second.close()
 
 
 def test_a_receiver_that_hangs_makes_nobody_wait(tmp_path: Path, sender: RequestSender) -> None:
     receiver = RequestReceiver(tmp_path)
     began = time.monotonic()
-    numbers = {sender.ask(history_of(64), 0, 0).number for _ in range(5_000)}
+    numbers = {ask(sender, 64).number for _ in range(5_000)}
     assert BUSY in numbers
     assert time.monotonic() - began < 5.0
     receiver.close()
@@ -85,17 +113,18 @@ def test_a_receiver_that_hangs_makes_nobody_wait(tmp_path: Path, sender: Request
 
 def test_what_is_no_request_is_left_out(tmp_path: Path, sender: RequestSender) -> None:
     receiver = RequestReceiver(tmp_path)
-    whole = PolicyRequest(Ticket(1, 2), 3, 4, history_of(2)).to_bytes()
-    for datagram in (b"", b"1", whole[:-8], whole + whole, whole[:16]):
+    whole = PolicyRequest(Ticket(1, 2), question(2)).to_numbers().tobytes()
+    negative = np.array([1, 2, 3, 4, -1]).tobytes()
+    for datagram in (b"1", whole[:-8], whole + whole[:16], whole[:16], negative):
         sender._socket.sendto(datagram, str(tmp_path / "policy" / "requests"))
-    ticket = sender.ask(history_of(1), 1_750_000_000, 1)
-    assert [found.ticket for found in receiver.receive(16, 1.0)] == [ticket]
+    ticket = ask(sender)
+    assert [found.ticket for found in receiver.receive(1.0)] == [ticket]
     receiver.close()
 
 
 def test_folders_with_long_names_will_do(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 40)
     receiver, sender = RequestReceiver(folder), RequestSender(folder)
-    assert sender.ask(history_of(1), 0, 0).number > 0
+    assert ask(sender).number > 0
     receiver.close()
     sender.close()
