@@ -19,6 +19,7 @@ from experiments.frontier_rows import (
     PRODUCTION,
     WITH_INTERVAL,
     frontier_rows,
+    number_columns,
 )
 from unipinrec.models.policy.card import Evidence, Interval, PolicyCard
 from unipinrec.models.policy.sweep import LEAN_FIRST
@@ -38,7 +39,7 @@ LINE = 140
 
 CHOSEN = "datum.chosen == 1"
 
-GREY, DARK, RED = "#b0b0b0", "#222222", "#d62728"
+GREY, DARK, RED, BROWN = "#b0b0b0", "#222222", "#d62728", "#a0713c"
 
 
 def write_page(card: PolicyCard, path: Path) -> None:
@@ -62,12 +63,16 @@ def frontier_chart(card: PolicyCard) -> alt.LayerChart:
         raise ValueError("evidence is null; allowed: a card that `unipinrec policy sweep` made")
     sweep = card.evidence.sweep
     axes = _axes(card.rewards)
-    data = alt.InlineData(values=frontier_rows(card, sweep), format=alt.CsvDataFormat(type="csv"))
-    base = alt.Chart(data).transform_filter("datum.users == shown").transform_calculate(**_places())
+    table = frontier_rows(card, sweep)
+    data = alt.InlineData(values=table, format=alt.CsvDataFormat(type="csv", parse=number_columns(table)))
+    base = alt.Chart()
     layers = [*_production(base), *_intervals(base), *_points(base, card), *_names(base), *_titles(axes)]
     groups = {name: name for name in (EVERYONE, *sweep.cohorts)}
     chart: alt.LayerChart = (
-        alt.layer(*layers)
+        alt.layer(*layers, data=data)
+        .transform_filter("datum.users == shown")
+        .transform_calculate(**_places())
+        .transform_filter("isValid(datum.x) && isValid(datum.y)")
         .add_params(
             _choice("across", "across ", axes, "lift_0"),
             _choice("up", "up ", axes, "lift_1"),
@@ -117,11 +122,11 @@ def _places() -> dict[str, str]:
 
 
 def _x(field: str = "x") -> alt.X:
-    return alt.X(field, type="quantitative", scale=alt.Scale(zero=False), axis=_axis("across"))
+    return alt.X(field, type="quantitative", scale=alt.Scale(zero=False, padding=14), axis=_axis("across"))
 
 
 def _y(field: str = "y") -> alt.Y:
-    return alt.Y(field, type="quantitative", scale=alt.Scale(zero=False), axis=_axis("up"))
+    return alt.Y(field, type="quantitative", scale=alt.Scale(zero=False, padding=14), axis=_axis("up"))
 
 
 def _axis(chosen: str) -> alt.Axis:
@@ -131,8 +136,9 @@ def _axis(chosen: str) -> alt.Axis:
 
 def _colour() -> alt.Color:
     colours = {
-        f"datum.kind == '{ARM}' || datum.dominated == 1": GREY,
+        f"datum.dominated == 1 && datum.kind != '{PRODUCTION}'": GREY,
         f"datum.kind == '{PRODUCTION}'": RED,
+        f"datum.kind == '{ARM}'": BROWN,
         f"datum.kind == '{MIXED}'": DARK,
     }
     return alt.Color(
@@ -164,7 +170,7 @@ def _points(base: alt.Chart, card: PolicyCard) -> list[alt.Chart]:
     return [
         path.mark_line(color="#d0d0d0", strokeWidth=1).encode(x=_x(), y=_y(), order="alpha:Q"),
         base.transform_calculate(**{name: text for name, text in tooltips.values() if text})
-        .mark_point(filled=True, opacity=1, size=80)
+        .mark_point(filled=True, opacity=1, size=80, invalid=None)
         .encode(
             x=_x(),
             y=_y(),
@@ -199,7 +205,8 @@ def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
 
 def _names(base: alt.Chart) -> list[alt.Chart]:
     """Names of operating points, on other sides of their marks, which are often close together."""
-    told = _named(base).transform_calculate(text=f"({CHOSEN} ? 'chosen: ' : '') + datum.name")
+    text = f"{CHOSEN} ? (datum.name ? 'chosen: ' + datum.name : 'chosen') : datum.name"
+    told = _named(base).transform_calculate(text=text)
     sides: dict[str, tuple[Literal["left", "right"], int, int]] = {
         f"datum.kind == '{MIXED}'": ("right", -12, 14),
         f"datum.kind != '{MIXED}' && datum.name == '{LEAN_FIRST}'": ("left", 12, 14),
