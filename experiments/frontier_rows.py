@@ -40,7 +40,7 @@ def frontier_rows(card: PolicyCard, sweep: Sweep) -> str:
 
 
 def number_columns(table: str) -> dict[str, str]:
-    """Return the columns of such a table that are numbers, as Vega-Lite is told; an empty one is then null."""
+    """Return the columns of such a table that are numbers, as Vega-Lite is told; none is then null."""
     header = table.partition("\n")[0]
     return {name: "number" for name in header.split(",") if name not in TEXTS}
 
