@@ -2,9 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 SUBJECT ?= growth
 BIN := $(VENV)/bin
+ORACLES := build/oracles
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-sweep loadtest capacity soak scale-check gpu-check image-check serve test test-slow lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-sweep loadtest capacity soak scale-check gpu-check image-check serve oracles test test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +76,18 @@ test: lint ## Linters, then all tests but the slow ones, three files side by sid
 
 test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
 	$(BIN)/python -m pytest -n 3 -m slow
+
+# sb-obp comes last and alone: one of its requirements would replace its files.
+$(ORACLES)/installed: tests/oracles/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --progress-bar on -c constraints.txt -r tests/oracles/requirements.txt
+	$(ORACLES)/bin/python -m pip install --no-deps sb-obp==0.5.10
+	touch $@
+
+oracles: $(ORACLES)/installed ## Make build/oracles: off-policy libraries that ours is compared with, apart from .venv
+
+test-oracles: oracles ## Off-policy estimates against sb-obp and vw-estimators, and the Open Bandit figures: half a minute
+	$(ORACLES)/bin/python -m pytest --confcutdir=tests/oracles tests/oracles
 
 format: install ## Rewrite sources in the project's format
 	$(BIN)/ruff check --fix .
