@@ -158,7 +158,7 @@ def test_choosing_axes_and_users_changes_what_is_drawn() -> None:
     (mark,) = (
         mark
         for mark in marks(card, across="hits", up="hit_1", shown="rest")
-        if "told: alpha 0.5;" in mark and "Reward@HIT" in mark
+        if "title: alpha 0.5;" in mark and "Reward@HIT" in mark
     )
     found = re.match(r"x: (\d+); y: ([\d.]+);", mark)
     assert found is not None
