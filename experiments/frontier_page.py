@@ -66,7 +66,9 @@ def frontier_chart(card: PolicyCard) -> alt.LayerChart:
     table = frontier_rows(card, sweep)
     data = alt.InlineData(values=table, format=alt.CsvDataFormat(type="csv", parse=number_columns(table)))
     base = alt.Chart()
-    layers = [*_production(base), *_intervals(base), *_points(base, card), *_names(base), *_titles(axes)]
+    # Points are on top, so that hovering finds them.
+    below = [*_titles(axes), *_production(base), *_intervals(base), *_operating_points(base)]
+    layers = [*below, *_points(base, card.rewards)]
     groups = {name: name for name in (EVERYONE, *sweep.cohorts)}
     chart: alt.LayerChart = (
         alt.layer(*layers, data=data)
@@ -163,9 +165,9 @@ def _intervals(base: alt.Chart) -> list[alt.Chart]:
     ]
 
 
-def _points(base: alt.Chart, card: PolicyCard) -> list[alt.Chart]:
+def _points(base: alt.Chart, rewards: tuple[str, str]) -> list[alt.Chart]:
     shapes = alt.Scale(domain=KINDS, range=["circle", "square", "diamond", "cross"])
-    tooltips = _tooltips(card.rewards)
+    tooltips = _tooltips(rewards)
     path = base.transform_filter(f"datum.kind == '{POLICY}'")
     return [
         path.mark_line(color="#d0d0d0", strokeWidth=1).encode(x=_x(), y=_y(), order="alpha:Q"),
@@ -178,23 +180,20 @@ def _points(base: alt.Chart, card: PolicyCard) -> list[alt.Chart]:
             shape=alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, symbolFillColor=GREY)),
             tooltip=[alt.Tooltip(name, type="nominal", title=title) for title, (name, _) in tooltips.items()],
         ),
-        _named(base)
-        .mark_point(size=260, color=DARK, opacity=1)
-        .encode(x=_x(), y=_y(), strokeWidth=alt.when(CHOSEN).then(alt.value(4)).otherwise(alt.value(1.5))),
     ]
 
 
 def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
     """Return what hovering shows: by title the field, and its expression where it is a text of several."""
     shown = {
-        "": ("told", ""),
+        "title": ("told", ""),
         "operating point": ("name", ""),
         "dominated": ("told_dominated", "datum.dominated == 1 ? 'yes' : 'no'"),
     }
     titles = {"lift": "lift of {}", "estimate": "{}, SNDR", "hit": "{}, Reward@HIT"}
     for number, reward in enumerate(rewards):
         for key in WITH_INTERVAL:
-            field, form = f"{key}_{number}", "+.2%" if key == "lift" else ".4f"
+            field, form = f"{key}_{number}", "+.2%" if key == "lift" else ".4~f"
             ends = [f"format(datum.{field}{end}, '{form}')" for end in ("", "_low", "_high")]
             text = f"{ends[0]} + '  (' + {ends[1]} + ' to ' + {ends[2]} + ')'"
             shown[titles[key].format(reward)] = (f"told_{field}", text)
@@ -203,8 +202,10 @@ def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
     return shown | {"hits": ("hits", ""), "effective sample size": ("effective", "")}
 
 
-def _names(base: alt.Chart) -> list[alt.Chart]:
-    """Names of operating points, on other sides of their marks, which are often close together."""
+def _operating_points(base: alt.Chart) -> list[alt.Chart]:
+    """Rings and names, these on several sides of the rings, which are often close together."""
+    rings = _named(base).mark_point(size=260, color=DARK, opacity=1)
+    width = alt.when(CHOSEN).then(alt.value(4)).otherwise(alt.value(1.5))
     text = f"{CHOSEN} ? (datum.name ? 'chosen: ' + datum.name : 'chosen') : datum.name"
     told = _named(base).transform_calculate(text=text)
     sides: dict[str, tuple[Literal["left", "right"], int, int]] = {
@@ -212,12 +213,13 @@ def _names(base: alt.Chart) -> list[alt.Chart]:
         f"datum.kind != '{MIXED}' && datum.name == '{LEAN_FIRST}'": ("left", 12, 14),
         f"datum.kind != '{MIXED}' && datum.name != '{LEAN_FIRST}'": ("left", 12, -12),
     }
-    return [
+    names = [
         told.transform_filter(test)
         .mark_text(align=align, dx=dx, dy=dy, fontSize=12, fontWeight="bold", color=DARK)
         .encode(x=_x(), y=_y(), text="text:N")
         for test, (align, dx, dy) in sides.items()
     ]
+    return [rings.encode(x=_x(), y=_y(), strokeWidth=width), *names]
 
 
 def _named(base: alt.Chart) -> alt.Chart:

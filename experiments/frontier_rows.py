@@ -40,7 +40,7 @@ def frontier_rows(card: PolicyCard, sweep: Sweep) -> str:
 
 
 def number_columns(table: str) -> dict[str, str]:
-    """Return the columns of such a table that are numbers, as Vega-Lite is told; none is then null."""
+    """Return which columns of such a table Vega-Lite reads as numbers: what is empty is then null."""
     header = table.partition("\n")[0]
     return {name: "number" for name in header.split(",") if name not in TEXTS}
 

@@ -166,6 +166,17 @@ def test_a_cohort_with_few_requests_is_left_out() -> None:
         find_candidate(found, point=KNEE, alpha=None, by_cohort=True)
 
 
+def test_resamples_without_a_request_of_an_arm_do_not_spoil_a_small_sweep() -> None:
+    """In 1,200 requests of 60 users an arm has about 12 in each half, and some resamples have none of it."""
+    requests = bandit(users=60, requests_each=20).held_out
+    logged_K = np.bincount(requests[~halves(requests.log.user_id_R)].log.arm_R)
+    assert 1 <= logged_K.min() < 6
+    found = sweep(requests, alpha=None, report=lambda _: None)
+    assert not found.cohorts
+    area = found.everyone.arms_hypervolume
+    assert 0 <= area.low <= area.value < area.high < np.inf
+
+
 def test_an_alpha_that_was_asked_for_is_chosen() -> None:
     candidate = find_candidate(swept(), point=KNEE, alpha=0.3, by_cohort=False)
     choice = choose(candidate, REWARDS, default_limits(REWARDS))
