@@ -117,7 +117,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    prepare_simulation(folder / "data", SimulatorConfig(users=60, items=300, sessions=6), lambda _: None)
+    prepare_simulation(folder / "data", SimulatorConfig(users=60, items=600, sessions=6), lambda _: None)
     interactions = InteractionDataset.load(folder / "data")
     with Progress(disable=True) as progress:
         truth, asked = Truth.load(folder / "data"), ExplorationConfig(share=0.9)
