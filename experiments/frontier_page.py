@@ -203,13 +203,14 @@ def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def _operating_points(base: alt.Chart) -> list[alt.Chart]:
-    """Rings and names, these on several sides of the rings, which are often close together."""
+    """Rings, and names on several sides of them."""
     rings = _named(base).mark_point(size=260, color=DARK, opacity=1)
     width = alt.when(CHOSEN).then(alt.value(4)).otherwise(alt.value(1.5))
     text = f"{CHOSEN} ? (datum.name ? 'chosen: ' + datum.name : 'chosen') : datum.name"
     told = _named(base).transform_calculate(text=text)
+    # Of points by cohort, which are often close to those without, the chosen one alone has its name.
     sides: dict[str, tuple[Literal["left", "right"], int, int]] = {
-        f"datum.kind == '{MIXED}'": ("right", -12, 14),
+        f"datum.kind == '{MIXED}' && {CHOSEN}": ("right", -12, 14),
         f"datum.kind != '{MIXED}' && datum.name == '{LEAN_FIRST}'": ("left", 12, 14),
         f"datum.kind != '{MIXED}' && datum.name != '{LEAN_FIRST}'": ("left", 12, -12),
     }

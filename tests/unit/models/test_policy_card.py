@@ -13,7 +13,9 @@ from tests.support.swept import swept_card
 from unipinrec.models.policy.card import Alphas, PolicyCard
 from unipinrec.models.policy.sweep import KNEE
 
-SCHEMA = Path(__file__).parents[3] / "docs" / "policy-card.schema.json"
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "docs" / "policy-card.schema.json"
+COMMITTED = ROOT / "benchmarks" / "results" / "policy" / "sweep" / "policy-card.json"
 
 
 def test_a_card_is_read_as_it_was_written() -> None:
@@ -31,6 +33,13 @@ def test_the_committed_schema_is_that_of_the_card_and_allows_what_a_sweep_writes
     written["evidence"]["sweep"]["everyone"]["alphas"][3]["first"]["lift"].pop("low")
     with pytest.raises(jsonschema.ValidationError, match="'low' is a required property"):
         jsonschema.validate(written, schema)
+
+
+def test_the_committed_card_is_one_and_synthetic() -> None:
+    card = PolicyCard.model_validate_json(COMMITTED.read_text())
+    assert card.synthetic
+    assert card.evidence is not None
+    assert {candidate.name for candidate in card.evidence.sweep.candidates} >= {"lean-first", "knee"}
 
 
 @pytest.mark.parametrize(
