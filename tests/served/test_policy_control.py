@@ -122,7 +122,7 @@ def test_alphas_switch_under_load_and_every_answer_is_made_with_one_that_it_tell
         dict(zip((request.user_id for request in requests), arms, strict=True))
         for arms in (expected_arms(policy, exported, requests, alphas) for alphas in TWO)
     ]
-    assert sum(right[0][user] != right[1][user] for user in right[0]) > 5
+    assert sum(right[0][user].isdisjoint(right[1][user]) for user in right[0]) > 5
     set_alphas(governed, TWO[1])
     first = revision_of(governed)
     with asking(governed.grpc_url, requests, threads=2) as seen:
@@ -140,7 +140,7 @@ def test_alphas_switch_under_load_and_every_answer_is_made_with_one_that_it_tell
         if answer.utility_source == "chosen":
             switch = (answer.policy.revision - first - 1) % 2
             assert answer.policy.alpha == pytest.approx(TWO[switch].of(answer.policy.cohort))
-            assert answer.policy.arm == right[switch][answer.user_id]
+            assert answer.policy.arm in right[switch][answer.user_id]
 
 
 def test_explored_answers_are_drawn_by_request_and_become_a_log(

@@ -94,9 +94,10 @@ def test_history_asks_and_scoring_finds_what_offline_pytorch_chooses(
     ]
     right = expected_arms(policy, exported, sent)
     choices = [choose(Ticket(*ticket)) for ticket in made["POLICY_TICKET"].tolist()]
-    assert [choice.told["arm"] for choice in choices] == right
-    for choice, arm in zip(choices, right, strict=True):
+    for choice, best in zip(choices, right, strict=True):
+        arm = choice.told["arm"]
         assert choice.source == "chosen"
+        assert arm in best
         assert choice.weight_A.tolist() == policy.card.arms.weights()[arm].astype(np.float32).tolist()
         assert json.loads(choice.to_json())["policy"] == policy.card.fingerprint[:12]
 
