@@ -87,7 +87,8 @@ def write_bundle(
     if len(states) < len(found):
         names = ", ".join(state.spec for _, state in found)
         raise NotServedError(f"models are {names}; allowed: one of each")
-    card = checked_card(policy_card, {state.spec: path for path, state in found}, states)
+    checkpoints = {state.spec: path for path, state in found}
+    card = checked_card(policy_card, checkpoints, states, dataset.info.utility_weights)
     exports = {state.spec: _exports(path, state, dataset) for path, state in found}
     if card is not None:
         exports[POLICY] = replace(exports[POLICY], texts={CARD: card})

@@ -29,7 +29,7 @@ Out = Annotated[Path, typer.Option(help="New folder for the exploration log.")]
 ArmsFile = Annotated[
     Path,
     typer.Option(
-        help="JSON file of the arms (docs/policy.md), or with them: another log's exploration.json."
+        help="JSON file of the arms (docs/policy-learning.md), or with them: another log's exploration.json."
     ),
 ]
 LogName = Annotated[str | None, typer.Option(help="Name of the log; default: that of OUT.")]
@@ -48,7 +48,7 @@ def simulate_command(
     seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = DEFAULT.seed,
     arms: Annotated[
         Path | None,
-        typer.Option(help="JSON file of other arms (docs/policy.md); default: of save and share."),
+        typer.Option(help="JSON file of other arms (docs/policy-learning.md); default: of save and share."),
     ] = None,
 ) -> None:
     """Make a synthetic exploration log whose expected rewards are known for every arm."""
@@ -70,7 +70,9 @@ def simulate_command(
 def import_command(
     log: Annotated[
         Path,
-        typer.Option(help="The log (docs/policy.md): parquet, CSV, TSV, JSON lines, or a folder of parts."),
+        typer.Option(
+            help="The log (docs/policy-learning.md): parquet, CSV, TSV, JSON lines, or a folder of parts."
+        ),
     ],
     arms: ArmsFile,
     out: Out,

@@ -26,7 +26,9 @@ REQUEST_ID, ADMIN_KEY = "REQUEST_ID", "ADMIN_KEY"
 [B, 1], and, where it came with one, its admin key, BYTES [1]."""
 
 COMMAND = "COMMAND"
-"""Input of a node that is no step of an ensemble: what it is to do, as JSON; `{}` asks how it is."""
+"""Input of a node that is no step of an ensemble: what it is to do, as JSON."""
+CHECK = b'{"check": true}'
+"""A command that is refused unless the node works."""
 
 LARGEST_WEIGHT = 1e30
 """Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""

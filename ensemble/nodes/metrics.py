@@ -79,7 +79,8 @@ class MetricsExport:
                 for sample in metric.samples:
                     series = (sample.name, tuple(sorted(sample.labels.items())))
                     before = self._exported.get(series)
-                    if sample.name.endswith("_created") or before == sample.value:
+                    same = before == sample.value or (before != before and sample.value != sample.value)
+                    if sample.name.endswith("_created") or same:
                         continue
                     target = self._metric(series, metric)
                     if metric.type == "gauge":

@@ -104,7 +104,9 @@ class EntryPoint:
         good = [rows for rows in parsed if isinstance(rows, list)]
         ready = time.perf_counter()
         results = _attempt(self._run, good)
-        if isinstance(results, _Failure):
+        if isinstance(results, _Failure) and len(good) == 1:
+            results = [results]
+        elif isinstance(results, _Failure):
             results = [_attempt(self._run_alone, rows) for rows in good]
         computed = time.perf_counter()
         answers = iter(results)

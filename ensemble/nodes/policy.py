@@ -23,10 +23,11 @@ from ensemble.nodes.contract import ADMIN_KEY, COMMAND, Arrays, InvalidInputErro
 from ensemble.policy.alphas import AlphaBook, CommandError
 from ensemble.policy.control import PolicyControl
 from ensemble.policy.decision_table import Decision, DecisionTable
-from ensemble.policy.request_channel import PolicyRequest, Question, RequestReceiver, RequestSender
+from ensemble.policy.request_channel import BUSY, PolicyRequest, Question, RequestReceiver, RequestSender
 from ensemble.policy.value_graph import ValueGraph
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
+from unipinrec.models.policy.cohorts import cohorts_of
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class PolicyNode:
         self._config, self._card = found
         self._graph = self.make_graph(loaded)
         self._alphas = AlphaBook(settings.policy_alphas, self._card)
-        self._control = PolicyControl(self._card, self._alphas, settings.admin_key)
+        self._control = PolicyControl(self._card, self._alphas, settings.admin_key, self._check)
         self._table = DecisionTable(settings.runtime_dir, loaded.id)
         self._receiver = RequestReceiver(settings.runtime_dir)
         self._sender = RequestSender(settings.runtime_dir)
@@ -69,15 +70,15 @@ class PolicyNode:
         return [(command, key) for command in arrays[COMMAND].ravel()]
 
     def run(self, rows: Sequence[tuple[bytes, str | None]]) -> list[dict[str, Any]]:
-        """Return what each command is answered with, after a decision of its own has come.
+        """Return what each command is answered with.
 
-        Raises `InvalidInputError` for a command that is not allowed, and `RuntimeError` if none came.
+        Raises `InvalidInputError` for a command that is not allowed, and `RuntimeError` for one that asks
+        whether decisions are made when none is.
         """
         if self._control is None:
             raise InvalidInputError(
                 "COMMAND is for a policy; the bundle has none: `unipinrec export` adds it"
             )
-        self._check()
         try:
             return [self._control.answer(command, key) for command, key in rows]
         except CommandError as error:
@@ -100,14 +101,17 @@ class PolicyNode:
     def _check(self) -> None:
         nobody = np.empty(0, np.int64)
         history = History(item_row_N=nobody, actions_N=nobody, timestamp_N=nobody, surface_N=nobody)
-        (ticket,) = self._sender.ask([Question(history, int(time.time()), 0)])
         until = time.monotonic() + CHECK_S
-        while (decision := self._table.find(ticket.number)) is None:
+        number, decision = BUSY, None
+        while decision is None:
             if time.monotonic() > until:
                 raise RuntimeError(f"no decision in {CHECK_S:g} s")
+            if number == BUSY:
+                ((number, _),) = self._sender.ask([Question(history, int(time.time()), 0)])
             time.sleep(0.001)
+            decision = self._table.find(number)
         if decision.outcome in ("failed", "invalid"):
-            raise RuntimeError(f"the policy's decision {decision.outcome}")
+            raise RuntimeError(f"the policy's decision: {decision.outcome}")
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
@@ -117,9 +121,8 @@ class PolicyNode:
                 waiting = [request for request in requests if request.ticket.asked_ns >= oldest_ns]
                 if waiting:
                     self._answer(waiting)
-            except (
-                Exception
-            ):  # Requests are answered without a policy too, and the next may be answered with.
+            # Requests are answered without a policy too, and the next may be answered with it.
+            except Exception:
                 log.exception("a policy's requests were not read")
                 self._stopped.wait(POLL_S)
 
@@ -127,8 +130,12 @@ class PolicyNode:
         try:
             decisions = self._decide(requests)
         except Exception:
-            log.exception("a policy's decisions failed")
-            decisions = [Decision("failed")] * len(requests)
+            if len(requests) > 1:
+                for request in requests:
+                    self._answer([request])
+                return
+            log.exception("a policy's decision failed")
+            decisions = [Decision("failed")]
         now_ns = time.monotonic_ns()
         for request, decision in zip(requests, decisions, strict=True):
             took_us = (now_ns - request.ticket.asked_ns) // 1_000
@@ -139,18 +146,16 @@ class PolicyNode:
         revision = self._alphas.current()
         if revision.alphas is None:
             return [Decision("withheld")] * len(requests)
-        alpha_of = revision.alphas.of
-        questions = [request.question for request in requests]
-        cohort_B = self._graph.cohorts(questions)
-        alpha_B = np.array([alpha_of(self._config.cohort_names[cohort]) for cohort in cohort_B])
-        value_BK2 = self._graph.values(questions)
+        windows = self._graph.windows([request.question for request in requests])
+        cohort_B, names = cohorts_of(windows, self._config).tolist(), self._config.cohort_names
+        alpha_B = np.array([revision.alphas.of(names[cohort]) for cohort in cohort_B])
+        value_BK2 = self._graph.values(windows)
         worth_BK = alpha_B[:, None] * value_BK2[..., 1] + (1 - alpha_B[:, None]) * value_BK2[..., 0]
         valid_B = np.isfinite(worth_BK).all(axis=1)
+        chosen = zip(worth_BK.argmax(axis=1), alpha_B, cohort_B, valid_B, strict=True)
         return [
             Decision("decided", int(arm), float(alpha), cohort, revision.number)
             if valid
             else Decision("invalid")
-            for arm, alpha, cohort, valid in zip(
-                worth_BK.argmax(axis=1), alpha_B, cohort_B, valid_B, strict=True
-            )
+            for arm, alpha, cohort, valid in chosen
         ]

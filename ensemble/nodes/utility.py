@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from ensemble.arrays import Floats
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays
+from ensemble.nodes.contract import REQUEST_ID, Arrays
 from ensemble.nodes.metrics import STAGE_SECONDS, with_series
 from ensemble.policy.alphas import AlphaBook
 from ensemble.policy.decision_table import Decision, DecisionTable
@@ -49,7 +49,7 @@ class WeightRequest:
         return cls(
             arrays["UTILITY_WEIGHTS"][user] if "UTILITY_WEIGHTS" in arrays else None,
             Ticket(*arrays["POLICY_TICKET"][user].tolist()) if "POLICY_TICKET" in arrays else NOTHING_ASKED,
-            arrays["REQUEST_ID"][user, 0] if "REQUEST_ID" in arrays else b"",
+            arrays[REQUEST_ID][user, 0] if REQUEST_ID in arrays else b"",
             user,
         )
 
@@ -69,7 +69,7 @@ class Choice:
 
 
 class UtilityChooser:
-    """Finds the weights of each request. No fault of a policy reaches further than here."""
+    """Finds the weights of each request, whatever befalls the policy."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, metrics: CollectorRegistry) -> None:
         self._default_A = np.array(loaded.manifest.defaults.utility_weights, np.float32)
@@ -126,7 +126,7 @@ class UtilityChooser:
     def _find(self, table: DecisionTable, ticket: Ticket) -> Decision | Fallback:
         if ticket.number in (DEAD, BUSY):
             return "dead" if ticket.number == DEAD else "busy"
-        decision = self._wait(table, ticket)
+        decision = table.find(ticket.number) or self._wait(table, ticket)
         if decision is None:
             return "late"
         if decision.outcome != "decided":
@@ -135,16 +135,16 @@ class UtilityChooser:
         return decision if known else "invalid"
 
     def _wait(self, table: DecisionTable, ticket: Ticket) -> Decision | None:
-        decision, now = table.find(ticket.number), time.monotonic_ns()
-        if now < self._hopeless_until_ns:
-            return decision
-        until = min(ticket.asked_ns, now) + self._budget_ns
-        while decision is None and time.monotonic_ns() < until:
+        now_ns, until_ns = time.monotonic_ns(), ticket.asked_ns + self._budget_ns
+        # What no node of this graph asked for just before is not waited for.
+        if not ticket.asked_ns <= now_ns < until_ns or now_ns < self._hopeless_until_ns:
+            return None
+        while time.monotonic_ns() < until_ns:
             time.sleep(POLL_S)
-            decision = table.find(ticket.number)
-        if decision is None:
-            self._hopeless_until_ns = time.monotonic_ns() + HOPELESS_NS
-        return decision
+            if decision := table.find(ticket.number):
+                return decision
+        self._hopeless_until_ns = time.monotonic_ns() + HOPELESS_NS
+        return None
 
     def _chosen(self, decision: Decision) -> Choice:
         cohort = self._config.cohort_names[decision.cohort]

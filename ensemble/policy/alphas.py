@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 KEPT = 50
 """Latest revisions that the file keeps of the policy that writes, and of all others together."""
 LONGEST_NOTE = 500
+LONGEST_LOCK_S = 2.0
 LARGEST_FILE = 1 << 20
 """Bytes; what is larger is no file of revisions, and reading it would take the time of many requests."""
 
@@ -174,8 +175,20 @@ class AlphaBook:
         """Keep all other writers of the file out, of this process and others."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.with_name(f"{self._path.name}.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            until = time.monotonic() + LONGEST_LOCK_S
+            while not _locked(lock):
+                if time.monotonic() > until:
+                    raise CommandError(f"{lock.name} is held by another writer for {LONGEST_LOCK_S:g} s")
+                time.sleep(0.01)
             yield
+
+
+def _locked(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_cohorts(alphas: Alphas, card: PolicyCard) -> None:

@@ -1,6 +1,7 @@
 """Commands to the policy node: what it decides by, and the restricted ones that change its alphas."""
 
 import hmac
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError
@@ -10,10 +11,11 @@ from unipinrec.config import Config
 from unipinrec.models.policy.card import Alphas, PolicyCard
 
 LARGEST_COMMAND = 1 << 16
-"""Bytes."""
+"""Bytes of a command; longer ones are refused."""
 ALLOWED = {
     "set": "default and cohorts by name, each a number from 0 to 1",
     "rollback": "true or false",
+    "check": "true or false",
     "note": "text",
 }
 """What the fields of a command may be."""
@@ -25,6 +27,8 @@ class Command(Config):
     set_: Annotated[Alphas | None, Field(alias="set")] = None
     """All alphas from here on. Cohorts that it leaves out get its default."""
     rollback: bool = False
+    check: bool = False
+    """Whether to refuse an answer unless the policy decides."""
     note: str = ""
     """Why, for whoever reads the revisions."""
 
@@ -32,10 +36,15 @@ class Command(Config):
 class PolicyControl:
     """Answers commands about one policy."""
 
-    def __init__(self, card: PolicyCard, book: AlphaBook, admin_key: SecretStr | None) -> None:
-        """Without an `admin_key`, or with an empty one, commands that change something are refused."""
+    def __init__(
+        self, card: PolicyCard, book: AlphaBook, admin_key: SecretStr | None, check: Callable[[], None]
+    ) -> None:
+        """`check` raises unless the policy decides.
+
+        Without an `admin_key`, or with an empty one, commands that change something are refused."""
         self._card = card
         self._book = book
+        self._check = check
         self._admin_key = admin_key.get_secret_value().encode() if admin_key else b""
 
     def answer(self, command: bytes, admin_key: str | None) -> dict[str, Any]:
@@ -45,6 +54,8 @@ class PolicyControl:
         Raises `CommandError`, which names what is wrong, its value and what is allowed; no message has a key.
         """
         asked = _parse(command)
+        if asked.check:
+            self._check()
         if asked.set_ is None and not asked.rollback:
             return self._status(self._book.current())
         self._check_key(admin_key)

@@ -13,10 +13,9 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.policy.request_channel import Question
 from unipinrec.bundle import POLICY
 from unipinrec.models.policy.card import PolicyCard
-from unipinrec.models.policy.cohorts import cohort_of
 from unipinrec.models.policy.config import PolicyConfig
 from unipinrec.models.policy.files import GRAPH
-from unipinrec.models.policy.state import policy_state, stack_states
+from unipinrec.models.policy.state import Windows, inputs_of, policy_state
 
 
 class ValueGraph:
@@ -31,16 +30,17 @@ class ValueGraph:
         self._config = config
         self._place_K2 = card.arms.places().astype(np.float32)
 
-    def values(self, questions: Sequence[Question]) -> Floats:
+    def windows(self, questions: Sequence[Question]) -> Windows:
+        """Return the states of requests as rows."""
+        return Windows.of_states(
+            [
+                policy_state(history, request_time, surface, self._config)
+                for history, request_time, surface in questions
+            ]
+        )
+
+    def values(self, windows: Windows) -> Floats:
         """Return the expected reward of every arm, [B, K, 2]."""
-        states = [
-            policy_state(history, request_time, surface, self._config)
-            for history, request_time, surface in questions
-        ]
-        inputs = {**stack_states(states, self._config), "arm_places": self._place_K2}
+        inputs = {**inputs_of(windows, self._config), "arm_places": self._place_K2}
         value_BK2: Floats = self._session.run(["value"], inputs)[0]
         return value_BK2
-
-    def cohorts(self, questions: Sequence[Question]) -> list[int]:
-        """Return each user's cohort, an index in `cohort_names` of the configuration."""
-        return [cohort_of(history, request_time, self._config) for history, request_time, _ in questions]

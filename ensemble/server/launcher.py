@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, read_config
-from ensemble.nodes.contract import COMMAND
+from ensemble.nodes.contract import CHECK, COMMAND
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.server_error import ServerError, ServerKilledError
@@ -65,13 +65,13 @@ class CommandCanary:
     """A question to a node that is no step of an ensemble, and that tells of itself only when it works."""
 
     model: str
-    timeout_s: float = 5.0
-    """Seconds until it counts as failed."""
+    timeout_s: float = 2.0
+    """Seconds until it counts as failed. No request waits for such a node, so that it may be judged soon."""
 
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Ask it. Raises `InferenceServerException` unless it is answered in time."""
         command = triton.InferInput(COMMAND, [1], "BYTES")
-        command.set_data_from_numpy(np.array([b"{}"], dtype=np.object_))
+        command.set_data_from_numpy(np.array([CHECK], dtype=np.object_))
         client.infer(self.model, [command], client_timeout=self.timeout_s)
 
 
@@ -182,7 +182,7 @@ def _keep_serving(
     say: Callable[[str], None],
     example: str,
 ) -> None:
-    canaries = default_canaries(server)
+    canaries = ensemble_canaries(server)
     has_served = False
     while not stop.asked:
         try:
@@ -195,7 +195,7 @@ def _keep_serving(
             if not has_served:
                 say(_requests(server.endpoints, example))
             has_served = True
-            with Watchdog(server, canaries, report=say):
+            with watchdog_of(server, say):
                 while not stop.asked:
                     server.check_running()
                     time.sleep(POLL_S)
@@ -225,10 +225,15 @@ def _requests(endpoints: Endpoints, user: str) -> str:
     )
 
 
-def default_canaries(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
-    """Return a canary for each ensemble that the server loads, and for each node beside them."""
-    users = [UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles]
-    return [*users, *(CommandCanary(model=name, timeout_s=timeout_s) for name in server.beside)]
+def ensemble_canaries(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
+    """Return a canary for each ensemble that the server loads: with all of them answered, it serves."""
+    return [UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles]
+
+
+def watchdog_of(server: EmbeddedServer, report: Callable[[str], None]) -> Watchdog:
+    """Return the watchdog of all nodes of a server, those beside the ensembles too."""
+    beside = {name: CommandCanary(model=name) for name in server.beside}
+    return Watchdog(server, ensemble_canaries(server), beside=beside, report=report)
 
 
 def example_user(histories: Path) -> str:

@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -15,6 +15,9 @@ from google.protobuf.json_format import MessageToJson
 from ensemble.server.embedded_server import Canary, EmbeddedServer, failure_of
 
 DEAD_NODE = re.compile(r"Stub process '(?P<instance>[^']+)' is not healthy")
+TIMED_OUT = "Deadline Exceeded"
+SILENT_ROUNDS = 2
+"""After so many rounds without an answer, a node that no request waits for is taken for dead."""
 INDEX_TIMEOUT_S = 10.0
 DRAIN_S = 2.0
 """For the requests that the old instances still compute."""
@@ -37,15 +40,19 @@ class Watchdog:
         server: EmbeddedServer,
         canaries: Sequence[Canary],
         *,
+        beside: Mapping[str, Canary] | None = None,
         report: Callable[[str], None],
         interval_s: float = 2.0,
     ) -> None:
-        """`report` gets a line for each finding; `interval_s` is in seconds between rounds of canaries."""
+        """`beside` are canaries of nodes that no request waits for, by model: one that hangs is replaced, as
+        one that is dead. `report` gets a line for each finding; `interval_s` is in seconds between rounds."""
         self._server = server
         self._canaries = canaries
+        self._beside = dict(beside or {})
         self._report = report
         self._interval_s = interval_s
         self._failures = 0
+        self._silent: dict[str, int] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -70,13 +77,18 @@ class Watchdog:
 
     def _round(self, client: triton.InferenceServerClient) -> None:
         failures = [failure for canary in self._canaries if (failure := failure_of(canary, client))]
+        beside = {model: failure_of(canary, client) or "" for model, canary in self._beside.items()}
+        failures += filter(None, beside.values())
+        silent = [model for model, failure in beside.items() if TIMED_OUT in failure]
+        self._silent = {model: self._silent.get(model, 0) + 1 for model in silent}
         if not failures:
             if self._failures > 1:
                 self._tell("watchdog: canaries are answered again")
             self._failures = 0
             return
         self._failures += 1
-        dead = dead_models(failures, self._server.models)
+        hung = {model for model, rounds in self._silent.items() if rounds >= SILENT_ROUNDS}
+        dead = sorted({*dead_models(failures, self._server.models), *hung})
         if dead:
             self._revive(client, dead)
         elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
@@ -93,7 +105,10 @@ class Watchdog:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._failures = 0
-        self._tell(f"watchdog: {', '.join(models)} died; loaded again in {time.monotonic() - began:.1f} s")
+        self._silent = {}
+        self._tell(
+            f"watchdog: {', '.join(models)} died or hung; loaded again in {time.monotonic() - began:.1f} s"
+        )
 
     def _replace(self, client: triton.InferenceServerClient, model: str) -> None:
         """Start the model's instances anew, beside the old ones if they fit."""

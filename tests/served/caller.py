@@ -23,6 +23,11 @@ class Seen:
         """Return the answers that came after a time."""
         return [response for arrived, response in self.answers if arrived > then]
 
+    def first(self, timeout_s: float) -> RecommendResponse:
+        """Return the first answer."""
+        self.until(lambda _: True, timeout_s)
+        return self.answers[0][1]
+
     def until(self, wanted: Callable[[RecommendResponse], bool], timeout_s: float) -> float:
         """Return how many seconds from now it takes until an answer is as `wanted`."""
         began = time.monotonic()

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ import numpy as np
 from ensemble.arrays import Floats
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.policy import PolicyNode
-from ensemble.policy.request_channel import Question
 from ensemble.policy.value_graph import ValueGraph
+from unipinrec.models.policy.state import Windows
 
 FAULT = "UNIPINREC_TEST_POLICY_FAULT"
 """Variable with the path of the file: `raise`, `nan` or `slow`; nothing for none."""
@@ -21,13 +20,13 @@ SLOW_S = 0.3
 class FaultyGraph(ValueGraph):
     """A value network that fails in the way that the file says."""
 
-    def values(self, questions: Sequence[Question]) -> Floats:
+    def values(self, windows: Windows) -> Floats:
         fault = Path(os.environ[FAULT]).read_text()
         if fault == "raise":
             raise FloatingPointError("the test asked for it")
         if fault == "slow":
             time.sleep(SLOW_S)
-        value_BK2 = super().values(questions)
+        value_BK2 = super().values(windows)
         return np.full_like(value_BK2, np.nan) if fault == "nan" else value_BK2
 
 

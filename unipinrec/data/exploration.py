@@ -75,7 +75,7 @@ class ExplorationLog:
 
     @classmethod
     def of_table(cls, table: pl.DataFrame, info: ExplorationInfo) -> Self:
-        """Return the log of a table (docs/policy.md), ordered by time.
+        """Return the log of a table (docs/policy-learning.md), ordered by time.
 
         Raises `EventFormatError` if the table breaks a rule of the format.
         """
@@ -155,8 +155,8 @@ def require_new_log(folder: Path) -> None:
 def import_log(table_file: Path, folder: Path, info: ExplorationInfo) -> ExplorationLog:
     """Write the log `folder` from a table of requests, which is what `read_table` reads.
 
-    Raises `EventFormatError` if the file is not a table in the format (docs/policy.md), `FileNotFoundError`
-    if it is missing, and `ExplorationLogError` if `folder` exists.
+    Raises `EventFormatError` if the file is not a table in the format (docs/policy-learning.md),
+    `FileNotFoundError` if it is missing, and `ExplorationLogError` if `folder` exists.
     """
     log = ExplorationLog.of_table(read_table(table_file), info)
     log.save(folder)

@@ -60,7 +60,7 @@ def validate_requests(frame: pl.DataFrame, arms: Arms) -> pl.DataFrame:
     and timestamps dates and times, taken for UTC where they have no zone.
 
     Raises `EventFormatError` if a column is missing or of another type, or a row breaks a rule of the format
-    (docs/policy.md). Rows are numbered from 1.
+    (docs/policy-learning.md). Rows are numbered from 1.
     """
     schema = request_schema(arms)
     require_columns(frame.columns, [name for name in schema if name not in OPTIONAL], OPTIONAL)

@@ -78,8 +78,8 @@ def join(answers_file: Path, feedback_file: Path, info: ExplorationInfo) -> Join
     A reward is 1 if at least one served item got the action, else 0. Where a request was answered for several
     users, its id in the log is `<request id>/<user id>`.
 
-    Raises `EventFormatError` if a file is not in its format (docs/policy.md), an answer's weights are not
-    those of its arm, or no answer explored.
+    Raises `EventFormatError` if a file is not in its format (docs/policy-learning.md), an answer's weights
+    are not those of its arm, or no answer explored.
     """
     answers = _read_answers(answers_file, info.arms)
     feedback = _read_feedback(feedback_file, len(info.arms.actions))

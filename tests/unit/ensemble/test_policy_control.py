@@ -35,7 +35,7 @@ def book(tmp_path: Path) -> Iterator[AlphaBook]:
 
 @pytest.fixture
 def control(book: AlphaBook) -> PolicyControl:
-    return PolicyControl(policy_card(), book, SecretStr(KEY))
+    return PolicyControl(policy_card(), book, SecretStr(KEY), lambda: None)
 
 
 def encoded(**command: Any) -> bytes:
@@ -51,7 +51,7 @@ def test_the_status_of_a_card_without_alphas_has_none(tmp_path: Path) -> None:
     card = policy_card().model_copy(update={"chosen": None})
     book = AlphaBook(tmp_path / "alphas.json", card)
     nothing = {"default": None, "cohorts": {"core": None, "casual": None, "rest": None}}
-    assert PolicyControl(card, book, None).answer(b"{}", None) == STATUS | nothing
+    assert PolicyControl(card, book, None, lambda: None).answer(b"{}", None) == STATUS | nothing
     book.close()
 
 
@@ -83,7 +83,7 @@ def test_changes_are_refused_without_the_right_key(
 def test_a_server_without_a_key_lets_nobody_change(
     book: AlphaBook, own: SecretStr | None, given: str | None
 ) -> None:
-    control = PolicyControl(policy_card(), book, own)
+    control = PolicyControl(policy_card(), book, own, lambda: None)
     with pytest.raises(CommandError, match=r"^UNIPINREC_ADMIN_KEY of the server is not set; "):
         control.answer(encoded(set={"default": 0.3}), given)
     assert control.answer(b"{}", None) == STATUS
@@ -106,7 +106,7 @@ def test_a_server_without_a_key_lets_nobody_change(
         (encoded(set=0.3), r"set is 0.3; allowed: "),
         (encoded(rollback="yes"), r"rollback is 'yes'; allowed: true or false"),
         (encoded(rollback=True, set={"default": 0.3}), r"COMMAND has both set and rollback; allowed: "),
-        (encoded(reset=True), r"reset is True; allowed: a JSON object with set, rollback, note"),
+        (encoded(reset=True), r"reset is True; allowed: a JSON object with set, rollback, check, note"),
         (b"", r"COMMAND is b''; allowed: a JSON object"),
         (b"\xff", r"COMMAND is .*; allowed: a JSON object"),
         (b"[]", r"COMMAND is \[\]; allowed: a JSON object"),

@@ -196,12 +196,13 @@ def test_a_ticket_from_the_future_makes_nobody_wait_for_it(choose: Callable[...,
 def test_the_node_says_how_it_is_after_a_decision_of_its_own(
     policy_node: PolicyNode, policy: PolicyExported
 ) -> None:
-    (status,) = tell(policy_node, {})
+    (status,) = tell(policy_node, {"check": True})
     assert (status["policy"], status["arms"]) == (policy.card.fingerprint, 50)
     policy_node._stopped.set()
     policy_node._thread.join()
+    assert tell(policy_node, {}) == [status]
     with pytest.raises(RuntimeError, match="no decision in 1 s"):
-        tell(policy_node, {})
+        tell(policy_node, {"check": True})
 
 
 def test_a_bundle_without_a_policy_has_no_answer_to_commands(

@@ -221,11 +221,14 @@ def test_a_policy_reads_no_more_events_than_serving_keeps(
         checkpoints = {"unified": unified, "policy": policy}
         states = {name: load_state(path) for name, path in checkpoints.items()}
         if max_history == kept:
-            assert checked_card(card, checkpoints, states) == card.read_text()
+            assert (
+                checked_card(card, checkpoints, states, exported.dataset.info.utility_weights)
+                == card.read_text()
+            )
         else:
             message = rf"^max_history of the policy is {kept + 1}; allowed: 1 to {kept}, the events that "
             with pytest.raises(PolicyCardError, match=message):
-                checked_card(card, checkpoints, states)
+                checked_card(card, checkpoints, states, exported.dataset.info.utility_weights)
 
 
 def test_a_policy_alone_makes_no_bundle(
