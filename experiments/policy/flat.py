@@ -33,7 +33,8 @@ def flat_states(interactions: InteractionDataset, log: ExplorationLog, config: P
         surface_BS = np.eye(config.num_surfaces, dtype=np.float32)[inputs["surface"]]
         means = [_mean(content_BNF, is_event_BN & among) for among in (True, recent_BN, session_BN)]
         parts.append(np.concatenate([inputs["user"], inputs["context"], surface_BS, *means], axis=1))
-    return np.concatenate(parts).astype(np.float32)
+    state_RX: Float32s = np.concatenate(parts).astype(np.float32)
+    return state_RX
 
 
 def _mean(content_BNF: Float32s, counted_BN: Bools) -> Float32s:

@@ -92,7 +92,8 @@ class Judging:
     @cached_property
     def true_lifts(self) -> Float64s:
         """Return the true lifts of the policy's alphas over production."""
-        return self._means.family_XM[POLICY] / self.production_M - 1
+        lift_A2: Float64s = self._means.family_XM[POLICY] / self.production_M - 1
+        return lift_A2
 
     @cached_property
     def predicted(self) -> dict[Estimator, Float64s]:

@@ -15,9 +15,10 @@ from unipinrec.evaluation.bootstrap import resampled_counts
 from unipinrec.evaluation.pareto import hypervolume
 
 
-def weighed(value_XM: AnyFloats, alpha: AnyFloats | float) -> Float64s:
+def weighed(value_XM: AnyFloats, alpha: Float64s | float) -> Float64s:
     """Return what is maximised: alpha x second + (1 - alpha) x first reward, without the last axis."""
-    weighed_X: Float64s = alpha * value_XM[..., 1] + (1 - alpha) * value_XM[..., 0]
+    first_X, second_X = np.moveaxis(value_XM.astype(np.float64), -1, 0)
+    weighed_X: Float64s = alpha * second_X + (1 - alpha) * first_X
     return weighed_X
 
 

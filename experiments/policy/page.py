@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from scipy.stats import t as student
 
 from experiments.policy.judging import POLICY, SAME_WEIGHTS, STATICS
@@ -191,7 +192,7 @@ def _plot(report: PolicyStudyReport, path: Path) -> None:
     plt.close(figure)
 
 
-def _line(axis: plt.Axes, name: str, lift_X2: Float64s, number: int) -> None:
+def _line(axis: Axes, name: str, lift_X2: Float64s, number: int) -> None:
     style = STYLES.get(name, f"C{(0, 1, 4, 5)[number % 4]}v-")
     if name == STATICS:
         axis.plot(*lift_X2.T, style, markersize=4, alpha=0.4)

@@ -48,7 +48,7 @@ def choices_of_peers(
     )
     # Relative paths of the interpreter are those of the folder that the command runs in.
     with subprocess.Popen(
-        [interpreter.absolute(), MAIN, states, choices], stdout=subprocess.PIPE, text=True
+        [interpreter.absolute(), "-W", "ignore", MAIN, states, choices], stdout=subprocess.PIPE, text=True
     ) as process:
         for line in process.stdout or ():
             tell(line.rstrip())

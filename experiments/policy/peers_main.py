@@ -12,13 +12,17 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from obp.policy import IPWLearner, QLearner
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from vowpalwabbit import Workspace
+
+Array = NDArray[Any]
 
 VW = "--quiet --cb_adf --cb_type mtr -q sa --ignore_linear s -b 18 --random_seed 1"
 VW_TRAINING = "--passes 3 -k --learning_rate 0.05"
@@ -48,17 +52,17 @@ def main(states: Path, choices: Path) -> None:
 class Data:
     """What is learned from, and chosen for."""
 
-    def __init__(self, **arrays: np.ndarray) -> None:
+    def __init__(self, **arrays: Array) -> None:
         self.state_RX, self.arm_R, self.reward_RM = (arrays[k] for k in ("state_RX", "arm_R", "reward_RM"))
         self.place_K2, self.alpha_A = arrays["place_K2"], arrays["alpha_A"]
         self.chosen_for_SX = arrays["chosen_for_SX"]
 
-    def reward_at(self, alpha: float) -> np.ndarray:
+    def reward_at(self, alpha: float) -> Array:
         """Return the reward that a policy of one alpha maximises, [R]."""
         return alpha * self.reward_RM[:, 1] + (1 - alpha) * self.reward_RM[:, 0]
 
 
-def vowpal_wabbit(data: Data) -> np.ndarray:
+def vowpal_wabbit(data: Data) -> Array:
     """Return the arms that Vowpal Wabbit chooses, [A, S]: one model for each alpha, linear in products of a
     state's numbers and an arm's.
 
@@ -84,7 +88,7 @@ def vowpal_wabbit(data: Data) -> np.ndarray:
     return np.stack(found)
 
 
-def q_learner(data: Data) -> np.ndarray:
+def q_learner(data: Data) -> Array:
     """Return the arms that obp's QLearner chooses, [A, S]: gradient boosting of both rewards."""
     values = []
     for reward_R in data.reward_RM.T:
@@ -97,7 +101,7 @@ def q_learner(data: Data) -> np.ndarray:
     return np.stack([(alpha * second_SK + (1 - alpha) * first_SK).argmax(axis=1) for alpha in data.alpha_A])
 
 
-def ipw_learner(data: Data) -> np.ndarray:
+def ipw_learner(data: Data) -> Array:
     """Return the arms that obp's IPWLearner chooses, [A, S]: weighted logistic regression for each alpha."""
     found = []
     for alpha in data.alpha_A:
@@ -120,7 +124,7 @@ def _boosting() -> HistGradientBoostingRegressor:
     return HistGradientBoostingRegressor(max_iter=100, learning_rate=0.1, max_leaf_nodes=31)
 
 
-def _lines(state_X: np.ndarray) -> list[str]:
+def _lines(state_X: Array) -> list[str]:
     form = "shared |s " + " ".join(f"{number}:%.3g" for number in range(state_X.shape[1]))
     return [form % tuple(row) for row in state_X.tolist()]
 

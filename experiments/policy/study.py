@@ -134,7 +134,7 @@ class PolicyStudy:
 
 def quick_study(folder: Path) -> PolicyStudy:
     """Return a dry run, too small to say anything."""
-    world = WorldConfig(users=200, items=400, training_traffic=1, evaluation_traffic=2)
+    world = WorldConfig(users=300, items=500, training_traffic=1, evaluation_traffic=2)
     training = PolicyTraining(epochs=1)
     return PolicyStudy(world=world, training=training, seeds=(0, 1), folder=folder, quick=True)
 
