@@ -16,6 +16,7 @@ from benchmarks.gpu.run import GpuBench, Part
 from benchmarks.gpu.shape import SHAPES
 from benchmarks.gpu.show import plot as plot_gpu
 from benchmarks.gpu.show import show as show_gpu
+from benchmarks.policy import PolicyPlan, measure_policy
 from benchmarks.sweep.growth import growth
 from benchmarks.sweep.options import options
 from benchmarks.sweep.precision import precision
@@ -40,6 +41,7 @@ from loadtest.report import write_report
 from unipinrec.bundle import BundleError
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
+from unipinrec.models.config import PRESETS
 from unipinrec.training.checkpoint import latest_checkpoint
 
 OUT = Path("build/bench")
@@ -247,6 +249,29 @@ def bench_sweep(
             report = precision(checkpoint, InteractionDataset.load(dataset), users, tell)
     plot(report, out / f"{report.subject}.png")
     _finish(report, out)
+
+
+@app.command("policy")
+def bench_policy(
+    sizes: Annotated[
+        str, typer.Option("--preset", help=f"Size of the model: {', '.join(PRESETS)}.")
+    ] = PolicyPlan.sizes,
+    pairs: Annotated[
+        int, typer.Option(min=60, help="Requests that both servers get one at a time, of each kind.")
+    ] = PolicyPlan.pairs,
+    rounds: Annotated[int, typer.Option(min=1, help="Windows of load of each server.")] = PolicyPlan.rounds,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Length of a window of load.")] = PolicyPlan.seconds,
+    out: Annotated[Path, typer.Option(help="Folder of bundles, logs and the report policy.json.")] = OUT,
+) -> None:
+    """Compare a server with a policy with one without, in turns: latency of lone requests, and their rate."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = plain_console()
+    plan = PolicyPlan(out=out.absolute(), sizes=sizes, pairs=pairs, rounds=rounds, seconds=seconds)
+    with one_line_errors(*SERVED, ValueError):
+        report = measure_policy(plan, narrator(console))
+    write_report(out / "policy.json", report.model_dump(mode="json"))
+    console.print(report.table())
+    console.print(f"report written to {out / 'policy.json'}", soft_wrap=True)
 
 
 def _finish(report: SweepReport, out: Path) -> None:

@@ -25,7 +25,8 @@ app.add_typer(fetch.app, name="fetch")
 @app.command("import")
 def import_(
     events: Annotated[
-        Path, typer.Option(help="The log (docs/data.md): parquet, CSV or TSV, or a folder of its parts.")
+        Path,
+        typer.Option(help="The log (docs/data.md): parquet, CSV, TSV, JSON lines, or a folder of parts."),
     ],
     actions: Annotated[str, typer.Option(help="Action names in bit order, with commas between them.")],
     out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],

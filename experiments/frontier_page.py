@@ -19,6 +19,7 @@ from experiments.frontier_rows import (
     PRODUCTION,
     WITH_INTERVAL,
     frontier_rows,
+    number_columns,
 )
 from unipinrec.models.policy.card import Evidence, Interval, PolicyCard
 from unipinrec.models.policy.sweep import LEAN_FIRST
@@ -38,7 +39,7 @@ LINE = 140
 
 CHOSEN = "datum.chosen == 1"
 
-GREY, DARK, RED = "#b0b0b0", "#222222", "#d62728"
+GREY, DARK, RED, BROWN = "#b0b0b0", "#222222", "#d62728", "#a0713c"
 
 
 def write_page(card: PolicyCard, path: Path) -> None:
@@ -62,12 +63,18 @@ def frontier_chart(card: PolicyCard) -> alt.LayerChart:
         raise ValueError("evidence is null; allowed: a card that `unipinrec policy sweep` made")
     sweep = card.evidence.sweep
     axes = _axes(card.rewards)
-    data = alt.InlineData(values=frontier_rows(card, sweep), format=alt.CsvDataFormat(type="csv"))
-    base = alt.Chart(data).transform_filter("datum.users == shown").transform_calculate(**_places())
-    layers = [*_production(base), *_intervals(base), *_points(base, card), *_names(base), *_titles(axes)]
+    table = frontier_rows(card, sweep)
+    data = alt.InlineData(values=table, format=alt.CsvDataFormat(type="csv", parse=number_columns(table)))
+    base = alt.Chart()
+    # Points are on top, so that hovering finds them.
+    below = [*_titles(axes), *_production(base), *_intervals(base), *_operating_points(base)]
+    layers = [*below, *_points(base, card.rewards)]
     groups = {name: name for name in (EVERYONE, *sweep.cohorts)}
     chart: alt.LayerChart = (
-        alt.layer(*layers)
+        alt.layer(*layers, data=data)
+        .transform_filter("datum.users == shown")
+        .transform_calculate(**_places())
+        .transform_filter("isValid(datum.x) && isValid(datum.y)")
         .add_params(
             _choice("across", "across ", axes, "lift_0"),
             _choice("up", "up ", axes, "lift_1"),
@@ -117,11 +124,11 @@ def _places() -> dict[str, str]:
 
 
 def _x(field: str = "x") -> alt.X:
-    return alt.X(field, type="quantitative", scale=alt.Scale(zero=False), axis=_axis("across"))
+    return alt.X(field, type="quantitative", scale=alt.Scale(zero=False, padding=14), axis=_axis("across"))
 
 
 def _y(field: str = "y") -> alt.Y:
-    return alt.Y(field, type="quantitative", scale=alt.Scale(zero=False), axis=_axis("up"))
+    return alt.Y(field, type="quantitative", scale=alt.Scale(zero=False, padding=14), axis=_axis("up"))
 
 
 def _axis(chosen: str) -> alt.Axis:
@@ -131,8 +138,9 @@ def _axis(chosen: str) -> alt.Axis:
 
 def _colour() -> alt.Color:
     colours = {
-        f"datum.kind == '{ARM}' || datum.dominated == 1": GREY,
+        f"datum.dominated == 1 && datum.kind != '{PRODUCTION}'": GREY,
         f"datum.kind == '{PRODUCTION}'": RED,
+        f"datum.kind == '{ARM}'": BROWN,
         f"datum.kind == '{MIXED}'": DARK,
     }
     return alt.Color(
@@ -157,14 +165,14 @@ def _intervals(base: alt.Chart) -> list[alt.Chart]:
     ]
 
 
-def _points(base: alt.Chart, card: PolicyCard) -> list[alt.Chart]:
+def _points(base: alt.Chart, rewards: tuple[str, str]) -> list[alt.Chart]:
     shapes = alt.Scale(domain=KINDS, range=["circle", "square", "diamond", "cross"])
-    tooltips = _tooltips(card.rewards)
+    tooltips = _tooltips(rewards)
     path = base.transform_filter(f"datum.kind == '{POLICY}'")
     return [
         path.mark_line(color="#d0d0d0", strokeWidth=1).encode(x=_x(), y=_y(), order="alpha:Q"),
         base.transform_calculate(**{name: text for name, text in tooltips.values() if text})
-        .mark_point(filled=True, opacity=1, size=80)
+        .mark_point(filled=True, opacity=1, size=80, invalid=None)
         .encode(
             x=_x(),
             y=_y(),
@@ -172,23 +180,20 @@ def _points(base: alt.Chart, card: PolicyCard) -> list[alt.Chart]:
             shape=alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, symbolFillColor=GREY)),
             tooltip=[alt.Tooltip(name, type="nominal", title=title) for title, (name, _) in tooltips.items()],
         ),
-        _named(base)
-        .mark_point(size=260, color=DARK, opacity=1)
-        .encode(x=_x(), y=_y(), strokeWidth=alt.when(CHOSEN).then(alt.value(4)).otherwise(alt.value(1.5))),
     ]
 
 
 def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
     """Return what hovering shows: by title the field, and its expression where it is a text of several."""
     shown = {
-        "": ("told", ""),
+        "title": ("told", ""),
         "operating point": ("name", ""),
         "dominated": ("told_dominated", "datum.dominated == 1 ? 'yes' : 'no'"),
     }
     titles = {"lift": "lift of {}", "estimate": "{}, SNDR", "hit": "{}, Reward@HIT"}
     for number, reward in enumerate(rewards):
         for key in WITH_INTERVAL:
-            field, form = f"{key}_{number}", "+.2%" if key == "lift" else ".4f"
+            field, form = f"{key}_{number}", "+.2%" if key == "lift" else ".4~f"
             ends = [f"format(datum.{field}{end}, '{form}')" for end in ("", "_low", "_high")]
             text = f"{ends[0]} + '  (' + {ends[1]} + ' to ' + {ends[2]} + ')'"
             shown[titles[key].format(reward)] = (f"told_{field}", text)
@@ -197,20 +202,25 @@ def _tooltips(rewards: tuple[str, str]) -> dict[str, tuple[str, str]]:
     return shown | {"hits": ("hits", ""), "effective sample size": ("effective", "")}
 
 
-def _names(base: alt.Chart) -> list[alt.Chart]:
-    """Names of operating points, on other sides of their marks, which are often close together."""
-    told = _named(base).transform_calculate(text=f"({CHOSEN} ? 'chosen: ' : '') + datum.name")
+def _operating_points(base: alt.Chart) -> list[alt.Chart]:
+    """Rings, and names on several sides of them."""
+    rings = _named(base).mark_point(size=260, color=DARK, opacity=1)
+    width = alt.when(CHOSEN).then(alt.value(4)).otherwise(alt.value(1.5))
+    text = f"{CHOSEN} ? (datum.name ? 'chosen: ' + datum.name : 'chosen') : datum.name"
+    told = _named(base).transform_calculate(text=text)
+    # Of points by cohort, which are often close to those without, the chosen one alone has its name.
     sides: dict[str, tuple[Literal["left", "right"], int, int]] = {
-        f"datum.kind == '{MIXED}'": ("right", -12, 14),
+        f"datum.kind == '{MIXED}' && {CHOSEN}": ("right", -12, 14),
         f"datum.kind != '{MIXED}' && datum.name == '{LEAN_FIRST}'": ("left", 12, 14),
         f"datum.kind != '{MIXED}' && datum.name != '{LEAN_FIRST}'": ("left", 12, -12),
     }
-    return [
+    names = [
         told.transform_filter(test)
         .mark_text(align=align, dx=dx, dy=dy, fontSize=12, fontWeight="bold", color=DARK)
         .encode(x=_x(), y=_y(), text="text:N")
         for test, (align, dx, dy) in sides.items()
     ]
+    return [rings.encode(x=_x(), y=_y(), strokeWidth=width), *names]
 
 
 def _named(base: alt.Chart) -> alt.Chart:

@@ -18,6 +18,9 @@ WITH_INTERVAL = ("lift", "estimate", "hit")
 DIGITS, DIGITS_OF_ENDS = 4, 3
 """Significant digits of numbers and of their intervals' ends: the page has hundreds of rows."""
 
+TEXTS = ("users", "kind", "told", "name")
+"""Columns that are no numbers."""
+
 Row = dict[str, str | float | None]
 
 
@@ -34,6 +37,12 @@ def frontier_rows(card: PolicyCard, sweep: Sweep) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def number_columns(table: str) -> dict[str, str]:
+    """Return which columns of such a table Vega-Lite reads as numbers: what is empty is then null."""
+    header = table.partition("\n")[0]
+    return {name: "number" for name in header.split(",") if name not in TEXTS}
 
 
 def _arm_rows(card: PolicyCard, group: str, frontier: Frontier) -> Iterator[Row]:

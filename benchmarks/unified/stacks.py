@@ -107,7 +107,7 @@ class Comparison:
         """Load every stack once, uncounted: graphs are optimised while they run for the first times."""
         for stack in self._models:
             self._tell(f"warm-up, {stack}")
-            self.run_closed(stack, self._plan(stack, CONCURRENCY), CONCURRENCY)
+            self.run_window(stack, CONCURRENCY)
         self._forget()
 
     def run_rounds(self) -> None:
@@ -116,7 +116,11 @@ class Comparison:
             for concurrency in self.load.concurrencies:
                 for stack in rotated(list(self._models), place):
                     self._tell(f"round {place + 1} of {self.load.rounds}, {concurrency} in flight, {stack}")
-                    self.run_closed(stack, self._plan(stack, concurrency), concurrency)
+                    self.run_window(stack, concurrency)
+
+    def run_window(self, stack: str, concurrency: int) -> None:
+        """Run one window of a stack's own traffic, of users that no earlier window had."""
+        self.run_closed(stack, self._plan(stack, concurrency), concurrency)
 
     def run_schedule(self, stacks: Sequence[str], rates: Sequence[float]) -> None:
         """Run Poisson arrivals at each rate; each of the stacks meets the same schedule."""

@@ -9,7 +9,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from commands.errors import one_line_errors
-from unipinrec.arrays import AnyFloats, Int64s
 from unipinrec.data.choices import read_choices, read_values
 from unipinrec.data.events import EventFormatError
 from unipinrec.data.exploration import ExplorationLog, ExplorationLogError
@@ -20,6 +19,7 @@ from unipinrec.evaluation.policy_report import PolicyReport, Support
 from unipinrec.evaluation.scored_log import score_log
 from unipinrec.models.policy.config import PolicyTraining
 from unipinrec.models.policy.examples import split_by_time
+from unipinrec.models.policy.judged import best_arms
 from unipinrec.training.checkpoint import (
     CheckpointMismatchError,
     fingerprint,
@@ -60,7 +60,8 @@ def evaluate_command(
 ) -> None:
     """Estimate what a policy would have earned in a log's explored requests, beside the production weights.
 
-    Give --policy, or --training, --dataset and --alpha. On the log of its training, a policy is judged by the requests that training left out.
+    Give --policy, or --training, --dataset and --alpha. On the log of its training, a policy is judged by
+    the requests that training left out.
     """
     with one_line_errors(*ERRORS):
         explored = _explored(ExplorationLog.load(log))
@@ -107,12 +108,7 @@ def _of_training(
             checkpoint, interactions, log, lambda done, _: progress.update(task, completed=done)
         ).value_RKM
     name = f"{fingerprint(checkpoint)[:12]} at alpha {alpha:g}"
-    return PolicyReport.of(log, _best_arms(value_RKM, alpha), name, value_RKM=value_RKM, clip=clip)
-
-
-def _best_arms(value_RKM: AnyFloats, alpha: float) -> Int64s:
-    arm_R: Int64s = (alpha * value_RKM[:, :, 1] + (1 - alpha) * value_RKM[:, :, 0]).argmax(axis=1)
-    return arm_R
+    return PolicyReport.of(log, best_arms(value_RKM, alpha), name, value_RKM=value_RKM, clip=clip)
 
 
 def _show(report: PolicyReport, console: Console) -> None:

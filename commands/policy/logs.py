@@ -14,6 +14,7 @@ from unipinrec.data.exploration import (
     ExplorationLogError,
     import_log,
     read_arms,
+    require_new_log,
 )
 from unipinrec.data.explored_answers import join
 from unipinrec.data.interactions import InteractionDataset
@@ -45,10 +46,21 @@ def simulate_command(
         float, typer.Option(help="Share of the other requests that is kept.")
     ] = DEFAULT.production_share,
     seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = DEFAULT.seed,
+    arms: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of other arms (docs/policy.md); default: of save and share."),
+    ] = None,
 ) -> None:
     """Make a synthetic exploration log whose expected rewards are known for every arm."""
     with one_line_errors(ValueError, PreparedDatasetError), Progress(transient=True) as progress:
-        config = ExplorationConfig(share=share, traffic=traffic, production_share=production_share, seed=seed)
+        config = ExplorationConfig(
+            arms=read_arms(arms) if arms else DEFAULT.arms,
+            share=share,
+            traffic=traffic,
+            production_share=production_share,
+            seed=seed,
+        )
+        require_new_log(out)
         interactions, truth = InteractionDataset.load(dataset), Truth.load(dataset)
         simulated = simulate_exploration(interactions, truth, config, progress)
         simulated.save(out)
@@ -57,7 +69,8 @@ def simulate_command(
 
 def import_command(
     log: Annotated[
-        Path, typer.Option(help="The log (docs/policy.md): parquet, CSV or TSV, or a folder of its parts.")
+        Path,
+        typer.Option(help="The log (docs/policy.md): parquet, CSV, TSV, JSON lines, or a folder of parts."),
     ],
     arms: ArmsFile,
     out: Out,

@@ -21,7 +21,7 @@ def study_command(
     console = Console(highlight=False)
 
     def shown(numbers: Iterable[int], world: str) -> Iterable[int]:
-        return track(numbers, world, console=console, transient=True)
+        return track(numbers, world, console=Console(stderr=True), transient=True)
 
     report = study(WORLDS, logs, seed, shown)
     report.write(out)
@@ -36,10 +36,9 @@ def _show(report: OffPolicyReport, console: Console) -> None:
             f"that explains {found.explained:.0%} of a reward's variance",
             title_justify="left",
         )
-        for column in ("estimator", "of", "truth", "bias", "deviation", "coverage", "error / HIT's"):
+        for column in ("estimator", "of", "truth", "bias", "deviation", "coverage", "squared error / HIT's"):
             table.add_column(column, justify="left" if column in ("estimator", "of") else "right")
         for each in found.accuracies:
-            ratio = each.error_over_hit
             table.add_row(
                 each.estimator,
                 each.quantity,
@@ -47,6 +46,6 @@ def _show(report: OffPolicyReport, console: Console) -> None:
                 f"{each.bias:+.4f}",
                 f"{each.deviation:.4f}",
                 f"{each.coverage:.1%}",
-                f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+                f"{each.error_over_hit.mean:.2f}",
             )
         console.print(table)

@@ -57,9 +57,9 @@ def sweep_command(
 ) -> None:
     """Judge 25 alphas on held-out exploration and choose one; write its card and a page to look at it."""
     console = Console(highlight=False)
-    if alpha is not None and (point or by_cohort):
-        raise typer.BadParameter("--alpha stands beside --point or --by-cohort; allowed: one of them")
     with one_line_errors(ValueError, PreparedDatasetError, CheckpointMismatchError, ExplorationLogError):
+        if alpha is not None and (point or by_cohort):
+            raise ValueError("--alpha stands beside --point or --by-cohort; allowed: one of them")
         checkpoint = latest_checkpoint(training)
         if checkpoint is None:
             raise FileNotFoundError(f"--training is {training}, which holds no checkpoint")

@@ -2,10 +2,11 @@
 
 import fcntl
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -41,10 +42,6 @@ class Revision(Config):
     fingerprint: str
     """The policy that the alphas are for."""
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
-
-    def by_cohort(self, cohorts: Sequence[str]) -> dict[str, float | None]:
-        """Return the alpha of each cohort."""
-        return {cohort: self.alphas.of(cohort) if self.alphas else None for cohort in cohorts}
 
 
 class Revisions(Config):
@@ -104,11 +101,12 @@ class AlphaBook:
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, as prometheus_client asks a collector for them."""
         current = self.current()
-        text = "Operating point of a cohort: weight of the second reward's value against the first's"
+        alphas = current.alphas
+        text = "Operating point of a cohort, from 0 for the first reward to 1 for the second; NaN without one"
         alpha = GaugeMetricFamily("unipinrec_policy_alpha", text, labels=["cohort"])
-        for cohort, value in current.by_cohort(self._card.cohorts).items():
-            if value is not None:
-                alpha.add_metric([cohort], value)
+        for cohort in self._card.cohorts:
+            # Without a sample, the server would go on telling the last one.
+            alpha.add_metric([cohort], math.nan if alphas is None else alphas.of(cohort))
         yield alpha
         text = "Revision of the alphas in force, 0 for the card's"
         yield GaugeMetricFamily("unipinrec_policy_revision", text, current.number)

@@ -63,7 +63,7 @@ class PolicyControl:
             raise CommandError("unipinrec-admin-key is another than the server's")
 
     def _status(self, revision: Revision) -> dict[str, Any]:
-        card = self._card
+        card, alphas = self._card, revision.alphas
         return {
             "policy": card.fingerprint,
             "synthetic": card.synthetic,
@@ -72,8 +72,8 @@ class PolicyControl:
             "revision": revision.number,
             "time": revision.time,
             "note": revision.note,
-            "default": revision.alphas.default if revision.alphas else None,
-            "cohorts": revision.by_cohort(card.cohorts),
+            "default": alphas and alphas.default,
+            "cohorts": {cohort: alphas and alphas.of(cohort) for cohort in card.cohorts},
         }
 
 

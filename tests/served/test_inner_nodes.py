@@ -51,12 +51,6 @@ from tests.served.nodes import call, floats, int64
             floats(1),
             "UTILITY_WEIGHTS has 1 values; allowed: 3, one for each action",
         ),
-        (
-            "scoring",
-            "CHOSEN_UTILITY_WEIGHTS",
-            floats(1),
-            "CHOSEN_UTILITY_WEIGHTS has 1 values; allowed: 3, one",
-        ),
         ("scoring", "NUM_RESULTS", int64(0), "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
         (
             "scoring",

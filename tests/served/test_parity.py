@@ -17,7 +17,6 @@ from unipinrec_client import (
 
 from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import ACTIONS, Exported
-from tests.served.nodes import call
 from tests.served.requests import events_of, inline, offline, stored
 from tests.support.answers import Answer, Likeness, assert_alike, offline_answers
 from unipinrec.bundle import read_manifest
@@ -93,23 +92,6 @@ def test_an_answer_says_which_weights_made_its_scores(
             for item in response.recommendations:
                 score = np.dot(item.action_probabilities, response.utility_weights)
                 assert item.score == pytest.approx(score, abs=1e-5)
-
-
-def test_chosen_weights_count_where_none_are_given(server: EmbeddedServer, exported: Exported) -> None:
-    tensors = {
-        "CANDIDATE_ITEMS": np.array([[4, 7]]),
-        "CANDIDATE_ORIGINS": np.zeros((1, 2), np.int32),
-        "CANDIDATE_PROBS": np.array([[[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]], np.float32),
-        "CHOSEN_UTILITY_WEIGHTS": np.array([[1.0, 2.0, 0.0]], np.float32),
-        "NUM_RESULTS": np.array([[2]]),
-        "BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_),
-    }
-    answer = call(server, "scoring", tensors)
-    assert answer["UTILITY_SOURCE"].tolist() == [[b"chosen"]]
-    assert answer["SCORES"].tolist() == [[1.0, 0.5]]
-    given = call(server, "scoring", tensors | {"UTILITY_WEIGHTS": np.array([[4.0, 0.0, 0.0]], np.float32)})
-    assert given["UTILITY_SOURCE"].tolist() == [[b"given"]]
-    assert given["SCORES"].tolist() == [[2.0, 0.0]]
 
 
 def test_grpc_and_http_answer_alike(server: EmbeddedServer, exported: Exported, promised: Likeness) -> None:

@@ -89,14 +89,17 @@ def test_the_policy_chooses_as_offline_pytorch_does_and_the_answer_tells(
 ) -> None:
     requests = [stored(exported, user) for user in USERS]
     right = expected_arms(policy, exported, requests)
-    assert len(set(right)) > 3
+    assert len(set().union(*right)) > 3
     with GrpcClient(policy_server.grpc_url) as client, HttpClient(policy_server.http_url) as http:
-        for request, arm in zip(requests, right, strict=True):
+        for request, arms in zip(requests, right, strict=True):
             for answer in (client.recommend(request), http.recommend(request)):
                 assert answer.policy is not None
-                assert (answer.utility_source, answer.policy.arm) == ("chosen", arm)
+                assert answer.utility_source == "chosen"
+                assert answer.policy.arm in arms
                 assert answer.policy.policy == policy.card.fingerprint[:12]
-                assert answer.utility_weights == pytest.approx(policy.card.arms.weights()[arm].tolist())
+                assert answer.utility_weights == pytest.approx(
+                    policy.card.arms.weights()[answer.policy.arm].tolist()
+                )
                 assert answer.policy.alpha == policy.card.chosen.of(answer.policy.cohort or "")
                 scores = [item.score for item in answer.recommendations]
                 by_weights = [

@@ -4,11 +4,11 @@ rewards want opposite things, and every arm's chance of either reward is a formu
 Shapes: R requests, U users, K arms.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unipinrec.arrays import Float64s
+from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.data.arms import Arms, WeightRange
 from unipinrec.data.exploration import ExplorationInfo, ExplorationLog
 from unipinrec.models.policy.judged import HeldOut
@@ -28,7 +28,16 @@ class Bandit:
     held_out: HeldOut
     expected_RK2: Float64s
 
-    def lift(self, arm_R: np.ndarray) -> Float64s:
+    def __getitem__(self, chosen_R: Bools) -> "Bandit":
+        """Return some of the requests."""
+        return Bandit(self.held_out[chosen_R], self.expected_RK2[chosen_R])
+
+    def with_rewards(self, reward_RM: Float64s) -> "Bandit":
+        """Return the same requests with other rewards."""
+        log = replace(self.held_out.log, reward_RM=reward_RM)
+        return Bandit(replace(self.held_out, log=log), self.expected_RK2)
+
+    def lift(self, arm_R: Int64s) -> Float64s:
         """Return the true lifts over production of a policy, by the arm of every request, [2]."""
         at = np.arange(len(arm_R))
         chosen_2 = self.expected_RK2[at, arm_R].mean(axis=0)
@@ -53,8 +62,8 @@ def bandit(
     miss_RK = first_K - second_K - np.tanh(taste_R)[:, None]
     expected_RK2 = np.stack(
         [
-            _chance(-0.6 + 0.8 * first_K - 0.5 * second_K - 0.8 * miss_RK**2),
-            _chance(-1.2 - 0.5 * first_K + 0.9 * second_K - 0.8 * miss_RK**2),
+            _chance(0.5 + 1.5 * first_K - 1.5 * second_K - 0.8 * miss_RK**2),
+            _chance(0.2 - 1.5 * first_K + 1.5 * second_K - 0.8 * miss_RK**2),
         ],
         axis=2,
     )

@@ -28,6 +28,8 @@ from unipinrec.training.checkpoint import (
 PRODUCTION = (1.0, 0.5, 0.0)
 VARIED = (WeightRange(action="click", low=0.5, high=2.0), WeightRange(action="save", low=0.25, high=4.0))
 COHORTS = (CohortRule(name="core", action="save", days=1, window_days=365 * 3),)
+ROUNDING = 1e-5
+"""Between values that TorchScript, ONNX and PyTorch compute of the same request."""
 ALPHAS = Alphas(default=0.3, cohorts={"core": 0.6})
 
 
@@ -90,8 +92,8 @@ def random_policy(config: PolicyConfig, folder: Path, dataset: dict[str, str]) -
 
 def expected_arms(
     policy: PolicyExported, exported: Exported, requests: Sequence[RecommendRequest], alphas: Alphas = ALPHAS
-) -> list[int]:
-    """Return the arm that offline PyTorch chooses for each request of a stored history."""
+) -> list[set[int]]:
+    """Return the arms that offline PyTorch finds best for each stored history, up to rounding."""
     config = policy.model.config
     users = {str(user_id): user for user, user_id in enumerate(exported.dataset.user_ids_U)}
     arms = []
@@ -102,5 +104,6 @@ def expected_arms(
         state = policy_state(history, time_s, surface, config)
         value_K2 = OfflinePolicy(policy.model).values([state])[0]
         alpha = alphas.of(config.cohort_names[cohort_of(history, time_s, config)])
-        arms.append(int(np.argmax(alpha * value_K2[:, 1] + (1 - alpha) * value_K2[:, 0])))
+        worth_K = alpha * value_K2[:, 1] + (1 - alpha) * value_K2[:, 0]
+        arms.append(set(np.flatnonzero(worth_K > worth_K.max() - ROUNDING).tolist()))
     return arms

@@ -3,6 +3,7 @@
 Shapes: K arms, A actions, X weight vectors.
 """
 
+from functools import cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -39,8 +40,9 @@ class WeightRange(Config):
 
 class Arms(Config):
     """What a policy may choose (PRL-PUTS §3.1): arm `i * steps + j` has the i-th value of the first range and
-    the j-th of the second, and the last arm has the production weights, which lie off the grid. Weights of
-    all other actions are those of production in every arm."""
+    the j-th of the second. One more arm, the last, has the production weights if no arm of the grid does: no
+    two arms are the same, so that a propensity is that of its weights. Weights of all other actions are those
+    of production in every arm."""
 
     actions: Annotated[tuple[str, ...], Field(min_length=2, max_length=32)]
     """All actions of the dataset, in bit order."""
@@ -72,20 +74,21 @@ class Arms(Config):
         first, second = (self.actions.index(chosen.action) for chosen in self.varied)
         return first, second
 
-    @property
+    @cached_property
     def production_arm(self) -> int:
         """Return the index of the production weights."""
-        return self.varied[0].steps * self.varied[1].steps
+        production_12 = np.array([[self.production[column] for column in self.columns]])
+        on_grid = int(_arm_of(production_12, self._grid())[0])
+        return self.varied[0].steps * self.varied[1].steps if on_grid == NO_ARM else on_grid
 
     def __len__(self) -> int:
-        return self.production_arm + 1
+        return max(self.varied[0].steps * self.varied[1].steps, self.production_arm + 1)
 
     def weights(self) -> Float64s:
         """Return the weight of every action in every arm, [K, A]."""
-        first, second = (np.linspace(chosen.low, chosen.high, chosen.steps) for chosen in self.varied)
         weight_KA = np.tile(np.array(self.production, np.float64), (len(self), 1))
-        weight_KA[:-1, self.columns[0]] = np.repeat(first, len(second))
-        weight_KA[:-1, self.columns[1]] = np.tile(second, len(first))
+        grid_X2 = self._grid()
+        weight_KA[: len(grid_X2), list(self.columns)] = grid_X2
         return weight_KA
 
     def places(self) -> Float64s:
@@ -97,6 +100,13 @@ class Arms(Config):
 
     def index_of(self, weight_X2: Float64s) -> Int64s:
         """Return the arm of each pair of varied weights, [X]; `NO_ARM` for a pair that is off the grid."""
-        arm_K2 = self.weights()[:, list(self.columns)]
-        near_XK = np.isclose(weight_X2[:, None], arm_K2, rtol=RELATIVE_TOLERANCE, atol=0.0).all(axis=2)
-        return np.where(near_XK.any(axis=1), near_XK.argmax(axis=1), NO_ARM).astype(np.int64)
+        return _arm_of(weight_X2, self.weights()[:, list(self.columns)])
+
+    def _grid(self) -> Float64s:
+        first, second = (np.linspace(chosen.low, chosen.high, chosen.steps) for chosen in self.varied)
+        return np.column_stack([np.repeat(first, len(second)), np.tile(second, len(first))])
+
+
+def _arm_of(weight_X2: Float64s, arm_K2: Float64s) -> Int64s:
+    near_XK = np.isclose(weight_X2[:, None], arm_K2, rtol=RELATIVE_TOLERANCE, atol=0.0).all(axis=2)
+    return np.where(near_XK.any(axis=1), near_XK.argmax(axis=1), NO_ARM).astype(np.int64)

@@ -82,6 +82,6 @@ def _of_requests(rows: pl.DataFrame, log: ExplorationLog) -> pl.DataFrame:
 def _numbers(rows: pl.DataFrame, name: str, log: ExplorationLog) -> Float64s:
     arms = len(log.info.arms)
     refuse(rows, name, pl.col(name).list.len() != arms, f"{arms} numbers, one for each arm")
-    finite = pl.col(name).list.eval(pl.element().is_finite().fill_null(False)).list.all()
+    finite = pl.col(name).list.eval(pl.element().is_finite()).list.all()
     refuse(rows, name, ~finite, "finite numbers")
     return _of_requests(rows, log)[name].explode().to_numpy().reshape(-1, arms)

@@ -115,8 +115,7 @@ class ExplorationLog:
         Raises `EventFormatError` if the log breaks a rule of the format, and `ExplorationLogError` if
         `folder` exists.
         """
-        if folder.exists():
-            raise ExplorationLogError(f"folder is {folder}, which exists; allowed: a new folder")
+        require_new_log(folder)
         table = self.table()
         validate_requests(table, self.info.arms)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +144,12 @@ class ExplorationLog:
             return cls.of_table(read_parquet(folder / REQUESTS), info)
         except EventFormatError as error:
             raise ExplorationLogError(f"log {folder}: {error}") from error
+
+
+def require_new_log(folder: Path) -> None:
+    """Raise `ExplorationLogError` if `folder` exists, as a log is never written over."""
+    if folder.exists():
+        raise ExplorationLogError(f"folder is {folder}, which exists; allowed: a new folder")
 
 
 def import_log(table_file: Path, folder: Path, info: ExplorationInfo) -> ExplorationLog:

@@ -63,7 +63,7 @@ class PolicyReport(Config):
         value_RKM: AnyFloats | None = None,
         clip: float | None = None,
     ) -> "PolicyReport":
-        """Return the report of a policy on a log of explored requests only.
+        """Return the report of a policy on a log of explored requests only. Without `clip` no weight is cut.
 
         Raises `ValueError` as `off_policy.evaluate`.
         """
@@ -72,7 +72,9 @@ class PolicyReport(Config):
         for number, reward in enumerate(log.info.rewards):
             value_RK = None if value_RKM is None else value_RKM[:, :, number]
             evaluation = evaluate(
-                ExploredRewards.of(log, number, value_RK), [policy, production_R], clip=clip or np.inf
+                ExploredRewards.of(log, number, value_RK),
+                [policy, production_R],
+                clip=np.inf if clip is None else clip,
             )
             rewards[reward] = {each: _compare(evaluation, each) for each in evaluation.estimators}
         return cls(

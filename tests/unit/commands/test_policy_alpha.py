@@ -86,7 +86,7 @@ def test_the_status_shows_the_policy_and_the_alpha_of_every_cohort(server: Polic
     code, lines, err = run("status", "--url", server.url, key=None)
     assert (code, err) == (0, "")
     assert lines == [
-        f"policy {FINGERPRINT}, learned from a synthetic log: 50 arms",
+        f"policy {FINGERPRINT}, learned from a synthetic log: 49 arms",
         "alpha, from 0 for click alone to 1 for save alone:",
         "  core    0.25",
         "  casual  0.5",

@@ -53,6 +53,11 @@ def test_a_simulated_log_is_synthetic_repeatable_and_has_its_truth(tmp_path: Pat
     assert refused("simulate", *options, "--share", "0", "--out", tmp_path / "none").startswith(
         "share is 0.0; "
     )
+    other = json.loads(log.info.arms.model_dump_json())
+    other["varied"][0]["steps"] = 3
+    (tmp_path / "arms.json").write_text(json.dumps(other))
+    run("simulate", *options, "--arms", tmp_path / "arms.json", "--out", tmp_path / "coarse")
+    assert load_expected(tmp_path / "coarse").shape[1] == 3 * 7 + 1
     none = refused("simulate", "--dataset", tmp_path / "log", "--out", tmp_path / "none")
     assert none == f"dataset {tmp_path / 'log'} has no dataset.json"
 

@@ -20,7 +20,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "magic"], "model is 'magic'; allowed: unified, interleaved, sasrec"),
+        (["--model", "magic"], "model is 'magic'; allowed: unified, interleaved, sasrec, policy"),
         (["--preset", "huge"], "preset is 'huge'; allowed: tiny, demo, bench-cpu, paper"),
         (["--device", "tpu"], "device is tpu; allowed here: cpu"),
         (["--precision", "fp8"], "precision is fp8; allowed on cpu: float32, bf16"),

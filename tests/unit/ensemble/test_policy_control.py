@@ -17,7 +17,7 @@ STATUS = {
     "policy": "a" * 64,
     "synthetic": True,
     "rewards": ["click", "save"],
-    "arms": 50,
+    "arms": 49,
     "revision": 0,
     "time": 0,
     "note": "",

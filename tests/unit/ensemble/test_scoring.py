@@ -41,22 +41,19 @@ def weights(*values: float) -> NDArray[np.float32]:
     return np.array([values, values], np.float32)
 
 
-def test_given_weights_count_before_chosen_ones_and_these_before_the_default(
-    node: ScoringNode, loaded: LoadedBundle
-) -> None:
+def test_given_weights_count_before_the_default(node: ScoringNode, loaded: LoadedBundle) -> None:
     default = np.float32(loaded.manifest.defaults.utility_weights)
-    given, chosen = weights(4.0, 0.0, 0.0), weights(0.0, 2.0, 0.0)
+    given = weights(4.0, 0.0, 0.0)
     for tensors, source, used in (
-        ({"UTILITY_WEIGHTS": given, "CHOSEN_UTILITY_WEIGHTS": chosen}, b"given", given[0]),
         ({"UTILITY_WEIGHTS": given}, b"given", given[0]),
-        ({"CHOSEN_UTILITY_WEIGHTS": chosen}, b"chosen", chosen[0]),
         ({}, b"default", default),
     ):
         answer = score(node, loaded, **tensors)
         assert answer["UTILITY_SOURCE"].tolist() == [[source]] * 2
         assert answer["USED_UTILITY_WEIGHTS"].tolist() == [used.tolist()] * 2
         assert answer["SCORES"][1, 0] == pytest.approx(0.5 * used.sum())
-    assert counted(node, "unipinrec_utility_source_total", source="given") == 4
+        assert answer["POLICY_DECISION"].tolist() == [[b"{}"]] * 2
+    assert counted(node, "unipinrec_utility_source_total", source="given") == 2
     assert counted(node, "unipinrec_utility_source_total", source="default") == 2
 
 

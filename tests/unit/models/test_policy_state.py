@@ -54,7 +54,8 @@ def test_the_numbers_of_a_state_worked_out_by_hand(config: PolicyConfig) -> None
         return math.log(1 + number) / math.log(1 + 365 * DAY)
 
     user = [
-        *(count(5), count(1), count(3)),
+        # In an hour, a day and a week.
+        *(count(5), count(1), count(1), count(3)),
         # Days back 8, 3 (twice) and 0.
         3 / 28,
         *(seconds(10), seconds(30 * DAY)),
@@ -65,11 +66,11 @@ def test_the_numbers_of_a_state_worked_out_by_hand(config: PolicyConfig) -> None
     np.testing.assert_allclose(inputs["user"], [user], rtol=1e-6)
     gaps = [0, 22 * DAY, 5 * DAY - 5, 5, 3 * DAY - 10]
     ages = [30 * DAY, 8 * DAY, 3 * DAY + 5, 3 * DAY, 10]
-    times = [[seconds(age), seconds(gap)] for age, gap in zip(ages, gaps, strict=True)]
+    times = [[seconds(age), seconds(gap)] for age, gap in zip(ages, gaps, strict=True)][::-1]
     np.testing.assert_allclose(inputs["event_time"], [times], rtol=1e-6)
-    hot = [[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0], [1, 1, 0]]
+    hot = [[1, 1, 0], [1, 0, 0], [0, 0, 1], [1, 1, 0], [1, 0, 0]]
     np.testing.assert_array_equal(inputs["event_actions"], [hot])
-    np.testing.assert_array_equal(inputs["item_row"], [[0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(inputs["item_row"], [[4, 3, 2, 1, 0]])
     np.testing.assert_array_equal(inputs["event_surface"], [[0, 1, 0, 1, 0]])
     np.testing.assert_array_equal(inputs["surface"], [1])
     # 2023-11-14, a Tuesday, 22:13:20; the epoch began on a Thursday.
@@ -86,7 +87,7 @@ def test_an_empty_history_is_one_column_of_padding(config: PolicyConfig) -> None
     assert not inputs["event_actions"].any()
     assert not inputs["event_time"].any()
     # Long since the last event; everything else is none.
-    assert inputs["user"].tolist() == [[0, 0, 0, 0, 1] + [0] * 10]
+    assert inputs["user"].tolist() == [[0, 0, 0, 0, 0, 1] + [0] * 10]
 
 
 def test_only_the_latest_events_before_the_request_count(config: PolicyConfig) -> None:

@@ -29,7 +29,7 @@ class Choice:
 
 def default_limits(rewards: tuple[str, str]) -> dict[str, float]:
     """Return the limits of all guardrails by name."""
-    return {**{LIFT + reward: 0.0 for reward in rewards}, HITS: 100.0, EFFECTIVE: 100.0}
+    return {**{LIFT + reward: -0.02 for reward in rewards}, HITS: 100.0, EFFECTIVE: 100.0}
 
 
 def find_candidate(swept: Sweep, *, point: str, alpha: float | None, by_cohort: bool) -> Candidate:

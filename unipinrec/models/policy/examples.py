@@ -54,13 +54,18 @@ def split_by_time(log: ExplorationLog, evaluation_share: float) -> tuple[Explora
 class PolicyExamples(Dataset[PolicyBatch]):
     """The explored requests of a log, one example each, joined with a dataset's events when read.
 
-    Raises `ValueError` if there are fewer than 2, which batch normalisation needs, or the log has other arms
-    than the configuration.
+    Raises `ValueError` if there are fewer than 2, which batch normalisation needs, or the log has other
+    actions than the dataset or other arms than the configuration.
     """
 
     def __init__(
         self, interactions: InteractionDataset, log: ExplorationLog, config: PolicyConfig, seed: int
     ) -> None:
+        if log.info.arms.actions != interactions.info.actions:
+            raise ValueError(
+                f"log {log.info.name} has actions {', '.join(log.info.arms.actions)}; allowed: "
+                f"{', '.join(interactions.info.actions)}, those of {interactions.info.name}"
+            )
         if log.info.arms != config.arms:
             raise ValueError(f"log {log.info.name} has other arms than the policy; allowed: the same")
         self._interactions, self._config, self._seed = interactions, config, seed

@@ -49,11 +49,8 @@ class HeldOut:
         return Group(requests=len(self), users=len(set(self.log.user_id_R)))
 
     def arms_at(self, alpha: float | Float64s) -> Int64s:
-        """Return the arm of every request, by one alpha or each request's own, [R]; of equally good ones the
-        lowest."""
-        second_R1 = np.broadcast_to(np.asarray(alpha, np.float32), len(self))[:, None]
-        value_RK = second_R1 * self.value_RKM[:, :, 1] + (1 - second_R1) * self.value_RKM[:, :, 0]
-        return value_RK.argmax(axis=1)
+        """Return the arm of every request, by one alpha or each request's own, [R]."""
+        return best_arms(self.value_RKM, alpha)
 
     def arms_of(self, alphas: Alphas) -> Int64s:
         """Return the arm of every request, by the alpha of its cohort, [R]."""
@@ -96,6 +93,14 @@ class Judged:
                 effective_requests=rounded(hits.effective_P[place]),
                 weights=pair(weights),
             )
+
+
+def best_arms(value_RKM: Float32s, alpha: float | Float64s) -> Int64s:
+    """Return the arm of every request, by one alpha or each request's own, [R]; of equally good ones the
+    lowest."""
+    second_R1 = np.broadcast_to(np.asarray(alpha, np.float32), len(value_RKM))[:, None]
+    value_RK = second_R1 * value_RKM[:, :, 1] + (1 - second_R1) * value_RKM[:, :, 0]
+    return value_RK.argmax(axis=1)
 
 
 def rounded(value: float) -> float:

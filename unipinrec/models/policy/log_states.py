@@ -22,20 +22,19 @@ class LogStates:
     def __init__(self, interactions: InteractionDataset, log: ExplorationLog, config: PolicyConfig) -> None:
         self._events = interactions
         self._log = log
-        self._begin_R, self._end_R = _events_before(interactions, log)
-        self._begin_R = np.maximum(self._begin_R, self._end_R - config.max_history)
+        begin_R, self._end_R = _events_before(interactions, log)
+        self._length_R = np.minimum(self._end_R - begin_R, config.max_history)
 
     def __len__(self) -> int:
         return len(self._log)
 
     def windows(self, row_B: Int64s | slice) -> Windows:
         """Return the states of some of the requests."""
-        begin_B = self._begin_R[row_B]
-        length_B = self._end_R[row_B] - begin_B
+        length_B = self._length_R[row_B]
         column_N = np.arange(max(int(length_B.max(initial=0)), 1))
         is_event_BN = column_N < length_B[:, None]
         # Padding reads some event, which is then replaced.
-        event_BN = np.where(is_event_BN, begin_B[:, None] + column_N, 0)
+        event_BN = np.where(is_event_BN, self._end_R[row_B][:, None] - 1 - column_N, 0)
 
         def padded(column_E: Int64s, value: int = 0) -> Int64s:
             rows_BN: Int64s = np.where(is_event_BN, column_E[event_BN], value)

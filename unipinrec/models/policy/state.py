@@ -17,6 +17,8 @@ from unipinrec.models.policy.config import PolicyConfig
 DAY_S = 86_400
 ACTIVE_DAYS = 28
 """Days before the request in which active ones are counted."""
+RECENT_S = (3_600, DAY_S, 7 * DAY_S)
+"""Times before the request in which events are counted."""
 LONGEST_S = 365 * DAY_S
 """Times between two events, or an event and its request, are cut here."""
 EVENT_TIMES = 2
@@ -40,7 +42,10 @@ def policy_state(history: History, request_time: int, surface: int, config: Poli
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """States of several requests as rows of equal length, padded at the end."""
+    """States of several requests as rows of equal length, newest event first and padded at the end.
+
+    A causal transformer then lets every event see what was done since, and none see padding.
+    """
 
     item_row_BN: Int64s
     """Padded with `UNKNOWN_ROW`; all else with 0. There is at least one column."""
@@ -62,7 +67,7 @@ class Windows:
         def padded(name: str, value: int = 0) -> Int64s:
             rows = np.full(shape, value, np.int64)
             if len(row_E):
-                rows[row_E, column_E] = np.concatenate([getattr(state.events, name) for state in states])
+                rows[row_E, column_E] = np.concatenate([getattr(one.events, name)[::-1] for one in states])
             return rows
 
         return cls(
@@ -133,13 +138,16 @@ def inputs_of(windows: Windows, config: PolicyConfig) -> dict[str, NDArray[Any]]
 
 def user_attributes(config: PolicyConfig) -> int:
     """Return how many numbers `user` has of a request."""
-    return 6 + 3 * config.num_actions
+    return 4 + len(RECENT_S) + 3 * config.num_actions
 
 
 def _event_times(windows: Windows, is_event_BN: Bools) -> Float32s:
-    # The first event kept has no event before it, whatever the user did earlier: serving may not have it.
-    gap_BN = np.diff(windows.timestamp_BN, axis=1, prepend=windows.timestamp_BN[:, :1])
-    time_BNT = np.stack([_log_time(windows.ages()), _log_time(gap_BN)], axis=-1)
+    age_BN = windows.ages()
+    older_BN = np.append(age_BN[:, 1:], age_BN[:, -1:], axis=1)
+    # The oldest event kept has none before it, whatever the user did earlier: serving may not have it.
+    has_older_BN = np.arange(1, age_BN.shape[1] + 1) < windows.length_B[:, None]
+    gap_BN = np.where(has_older_BN, older_BN - age_BN, 0)
+    time_BNT = np.stack([_log_time(age_BN), _log_time(gap_BN)], axis=-1)
     return np.where(is_event_BN[..., None], time_BNT, 0.0).astype(np.float32)
 
 
@@ -149,9 +157,9 @@ def _user_attributes(
     """How many events, lately too, and of each action: how many, on which share of events and of days."""
     length_B, age_BN, row_B = windows.length_B, windows.ages(), np.arange(len(windows.length_B))
     none_B = length_B == 0
-    newest_B = np.where(none_B, LONGEST_S, age_BN[row_B, np.maximum(length_B - 1, 0)])
-    oldest_B = np.where(none_B, 0, age_BN[:, 0])
-    within = [(is_event_BN & (age_BN <= days * DAY_S)).sum(1) for days in (1, 7)]
+    newest_B = np.where(none_B, LONGEST_S, age_BN[:, 0])
+    oldest_B = np.where(none_B, 0, age_BN[row_B, np.maximum(length_B - 1, 0)])
+    within = [(is_event_BN & (age_BN <= seconds)).sum(1) for seconds in RECENT_S]
     count_BA = acted_BNA.sum(1)
     days_BA = [windows.active_days(acted_BNA[..., a], ACTIVE_DAYS) for a in range(config.num_actions)]
     columns = [

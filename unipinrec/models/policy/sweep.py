@@ -154,5 +154,7 @@ def _frontier(requests: HeldOut) -> Frontier:
 
 
 def _areas(lift_P2: Float64s, lift_BP2: Float64s, family_P: Int64s) -> tuple[float, Float64s]:
-    area, *resampled = (hypervolume(lifts[family_P], PRODUCTION_LIFT_2) for lifts in (lift_P2, *lift_BP2))
+    # A resample may have none of the few requests that tell of a policy: there it reaches nothing.
+    known_BP2 = np.nan_to_num(lift_BP2, nan=-1.0)
+    area, *resampled = (hypervolume(lifts[family_P], PRODUCTION_LIFT_2) for lifts in (lift_P2, *known_BP2))
     return area, np.array(resampled)
