@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unipinrec.arrays import AnyFloats, Float64s, Int64s
+from unipinrec.arrays import AnyFloats, Float32s, Float64s, Int64s
 from unipinrec.evaluation.bootstrap import resampled_counts
 from unipinrec.evaluation.pareto import hypervolume
+from unipinrec.models.policy.judged import best_arms
 
 
 def weighed(value_XM: AnyFloats, alpha: Float64s | float) -> Float64s:
@@ -22,9 +23,9 @@ def weighed(value_XM: AnyFloats, alpha: Float64s | float) -> Float64s:
     return weighed_X
 
 
-def arms_at(value_RKM: AnyFloats, alpha_A: Float64s) -> Int64s:
+def arms_at(value_RKM: Float32s, alpha_A: Float64s) -> Int64s:
     """Return the best arm of every request at each alpha, [A, R]; of equally good ones the lowest."""
-    return np.stack([weighed(value_RKM, alpha).argmax(axis=1) for alpha in alpha_A])
+    return np.stack([best_arms(value_RKM, alpha) for alpha in alpha_A])
 
 
 def earned(expected_RKM: AnyFloats, arm_XR: Int64s) -> Float64s:

@@ -70,7 +70,9 @@ def vowpal_wabbit(data: Data) -> Array:
     lines change nothing and are left out of training.
     """
     arms = [
-        f"|a x:{x:.4f} y:{y:.4f} xx:{x * x:.4f} yy:{y * y:.4f} xy:{x * y:.4f} one" for x, y in data.place_K2
+        f"|a one x:{x:.4f} y:{y:.4f} xx:{x * x:.4f} yy:{y * y:.4f} xy:{x * y:.4f} "
+        f"rx:{x**0.5:.4f} ry:{y**0.5:.4f} rxy:{(x * y) ** 0.5:.4f}"
+        for x, y in data.place_K2
     ]
     learned, chosen_for = (_lines(state_X) for state_X in (data.state_RX, data.chosen_for_SX))
     found = []

@@ -6,7 +6,7 @@ family, C users.
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from unipinrec.arrays import Float64s, Int64s
 from unipinrec.data.arms import Arms
 from unipinrec.models.policy.config import PolicyTraining
 from unipinrec.models.policy.sweep import ALPHAS
+from unipinrec.simulator.exploration_config import SAVE_AND_SHARE
 
 PEERS = "Vowpal Wabbit and obp's learners"
 
@@ -48,7 +49,8 @@ class PolicyStudy:
     quick: bool = False
 
     def run(self, workers: int, report: Report) -> PolicyStudyReport:
-        """Run every seed in a process of its own, one thread each, and return what was found."""
+        """Run the seeds, with several workers each in a process of its own and with one thread, and return
+        what was found."""
         began = time.perf_counter()
         skipped = (
             () if self.oracles.exists() else (f"{PEERS}: {self.oracles} is missing, see `make oracles`",)
@@ -56,24 +58,32 @@ class PolicyStudy:
         for line in skipped:
             report(f"LEFT OUT: {line}")
         resumed = any(self._seed_folder(seed).exists() for seed in self.seeds)
-        spawn = multiprocessing.get_context("spawn")
-        found: dict[int, SeedReport] = {}
-        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
-            futures = {pool.submit(self.run_seed, seed): seed for seed in self.seeds}
-            for future in bar.track(as_completed(futures), len(futures), description="worlds"):
-                found[futures[future]] = future.result()
-                report(_told(future.result()))
+        found = {}
+        for seed, of_seed in self._reports(workers):
+            found[seed] = of_seed
+            report(_told(of_seed))
         return PolicyStudyReport(
             quick=self.quick,
             world=self.world,
             training=self.training,
             alphas=tuple(ALPHAS.tolist()),
-            rewards=("save", "share"),
+            rewards=tuple(chosen.action for chosen in SAVE_AND_SHARE.varied),
             seeds=tuple(found[seed] for seed in self.seeds),
             skipped=skipped,
             machine=Machine.here(),
             minutes=None if resumed else round((time.perf_counter() - began) / 60, 1),
         )
+
+    def _reports(self, workers: int) -> Iterator[tuple[int, SeedReport]]:
+        """Yield every seed's report when it is there."""
+        if workers == 1:
+            yield from ((seed, self.run_seed(seed)) for seed in self.seeds)
+            return
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
+            futures = {pool.submit(self.run_seed, seed): seed for seed in self.seeds}
+            for future in bar.track(as_completed(futures), len(futures), description="worlds"):
+                yield futures[future], future.result()
 
     def run_seed(self, seed: int) -> SeedReport:
         """Return one world's report, made or read."""

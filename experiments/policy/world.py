@@ -29,15 +29,14 @@ class WorldConfig(Config):
     The shares say nothing of what a product would spend: they make the same log from less simulated traffic.
     """
 
-    users: Count = 6_000
+    users: Count = 12_000
     items: Count = 4_000
-    held_out_share: Probability = 0.3
+    held_out_share: Probability = 0.15
     """Share of the users whose requests nobody learns from."""
     late_share: Probability = 1 / 3
     """Share of the time, the latest, in which nobody learns (PRL-PUTS §3.4: 7 of 21 days)."""
-    training_traffic: Count = 3
-    """Requests at each feedview before, of the other users; `training_share` of them explore."""
-    training_share: Probability = 0.75
+    training_traffic: Count = 1
+    """Requests at each feedview before, of the other users; all explore."""
     evaluation_traffic: Count = 6
     """Requests at each feedview after, of users held out; all explore."""
 
@@ -120,12 +119,7 @@ class PolicyWorld:
 
     @staticmethod
     def _training_exploration(config: WorldConfig, seed: int) -> ExplorationConfig:
-        return ExplorationConfig(
-            share=config.training_share,
-            traffic=config.training_traffic,
-            production_share=0.0,
-            seed=2 * seed + 1,
-        )
+        return ExplorationConfig(share=1.0, traffic=config.training_traffic, seed=2 * seed + 1)
 
     @staticmethod
     def _evaluation_exploration(config: WorldConfig, seed: int) -> ExplorationConfig:

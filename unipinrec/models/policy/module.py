@@ -74,7 +74,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
-        self.arm = nn.Sequential(nn.Linear(4, config.arm_dim), nn.ReLU())
+        self.arm = nn.Sequential(nn.Linear(2, config.arm_dim), nn.ReLU())
         widths = [config.hidden + config.arm_dim, *[config.hidden] * BACKBONE_LAYERS]
         layers = [
             [nn.BatchNorm1d(inputs), nn.Linear(inputs, config.hidden), nn.ReLU()] for inputs in widths[:-1]
@@ -93,9 +93,7 @@ class ValueHead(nn.Module):
 
         While training, rows are normalised by one another, so they have to be those of logged arms.
         """
-        # What is served changes most where a weight is small, which a root tells apart.
-        arm_RD = self.arm(torch.cat([place_R2, place_R2.sqrt()], dim=1))
-        hidden_RS = self.backbone(torch.cat([state_RS, arm_RD], dim=1))
+        hidden_RS = self.backbone(torch.cat([state_RS, self.arm(place_R2)], dim=1))
         return torch.sigmoid(self.heads(hidden_RS))
 
     def all_arms(self, state_BS: Tensor, place_K2: Tensor) -> Tensor:
