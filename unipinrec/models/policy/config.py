@@ -73,6 +73,9 @@ class PolicyTraining(TrainingConfig):
     """Passes over the explored requests."""
     batch_size: Annotated[int, Field(ge=2)] = 512
     """Requests in one step. Batch normalisation needs two, and is noisy with few."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0
+    """AdamW's decoupled weight decay. Arms differ by a few percent of noisy rewards, so that a smaller one
+    lets the network learn the noise."""
     checkpoint_every: Count = 1
     evaluation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 1 / 3
     """Share of the explored requests, the latest ones, that training never sees (PRL-PUTS §3.4: 7 of 21
