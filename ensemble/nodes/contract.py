@@ -25,6 +25,9 @@ REQUEST_ID, ADMIN_KEY = "REQUEST_ID", "ADMIN_KEY"
 """What nodes find among a request's tensors without the caller's sending it so: its id for each user, BYTES
 [B, 1], and, where it came with one, its admin key, BYTES [1]."""
 
+COMMAND = "COMMAND"
+"""Input of a node that is no step of an ensemble: what it is to do, as JSON; `{}` asks how it is."""
+
 LARGEST_WEIGHT = 1e30
 """Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
 

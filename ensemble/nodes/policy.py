@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, InvalidInputError
+from ensemble.nodes.contract import ADMIN_KEY, COMMAND, Arrays, InvalidInputError
 from ensemble.policy.alphas import AlphaBook, CommandError
 from ensemble.policy.control import PolicyControl
 from ensemble.policy.decision_table import Decision, DecisionTable
@@ -65,8 +65,8 @@ class PolicyNode:
 
     def parse(self, arrays: Arrays) -> list[tuple[bytes, str | None]]:
         """Return the command of a request and the key that came with it."""
-        key = arrays["ADMIN_KEY"].ravel()[0].decode() if "ADMIN_KEY" in arrays else None
-        return [(command, key) for command in arrays["COMMAND"].ravel()]
+        key = arrays[ADMIN_KEY].ravel()[0].decode() if ADMIN_KEY in arrays else None
+        return [(command, key) for command in arrays[COMMAND].ravel()]
 
     def run(self, rows: Sequence[tuple[bytes, str | None]]) -> list[dict[str, Any]]:
         """Return what each command is answered with, after a decision of its own has come.

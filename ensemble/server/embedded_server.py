@@ -17,7 +17,7 @@ import psutil
 import tritonclient.grpc as triton
 
 from ensemble.graph import ensembles_in, read_config
-from ensemble.nodes.contract import ADMIN_HEADER
+from ensemble.nodes.contract import ADMIN_HEADER, COMMAND
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
@@ -98,8 +98,8 @@ class EmbeddedServer:
         spared |= left_out | {node for name in left_out for node in graphs[name].nodes} - needed
         names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
         self.models = sorted(names - spared)
-        self.beside = sorted({*self.models} - {*self.ensembles} - needed)
-        """The nodes that it loads and no ensemble has as a step."""
+        self.beside = [name for name in self.models if _takes_commands(model_repository / name)]
+        """The nodes that it loads and no ensemble has as a step, and which a command asks how they are."""
         self._model_repository = model_repository
         self._profile = profile
         self._secret = secrets.token_hex(16)
@@ -291,6 +291,10 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     except triton.InferenceServerException as error:
         return str(error)
     return None
+
+
+def _takes_commands(model: Path) -> bool:
+    return any(tensor.name == COMMAND for tensor in read_config(model / "config.pbtxt").input)
 
 
 def _without_model(model_repository: Path, bundle: Path) -> set[str]:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, read_config
+from ensemble.nodes.contract import COMMAND
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.server_error import ServerError, ServerKilledError
@@ -69,7 +70,7 @@ class CommandCanary:
 
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Ask it. Raises `InferenceServerException` unless it is answered in time."""
-        command = triton.InferInput("COMMAND", [1], "BYTES")
+        command = triton.InferInput(COMMAND, [1], "BYTES")
         command.set_data_from_numpy(np.array([b"{}"], dtype=np.object_))
         client.infer(self.model, [command], client_timeout=self.timeout_s)
 
