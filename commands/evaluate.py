@@ -98,7 +98,7 @@ def tables_command(
     if compared is None:
         typer.echo(f"{POLICIES}: no report; run `unipinrec eval {POLICIES}`")
         return
-    policy_page = page.parent / "policy" / "results.md"
+    policy_page = page.parent / "policy-results.md"
     write_page(
         PolicyStudyReport.model_validate_json(compared.read_text()), policy_page, page.parent / "pictures"
     )

@@ -27,9 +27,9 @@ def flat_states(interactions: InteractionDataset, log: ExplorationLog, config: P
         windows = states.windows(slice(start, min(start + ROWS, len(log))))
         inputs = inputs_of(windows, config)
         is_event_BN = inputs["is_event"]
-        from_end_BN = windows.length_B[:, None] - np.arange(is_event_BN.shape[1])
         content_BNF = interactions.content_VF[windows.item_row_BN.clip(min=0)]
-        recent_BN, session_BN = from_end_BN <= RECENT, windows.ages() <= HOUR_S
+        # Windows have the newest event first.
+        recent_BN, session_BN = np.arange(is_event_BN.shape[1]) < RECENT, windows.ages() <= HOUR_S
         surface_BS = np.eye(config.num_surfaces, dtype=np.float32)[inputs["surface"]]
         means = [_mean(content_BNF, is_event_BN & among) for among in (True, recent_BN, session_BN)]
         parts.append(np.concatenate([inputs["user"], inputs["context"], surface_BS, *means], axis=1))

@@ -15,7 +15,7 @@ from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.evaluation.pareto import frontier
 from unipinrec.models.policy.sweep import KNEE
 
-PICTURE = "policy-frontiers.png"
+PICTURES, PICTURE = "pictures", "policy-frontiers.png"
 LEVEL = 0.95
 STYLES = {POLICY: "C3o-", STATICS: "k.", SAME_WEIGHTS: "C7s"}
 
@@ -53,7 +53,7 @@ def _head(report: PolicyStudyReport) -> str:
     warnings = [f"\n**Left out:** {line}.\n" for line in report.skipped]
     if report.quick:
         warnings.append("\n**A quick run, too small to say anything.**\n")
-    return f"""### A learned policy where the truth is known (SYNTHETIC)
+    return f"""# Learned utility weights where the truth is known (SYNTHETIC)
 {"".join(warnings)}
 Made by `unipinrec eval policy` in {len(report.seeds)} simulated worlds, each with its own users, items, logs
 and trainings. In each, everyone learns from the same {first.training_requests:,} explored requests of
@@ -74,7 +74,7 @@ def _families(report: PolicyStudyReport) -> list[str]:
     names = [family.name for family in report.seeds[0].families]
     return [
         *_table(report, names, lambda seed: seed.families),
-        f"![Frontiers of everyone, synthetic](../pictures/{PICTURE})\n",
+        f"![Frontiers of everyone, synthetic]({PICTURES}/{PICTURE})\n",
     ]
 
 

@@ -25,7 +25,7 @@ from vowpalwabbit import Workspace
 Array = NDArray[Any]
 
 VW = "--quiet --cb_adf --cb_type mtr -q sa --ignore_linear s -b 18 --random_seed 1"
-VW_TRAINING = "--passes 3 -k --learning_rate 0.05"
+VW_TRAINING = "--passes 3 -k --learning_rate 0.05 --l2 1e-6"
 
 
 def main(states: Path, choices: Path) -> None:
@@ -107,7 +107,7 @@ def ipw_learner(data: Data) -> Array:
     """Return the arms that obp's IPWLearner chooses, [A, S]: weighted logistic regression for each alpha."""
     found = []
     for alpha in data.alpha_A:
-        classifier = LogisticRegression(C=0.01, max_iter=30)
+        classifier = LogisticRegression(C=1e-6, max_iter=20)
         learner = IPWLearner(n_actions=len(data.place_K2), base_classifier=classifier)
         learner.fit(
             context=data.state_RX,
@@ -123,7 +123,7 @@ LEARNERS = {"Vowpal Wabbit": vowpal_wabbit, "obp QLearner": q_learner, "obp IPWL
 
 
 def _boosting() -> HistGradientBoostingRegressor:
-    return HistGradientBoostingRegressor(max_iter=100, learning_rate=0.1, max_leaf_nodes=31)
+    return HistGradientBoostingRegressor(max_iter=250, learning_rate=0.1, min_samples_leaf=200)
 
 
 def _lines(state_X: Array) -> list[str]:

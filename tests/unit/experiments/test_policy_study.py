@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.progress import Progress
 
+from experiments.policy.flat import flat_states
 from experiments.policy.judging import POLICY, SAME_WEIGHTS, STATICS
 from experiments.policy.learned import HIDDEN, WHOLE
 from experiments.policy.measures import Means, arms_at, pearson, totals
 from experiments.policy.page import over_seeds, write_page
 from experiments.policy.report import PolicyStudyReport
 from experiments.policy.study import PolicyStudy
-from experiments.policy.world import WorldConfig, held_out
-from unipinrec.models.policy.config import PolicyTraining
+from experiments.policy.world import PolicyWorld, WorldConfig, held_out
+from unipinrec.models.policy.config import PolicyConfig, PolicyTraining
 
 ALPHAS_3 = np.array([0.0, 0.5, 1.0])
 
@@ -76,6 +78,28 @@ def test_a_share_of_users_is_held_out_and_always_the_same() -> None:
     chosen = [held_out(f"u{number:07d}", 0.15) for number in range(4_000)]
     assert np.mean(chosen) == pytest.approx(0.15, abs=0.02)
     assert chosen == [held_out(f"u{number:07d}", 0.15) for number in range(4_000)]
+
+
+def test_flat_states_tell_the_session_and_the_latest_events_apart(
+    study: PolicyStudy,
+    report: PolicyStudyReport,  # Its world is read here.
+) -> None:
+    assert report.quick
+    with Progress(disable=True) as progress:
+        world = PolicyWorld.prepare(study.folder / "seed-3", study.world, 3, progress)
+    events, log = world.interactions, world.states
+    flat_SX = flat_states(events, log, PolicyConfig(**events.catalogue_fields, arms=world.arms))
+    checked = 0
+    for row, (user_id, second) in enumerate(zip(log.user_id_R, log.timestamp_R, strict=True)):
+        history = events.history(int(np.flatnonzero(events.user_ids_U == user_id)[0]))
+        content_NF = events.content_VF[history.item_row_N[history.timestamp_N < second]]
+        recent_N = history.timestamp_N[history.timestamp_N < second] >= second - 3_600
+        if 0 < recent_N.sum() < 8 < len(content_NF):
+            latest_F, session_F = np.split(flat_SX[row, -2 * content_NF.shape[1] :], 2)
+            np.testing.assert_allclose(latest_F, content_NF[-8:].mean(axis=0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(session_F, content_NF[recent_N].mean(axis=0), rtol=1e-4, atol=1e-5)
+            checked += 1
+    assert checked > 10
 
 
 @pytest.fixture(scope="module")
