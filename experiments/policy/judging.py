@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from experiments.policy.measures import Means, arms_at, pearson, totals, weighed
-from experiments.policy.report import Comparison, Family, OperatingPoint, Pair, Prediction
+from experiments.policy.report import Comparison, Family, OperatingPoint, Pair, Prediction, RequestGroup
 from experiments.policy.world import PolicyWorld
 from unipinrec.arrays import AnyFloats, Bools, Float32s, Float64s, Int64s
 from unipinrec.evaluation.bootstrap import Estimate, interval
@@ -20,6 +20,8 @@ from unipinrec.models.policy.judged import HeldOut, Judged
 from unipinrec.models.policy.sweep import ALPHAS, halves, pick
 
 POLICY, STATICS, SAME_WEIGHTS = "policy", "static arms", "static, same mean weights"
+
+BEGUN, FIRST = "with an event in the hour before", "without one: the session's topic is not known"
 
 
 class Judging:
@@ -87,6 +89,26 @@ class Judging:
                 regret_ratio=Estimate(ratio, *interval(np.array([each[name][1] for each in resampled]))),
             )
             for name, (volume, ratio) in found(self._means).items()
+        )
+
+    def groups(self) -> tuple[RequestGroup, ...]:
+        """Return the policy's regret in requests whose session has begun, and in those that begin one."""
+        expected_RKM, alphas = self._world.expected_RKM, enumerate(ALPHAS)
+        static_A = [int(weighed(self._means.family_XM[STATICS], alpha).argmax()) for alpha in ALPHAS]
+        regret_R, static_R = np.zeros(len(expected_RKM)), np.zeros(len(expected_RKM))
+        for place, alpha in alphas:
+            value_RK = weighed(expected_RKM, alpha)
+            best_R, arm_R = value_RK.max(axis=1), self._arm_XR[POLICY][place]
+            regret_R += best_R - np.take_along_axis(value_RK, arm_R[:, None], axis=1)[:, 0]
+            static_R += best_R - value_RK[:, static_A[place]]
+        begun_R = self._world.session_begun()
+        return tuple(
+            RequestGroup(
+                name=name,
+                share=float(among_R.mean()),
+                regret_over_static=float(regret_R[among_R].sum() / static_R[among_R].sum()),
+            )
+            for name, among_R in ((BEGUN, begun_R), (FIRST, ~begun_R))
         )
 
     @cached_property

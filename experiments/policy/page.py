@@ -21,7 +21,7 @@ STYLES = {POLICY: "C3o-", STATICS: "k.", SAME_WEIGHTS: "C7s"}
 
 MEASURES: dict[str, Callable[[SeedReport, Family], float]] = {
     "hypervolume": lambda _, family: family.hypervolume,
-    "beyond production": lambda _, family: family.beyond_production * 1e4,
+    "beyond production x 10,000": lambda _, family: family.beyond_production * 1e4,
     "regret x 1,000": lambda _, family: family.regret * 1e3,
     "regret / static": lambda _, family: family.regret_over_static,
 }
@@ -43,7 +43,7 @@ def write_page(report: PolicyStudyReport, page: Path, pictures: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     _plot(report, pictures / PICTURE)
     parts = [_head(report), *_families(report), *_comparisons(report), *_predictions(report)]
-    parts += [*_points(report), *_partial(report)]
+    parts += [*_points(report), *_groups(report), *_partial(report)]
     page.write_text("\n".join(parts) + "\n")
 
 
@@ -56,10 +56,11 @@ def _head(report: PolicyStudyReport) -> str:
     return f"""# Learned utility weights where the truth is known (SYNTHETIC)
 {"".join(warnings)}
 Made by `unipinrec eval policy` in {len(report.seeds)} simulated worlds, each with its own users, items, logs
-and trainings. In each, everyone learns from the same {first.training_requests:,} explored requests of
-{first.training_users:,} users and is judged in {first.evaluation_requests:,} later ones of
-{first.evaluation_users:,} other users, by the exact expected reward of every arm. Requests explore far more
-often here than a product's would; that share says only how much traffic such a log takes.
+and trainings. In each, everyone learns from the same explored requests, {first.training_requests:,} of
+{first.training_users:,} users in world {first.seed}, and is judged in later ones of other users, there
+{first.evaluation_requests:,} of {first.evaluation_users:,} users, by the exact expected reward of every arm.
+Requests explore far more often here than a product's would; that share says only how much traffic such a log
+takes. [policy-learning.md](policy-learning.md#what-was-tried) has how settings were chosen, everyone's.
 {spent} on {machine.cores} cores ({machine.processor}). Brackets are 95 % intervals of Student's t over
 worlds.
 
@@ -146,6 +147,21 @@ def _points(report: PolicyStudyReport) -> list[str]:
             cells += [shown(over_seeds([each.lift[m] for each in found]), sign=True) for m in range(2)]
             cells.append(shown(over_seeds([each.regret / each.static_regret for each in found])))
             lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _groups(report: PolicyStudyReport) -> list[str]:
+    lines = [
+        "Where the policy's regret comes from:\n",
+        "| requests | share of all | regret / static |",
+        "|---|---|---|",
+    ]
+    for place, first in enumerate(report.seeds[0].groups):
+        found = [seed.groups[place] for seed in report.seeds]
+        share, regret = (
+            over_seeds([getattr(each, name) for each in found]) for name in ("share", "regret_over_static")
+        )
+        lines.append(f"| {first.name} | {share.mean:.0%} | {shown(regret)} |")
     return [*lines, ""]
 
 

@@ -31,12 +31,27 @@ class Choices:
 def choices_of_peers(
     world: PolicyWorld, interpreter: Path, folder: Path, tell: Callable[[str], object]
 ) -> dict[str, Choices]:
-    """Return what every learner chooses in the evaluation's states, by name.
+    """Return what every learner chooses in the evaluation's states, by name: made, or read where `folder` has
+    it from an earlier call.
 
     Raises `RuntimeError` if the other process fails.
     """
-    config = PolicyConfig(**world.interactions.catalogue_fields, arms=world.arms)
     states, choices = folder / "states.npz", folder / "choices.npz"
+    if not choices.exists():
+        _run(world, interpreter, states, choices, tell)
+    found = np.load(choices)
+    return {
+        name: Choices(
+            arm_AS=found[f"{name}/arm_AS"].astype(np.int64), seconds=float(found[f"{name}/seconds"])
+        )
+        for name in (key.removesuffix("/seconds") for key in found if key.endswith("/seconds"))
+    }
+
+
+def _run(
+    world: PolicyWorld, interpreter: Path, states: Path, choices: Path, tell: Callable[[str], object]
+) -> None:
+    config = PolicyConfig(**world.interactions.catalogue_fields, arms=world.arms)
     np.savez(
         states,
         state_RX=flat_states(world.interactions, world.training, config),
@@ -54,10 +69,3 @@ def choices_of_peers(
             tell(line.rstrip())
     if process.returncode:
         raise RuntimeError(f"{MAIN} ended with code {process.returncode}")
-    found = np.load(choices)
-    return {
-        name: Choices(
-            arm_AS=found[f"{name}/arm_AS"].astype(np.int64), seconds=float(found[f"{name}/seconds"])
-        )
-        for name in (key.removesuffix("/seconds") for key in found if key.endswith("/seconds"))
-    }

@@ -55,6 +55,16 @@ class Prediction(Config):
     """Mean absolute difference of predicted and true lift."""
 
 
+class RequestGroup(Config):
+    """Some of the requests, and the policy's true regret there."""
+
+    name: str
+    share: float
+    """Of all requests."""
+    regret_over_static: float
+    """Mean regret over alphas, over that of the static arms that are best in all requests."""
+
+
 class Comparison(Config):
     """The learned policy against another family: paired over the same users, or, in a summary, over seeds."""
 
@@ -87,6 +97,8 @@ class SeedReport(Config):
     predictions: tuple[Prediction, ...]
     comparisons: tuple[Comparison, ...]
     """Intervals are over users."""
+    groups: tuple[RequestGroup, ...]
+    """By whether the state has an event of the same session."""
     partial: tuple[Family, ...] = ()
     """Policies that see parts of the state, the whole first."""
 

@@ -29,6 +29,7 @@ from unipinrec.models.policy.config import PolicyTraining
 from unipinrec.models.policy.sweep import ALPHAS
 from unipinrec.simulator.exploration_config import SAVE_AND_SHARE
 
+SETTINGS = "settings.txt"
 PEERS = "Vowpal Wabbit and obp's learners"
 
 Report = Callable[[str], None]
@@ -57,6 +58,7 @@ class PolicyStudy:
         )
         for line in skipped:
             report(f"LEFT OUT: {line}")
+        self._check_folder()
         resumed = any(self._seed_folder(seed).exists() for seed in self.seeds)
         found = {}
         for seed, of_seed in self._reports(workers):
@@ -73,6 +75,15 @@ class PolicyStudy:
             machine=Machine.here(),
             minutes=None if resumed else round((time.perf_counter() - began) / 60, 1),
         )
+
+    def _check_folder(self) -> None:
+        """Raise `ValueError` if the folder has worlds of other settings."""
+        settings = f"{self.world.model_dump_json()}\n{self.training.model_dump_json()}\n"
+        kept = self.folder / SETTINGS
+        if kept.exists() and kept.read_text() != settings:
+            raise ValueError(f"folder {self.folder} has worlds of other settings; allowed: another, or none")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(settings)
 
     def _reports(self, workers: int) -> Iterator[tuple[int, SeedReport]]:
         """Yield every seed's report when it is there."""
@@ -118,6 +129,7 @@ class PolicyStudy:
             true_lifts=pairs(judging.true_lifts),
             predictions=judging.predictions(),
             comparisons=judging.comparisons(),
+            groups=judging.groups(),
             partial=_of_parts(world, learned),
         )
         unfinished = written.with_suffix(".partial")

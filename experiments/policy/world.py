@@ -16,7 +16,7 @@ from unipinrec.config import Config, Count, Probability
 from unipinrec.data.arms import Arms
 from unipinrec.data.exploration import ExplorationLog
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.simulator.config import DAY, SimulatorConfig
+from unipinrec.simulator.config import DAY, HOUR, SimulatorConfig
 from unipinrec.simulator.exploration import expected_of_weights, load_expected, simulate_exploration
 from unipinrec.simulator.exploration_config import ExplorationConfig
 from unipinrec.simulator.simulation import prepare_simulation
@@ -109,6 +109,16 @@ class PolicyWorld:
     def states(self) -> ExplorationLog:
         """Return one request of the evaluation for each state: those of a user's feedview share theirs."""
         return self.evaluation[self._states[0]]
+
+    def session_begun(self) -> Bools:
+        """Return in which requests of the evaluation the user did something in the hour before, [R]."""
+        events, log = self.interactions, self.states
+        index = {user: number for number, user in enumerate(events.user_ids_U)}
+        begun_S = np.zeros(len(log), bool)
+        for row, (user, second) in enumerate(zip(log.user_id_R, log.timestamp_R, strict=True)):
+            time_N = events.history(index[user]).timestamp_N
+            begun_S[row] = ((time_N < second) & (time_N >= second - HOUR)).any()
+        return begun_S[self.state_rows]
 
     @cached_property
     def _states(self) -> tuple[Int64s, Int64s]:
