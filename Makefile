@@ -26,7 +26,7 @@ data: install ## Fetch MovieLens 100K
 demo: install ## Data, training, export, serving, requests, evaluation: about five minutes the first time
 	$(BIN)/unipinrec demo
 
-eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand, ebnerd, mind or simulator [DATA=files]
+eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand, ebnerd, mind, simulator, or policy after make oracles [DATA=files]
 	$(BIN)/unipinrec eval $(DATASET) $(if $(DATA),--path $(DATA))
 
 tables: install ## Turn the reports of make eval into docs/results.md

@@ -1,6 +1,7 @@
 """`unipinrec eval`: train and evaluate from scratch on one dataset, and make tables of it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,9 @@ from rich.console import Console
 
 from commands import fetch
 from commands.errors import one_line_errors
+from experiments.policy.page import write_page
+from experiments.policy.report import PolicyStudyReport
+from experiments.policy.study import PolicyStudy, quick_study
 from experiments.recipes import RECIPES
 from experiments.report import EvaluationReport
 from experiments.runner import Runner
@@ -20,12 +24,16 @@ from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth
 from unipinrec.training.checkpoint import CheckpointMismatchError
 
+POLICIES = "policy"
+POLICY_REPORT = f"{POLICIES}.json"
+COMMITTED_POLICY = Path("benchmarks/results/policy/comparison.json")
+
 COMMITTED = Path("benchmarks/results/eval")
 """Reports worth keeping; tables are made of these where build/eval has none."""
 
 
 def eval_command(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")],
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}.")],
     data: Annotated[
         Path | None,
         typer.Option(help="Prepared dataset, made when it is missing; default: build/data/DATASET."),
@@ -41,12 +49,21 @@ def eval_command(
         int, typer.Option(min=1, help="Models trained at once, one thread each.")
     ] = os.cpu_count() or 1,
     out: Annotated[Path, typer.Option(help="Folder of reports and checkpoints.")] = Path("build/eval"),
+    quick: Annotated[
+        bool, typer.Option(help=f"Of {POLICIES}: a small dry run, into OUT/{POLICIES}-quick.json.")
+    ] = False,
 ) -> None:
-    """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json."""
+    """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json.
+
+    `policy` compares learned utility weights with other learners in simulated worlds that it makes.
+    """
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(PreparedDatasetError, CheckpointMismatchError, ValueError):
+        if dataset == POLICIES:
+            _compare_policies(_numbers(seeds) if seeds else None, workers, out, quick, console)
+            return
         if dataset not in RECIPES:
-            raise ValueError(f"dataset is {dataset}; allowed: {', '.join(RECIPES)}")
+            raise ValueError(f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES))}")
         recipe = RECIPES[dataset].narrowed(
             only.split(",") if only else None, _numbers(seeds) if seeds else None
         )
@@ -77,6 +94,27 @@ def tables_command(
         found.append(EvaluationReport.model_validate_json(path.read_text()))
     write_tables(found, page, page.parent / "results")
     typer.echo(f"{len(found)} datasets written to {page}")
+    compared = next((p for p in (reports / POLICY_REPORT, COMMITTED_POLICY) if p.exists()), None)
+    if compared is None:
+        typer.echo(f"{POLICIES}: no report; run `unipinrec eval {POLICIES}`")
+        return
+    policy_page = page.parent / "policy-results.md"
+    write_page(
+        PolicyStudyReport.model_validate_json(compared.read_text()), policy_page, page.parent / "pictures"
+    )
+    typer.echo(f"policies written to {policy_page}")
+
+
+def _compare_policies(
+    seeds: list[int] | None, workers: int, out: Path, quick: bool, console: Console
+) -> None:
+    name = f"{POLICIES}-quick" if quick else POLICIES
+    study = quick_study(out / name) if quick else PolicyStudy(folder=out / name)
+    if seeds:
+        study = replace(study, seeds=tuple(seeds))
+    written = out / f"{name}.json"
+    study.run(workers, console.print).write(written)
+    console.print(f"report written to {written}")
 
 
 def _numbers(seeds: str) -> list[int]:

@@ -72,27 +72,26 @@ def load_expected(folder: Path) -> Float32s:
 
 
 def simulate_exploration(
-    interactions: InteractionDataset, truth: Truth, config: ExplorationConfig, progress: Progress
+    interactions: InteractionDataset,
+    truth: Truth,
+    config: ExplorationConfig,
+    progress: Progress,
+    *,
+    served_F: Bools | None = None,
 ) -> SimulatedExploration:
     """Return a log of requests at the dataset's feedviews, with the expected rewards of all arms.
 
     A share of the requests draws its arm uniformly among all, the others have production's. Candidates are
     ranked by the sum of weight x head score; of those served, actions are drawn by the dataset's truth, and
-    are independent between items. A reward is whether at least one served item got its action.
+    are independent between items. A reward is whether at least one served item got its action. `served_F`
+    says which feedviews have requests; without it all have.
 
     Raises `ValueError` if no request explores, or fewer items are shown than a request has candidates.
     """
     random = np.random.default_rng(config.seed)
-    requests = _Requests.draw(truth, config, random)
-    world = _Shelf(interactions, truth, config, random)
-    rewards, expected = [], []
-    task = progress.add_task("requests", total=len(requests.feedview_R))
-    for begin in range(0, len(requests.feedview_R), CHUNK):
-        chunk = slice(begin, begin + CHUNK)
-        reward_BM, expected_BKM = world.serve(requests.feedview_R[chunk], requests.arm_R[chunk])
-        rewards.append(reward_BM)
-        expected.append(expected_BKM)
-        progress.advance(task, len(reward_BM))
+    requests = _Requests.draw(truth, config, random, served_F)
+    shelf = _Shelf(interactions, truth, config, config.arms.weights(), random)
+    reward_RM, expected_RKM = _serve_all(shelf, requests.feedview_R, requests.arm_R, progress)
     name = f"{interactions.info.name}-exploration"
     log = ExplorationLog(
         info=ExplorationInfo(name=name, arms=config.arms, synthetic=True),
@@ -103,9 +102,43 @@ def simulate_exploration(
         explored_R=requests.explored_R,
         arm_R=requests.arm_R,
         propensity_R=np.where(requests.explored_R, 1 / len(config.arms), 1.0),
-        reward_RM=np.concatenate(rewards),
+        reward_RM=reward_RM,
     )
-    return SimulatedExploration(log, np.concatenate(expected), config)
+    return SimulatedExploration(log, expected_RKM, config)
+
+
+def expected_of_weights(
+    interactions: InteractionDataset,
+    truth: Truth,
+    config: ExplorationConfig,
+    weight_XA: Float64s,
+    progress: Progress,
+    *,
+    served_F: Bools | None = None,
+) -> Float32s:
+    """Return the expected rewards of any weights, [R, X, M], in the requests of `simulate_exploration` called
+    with the same arguments: for the same candidates and head scores.
+
+    Raises `ValueError` as it does.
+    """
+    random = np.random.default_rng(config.seed)
+    requests = _Requests.draw(truth, config, random, served_F)
+    shelf = _Shelf(interactions, truth, config, weight_XA, random)
+    return _serve_all(shelf, requests.feedview_R, np.zeros_like(requests.arm_R), progress)[1]
+
+
+def _serve_all(
+    shelf: "_Shelf", feedview_R: Int64s, arm_R: Int64s, progress: Progress
+) -> tuple[Float64s, Float32s]:
+    rewards, expected = [], []
+    task = progress.add_task("requests", total=len(feedview_R))
+    for begin in range(0, len(feedview_R), CHUNK):
+        chunk = slice(begin, begin + CHUNK)
+        reward_BM, expected_BKM = shelf.serve(feedview_R[chunk], arm_R[chunk])
+        rewards.append(reward_BM)
+        expected.append(expected_BKM)
+        progress.advance(task, len(reward_BM))
+    return np.concatenate(rewards), np.concatenate(expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +152,13 @@ class _Requests:
     arm_R: Int64s
 
     @classmethod
-    def draw(cls, truth: Truth, config: ExplorationConfig, random: np.random.Generator) -> "_Requests":
+    def draw(
+        cls, truth: Truth, config: ExplorationConfig, random: np.random.Generator, served_F: Bools | None
+    ) -> "_Requests":
         shape = (len(truth), config.traffic)
-        explored_FN = random.random(shape) < config.share
-        kept_FN = explored_FN | (random.random(shape) < config.production_share)
+        served_F1 = np.ones((len(truth), 1), bool) if served_F is None else served_F[:, None]
+        explored_FN = served_F1 & (random.random(shape) < config.share)
+        kept_FN = explored_FN | served_F1 & (random.random(shape) < config.production_share)
         if not explored_FN.any():
             raise ValueError(
                 f"share is {config.share}, and none of {explored_FN.size} requests explores; allowed: a "
@@ -150,13 +186,14 @@ class _Shelf:
         interactions: InteractionDataset,
         truth: Truth,
         config: ExplorationConfig,
+        weight_KA: Float64s,
         random: np.random.Generator,
     ) -> None:
         self._truth = truth
         self._random = random
         self._top_k = config.top_k
         self._rewarded = list(config.arms.columns)
-        self._weight_KA = config.arms.weights()
+        self._weight_KA = weight_KA
         self._candidates = CandidateSource(interactions, truth, config.candidates, random)
         self._ranker = Ranker(config.ranker, truth.config.choice, random)
 

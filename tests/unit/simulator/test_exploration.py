@@ -25,6 +25,7 @@ from unipinrec.simulator.exploration import (
     SimulatedExploration,
     at_least_one,
     best,
+    expected_of_weights,
     load_expected,
     simulate_exploration,
 )
@@ -247,3 +248,22 @@ def test_a_log_that_cannot_be_is_refused(folder: Path) -> None:
         simulated(folder, CONFIG.model_copy(update={"candidates": 785}))
     with pytest.raises(ValueError, match=r"share is 1e-09, and none of \d+ requests explores; allowed: "):
         simulated(folder, CONFIG.model_copy(update={"share": 1e-9}))
+
+
+def test_only_feedviews_that_are_served_have_requests(folder: Path) -> None:
+    interactions, truth = world(folder)
+    served_F = truth.user_F % 2 == 0
+    with Progress(disable=True) as progress:
+        log = simulate_exploration(interactions, truth, CONFIG, progress, served_F=served_F).log
+    asked = {int(request_id.split("-")[0]) for request_id in log.request_id_R}
+    assert log.explored_R.any()
+    assert not log.explored_R.all()
+    assert served_F[list(asked)].all()
+
+
+def test_any_weights_are_judged_in_the_same_requests(folder: Path, exploration: SimulatedExploration) -> None:
+    weight_KA = CONFIG.arms.weights()
+    # Twice the weights give the same order.
+    with Progress(disable=True) as progress:
+        expected_RXM = expected_of_weights(*world(folder), CONFIG, 2 * weight_KA[[49, 7]], progress)
+    np.testing.assert_allclose(expected_RXM, exploration.expected_RKM[:, [49, 7]], rtol=1e-5)

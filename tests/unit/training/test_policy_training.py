@@ -242,3 +242,18 @@ def test_items_that_were_unknown_in_training_are_cold(
     counts_V = PolicyExamples(dataset, early, small_config(dataset), 0).item_counts()
     before_E = dataset.timestamp_E < early.timestamp_R.max()
     assert counts_V.sum() == before_E.sum() < len(before_E)
+
+
+def test_ids_are_learned_of_those_items_alone_of_which_nothing_else_is_known(
+    dataset: InteractionDataset, logged: tuple[ExplorationLog, Int64s]
+) -> None:
+    content_VF = np.ones((len(dataset.item_ids_V), 3), np.float32)
+    content_VF[0] = 0.0
+    attributes_VX = np.full((len(content_VF), 1), -1)
+    described = replace(dataset, content_VF=content_VF, attributes_VX=attributes_VX)
+    config = small_config(described).model_copy(update={"content_dim": 3, "max_attributes": 0})
+    examples = PolicyExamples(described, logged[0], config, 0)
+    assert examples.item_counts()[0] > 0
+    model = ValueNetwork(config)
+    PolicyObjective.of(model, TRAINING, examples)
+    assert model.embedder.cold_V.tolist() == [False] + [True] * (len(content_VF) - 1)

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from unipinrec.config import Config, Count, TrainingConfig
+from unipinrec.config import Config, Count, Probability, TrainingConfig
 from unipinrec.data.arms import Arms
 from unipinrec.models.config import ModelConfig
 
@@ -39,6 +39,8 @@ class PolicyConfig(ModelConfig):
     """Width of the policy's own item vectors. A log of exploration is too small to teach wide ones."""
     id_dim: Annotated[int, Field(ge=4)] = 16
     feedforward_ratio: Count = 2
+    dropout: Probability = 0.1
+    """Dropout in the transformer over events, in training only."""
     time_periods_s: Annotated[tuple[Count, ...], Field(max_length=16)] = (86_400, 7 * 86_400)
     """Periods in seconds of the sinusoids of the request's time: hour of the day, day of the week."""
     hidden: Count = 64
@@ -73,6 +75,9 @@ class PolicyTraining(TrainingConfig):
     """Passes over the explored requests."""
     batch_size: Annotated[int, Field(ge=2)] = 512
     """Requests in one step. Batch normalisation needs two, and is noisy with few."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0
+    """AdamW's decoupled weight decay. Arms differ by a few percent of noisy rewards, so that a smaller one
+    lets the network learn the noise."""
     checkpoint_every: Count = 1
     evaluation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 1 / 3
     """Share of the explored requests, the latest ones, that training never sees (PRL-PUTS §3.4: 7 of 21

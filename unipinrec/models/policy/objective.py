@@ -3,6 +3,7 @@
 Shapes: B requests, M rewards.
 """
 
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -24,9 +25,15 @@ class PolicyObjective(Objective):
 
     @classmethod
     def of(cls, model: ValueNetwork, _: PolicyTraining, examples: PolicyExamples) -> Self:
-        """Tell the model what is known of items and how frequent rewards are, and return it with its loss."""
+        """Tell the model what is known of items and how frequent rewards are, and return it with its loss.
+
+        Items that have attributes or content are known by these alone, the others by their ids.
+        """
         count_V = torch.from_numpy(examples.item_counts())
-        model.embedder.describe(Catalogue.of_dataset(examples.interactions, model.config, count_V))
+        known = Catalogue.of_dataset(examples.interactions, model.config, count_V)
+        # Ids would tell users apart by what they met, and so small a log teaches those better than tastes.
+        described_V = (known.attribute_VX > 0).any(1) | (known.content_VF != 0).any(1)
+        model.embedder.describe(replace(known, cold_V=known.cold_V | described_V))
         model.head.start_at(examples.mean_rewards())
         return cls(model, examples.log.info.rewards)
 
