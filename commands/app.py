@@ -42,3 +42,6 @@ app.command("serve")(serve)
 app.command("gpu-check", context_settings=PASS_ON)(gpu_check)
 app.command("image-check")(image_check)
 app.command("demo")(demo)
+
+if __name__ == "__main__":
+    app()
