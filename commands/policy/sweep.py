@@ -47,8 +47,8 @@ def sweep_command(
     guardrail: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=LIMIT, again for a further one: lift:REWARD, the lower end of its interval (-0.02), hits "
-            "(100) or effective_requests (100). Without these the production weights are chosen."
+            help="NAME=LIMIT, again for a further one: lift:REWARD, the lower end of its interval (-0.02), "
+            "hits (100) or effective_requests (100). Without these the production weights are chosen."
         ),
     ] = None,
     picture: Annotated[
