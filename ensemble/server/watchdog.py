@@ -87,14 +87,16 @@ class Watchdog:
             self._failures = 0
             return
         self._failures += 1
-        hung = {model for model, rounds in self._silent.items() if rounds >= SILENT_ROUNDS}
-        dead = sorted({*dead_models(failures, self._server.models), *hung})
+        dead = dead_models(failures, self._server.models)
+        hung = [model for model, rounds in self._silent.items() if rounds >= SILENT_ROUNDS]
         if dead:
-            self._revive(client, dead)
+            self._revive(client, dead, "died")
+        elif hung:
+            self._revive(client, hung, "hung")
         elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
             self._load_missing(client, failures[0])
 
-    def _revive(self, client: triton.InferenceServerClient, models: Sequence[str]) -> None:
+    def _revive(self, client: triton.InferenceServerClient, models: Sequence[str], fate: str) -> None:
         began = time.monotonic()
         for model in models:
             before = self._server.node_processes(model)
@@ -106,9 +108,7 @@ class Watchdog:
                     os.kill(pid, signal.SIGKILL)
         self._failures = 0
         self._silent = {}
-        self._tell(
-            f"watchdog: {', '.join(models)} died or hung; loaded again in {time.monotonic() - began:.1f} s"
-        )
+        self._tell(f"watchdog: {', '.join(models)} {fate}; loaded again in {time.monotonic() - began:.1f} s")
 
     def _replace(self, client: triton.InferenceServerClient, model: str) -> None:
         """Start the model's instances anew, beside the old ones if they fit."""

@@ -11,7 +11,10 @@ from commands.app import app
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator"),
+        (
+            ["nonsense"],
+            "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator, policy",
+        ),
         (["kuairand", "--only", "magic"], "variant is magic; allowed: unipinrec, ranking_only"),
         (
             ["movielens", "--seeds", "1,a"],

@@ -27,7 +27,7 @@ class PolicyServer:
     def __init__(self, path: Path) -> None:
         self.book = AlphaBook(path, policy_card())
         self.model, self.failure = "policy", None
-        control = PolicyControl(policy_card(), self.book, SecretStr(KEY))
+        control = PolicyControl(policy_card(), self.book, SecretStr(KEY), lambda: None)
 
         def infer(request, context):
             if self.failure:
