@@ -1,9 +1,13 @@
-"""What a policy costs the requests beside which it computes: two servers in turn, of which one has it."""
+"""What a policy costs the requests beside which it computes: servers in turn, of which one has it.
+
+Two of them have none. What these two differ by is not the policy's, so a difference that is no larger than
+theirs tells nothing.
+"""
 
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +38,8 @@ from unipinrec.models.policy.module import ValueNetwork
 from unipinrec.training.checkpoint import CheckpointState, fingerprint, save_checkpoint
 
 SEED = 5
-WITHOUT, WITH = "without", "with"
+WITHOUT, AGAIN, WITH = "without", "without again", "with"
+SERVERS = (WITHOUT, AGAIN, WITH)
 WARM_USERS = 24
 EVENTS = 64
 """Events of a policy's state, where the model's window has as many."""
@@ -51,7 +56,7 @@ class PolicyPlan:
     """Preset of the model."""
     items: int = 20_000
     pairs: int = 400
-    """Requests that both servers get, one at a time, of each kind of traffic."""
+    """Requests that each server gets, one at a time, of each kind of traffic."""
     concurrency: int = 16
     rounds: int = 5
     seconds: float = 8.0
@@ -59,16 +64,17 @@ class PolicyPlan:
 
 
 class KindOfTraffic(Config):
-    """Both servers under one kind of traffic."""
+    """The servers under one kind of traffic."""
 
     p50_ms: dict[str, float]
     """One request at a time, by server."""
-    difference_ms: Estimate
-    """Median of with less without, over pairs of the same request, with a 95 % bootstrap interval."""
+    difference_ms: dict[str, Estimate]
+    """Median of a server's time less that of the first, over pairs of the same request, with a 95 % bootstrap
+    interval."""
     qps: dict[str, tuple[float, ...]]
     """Of each round, with `concurrency` requests in flight, by server."""
-    qps_ratio: Estimate
-    """Median over rounds of with over without, and the extremes."""
+    qps_ratio: dict[str, Estimate]
+    """Median over rounds of a server's rate over that of the first, and the extremes."""
 
 
 class PolicyReport(Config):
@@ -84,19 +90,20 @@ class PolicyReport(Config):
     seconds: float
     traffic: dict[str, KindOfTraffic]
     decisions: dict[str, int]
-    """Paired answers of the server with a policy, by where their weights came from."""
+    """Answers to lone requests of the server with a policy, by where their weights came from."""
 
     def table(self) -> Table:
         """Return the figures for a terminal."""
-        table = Table("traffic", "p50 without", "p50 with", "difference", "QPS with over without")
+        table = Table("traffic", "policy", "p50", "difference", "QPS", "QPS over the first's")
         for kind, found in self.traffic.items():
-            added, ratio = found.difference_ms, found.qps_ratio
-            table.add_row(
-                kind,
-                *(f"{found.p50_ms[name]:.2f} ms" for name in (WITHOUT, WITH)),
-                f"{added.mean:+.3f} ms ({added.low:+.3f} to {added.high:+.3f})",
-                f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
-            )
+            for name in SERVERS:
+                qps = statistics.median(found.qps[name])
+                row = [kind, name, f"{found.p50_ms[name]:.2f} ms", "", f"{qps:.1f}", ""]
+                if name != WITHOUT:
+                    added, ratio = found.difference_ms[name], found.qps_ratio[name]
+                    row[3] = f"{added.mean:+.3f} ms ({added.low:+.3f} to {added.high:+.3f})"
+                    row[5] = f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+                table.add_row(*row)
         return table
 
 
@@ -107,7 +114,7 @@ def measure_policy(plan: PolicyPlan, tell: Callable[[str], None]) -> PolicyRepor
     """
     tell(f"bundle of {plan.items:,} items with random weights")
     made = make_random_bundle(plan.items, plan.out / "bundles", lambda _: None, sizes=plan.sizes)
-    bundles = {WITHOUT: made, WITH: _with_policy(made)}
+    bundles = {WITHOUT: made, AGAIN: made, WITH: _with_policy(made)}
     load = StackLoad(seconds=plan.seconds, seed=SEED, concurrencies=(plan.concurrency,))
     models = {stack_of(kind): UNIFIED for kind in (Kind.COLD, Kind.WARM)}
     sources = Counter[str]()
@@ -115,20 +122,22 @@ def measure_policy(plan: PolicyPlan, tell: Callable[[str], None]) -> PolicyRepor
     with ExitStack() as stack:
         servers = {}
         for name, bundle in bundles.items():
-            tell(f"starting the server {name} a policy")
-            log = plan.out / name / "server.log"
+            tell(f"starting a server: {name}")
+            log = plan.out / name.replace(" ", "-") / "server.log"
             settings = load.settings(bundle.folder).model_copy(update={"explore_share": 0.0})
             servers[name] = stack.enter_context(comparing(bundle, settings, models, load, log, tell))
         for kind in (Kind.COLD, Kind.WARM):
-            tell(f"{plan.pairs} pairs of requests, {kind}")
-            latency_2R = np.array(list(_pairs(servers, kind, plan.pairs, sources)))[WARM_UP:].T
+            tell(f"{plan.pairs} requests to each server, {kind}")
+            latency_RS = np.array(list(_latencies(servers, kind, plan.pairs, sources)))[WARM_UP:]
+            latency_ms = dict(zip(SERVERS, latency_RS.T, strict=True))
             rates = _rates(servers, kind, plan)
-            ratios = [b / a for a, b in zip(rates[WITHOUT], rates[WITH], strict=True)]
             traffic[str(kind)] = KindOfTraffic(
-                p50_ms=dict(zip((WITHOUT, WITH), np.median(latency_2R, axis=1).tolist(), strict=True)),
-                difference_ms=_median(latency_2R[1] - latency_2R[0]),
+                p50_ms={name: float(np.median(took_R)) for name, took_R in latency_ms.items()},
+                difference_ms={
+                    name: _median(latency_ms[name] - latency_ms[WITHOUT]) for name in (AGAIN, WITH)
+                },
                 qps=rates,
-                qps_ratio=Estimate(statistics.median(ratios), min(ratios), max(ratios)),
+                qps_ratio={name: _ratio(rates[name], rates[WITHOUT]) for name in (AGAIN, WITH)},
             )
     return PolicyReport(
         machine=Machine.here(),
@@ -143,9 +152,9 @@ def measure_policy(plan: PolicyPlan, tell: Callable[[str], None]) -> PolicyRepor
     )
 
 
-def _pairs(
+def _latencies(
     servers: dict[str, Comparison], kind: Kind, pairs: int, sources: Counter[str]
-) -> Iterator[tuple[float, float]]:
+) -> Iterator[list[float]]:
     """Yield the milliseconds that each server took for the same request, in turns who is first."""
     users = WARM_USERS if kind is Kind.WARM else COLD_USERS
     plans = {name: server.plan(stack_of(kind), kind, users) for name, server in servers.items()}
@@ -159,22 +168,22 @@ def _pairs(
         took_ms = 1e3 * (time.perf_counter() - began)
         traffic[name].done(visit)
         if reply.status != OK:
-            raise FillError(f"a request {name} a policy was answered with {reply.status}")
+            raise FillError(f"the server {name!r} answered a request with {reply.status}")
         return took_ms, reply
 
     for name in servers if kind is Kind.WARM else ():
         for visit in traffic[name].first_pass(users):
             ask(name, visit)
     for place in range(pairs):
-        answers = {name: ask(name, traffic[name].next()) for name in rotated((WITHOUT, WITH), place)}
+        answers = {name: ask(name, traffic[name].next()) for name in rotated(SERVERS, place)}
         sources[answers[WITH][1].result.as_numpy("UTILITY_SOURCE")[0, 0].decode()] += 1
-        yield answers[WITHOUT][0], answers[WITH][0]
+        yield [answers[name][0] for name in SERVERS]
 
 
 def _rates(servers: dict[str, Comparison], kind: Kind, plan: PolicyPlan) -> dict[str, tuple[float, ...]]:
     """Return the requests a second that each server answered, by round."""
     for place in range(plan.rounds):
-        for name in rotated((WITHOUT, WITH), place):
+        for name in rotated(SERVERS, place):
             servers[name].run_window(stack_of(kind), plan.concurrency)
     rounds = {
         name: server.results[stack_of(kind)].closed[plan.concurrency] for name, server in servers.items()
@@ -190,6 +199,11 @@ def stack_of(kind: Kind) -> str:
 def _median(value_R: Float64s) -> Estimate:
     drawn_BR = np.random.default_rng(SEED).choice(value_R, (RESAMPLES, len(value_R)))
     return Estimate(float(np.median(value_R)), *interval(np.median(drawn_BR, axis=1)))
+
+
+def _ratio(rate_R: Sequence[float], first_R: Sequence[float]) -> Estimate:
+    ratios = [rate / first for rate, first in zip(rate_R, first_R, strict=True)]
+    return Estimate(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def _with_policy(made: RandomBundle) -> RandomBundle:

@@ -257,13 +257,13 @@ def bench_policy(
         str, typer.Option("--preset", help=f"Size of the model: {', '.join(PRESETS)}.")
     ] = PolicyPlan.sizes,
     pairs: Annotated[
-        int, typer.Option(min=60, help="Requests that both servers get one at a time, of each kind.")
+        int, typer.Option(min=60, help="Requests that each server gets one at a time, of each kind.")
     ] = PolicyPlan.pairs,
     rounds: Annotated[int, typer.Option(min=1, help="Windows of load of each server.")] = PolicyPlan.rounds,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of a window of load.")] = PolicyPlan.seconds,
     out: Annotated[Path, typer.Option(help="Folder of bundles, logs and the report policy.json.")] = OUT,
 ) -> None:
-    """Compare a server with a policy with one without, in turns: latency of lone requests, and their rate."""
+    """Compare a server with a policy with two without, in turns: latency of lone requests, and their rate."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = plain_console()
     plan = PolicyPlan(out=out.absolute(), sizes=sizes, pairs=pairs, rounds=rounds, seconds=seconds)

@@ -15,24 +15,24 @@ ONCE = RetryPolicy(attempts=1)
 class Seen:
     """What callers have been answered so far."""
 
-    answers: list[tuple[float, RecommendResponse]] = field(default_factory=list)
-    """Each with the `time.monotonic()` of its arrival."""
+    answers: list[tuple[float, float, RecommendResponse]] = field(default_factory=list)
+    """Each with the `time.monotonic()` when it was asked for and when it came."""
     failures: list[str] = field(default_factory=list)
 
     def since(self, then: float) -> list[RecommendResponse]:
-        """Return the answers that came after a time."""
-        return [response for arrived, response in self.answers if arrived > then]
+        """Return the answers to what was asked after a time."""
+        return [response for asked, _, response in self.answers if asked > then]
 
     def first(self, timeout_s: float) -> RecommendResponse:
         """Return the first answer."""
         self.until(lambda _: True, timeout_s)
-        return self.answers[0][1]
+        return self.answers[0][2]
 
     def until(self, wanted: Callable[[RecommendResponse], bool], timeout_s: float) -> float:
         """Return how many seconds from now it takes until an answer is as `wanted`."""
         began = time.monotonic()
         while time.monotonic() - began < timeout_s:
-            found = [at for at, response in self.answers[:] if at > began and wanted(response)]
+            found = [at for _, at, response in self.answers[:] if at > began and wanted(response)]
             if found:
                 return min(found) - began
             time.sleep(0.01)
@@ -48,9 +48,10 @@ def asking(url: str, requests: list[RecommendRequest], threads: int = 4) -> Iter
         with GrpcClient(url, retry=ONCE) as client:
             place = first
             while not stopped.is_set():
+                asked = time.monotonic()
                 try:
                     answer = client.recommend(requests[place % len(requests)])
-                    seen.answers.append((time.monotonic(), answer))
+                    seen.answers.append((asked, time.monotonic(), answer))
                 except RecommendError as error:
                     seen.failures.append(str(error))
                 place += threads
