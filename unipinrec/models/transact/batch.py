@@ -29,7 +29,7 @@ class PackedEvents:
         return type(self)(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
     @property
-    def length_R(self) -> Tensor:
+    def lengths(self) -> Tensor:
         """Return the number of rows of each request, [R]."""
         return self.offset_R1.diff()
 
@@ -78,7 +78,7 @@ class RequestBatch:
         return type(self)(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
     @property
-    def request_C(self) -> Tensor:
+    def request_of_candidate(self) -> Tensor:
         """Return the request of each candidate, [C]."""
         count_R = self.candidate_offset_R1.diff()
         return torch.repeat_interleave(count_R, output_size=len(self.candidate_item_C))
