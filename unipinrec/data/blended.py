@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unipinrec.arrays import Bools, Int64s
 from unipinrec.config import Config, Count
-from unipinrec.data.feedviews import Feedview
+from unipinrec.data.feedviews import Feedview, group_of
 from unipinrec.data.history import UNKNOWN_ROW
 from unipinrec.data.impressions import ImpressionSampler
 from unipinrec.data.interactions import InteractionDataset, Split, split_leave_one_out
@@ -113,9 +113,9 @@ class BlendedDataset(Dataset[BlendedExample]):
         self._dataset = dataset
         self._config = config
         self._split = split or split_leave_one_out(dataset)
-        self._kept_F = _kept_sizes(dataset, self._split)
-        feedview_user_F = _group_of(dataset.feedviews.offset_U1)
-        self._engaged_F = _engaged(dataset, self._kept_F)
+        self._kept_F = kept_sizes(dataset, self._split)
+        feedview_user_F = group_of(dataset.feedviews.offset_U1)
+        self._engaged_F = engaged(dataset, self._kept_F)
         self._users = np.unique(feedview_user_F[self._kept_F > 0])
         self._sampler = ImpressionSampler(self.item_counts())
         self._epoch = 0
@@ -139,10 +139,7 @@ class BlendedDataset(Dataset[BlendedExample]):
 
     def item_counts(self) -> Int64s:
         """Return the number of training events of every item, [V]."""
-        user_E = _group_of(self._dataset.offset_U1)
-        index_E = np.arange(len(user_E)) - self._dataset.offset_U1[user_E]
-        training_E = index_E < self._split.train_end_U[user_E]
-        return np.bincount(self._dataset.item_row_E[training_E], minlength=len(self._dataset.item_ids_V))
+        return item_counts(self._dataset, self._split)
 
     def history_lengths(self) -> Int64s:
         """Return how many events each example's history has in this epoch, without joining the examples."""
@@ -249,25 +246,28 @@ def _pad(rows: Sequence[Int64s], value: int = 0) -> Tensor:
     return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def _kept_sizes(dataset: InteractionDataset, split: Split) -> Int64s:
-    """Shown items of each feedview before the user's first held-out event, [F]."""
+def item_counts(dataset: InteractionDataset, split: Split) -> Int64s:
+    """Return the number of training events of every item, [V]."""
+    user_E = group_of(dataset.offset_U1)
+    index_E = np.arange(len(user_E)) - dataset.offset_U1[user_E]
+    training_E = index_E < split.train_end_U[user_E]
+    return np.bincount(dataset.item_row_E[training_E], minlength=len(dataset.item_ids_V))
+
+
+def kept_sizes(dataset: InteractionDataset, split: Split) -> Int64s:
+    """Return how many shown items of each feedview come before the user's first held-out event, [F]."""
     feedviews = dataset.feedviews
-    feedview_S = _group_of(feedviews.shown_offset_F1)
-    user_S = _group_of(feedviews.offset_U1)[feedview_S]
+    feedview_S = group_of(feedviews.shown_offset_F1)
+    user_S = group_of(feedviews.offset_U1)[feedview_S]
     kept_S = feedviews.through_S <= split.train_end_U[user_S]
     kept_S &= feedviews.timestamp_F[feedview_S] < split.test_begin_U[user_S]
     return np.bincount(feedview_S[kept_S], minlength=len(feedviews))
 
 
-def _engaged(dataset: InteractionDataset, kept_F: Int64s) -> Bools:
-    """Feedviews with an action among their kept items, [F]."""
+def engaged(dataset: InteractionDataset, kept_F: Int64s) -> Bools:
+    """Return which feedviews have an action among their kept items, [F]."""
     feedviews = dataset.feedviews
-    feedview_S = _group_of(feedviews.shown_offset_F1)
+    feedview_S = group_of(feedviews.shown_offset_F1)
     index_S = np.arange(len(feedview_S)) - feedviews.shown_offset_F1[feedview_S]
     acted_S = (feedviews.actions_S != 0) & (index_S < kept_F[feedview_S])
     return np.bincount(feedview_S[acted_S], minlength=len(feedviews)) > 0
-
-
-def _group_of(offset: Int64s) -> Int64s:
-    """The group of every element, from the groups' offsets."""
-    return np.repeat(np.arange(len(offset) - 1), np.diff(offset))

@@ -78,3 +78,8 @@ class Feedviews:
 def offsets(group: Int64s, groups: int) -> Int64s:
     """Return where each of `groups` begins in an array sorted by `group`, and the end: [groups + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))]).astype(np.int64)
+
+
+def group_of(offset: Int64s) -> Int64s:
+    """Return the group of every element, from where the groups begin and the end."""
+    return np.repeat(np.arange(len(offset) - 1), np.diff(offset))

@@ -13,6 +13,7 @@ import numpy as np
 from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW, History
+from unipinrec.data.impressions_log import ImpressionLog
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.evaluation.catalogue import rank_of_target
 from unipinrec.evaluation.recommender import QueryEmbedder, Ranker, Retriever
@@ -25,7 +26,8 @@ CHUNK_FEEDVIEWS = 128
 class FutureFeedviews:
     """The first feedviews of every user from the start of a split's test time on.
 
-    A request's history is everything before its feedview, also what lies after the start of the test time.
+    A request's history and impressions are everything before its feedview, also what lies after the start of
+    the test time.
     """
 
     dataset: InteractionDataset
@@ -44,9 +46,15 @@ class FutureFeedviews:
 
     def requests(self) -> list[OfflineRequest]:
         """Return what would have been asked, [F]."""
+        shown = ImpressionLog.of(self.dataset)
         return [
-            OfflineRequest(history=whole[: view.start], request_time=view.timestamp, surface=view.surface)
-            for view, whole in self._with_histories()
+            OfflineRequest(
+                history=whole[: view.start],
+                request_time=view.timestamp,
+                surface=view.surface,
+                impressions=shown.before(feedview),
+            )
+            for feedview, (view, whole) in zip(self.feedview_F.tolist(), self._with_histories(), strict=True)
         ]
 
     def items(self) -> list[Int64s]:

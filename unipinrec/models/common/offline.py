@@ -28,6 +28,8 @@ class OfflineRequest:
     history: History
     request_time: int
     surface: int = 0
+    impressions: History | None = None
+    """What the user was shown and did not act on, oldest first. None: what the history holds of it."""
 
 
 class OfflineRetriever:

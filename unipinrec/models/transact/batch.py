@@ -10,6 +10,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from unipinrec.arrays import Int64s
+from unipinrec.models.transact.base_rates import ItemFeatures, UserFeatures
+from unipinrec.models.transact.sequences import PackedSequences, RequestSequences
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedEvents:
@@ -23,6 +27,11 @@ class PackedEvents:
     """Unix seconds."""
     offset_R1: Tensor
     """Rows of request r are `offset_R1[r]` to `offset_R1[r + 1]`."""
+
+    @classmethod
+    def of(cls, sequences: PackedSequences) -> Self:
+        """Return the rows as tensors that share the arrays' memory."""
+        return cls(**{name: torch.from_numpy(getattr(sequences, name)) for name in cls.__slots__})
 
     def to(self, device: torch.device) -> Self:
         """Return the rows on a device."""
@@ -67,11 +76,35 @@ class RequestBatch:
     candidate_offset_R1: Tensor
     """Candidates of request r are `candidate_offset_R1[r]` to `candidate_offset_R1[r + 1]`, int64."""
     item_rate_CA: Tensor
-    """As the user's, of each candidate."""
+    """Log-odds by the item less those of its attributes, so that the sum of all three rates and the global
+    log-odds is the best guess before anything is learned."""
     item_shown_C: Tensor
     attribute_rate_CA: Tensor
-    """The mean over a candidate's attributes; 0 for one that has none."""
+    """Log-odds less the global ones, the mean over a candidate's attributes; 0 for one that has none."""
     attribute_shown_C: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        sequences: RequestSequences,
+        candidate_item_C: Int64s,
+        candidate_offset_R1: Int64s,
+        users: UserFeatures,
+        items: ItemFeatures,
+    ) -> Self:
+        """Return requests as tensors that share the arrays' memory."""
+        features = {
+            name: torch.from_numpy(value) for name, value in (users._asdict() | items._asdict()).items()
+        }
+        return cls(
+            events=PackedEvents.of(sequences.events),
+            impressions=PackedEvents.of(sequences.impressions),
+            request_time_R=torch.from_numpy(sequences.request_time_R),
+            request_surface_R=torch.from_numpy(sequences.request_surface_R),
+            candidate_item_C=torch.from_numpy(candidate_item_C),
+            candidate_offset_R1=torch.from_numpy(candidate_offset_R1),
+            **features,
+        )
 
     def to(self, device: torch.device) -> Self:
         """Return the requests on a device."""
