@@ -41,6 +41,23 @@ def auc_estimate(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate
     Resamples in which one of the labels does not occur are left out. Raises `ValueError` as `auc` does.
     """
     mean = auc(score_S, label_S)
+    return Estimate(mean, *interval(_resampled(score_S, label_S, user_S)))
+
+
+def auc_difference(a_S: AnyFloats, b_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate:
+    """Return `auc` of scores a less that of scores b, with an interval from the same resampled users.
+
+    Paired, as `unipinrec.evaluation.bootstrap.difference`. Raises `ValueError` as `auc` does.
+    """
+    check_shape("b", b_S, a_S.shape)
+    mean = auc(a_S, label_S) - auc(b_S, label_S)
+    return Estimate(
+        mean, *interval(_resampled(a_S, label_S, user_S) - _resampled(b_S, label_S, user_S))
+    )
+
+
+def _resampled(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Float64s:
+    """AUC of resampled users, the same ones for any scores; nan where one of the labels does not occur."""
     check_shape("users", user_S, score_S.shape)
     users, index_S = np.unique(user_S, return_inverse=True)
     label_S = label_S.astype(np.bool_)
@@ -54,7 +71,7 @@ def auc_estimate(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate
         won_B = (count_BP * (below_BN1[:, lower_P] + below_BN1[:, not_higher_P])).sum(axis=1) / 2
         pairs_B = count_BP.sum(axis=1) * below_BN1[:, -1]
         areas.append(np.divide(won_B, pairs_B, out=np.full_like(won_B, np.nan), where=pairs_B > 0))
-    return Estimate(mean, *interval(np.concatenate(areas)))
+    return np.concatenate(areas)
 
 
 def auc_by_user(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> UserAuc:
