@@ -168,3 +168,13 @@ class SimulatorConfig(Config):
     def most_sessions(self) -> int:
         """Most sessions that a user may have."""
         return round(BUSIEST * self.sessions)
+
+
+LIFELONG = SimulatorConfig(
+    users=150, sessions=300, days=365, interests=(10, 12), awake_interests=2, waking=0.4, drift=0.0
+)
+"""Long histories, of which old events matter: an interest lasts about a week and comes back after about a
+month, as it was. The latest 100 events tell of few of them."""
+
+WORLDS = {"feed": SimulatorConfig(), "lifelong": LIFELONG}
+"""What `unipinrec data simulate --world` starts from."""
