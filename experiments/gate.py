@@ -69,8 +69,8 @@ class NearestReport(Config):
     auc: dict[str, float]
     """By where the events are from, means over seeds."""
     all_over_latest: Estimate
-    """AUC of the whole history's less that of the latest events', paired by user; means over seeds, as are the
-    ends of the interval."""
+    """AUC of the whole history's less that of the latest events', paired by user; means over seeds, also of
+    the interval's ends."""
     both_over_latest: Estimate
     by_seed: dict[str, tuple[float, ...]]
 
