@@ -88,10 +88,7 @@ def test_the_command_shows_sets_and_rolls_back(governed: EmbeddedServer, policy:
 def test_what_is_refused_is_said_in_one_line(governed: EmbeddedServer, server: EmbeddedServer) -> None:
     told = {
         ("set-alpha", "0.5"): ("other", "unipinrec-admin-key is another than the server's\n"),
-        ("set-alpha", "1.5"): (
-            KEY,
-            "set.default is 1.5; allowed: default and cohorts by name, each a number",
-        ),
+        ("set-alpha", "1.5"): (KEY, "alpha is 1.5; allowed: 0 to 1\n"),
         ("set-alpha", "0.5", "--cohort", "vip=1"): (KEY, "cohort is vip; allowed: core, rest\n"),
     }
     before = run(governed, "status")
