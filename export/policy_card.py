@@ -40,7 +40,7 @@ def checked_card(
             f"{checkpoints[POLICY]} holds a policy without a card; give --policy-card, as "
             "`unipinrec policy sweep` writes it"
         )
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     try:
         card = PolicyCard.model_validate_json(text)
     except ValidationError as error:
