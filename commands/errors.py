@@ -7,6 +7,8 @@ from typing import NoReturn
 import typer
 from pydantic import ValidationError
 
+from unipinrec.config import first_fault
+
 USAGE = 2
 """Exit code of what the user can mend by other options or files."""
 
@@ -24,15 +26,19 @@ def one_line_errors(*expected: type[Exception], code: int = USAGE) -> Iterator[N
     try:
         yield
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        fail(f"{where} is {first['input']!r}; {message}" if where else message, code)
+        fail(first_fault(error), code)
     except mendable as error:
-        fail(str(error), code)
+        fail(_told(error), code)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """End the command with a line on stderr."""
     typer.secho(" ".join(line.strip() for line in message.splitlines()), fg="red", err=True)
     raise typer.Exit(code)
+
+
+def _told(error: Exception) -> str:
+    """What an error says, without the number that a system's error begins with."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

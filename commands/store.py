@@ -6,9 +6,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.progress import Progress
 
 from commands.errors import one_line_errors
+from commands.progress import progress_bar
 from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.history_store import EVENT, Events, InvalidEventsError, StoreError, Written, check_events
@@ -41,7 +41,7 @@ def import_(
     """Store the histories of a dataset in place of all that the store holds. A server goes on meanwhile."""
     with one_line_errors(PreparedDatasetError, StoreError, InvalidEventsError):
         path, loaded = _path(histories), InteractionDataset.load(dataset)
-        with LmdbHistoryStore(path, writable=True) as store, Progress(transient=True) as progress:
+        with LmdbHistoryStore(path, writable=True) as store, progress_bar() as progress:
             task = progress.add_task("users", total=len(loaded.user_ids_U))
 
             def tracked() -> Iterator[tuple[bytes, Events]]:

@@ -9,17 +9,19 @@ from commands.errors import one_line_errors
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.models.config import PRESETS, sized
-from unipinrec.models.registry import MODELS, find_model
+from unipinrec.models.registry import MODELS, WITH_TRAINING_COMMAND, find_model
 from unipinrec.models.unified.config import DEMO_TRAINING
 from unipinrec.training.checkpoint import CheckpointMismatchError
 from unipinrec.training.hardware import Hardware
 from unipinrec.training.trainer import train
 
+HERE = tuple(name for name in MODELS if name not in WITH_TRAINING_COMMAND)
+
 
 def train_command(
     dataset: Annotated[Path, typer.Option(help="Folder of a prepared dataset.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and TensorBoard logs.")],
-    model: Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = "unified",
+    model: Annotated[str, typer.Option(help=f"Model: {', '.join(HERE)}.")] = "unified",
     size: Annotated[str, typer.Option("--preset", help=f"Model size: {', '.join(PRESETS)}.")] = "demo",
     epochs: Annotated[int, typer.Option(help="Passes over the users.")] = DEMO_TRAINING.epochs,
     batch_size: Annotated[

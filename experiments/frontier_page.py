@@ -22,6 +22,7 @@ from experiments.frontier_rows import (
     number_columns,
 )
 from unipinrec.models.policy.card import Evidence, Interval, PolicyCard
+from unipinrec.models.policy.choice import told_rail
 from unipinrec.models.policy.sweep import LEAN_FIRST
 
 PAGE = "frontier.html"
@@ -249,8 +250,7 @@ def _heading(card: PolicyCard, evidence: Evidence) -> alt.TitleParams:
     sweep, everyone = evidence.sweep, evidence.sweep.everyone
     area, static, gain = everyone.hypervolume, everyone.arms_hypervolume, everyone.hypervolume_gain
     rails = (
-        f"{rail.name} {rail.value:.4g}, at least {rail.limit:.4g}: {'holds' if rail.passed else 'FAILS'}"
-        for rail in card.guardrails
+        f"{rail.name} {told_rail(rail)}: {'holds' if rail.passed else 'FAILS'}" for rail in card.guardrails
     )
     texts = [
         f"Log {evidence.log.name}: {everyone.requests:,} explored requests of {everyone.users:,} users, held "

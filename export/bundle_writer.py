@@ -108,7 +108,7 @@ def write_bundle(
         kind = _write_items(vector_VE, dataset, folder, index, report)
         titles = dict(zip(map(str, dataset.item_ids_V), map(str, dataset.titles_V), strict=True))
         catalogue = json.dumps({"actions": dataset.info.actions, "titles": titles}, ensure_ascii=False)
-        (folder / bundle.CATALOGUE).write_text(catalogue)
+        (folder / bundle.CATALOGUE).write_text(catalogue, encoding="utf-8")
         defaults = ServingDefaults(
             num_results=min(50, first.model.max_candidates),
             utility_weights=dataset.info.utility_weights,
@@ -117,7 +117,7 @@ def write_bundle(
             merge_cosine=merge_cosine,
         )
         manifest = _manifest(folder, models, dataset, defaults, kind)
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2))
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
         final = _publish(folder, bundles, manifest.bundle_id)
     report(f"bundle {manifest.bundle_id} written to {final}")
     return final
@@ -145,7 +145,7 @@ def _write_model(state: CheckpointState, exports: Exports, folder: Path, report:
         weights = {name: weight.contiguous() for name, weight in exports.weights.items()}
         save_file(weights, folder / bundle.WEIGHTS)
     for name, text in exports.texts.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     return BundleModel(
         files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
         config=state.model.model_dump(mode="json"),

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from unipinrec.bundle import POLICY, UNIFIED
+from unipinrec.config import first_fault
 from unipinrec.data.arms import RELATIVE_TOLERANCE
 from unipinrec.models.policy.card import PolicyCard
 from unipinrec.models.policy.config import PolicyConfig
@@ -39,15 +40,11 @@ def checked_card(
             f"{checkpoints[POLICY]} holds a policy without a card; give --policy-card, as "
             "`unipinrec policy sweep` writes it"
         )
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     try:
         card = PolicyCard.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PolicyCardError(
-            f"--policy-card is {path}, which is no card: {where}: {first['msg']}"
-        ) from error
+        raise PolicyCardError(f"--policy-card is {path}, which is no card: {first_fault(error)}") from error
     found = fingerprint(checkpoints[POLICY])
     if card.fingerprint != found:
         raise PolicyCardError(
@@ -68,6 +65,6 @@ def checked_card(
         if config.max_history > kept:
             raise PolicyCardError(
                 f"max_history of the policy is {config.max_history}; allowed: 1 to {kept}, the events that "
-                "serving always keeps for the unified model"
+                "serving always keeps for the unified model; train the policy with --max-history"
             )
     return text

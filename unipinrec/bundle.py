@@ -148,7 +148,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise BundleError(f"bundle {folder} has no {MANIFEST}")
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.get("format_version") if isinstance(fields, dict) else None
         if version != FORMAT_VERSION:
             raise BundleError(f"bundle {folder}: format_version is {version}; allowed: {FORMAT_VERSION}")

@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 Count = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -12,6 +13,23 @@ class Config(BaseModel):
     """Base of every configuration: immutable, unknown fields refused, ranges checked by field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def allowed_by(fault: ErrorDetails) -> str:
+    """Return what pydantic says of a fault, as our own messages say it."""
+    return fault["msg"].removeprefix("Value error, ").replace("Input should be ", "allowed: ", 1)
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first thing that fields were refused for, in a line: a field, its value, what is allowed."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    allowed = allowed_by(first)
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    if first["type"] == "value_error" and not where:
+        return allowed
+    return f"{where or 'it'} is {first['input']!r:.100}; {allowed}"
 
 
 class TrainingConfig(Config):

@@ -1,6 +1,7 @@
 """`unipinrec policy set-alpha`, `rollback` and `status`: the operating points of a policy that is served."""
 
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -55,6 +56,8 @@ def set_alpha_command(
 ) -> None:
     """Change the operating points of the policy while it serves. Needs the server's UNIPINREC_ADMIN_KEY."""
     with one_line_errors(ValueError):
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha:g}; allowed: 0 to 1")
         cohorts = dict(_cohort(text) for text in cohort or ())
         command = {"set": {"default": alpha, "cohorts": cohorts}, "note": note}
         _tell(_ask(command, url, ssl, root_certificates, timeout))
@@ -87,9 +90,12 @@ def status_command(
 def _cohort(text: str) -> tuple[str, float]:
     name, _, alpha = text.partition("=")
     try:
-        return name, float(alpha)
+        number = float(alpha)
     except ValueError:
-        raise ValueError(f"--cohort is {text!r}; allowed: name=alpha, as core=0.2") from None
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"--cohort is {text!r}; allowed: name=alpha with an alpha from 0 to 1, as core=0.2")
+    return name, number
 
 
 def _ask(

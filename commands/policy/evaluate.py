@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from commands.errors import one_line_errors
+from commands.progress import progress_bar
 from unipinrec.data.choices import read_choices, read_values
 from unipinrec.data.events import EventFormatError
 from unipinrec.data.exploration import ExplorationLog, ExplorationLogError
@@ -98,11 +98,13 @@ def _of_training(
 ) -> PolicyReport:
     checkpoint = latest_checkpoint(folder)
     if checkpoint is None:
-        raise FileNotFoundError(f"--training is {folder}, which holds no checkpoint")
+        raise FileNotFoundError(
+            f"--training is {folder}, which holds no checkpoint; run `unipinrec policy train`"
+        )
     state = load_state(checkpoint)
     if isinstance(state.training, PolicyTraining) and state.dataset.get("exploration") == log.info.sha256:
         _, log = split_by_time(log, state.training.evaluation_share)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("scoring arms", total=len(log))
         value_RKM = score_log(
             checkpoint, interactions, log, lambda done, _: progress.update(task, completed=done)

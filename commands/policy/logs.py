@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from commands.errors import one_line_errors
+from commands.progress import progress_bar
 from unipinrec.data.events import EventFormatError
 from unipinrec.data.exploration import (
     ExplorationInfo,
@@ -52,7 +52,7 @@ def simulate_command(
     ] = None,
 ) -> None:
     """Make a synthetic exploration log whose expected rewards are known for every arm."""
-    with one_line_errors(ValueError, PreparedDatasetError), Progress(transient=True) as progress:
+    with one_line_errors(ValueError, PreparedDatasetError), progress_bar() as progress:
         config = ExplorationConfig(
             arms=read_arms(arms) if arms else DEFAULT.arms,
             share=share,
@@ -80,6 +80,7 @@ def import_command(
 ) -> None:
     """Check an exploration log and keep it in the form that training and evaluation read."""
     with one_line_errors(EventFormatError, ExplorationLogError):
+        require_new_log(out)
         info = ExplorationInfo(name=name or out.name, arms=read_arms(arms), synthetic=False)
         imported = import_log(log, out, info)
     _tell(imported, out)
@@ -102,6 +103,7 @@ def join_command(
 ) -> None:
     """Make an exploration log of recorded answers and of what users did with the served items."""
     with one_line_errors(EventFormatError, ExplorationLogError):
+        require_new_log(out)
         info = ExplorationInfo(name=name or out.name, arms=read_arms(arms), synthetic=False)
         joined = join(answers, feedback, info)
         joined.log.save(out)

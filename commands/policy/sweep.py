@@ -6,19 +6,24 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from commands.errors import one_line_errors
+from commands.progress import progress_bar
 from experiments.frontier_page import PAGE, write_page, write_picture
 from unipinrec.data.exploration import ExplorationLog, ExplorationLogError
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.evaluation.policy_card import Wish, make_card
 from unipinrec.models.policy.card import CARD, PolicyCard, PolicyNumbers, Sweep
-from unipinrec.models.policy.choice import told_alphas, told_lift
+from unipinrec.models.policy.choice import told_alphas, told_lift, told_rail
 from unipinrec.models.policy.sweep import KNEE, LEAN_FIRST, LEAN_SECOND
 from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint
+
+REMEDY = (
+    "To have a point chosen: more explored requests, which narrow intervals, another --point or --alpha, or "
+    "--guardrail with limits that you can bear. Until one is set, answers have the production weights."
+)
 
 
 class Point(StrEnum):
@@ -48,7 +53,7 @@ def sweep_command(
         list[str] | None,
         typer.Option(
             help="NAME=LIMIT, again for a further one: lift:REWARD, the lower end of its interval (-0.02), "
-            "hits (100) or effective_requests (100). Without these the production weights are chosen."
+            "hits (100) or effective_requests (100). Where one fails, the production weights are chosen."
         ),
     ] = None,
     picture: Annotated[
@@ -62,12 +67,14 @@ def sweep_command(
             raise ValueError("--alpha stands beside --point or --by-cohort; allowed: one of them")
         checkpoint = latest_checkpoint(training)
         if checkpoint is None:
-            raise FileNotFoundError(f"--training is {training}, which holds no checkpoint")
+            raise FileNotFoundError(
+                f"--training is {training}, which holds no checkpoint; run `unipinrec policy train`"
+            )
         wish = Wish(
             point=point or KNEE, alpha=alpha, by_cohort=by_cohort, limits=dict(map(_limit, guardrail or []))
         )
         interactions, explored = InteractionDataset.load(dataset), ExplorationLog.load(log)
-        with Progress(console=console, transient=True) as progress:
+        with progress_bar(console) as progress:
             task = progress.add_task("scoring arms of held-out requests", total=None)
             card = make_card(
                 checkpoint,
@@ -85,11 +92,11 @@ def sweep_command(
     if card.evidence is not None:
         console.print(_table(card, card.evidence.sweep))
     for rail in card.guardrails:
-        console.print(
-            f"guardrail {rail.name}: {rail.value:.4g}, limit {rail.limit:.4g}", soft_wrap=True, end=""
-        )
+        console.print(f"guardrail {rail.name}: {told_rail(rail)}", soft_wrap=True, end="")
         console.print(", holds" if rail.passed else ", [red]fails[/red]")
     console.print(card.why, soft_wrap=True)
+    if card.chosen is None:
+        console.print(REMEDY, soft_wrap=True)
     console.print(f"written to {out}: {CARD}, {PAGE}", soft_wrap=True)
 
 

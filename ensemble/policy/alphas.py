@@ -224,7 +224,7 @@ def _load(path: Path) -> tuple[Revision, ...]:
 def _replace(path: Path, content: Revisions) -> None:
     """Put a file in the place of another at once, and on the disk before this returns."""
     made = path.with_name(f".{path.name}.new")
-    with made.open("w") as file:
+    with made.open("w", encoding="utf-8") as file:
         file.write(content.model_dump_json(indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())

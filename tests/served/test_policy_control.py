@@ -88,10 +88,7 @@ def test_the_command_shows_sets_and_rolls_back(governed: EmbeddedServer, policy:
 def test_what_is_refused_is_said_in_one_line(governed: EmbeddedServer, server: EmbeddedServer) -> None:
     told = {
         ("set-alpha", "0.5"): ("other", "unipinrec-admin-key is another than the server's\n"),
-        ("set-alpha", "1.5"): (
-            KEY,
-            "set.default is 1.5; allowed: default and cohorts by name, each a number",
-        ),
+        ("set-alpha", "1.5"): (KEY, "alpha is 1.5; allowed: 0 to 1\n"),
         ("set-alpha", "0.5", "--cohort", "vip=1"): (KEY, "cohort is vip; allowed: core, rest\n"),
     }
     before = run(governed, "status")
@@ -107,11 +104,14 @@ def test_what_is_refused_is_said_in_one_line(governed: EmbeddedServer, server: E
 
 def test_http_carries_commands_too(governed: EmbeddedServer) -> None:
     tensor = tritonclient.http.InferInput("COMMAND", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([b'{"set": {"default": 0.75}}'], np.object_))
+    command = json.dumps({"set": {"default": 0.75}, "note": "m\u00fcde \u2026"}, ensure_ascii=False)
+    tensor.set_data_from_numpy(np.array([command.encode()], np.object_))
     with tritonclient.http.InferenceServerClient(governed.http_url.removeprefix("http://")) as client:
         result = client.infer("policy", [tensor], headers={"Unipinrec-Admin-Key": KEY})
     status = json.loads(result.as_numpy("STATUS")[0])
     assert status["cohorts"] == {"core": 0.75, "rest": 0.75}
+    assert status["note"] == "m\u00fcde \u2026"
+    assert run(governed, "status", key=None)[1][-1].endswith(" UTC: m\u00fcde \u2026")
 
 
 def test_alphas_switch_under_load_and_every_answer_is_made_with_one_that_it_tells(

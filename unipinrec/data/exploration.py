@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from unipinrec.arrays import Bools, Float64s, Int64s
-from unipinrec.config import Config
+from unipinrec.config import Config, first_fault
 from unipinrec.data.arms import Arms
 from unipinrec.data.events import EventFormatError
 from unipinrec.data.exploration_format import ARM, reward_columns, validate_requests, weight_columns
@@ -173,9 +173,7 @@ def read_arms(file: Path) -> Arms:
         found = content.get("arms", content) if isinstance(content, dict) else content
         return Arms.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "arms"
-        raise ExplorationLogError(f"file {file}: {where}: {first['msg']}") from error
+        raise ExplorationLogError(f"file {file}: {first_fault(error)}") from error
     except ValueError as error:
         raise ExplorationLogError(f"file {file} is no JSON: {error}") from error
 
@@ -193,7 +191,10 @@ def read_log_info(folder: Path) -> ExplorationInfo:
 
 def _existing(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise ExplorationLogError(f"log {folder} has no {name}")
+        raise ExplorationLogError(
+            f"log {folder} has no {name}; allowed: a folder that `unipinrec policy simulate`, `import` or "
+            "`join` made"
+        )
     return folder / name
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from unipinrec.config import first_fault
 from unipinrec.data.arms import RELATIVE_TOLERANCE, Arms
 from unipinrec.data.events import EventFormatError, refuse, require_columns, typed
 from unipinrec.data.exploration import ExplorationInfo, ExplorationLog
@@ -165,9 +166,7 @@ def _numbered_answers(file: Path) -> Iterator[tuple[int, Answer]]:
             try:
                 yield number, Answer.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors()[0]
-                name = ".".join(map(str, first["loc"])) or "line"
-                raise EventFormatError(f"file {file}, line {number}: {name}: {first['msg']}") from error
+                raise EventFormatError(f"file {file}, line {number}: {first_fault(error)}") from error
 
 
 def _read_feedback(file: Path, actions: int) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from unipinrec.data.events import DatasetInfo, validate_events
 from unipinrec.data.feedviews import group_in_time
-from unipinrec.data.prepared import PreparedDataset, write_prepared
+from unipinrec.data.prepared import PreparedDataset, require_new, write_prepared
 from unipinrec.data.tables import read_table
 
 
@@ -20,6 +20,7 @@ def import_events(
     Raises `EventFormatError` if a file is not a table in the event format, `FileNotFoundError` if it is
     missing, and `PreparedDatasetError` if `folder` exists.
     """
+    require_new(folder)
     log = read_table(events_file)
     events = validate_events(log, info)
     if "feedview_id" not in log.columns:

@@ -89,7 +89,10 @@ def read_info(folder: Path) -> DatasetInfo:
 
 def _existing(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise PreparedDatasetError(f"dataset {folder} has no {name}")
+        raise PreparedDatasetError(
+            f"dataset {folder} has no {name}; allowed: a folder that `unipinrec data import`, `fetch` or "
+            "`simulate` made"
+        )
     return folder / name
 
 

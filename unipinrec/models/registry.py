@@ -12,6 +12,8 @@ MODELS = {
     "policy": "unipinrec.models.policy.spec",
 }
 """Modules whose `SPEC` is the model's; one is imported when it is asked for."""
+WITH_TRAINING_COMMAND = ("policy",)
+"""Models that learn from more than a dataset: `unipinrec <name> train` trains them."""
 
 
 def find_model(name: str) -> ModelSpec[Any, Any, Any]:

@@ -13,7 +13,7 @@ import polars as pl
 from unipinrec.arrays import Float64s, Int64s
 from unipinrec.data.download import Report
 from unipinrec.data.events import DatasetInfo
-from unipinrec.data.prepared import PreparedDataset, write_prepared
+from unipinrec.data.prepared import PreparedDataset, require_new, write_prepared
 from unipinrec.simulator.choice import ACTIONS, CLICK, conditional_probabilities, draw_actions
 from unipinrec.simulator.config import DAY, SimulatorConfig
 from unipinrec.simulator.items import Items
@@ -76,6 +76,7 @@ def prepare_simulation(folder: Path, config: SimulatorConfig, report: Report) ->
 
     Raises `PreparedDatasetError` if `folder` exists.
     """
+    require_new(folder)
     simulation = simulate(config, report)
     dataset = write_prepared(folder, simulation.events, simulation.items, INFO)
     simulation.truth.save(folder)

@@ -87,7 +87,7 @@ class Truth:
         """
         expected = read_info(folder).sha256[EVENTS]
         if not (folder / TRUTH).is_file():
-            raise PreparedDatasetError(f"dataset {folder} has no {TRUTH}")
+            raise PreparedDatasetError(f"dataset {folder} has no {TRUTH}, as only simulated ones have")
         try:
             with safe_open(folder / TRUTH, framework="np") as stored:
                 metadata = stored.metadata() or {}

@@ -138,7 +138,7 @@ def test_a_file_that_is_no_table_is_refused(log: Path, tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused(log: Path, tmp_path: Path) -> None:
     options = ("import", "--events", log, "--out", tmp_path / "out", "--actions", "click,save")
     weights = refused(*options, "--utility-weights", "1,high")
-    assert weights.startswith("utility_weights.1 is 'high'; Input should be a valid number")
+    assert weights.startswith("utility_weights.1 is 'high'; allowed: a valid number")
     count = refused(*options, "--utility-weights", "1")
     assert "utility_weights is [1.0]; allowed: 2 finite numbers >= 0" in count
     allowed = "allowed: at most 100 letters, digits, dots, dashes and underscores, no mark first"
@@ -173,13 +173,19 @@ def test_a_line_stays_one_line(log: Path, tmp_path: Path) -> None:
     assert refused("describe", tmp_path / "shop").startswith(f"dataset {tmp_path / 'shop'}: dataset.json is ")
 
 
-def test_an_existing_folder_is_refused(log: Path, tmp_path: Path) -> None:
-    line = refused("import", "--events", log, "--actions", "click,save", "--out", tmp_path)
-    assert line.endswith("which exists; allowed: a new folder")
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    # Before anything is read or made: a whole simulation of this size would take minutes.
+    missing = tmp_path / "none.csv"
+    for options in (("import", "--events", missing, "--actions", "click"), ("simulate", "--users", "200000")):
+        line = refused(*options, "--out", tmp_path)
+        assert line == f"folder is {tmp_path}, which exists; allowed: a new folder"
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    assert refused("describe", tmp_path) == f"dataset {tmp_path} has no dataset.json"
+    assert refused("describe", tmp_path) == (
+        f"dataset {tmp_path} has no dataset.json; allowed: a folder that `unipinrec data import`, `fetch` or "
+        "`simulate` made"
+    )
 
 
 def test_a_failed_fetch_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -138,11 +138,11 @@ def test_a_change_needs_the_key_of_the_server(server: PolicyServer) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["set-alpha", "1.5"], "set.default is 1.5; allowed: "),
-        (["set-alpha", "nan"], "set.default is nan; allowed: "),
-        (["set-alpha", "0.3", "--cohort", "core=-1"], "set.cohorts.core is -1.0; allowed: "),
+        (["set-alpha", "1.5"], "alpha is 1.5; allowed: 0 to 1\n"),
+        (["set-alpha", "nan"], "alpha is nan; allowed: 0 to 1\n"),
+        (["set-alpha", "0.3", "--cohort", "core=-1"], "--cohort is 'core=-1'; allowed: name=alpha with "),
         (["set-alpha", "0.3", "--cohort", "vip=0.1"], "cohort is vip; allowed: core, casual, rest"),
-        (["set-alpha", "0.3", "--cohort", "core"], "--cohort is 'core'; allowed: name=alpha, as core=0.2"),
+        (["set-alpha", "0.3", "--cohort", "core"], "--cohort is 'core'; allowed: name=alpha with an alpha "),
         (["set-alpha", "0.3", "--note", "x" * 501], "note has 501 characters; allowed: up to 500"),
         (["rollback"], "revision is 0, the card's; allowed: "),
         (["status", "--root-certificates", "some.pem"], "--root-certificates is some.pem; allowed: "),

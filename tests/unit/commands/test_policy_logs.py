@@ -51,7 +51,7 @@ def test_a_simulated_log_is_synthetic_repeatable_and_has_its_truth(tmp_path: Pat
     assert ExplorationLog.load(tmp_path / "again").table().equals(log.table())
     assert refused("simulate", *options, "--out", tmp_path).endswith("which exists; allowed: a new folder")
     assert refused("simulate", *options, "--share", "0", "--out", tmp_path / "none").startswith(
-        "share is 0.0; "
+        "share is 0.0; allowed: greater than 0"
     )
     other = json.loads(log.info.arms.model_dump_json())
     other["varied"][0]["steps"] = 3
@@ -59,7 +59,9 @@ def test_a_simulated_log_is_synthetic_repeatable_and_has_its_truth(tmp_path: Pat
     run("simulate", *options, "--arms", tmp_path / "arms.json", "--out", tmp_path / "coarse")
     assert load_expected(tmp_path / "coarse").shape[1] == 3 * 7 + 1
     none = refused("simulate", "--dataset", tmp_path / "log", "--out", tmp_path / "none")
-    assert none == f"dataset {tmp_path / 'log'} has no dataset.json"
+    assert none.startswith(f"dataset {tmp_path / 'log'} has no dataset.json; allowed: ")
+    missing = refused("simulate", *options, "--arms", tmp_path / "none.json", "--out", tmp_path / "none")
+    assert missing == f"{tmp_path / 'none.json'}: No such file or directory"
 
 
 def test_a_log_of_ones_own_is_imported_or_refused_by_its_row(arms: Path, tmp_path: Path) -> None:
@@ -77,7 +79,11 @@ def test_a_log_of_ones_own_is_imported_or_refused_by_its_row(arms: Path, tmp_pat
     missing = refused("import", "--log", tmp_path / "none.csv", *options)
     assert missing == f"file is {tmp_path / 'none.csv'}; allowed: a file or folder that exists"
     arms.write_text(json.dumps({"actions": ["click"]}))
-    assert refused("import", "--log", tmp_path / "log.csv", *options).startswith(f"file {arms}: actions: ")
+    line = refused("import", "--log", tmp_path / "log.csv", *options)
+    assert (
+        line
+        == f"file {arms}: actions is ['click']; Tuple should have at least 2 items after validation, not 1"
+    )
 
 
 def test_answers_and_feedback_are_joined_and_what_is_left_out_is_told(arms: Path, tmp_path: Path) -> None:
@@ -92,4 +98,7 @@ def test_answers_and_feedback_are_joined_and_what_is_left_out_is_told(arms: Path
     assert ExplorationLog.load(tmp_path / "log").request_id_R.tolist() == ["batch/7", "late"]
     answers.write_text("{}\n")
     line = refused("join", *options, "--out", tmp_path / "other")
-    assert line == f"file {answers}, line 1: request_id: Field required"
+    assert line == f"file {answers}, line 1: request_id is missing"
+    assert refused("join", *options, "--out", tmp_path / "log") == (
+        f"folder is {tmp_path / 'log'}, which exists; allowed: a new folder"
+    )

@@ -120,7 +120,8 @@ def test_the_table_has_every_alpha_and_the_reason(swept: tuple[Path, str]) -> No
     assert re.findall(r"│ alpha (\d\.\d{3}) ", told) == [f"{alpha:.3f}" for alpha in ALPHAS]
     assert f"{evidence.sweep.everyone.alphas[7].first.lift.value:+.2%} (" in told
     assert card.why in told
-    assert "guardrail lift:save: " in told
+    (found,) = re.findall(r"guardrail lift:save: (\S+), at least -2.00%, (?:holds|fails)\n", told)
+    assert found == f"{card.guardrails[0].value:+.2%}"
     assert (out / PAGE).stat().st_size > 500_000
 
 
@@ -140,7 +141,9 @@ def test_a_failed_guardrail_is_told_and_the_card_has_the_production_weights(
     result = CliRunner().invoke(app, ["policy", "sweep", *world.options(), *options])
     card, evidence = read(tmp_path)
     assert result.exit_code == 0
-    assert "Production weights, since alpha (alpha 1) fails: lift:save is " in result.stdout
+    assert ", at least +50.00%, fails\n" in result.stdout
+    assert "Production weights, since alpha (alpha 1) fails lift:save" in result.stdout
+    assert "To have a point chosen: more explored requests" in result.stdout
     assert card.chosen is None
     assert {rail.name: rail.limit for rail in card.guardrails} == {
         "lift:save": 0.5, "lift:share": -0.02, "hits": 10, "effective_requests": 100
@@ -160,7 +163,9 @@ def test_what_cannot_be_swept_is_refused_in_one_line(world: World, tmp_path: Pat
     message = refused(*world.options(log=tmp_path / "other"))
     assert message.endswith("was not trained on log by-hand; allowed: the log of its training")
     message = refused(*world.options(training=tmp_path / "none"))
-    assert message == f"--training is {tmp_path / 'none'}, which holds no checkpoint"
+    assert message == (
+        f"--training is {tmp_path / 'none'}, which holds no checkpoint; run `unipinrec policy train`"
+    )
     message = refused(*world.options(), "--guardrail", "lift:click=0")
     assert message == "guardrail is lift:click; allowed: lift:save, lift:share, hits, effective_requests"
     message = refused(*world.options(), "--guardrail", "hits")

@@ -47,8 +47,8 @@ def test_a_log_becomes_a_policy_whose_cohorts_are_the_papers(data: Path, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-size", "1"], "batch_size is 1; Input should be greater than or equal to 2"),
-        (["--evaluation-share", "1"], "evaluation_share is 1.0; Input should be less than 1"),
+        (["--batch-size", "1"], "batch_size is 1; allowed: greater than or equal to 2"),
+        (["--evaluation-share", "1"], "evaluation_share is 1.0; allowed: less than 1"),
         (["--cohorts", "core"], "cohort is 'core'; allowed: NAME=ACTION:DAYS/WINDOW, as core=save:4/28"),
         (
             ["--cohorts", "core=like:1/2"],
@@ -72,6 +72,11 @@ def test_unipinrec_train_says_which_command_trains_a_policy(data: Path, tmp_path
         2,
         "model is policy, which `unipinrec policy train` trains",
     )
+
+
+def test_unipinrec_train_offers_no_model_of_another_command() -> None:
+    result = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "160"})
+    assert "Model: unified, interleaved, sasrec." in result.stdout
 
 
 def test_cohorts_are_read_in_their_order() -> None:

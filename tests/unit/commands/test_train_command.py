@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--preset", "huge"], "preset is 'huge'; allowed: tiny, demo, bench-cpu, paper"),
         (["--device", "tpu"], "device is tpu; allowed here: cpu"),
         (["--precision", "fp8"], "precision is fp8; allowed on cpu: float32, bf16"),
-        (["--batch-size", "0"], "batch_size is 0; Input should be greater than or equal to 1"),
+        (["--batch-size", "0"], "batch_size is 0; allowed: greater than or equal to 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

@@ -229,7 +229,7 @@ def test_an_altered_or_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExplorationLogError, match=r"sha256 of requests\.parquet is .{64}; allowed: .{64}$"):
         ExplorationLog.load(folder)
     (folder / "requests.parquet").unlink()
-    with pytest.raises(ExplorationLogError, match=r"has no requests\.parquet$"):
+    with pytest.raises(ExplorationLogError, match=r"has no requests\.parquet; allowed: "):
         ExplorationLog.load(folder)
     (folder / "exploration.json").write_text("{}")
     with pytest.raises(ExplorationLogError, match=r"exploration\.json is unreadable"):
@@ -241,7 +241,10 @@ def test_arms_are_read_alone_or_out_of_what_has_them(tmp_path: Path) -> None:
     (tmp_path / "exploration.json").write_text(INFO.model_dump_json())
     assert read_arms(tmp_path / "arms.json") == read_arms(tmp_path / "exploration.json") == ARMS
     (tmp_path / "arms.json").write_text('{"actions": ["click"]}')
-    with pytest.raises(ExplorationLogError, match=r"arms\.json: actions: "):
+    with pytest.raises(ExplorationLogError, match=r"arms\.json: actions is \['click'\]; "):
+        read_arms(tmp_path / "arms.json")
+    (tmp_path / "arms.json").write_text(ARMS.model_dump_json(exclude={"production"}))
+    with pytest.raises(ExplorationLogError, match=r"arms\.json: production is missing$"):
         read_arms(tmp_path / "arms.json")
     (tmp_path / "arms.json").write_text("arms")
     with pytest.raises(ExplorationLogError, match=r"arms\.json is no JSON: "):

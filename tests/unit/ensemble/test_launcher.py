@@ -152,7 +152,7 @@ def test_command_names_the_variable_that_is_wrong() -> None:
     app.command()(serve)
     result = CliRunner().invoke(app, [], env={"UNIPINREC_THREADS": "0"})
     assert result.exit_code == 1
-    assert result.output.startswith("UNIPINREC_THREADS is 0; ")
+    assert result.output == "UNIPINREC_THREADS is 0; allowed: greater than or equal to 1\n"
 
 
 def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

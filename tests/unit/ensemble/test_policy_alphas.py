@@ -5,6 +5,8 @@ import logging
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Event
@@ -62,6 +64,18 @@ def test_a_revision_is_followed_by_every_book_of_the_file_and_outlives_them(book
     later = other.set(Alphas(default=0.4, cohorts={"rest": 0.1}))
     assert writer.current() == later
     assert later.number == 2
+
+
+def test_a_note_of_any_script_is_kept_where_python_writes_ascii(book_of: Open, path: Path) -> None:
+    # As in Triton, whose Python takes the locale as it is.
+    ascii_alone = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    code = (
+        "import sys; from pathlib import Path; from ensemble.policy.alphas import AlphaBook, Alphas; "
+        "from tests.support.policy_cards import policy_card; AlphaBook(Path(sys.argv[1]), policy_card())"
+        ".set(Alphas(default=0.3), '\\u0447\\u2026')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | ascii_alone, check=True)
+    assert book_of().current().note == "\u0447\u2026"
 
 
 def test_a_rollback_is_a_revision_with_the_alphas_before(book_of: Open) -> None:

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +189,17 @@ def test_a_models_file_that_the_manifest_does_not_describe_is_refused(copy: Path
     edit_manifest(copy, lambda fields: fields["models"]["unified"]["files"].pop(name))
     with pytest.raises(BundleError, match=r"manifest\.json was altered: bundle_id is synthetic-"):
         LoadedBundle.open(copy)
+
+
+def test_a_manifest_is_read_as_it_was_written_where_python_reads_ascii(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format_version": "\u0447"}', encoding="utf-8")
+    code = (
+        "import sys; from pathlib import Path; from unipinrec.bundle import read_manifest\n"
+        "try: read_manifest(Path(sys.argv[1]))\nexcept Exception as error: print(ascii(error))"
+    )
+    ascii_alone = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    told = subprocess.check_output([sys.executable, "-c", code, str(tmp_path)], env=os.environ | ascii_alone)
+    assert b"format_version is \\u0447; allowed: 5" in told
 
 
 @pytest.mark.parametrize("version", [0, 2, 4, None, "one"])

@@ -205,7 +205,9 @@ def test_a_card_that_does_not_fit_is_refused(
     with pytest.raises(PolicyCardError, match=r"has other arms or cohorts than the policy$"):
         export(policy, card=cohorts)
     strange = written(with_one.card, tmp_path, fingerprint="none")
-    with pytest.raises(PolicyCardError, match=r"which is no card: fingerprint: String should match"):
+    with pytest.raises(
+        PolicyCardError, match=r"which is no card: fingerprint is 'none'; String should match"
+    ):
         export(policy, card=strange)
     assert not (tmp_path / "bundles").exists()
 

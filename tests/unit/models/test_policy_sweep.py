@@ -198,8 +198,7 @@ def test_a_guardrail_that_fails_leads_to_the_production_weights() -> None:
     choice = choose(point(KNEE), REWARDS, limits)
     assert choice.chosen is None
     assert choice.why.startswith("Production weights, since knee (alpha ")
-    assert "fails: lift:share is " in choice.why
-    assert ", limit 0.9." in choice.why
+    assert "fails lift:share." in choice.why
     assert [rail.name for rail in choice.guardrails if not rail.passed] == ["lift:share"]
 
 

@@ -72,8 +72,8 @@ def choose(candidate: Candidate, rewards: tuple[str, str], limits: Mapping[str, 
         for reward, numbers in zip(rewards, (candidate.first, candidate.second), strict=True)
     )
     if failed:
-        what = ", ".join(f"{rail.name} is {rail.value:.4g}, limit {rail.limit:.4g}" for rail in failed)
-        why = f"Production weights, since {candidate.name} ({told_alphas(candidate.alphas)}) fails: {what}."
+        what = ", ".join(rail.name for rail in failed)
+        why = f"Production weights, since {candidate.name} ({told_alphas(candidate.alphas)}) fails {what}."
         return Choice(None, f"{why} Lifts over production: {told}.", guardrails)
     point = candidate.name.removesuffix(BY_COHORT)
     where = ", in each cohort" if point != candidate.name else ""
@@ -87,6 +87,12 @@ def told_alphas(alphas: Alphas) -> str:
     """Return alphas as people read them."""
     own = [f"{name} {alpha:.3g}" for name, alpha in alphas.cohorts.items()]
     return ", ".join([f"alpha {alphas.default:.3g}", *own])
+
+
+def told_rail(rail: Guardrail) -> str:
+    """Return what a guardrail found and its limit, lifts in percent."""
+    form = "+.2%" if rail.name.startswith(LIFT) else ",.0f"
+    return f"{rail.value:{form}}, at least {rail.limit:{form}}"
 
 
 def told_lift(lift: Interval) -> str:
