@@ -89,12 +89,6 @@ def nearest_plain(
     return _each_request(_among_all, vector_VE, row_N, span_R2, candidate_CE, candidate_offset_R1, count)
 
 
-def check_width(vector_VE: Tensor) -> None:
-    """Raise ValueError for vectors so wide that float32 does not hold their dot product."""
-    if vector_VE.size(1) > WIDEST:
-        raise ValueError(f"vectors are {vector_VE.size(1)} wide; allowed: 1 to {WIDEST}")
-
-
 def _each_request(
     search: RequestSearch,
     vector_VE: Tensor,
@@ -104,7 +98,8 @@ def _each_request(
     candidate_offset_R1: Tensor,
     count: int,
 ) -> Nearest:
-    check_width(vector_VE)
+    if vector_VE.size(1) > WIDEST:
+        raise ValueError(f"vectors are {vector_VE.size(1)} wide; allowed: 1 to {WIDEST}")
     event_CK = row_N.new_zeros(len(candidate_CE), count)
     offset = candidate_offset_R1.tolist()
     for (begin, end), first, last in zip(span_R2.tolist(), offset, offset[1:], strict=False):
