@@ -46,11 +46,13 @@ def search_case(
     vectors: int = 50,
     largest: int = 127,
     gap: int = 2,
+    negative: bool = False,
     seed: int = 0,
 ) -> SearchCase:
     """Draw integers up to `largest`; few vectors of small ones make many equal scores.
 
     The first vector is zero, and a last one, which stands in the gaps between requests, wins over all others.
+    Where scores are `negative`, only a zero vector wins over anything.
     """
     draw = torch.Generator().manual_seed(seed)
 
@@ -63,6 +65,8 @@ def search_case(
     vector_VE[0] = 0
     vector_VE[-1, 0] = 127
     vector_VE[:-1, 0] = -vector_VE[:-1, 0].abs()
+    if negative:
+        candidate_CE, vector_VE[:-1] = candidate_CE.abs(), -vector_VE[:-1].abs()
     rows, spans, end = [], [], 0
     for length in lengths:
         rows += [torch.full((gap,), vectors), torch.randint(vectors, (length,), generator=draw)]
@@ -107,6 +111,7 @@ SEARCHES = {
     "lengths": search_case((0, 1, 3, 4, 5, 0, 70), (1, 1, 2, 1, 1, 0, 2), 4),
     "ties": search_case((300, 90), (2, 1), 6, vectors=7, largest=1, gap=0),
     "left-over candidates": search_case((40,), (18,), 2),
+    "negative scores": search_case((85, 5), (2, 1), 3, negative=True),
     "other width": search_case((100,), (2,), 4, width=64),
 }
 """Few candidates, since the interpreter takes a third of a second for each."""

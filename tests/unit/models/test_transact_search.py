@@ -165,3 +165,8 @@ def test_too_wide_vectors_are_refused() -> None:
     case = search_case((3,), (1,), 2, width=1041)
     with pytest.raises(ValueError, match="vectors are 1041 wide; allowed: 1 to 1040"):
         nearest(*case.tensors, 2)
+
+
+def test_both_zeros_are_one_score() -> None:
+    earlier, later = search._ordered(torch.tensor([0.0, -0.0]), torch.tensor([3, 4])).tolist()
+    assert later == earlier + 1
