@@ -111,8 +111,8 @@ SEARCHES = {
     "lengths": search_case((0, 1, 3, 4, 5, 0, 70), (1, 1, 2, 1, 1, 0, 2), 4),
     "ties": search_case((300, 90), (2, 1), 6, vectors=7, largest=1, gap=0),
     "left-over candidates": search_case((40,), (18,), 2),
-    "negative scores": search_case((85, 5), (2, 1), 3, negative=True),
-    "other width": search_case((100,), (2,), 4, width=64),
+    "negative scores": search_case((33, 49, 65), (2, 2, 2), 2, negative=True),
+    "one of another width": search_case((100,), (2,), 1, width=64),
 }
 """Few candidates, since the interpreter takes a third of a second for each."""
 

@@ -28,8 +28,8 @@ BLOCK = 16
 """Consecutive events of which the best stands for all at first."""
 LEAST_BLOCKS = 2
 """Blocks for each event to find; with fewer, ordering all events is as fast."""
-TOGETHER = 64
-"""Candidates whose scores are kept at once: for 16,000 events 4 MB, which a processor's cache holds."""
+TOGETHER = 32
+"""Candidates whose scores are kept at once: for 16,000 events 2 MB, which a processor's cache holds."""
 
 RequestSearch = Callable[[Tensor, Tensor, int], Tensor]
 """Places [c, K] of the nearest of one request's events [n, E] to its candidates [c, E]; K is at most n."""

@@ -78,7 +78,8 @@ class SearchKernel:
             CANDIDATES=CANDIDATES,
             num_warps=WARPS,
         )
-        within = triton.next_power_of_2(self._count)
+        # Triton's selection of a single value does not compile.
+        within = max(2, triton.next_power_of_2(self._count))
         best_events_kernel[(len(candidate_CE),)](
             *given,
             self._key_CB,
