@@ -27,7 +27,7 @@ from tests.support.kernel_cases import (
     encoder_case,
     search_case,
 )
-from unipinrec.models.transact.kernels.definition import encode_plain
+from unipinrec.models.transact.kernels.definition import EncoderWeights, encode_plain
 from unipinrec.models.transact.kernels.encoder import EncoderKernel
 from unipinrec.models.transact.kernels.search import SearchKernel
 from unipinrec.models.transact.search import nearest_plain
@@ -111,6 +111,22 @@ def test_plain_pytorch_equals_float64_token_by_token() -> None:
             x_NW = normalised(x_NW + (x_NW @ expand_WF).clamp(min=0) @ shrink_FW)
         assert torch.allclose(found_BNW[row, :length].double(), x_NW, atol=1e-5)
     assert not any(found_BNW[row, length:].any() for row, length in enumerate(lengths))
+
+
+def test_linear_maps_become_the_encoders_matrices() -> None:
+    project, join, inner, outer = (
+        torch.nn.Linear(*sizes, bias=False) for sizes in ((64, 192), (64, 64), (64, 32), (32, 64))
+    )
+    weights = EncoderWeights.of_linear([[part.weight for part in (project, join, inner, outer)]])
+    x_NW = torch.randn(5, 64)
+    query, key, value, output = weights.attention_L4WW[0]
+    assert torch.allclose(
+        torch.cat([x_NW @ query, x_NW @ key, x_NW @ value], dim=1), project(x_NW), atol=1e-6
+    )
+    assert torch.allclose(x_NW @ output, join(x_NW), atol=1e-6)
+    hidden_NF = x_NW @ weights.expand_LWF[0]
+    assert torch.allclose(hidden_NF, inner(x_NW), atol=1e-6)
+    assert torch.allclose(hidden_NF @ weights.shrink_LFW[0], outer(hidden_NF), atol=1e-6)
 
 
 @pytest.fixture(params=[80, 90], ids=["sm_80", "sm_90"])

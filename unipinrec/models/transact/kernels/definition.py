@@ -6,6 +6,7 @@ without biases; the norm has no weights.
 Shapes: B sequences, N tokens, W width, F hidden width, L layers.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -20,6 +21,18 @@ class EncoderWeights(NamedTuple):
     """Of query, key, value and output."""
     expand_LWF: Tensor
     shrink_LFW: Tensor
+
+    @classmethod
+    def of_linear(cls, layers: Iterable[Sequence[Tensor]]) -> Self:
+        """Return those of layers of `nn.Linear`, by each layer's four weights, with a row for each output.
+
+        These are query, key and value in one [3 W, W], output [W, W], then [F, W] and [W, F].
+        """
+        parts = [
+            (torch.stack([*project.T.chunk(3, dim=1), join.T]), inner.T, outer.T)
+            for project, join, inner, outer in layers
+        ]
+        return cls(*(torch.stack(of_layers) for of_layers in zip(*parts, strict=True)))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """Return contiguous copies on a device."""
