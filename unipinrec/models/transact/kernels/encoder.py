@@ -137,21 +137,19 @@ def _attended(
         score_nm = _product(query_nw, tl.trans(earlier_mw))
         earlier_mw = tl.load(value_ptr + earlier * WIDTH + tile_nw)
         largest_n, total_n, sum_nw = _added(score_nm, earlier_mw, largest_n, total_n, sum_nw)
-    seen_nm = (place_n[None, :] <= place_n[:, None]) & (begin + place_n < length)[None, :]
+    # Every row sees itself, and no token sees the padding behind it.
+    seen_nm = place_n[None, :] <= place_n[:, None]
     score_nm = tl.where(seen_nm, _product(query_nw, tl.trans(key_nw)), float("-inf"))
     largest_n, total_n, sum_nw = _added(score_nm, value_nw, largest_n, total_n, sum_nw)
-    mean_nw = sum_nw / tl.where(total_n > 0, total_n, 1.0)[:, None]
-    return _product(mean_nw, _matrix(attention_ptr + 3 * square, WIDTH, WIDTH))
+    return _product(sum_nw / total_n[:, None], _matrix(attention_ptr + 3 * square, WIDTH, WIDTH))
 
 
 @triton.jit
 def _added(score_nm, value_mw, largest_n, total_n, sum_nw):
     """A softmax's largest score, total and weighted sum with further scores, in powers of 2."""
     found_n = tl.maximum(largest_n, tl.max(score_nm, 1))
-    # A row that sees nothing yet has no largest score to subtract.
-    reference_n = tl.where(found_n == float("-inf"), 0.0, found_n)
-    weight_nm = tl.exp2(score_nm - reference_n[:, None])
-    faded_n = tl.exp2(largest_n - reference_n)
+    weight_nm = tl.exp2(score_nm - found_n[:, None])
+    faded_n = tl.exp2(largest_n - found_n)
     total_n = total_n * faded_n + tl.sum(weight_nm, 1)
     sum_nw = sum_nw * faded_n[:, None] + _product(weight_nm, value_mw)
     return found_n, total_n, sum_nw
