@@ -86,6 +86,7 @@ def test_every_length_of_a_history(implementation: Callable[..., Nearest]) -> No
     count=st.integers(1, 12),
     vectors=st.integers(1, 60),
     largest=st.sampled_from((1, 2, 127)),
+    width=st.sampled_from((1, 2, 8, 33)),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=150, deadline=None)
@@ -96,10 +97,11 @@ def test_equal_scores_are_ordered_later_first(
     count: int,
     vectors: int,
     largest: int,
+    width: int,
     seed: int,
 ) -> None:
     case = search_case(
-        lengths, candidates[: len(lengths)], count, width=8, vectors=vectors, largest=largest, seed=seed
+        lengths, candidates[: len(lengths)], count, width=width, vectors=vectors, largest=largest, seed=seed
     )
     assert_expected(implementation(*case.tensors, count), case)
 
@@ -114,6 +116,15 @@ def test_nothing_but_equal_events() -> None:
     case = of_one_request(torch.ones(5000, 32, dtype=torch.int8), -torch.ones(3, 32, dtype=torch.int8))
     latest_K = torch.arange(4999, 4999 - COUNT, -1)
     assert torch.equal(nearest(*case.tensors, COUNT).event_CK, latest_K.expand(3, -1))
+
+
+@pytest.mark.usefixtures("_products")
+def test_both_zeros_are_one_score() -> None:
+    """A product of floats may be a negative zero, as 0 times -1 is."""
+    sign_N1 = torch.tensor([[1], [-1]], dtype=torch.int8).repeat(100, 1)
+    case = of_one_request(sign_N1, torch.zeros(3, 1, dtype=torch.int8), 5)
+    for implementation in IMPLEMENTATIONS:
+        assert implementation(*case.tensors, 5).event_CK.tolist() == [[199, 198, 197, 196, 195]] * 3
 
 
 def test_a_zero_vector_scores_zero() -> None:
@@ -165,8 +176,3 @@ def test_too_wide_vectors_are_refused() -> None:
     case = search_case((3,), (1,), 2, width=1041)
     with pytest.raises(ValueError, match="vectors are 1041 wide; allowed: 1 to 1040"):
         nearest(*case.tensors, 2)
-
-
-def test_both_zeros_are_one_score() -> None:
-    earlier, later = search._ordered(torch.tensor([0.0, -0.0]), torch.tensor([3, 4])).tolist()
-    assert later == earlier + 1

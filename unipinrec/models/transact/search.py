@@ -113,7 +113,7 @@ def _each_request(
 
 
 def _among_all(event_nE: Tensor, candidate_cE: Tensor, count: int) -> Tensor:
-    score_cn = (candidate_cE.float() @ event_nE.float().T).mul_(inverse_norms(event_nE))
+    score_cn = (candidate_cE.float() @ event_nE.float().T).add_(0.0).mul_(inverse_norms(event_nE))
     place_n = torch.arange(len(event_nE), device=event_nE.device)
     return _placed(_ordered(score_cn, place_n).topk(count).values)
 
@@ -140,11 +140,12 @@ def _in_best_blocks(event_nE: Tensor, candidate_cE: Tensor, count: int) -> Tenso
         part_cn = score_cn[: len(part_cE)]
         _multiply(part_cE, event_En, part_cn)
         score_csb = part_cn.mul_(inverse_norm_n).view(-1, BLOCK, blocks)
-        # Padding stands at the end of the last block.
-        score_csb[:, length - (blocks - 1) * BLOCK :, -1] = -torch.inf
+        if len(event_nE) > length:
+            # Padding stands at the end of the last block.
+            score_csb[:, length - (blocks - 1) * BLOCK :, -1] = -torch.inf
         block_ck = _placed(_ordered(score_csb.amax(1), block_b).topk(count, sorted=False).values)
         score_csk = score_csb.gather(2, block_ck[:, None].expand(-1, BLOCK, -1))
-        key_csk = _ordered(score_csk, block_ck[:, None] * BLOCK + within_s1)
+        key_csk = _ordered(score_csk, block_ck.mul(BLOCK)[:, None] + within_s1)
         place_part_ck.copy_(_placed(key_csk.flatten(1).topk(count).values))
     return place_ck
 
@@ -152,7 +153,8 @@ def _in_best_blocks(event_nE: Tensor, candidate_cE: Tensor, count: int) -> Tenso
 def _right_side(event_nE: Tensor) -> Tensor:
     """Return event vectors [E, n] as the products of `_multiply` want them."""
     if event_nE.device.type == "cpu" and multiplies_integers():
-        return event_nE.T.contiguous()
+        # `contiguous` keeps odd strides where the width is 1, from which the product would be arbitrary.
+        return event_nE.T.clone(memory_format=torch.contiguous_format)
     return event_nE.float().T
 
 
@@ -161,7 +163,8 @@ def _multiply(candidate_cE: Tensor, event_En: Tensor, product_cn: Tensor) -> Non
     if event_En.dtype == torch.int8:
         product_cn.copy_(torch._int_mm(candidate_cE, event_En))
     else:
-        torch.mm(candidate_cE.float(), event_En, out=product_cn)
+        # Zero has two signs, which are equal as numbers and not as bits; adding leaves the positive one.
+        torch.mm(candidate_cE.float(), event_En, out=product_cn).add_(0.0)
 
 
 @functools.cache
@@ -183,9 +186,10 @@ def multiplies_integers() -> bool:
 
 def _ordered(score: Tensor, place: Tensor) -> Tensor:
     """Return int64 in the order of float32 `score` and, where it is equal, of `place` [0, 2^31)."""
-    # Zero has two signs, which are equal as numbers and not as bits.
-    bits = (score + 0.0).view(torch.int32)
-    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) | place
+    bits = score.view(torch.int32)
+    # Negative numbers have the order of their bits reversed.
+    order = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
+    return torch.add(place, order, alpha=1 << 32)
 
 
 def _placed(key: Tensor) -> Tensor:
