@@ -4,6 +4,7 @@ Shapes as in `unipinrec/models/transact/search.py`.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -161,6 +162,22 @@ def test_int8_finds_most_of_what_float32_finds(seed: int) -> None:
     assert recall(random[:LONGEST], random[LONGEST:]) >= 0.98
     clustered = draw_clustered(LONGEST, CANDIDATES, 32, seed)
     assert recall(*map(torch.from_numpy, clustered)) >= 0.98
+
+
+def test_searches_inside_and_outside_of_inference_mode_share_memory() -> None:
+    cases = [search_case((length,), (3,), 4) for length in (300, 500, 400)]
+    with torch.inference_mode():
+        assert_expected(nearest(*cases[0].tensors, 4), cases[0])
+        assert_expected(nearest(*cases[1].tensors, 4), cases[1])
+    assert_expected(nearest(*cases[2].tensors, 4), cases[2])
+
+
+def test_threads_search_side_by_side() -> None:
+    cases = [search_case((4000,), (40,), 8, vectors=3000, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda case: nearest(*case.tensors, case.count), cases))
+    for nearest_events, case in zip(found, cases, strict=True):
+        assert_expected(nearest_events, case)
 
 
 def test_vectors_become_bytes() -> None:

@@ -11,6 +11,7 @@ in b blocks of s events.
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,8 +29,9 @@ BLOCK = 16
 """Consecutive events of which the best stands for all at first."""
 LEAST_BLOCKS = 2
 """Blocks for each event to find; with fewer, ordering all events is as fast."""
-TOGETHER = 32
-"""Candidates whose scores are kept at once: for 16,000 events 2 MB, which a processor's cache holds."""
+TOGETHER = 64
+"""Candidates whose scores are kept at once: for 16,000 events 4 MB, which a processor's cache holds. PyTorch
+shares a selection among few values between threads by 32 rows."""
 
 RequestSearch = Callable[[Tensor, Tensor, int], Tensor]
 """Places [c, K] of the nearest of one request's events [n, E] to its candidates [c, E]; K is at most n."""
@@ -134,12 +136,9 @@ def _in_best_blocks(event_nE: Tensor, candidate_cE: Tensor, count: int) -> Tenso
     inverse_norm_n, event_En = inverse_norms(event_nE), _right_side(event_nE)
     block_b = torch.arange(blocks, device=event_nE.device)
     within_s1 = torch.arange(BLOCK, device=event_nE.device)[:, None]
-    score_cn = inverse_norm_n.new_empty(min(len(candidate_cE), TOGETHER), len(event_nE))
     place_ck = torch.empty(len(candidate_cE), count, dtype=torch.int64, device=event_nE.device)
     for part_cE, place_part_ck in zip(candidate_cE.split(TOGETHER), place_ck.split(TOGETHER), strict=True):
-        part_cn = score_cn[: len(part_cE)]
-        _multiply(part_cE, event_En, part_cn)
-        score_csb = part_cn.mul_(inverse_norm_n).view(-1, BLOCK, blocks)
+        score_csb = _products(part_cE, event_En).mul_(inverse_norm_n).view(-1, BLOCK, blocks)
         if len(event_nE) > length:
             # Padding stands at the end of the last block.
             score_csb[:, length - (blocks - 1) * BLOCK :, -1] = -torch.inf
@@ -151,20 +150,39 @@ def _in_best_blocks(event_nE: Tensor, candidate_cE: Tensor, count: int) -> Tenso
 
 
 def _right_side(event_nE: Tensor) -> Tensor:
-    """Return event vectors [E, n] as the products of `_multiply` want them."""
-    if event_nE.device.type == "cpu" and multiplies_integers():
-        # `contiguous` keeps odd strides where the width is 1, from which the product would be arbitrary.
-        return event_nE.T.clone(memory_format=torch.contiguous_format)
+    """Return event vectors [E, n] as `_products` wants them."""
+    # The strides of vectors of one component say nothing, and the integer product takes them at their word.
+    if event_nE.device.type == "cpu" and event_nE.size(1) > 1 and multiplies_integers():
+        return event_nE.T
     return event_nE.float().T
 
 
-def _multiply(candidate_cE: Tensor, event_En: Tensor, product_cn: Tensor) -> None:
-    """Write all dot products as float32."""
+def _products(candidate_cE: Tensor, event_En: Tensor) -> Tensor:
+    """Return all dot products as float32 [c, n], which stay until the next ones of this thread."""
+    integer_cn = _scratch.take(len(candidate_cE), event_En.size(1), event_En.device)
+    product_cn = integer_cn.view(torch.float32)
     if event_En.dtype == torch.int8:
-        product_cn.copy_(torch._int_mm(candidate_cE, event_En))
-    else:
-        # Zero has two signs, which are equal as numbers and not as bits; adding leaves the positive one.
-        torch.mm(candidate_cE.float(), event_En, out=product_cn).add_(0.0)
+        return product_cn.copy_(torch._int_mm(candidate_cE, event_En, out=integer_cn))
+    # Zero has two signs, which are equal as numbers and not as bits; adding leaves the positive one.
+    return torch.mm(candidate_cE.float(), event_En, out=product_cn).add_(0.0)
+
+
+class _Scratch(threading.local):
+    """Memory of a thread, which each of its searches writes to: fresh pages cost more than the products."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.int32)
+
+    def take(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """Return integers of any value, as large as the largest search so far needs."""
+        if self._memory.numel() < rows * columns or self._memory.device != device:
+            # What inference mode makes could not be written to outside of it.
+            with torch.inference_mode(False):
+                self._memory = torch.empty(rows * columns, dtype=torch.int32, device=device)
+        return self._memory[: rows * columns].view(rows, columns)
+
+
+_scratch = _Scratch()
 
 
 @functools.cache
