@@ -173,7 +173,7 @@ def test_searches_inside_and_outside_of_inference_mode_share_memory() -> None:
 
 
 def test_threads_search_side_by_side() -> None:
-    cases = [search_case((4000,), (40,), 8, vectors=3000, seed=seed) for seed in range(8)]
+    cases = [search_case((LONGEST,), (130,), 2, vectors=3000, seed=seed) for seed in range(12)]
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda case: nearest(*case.tensors, case.count), cases))
     for nearest_events, case in zip(found, cases, strict=True):
