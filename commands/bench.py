@@ -18,6 +18,7 @@ from benchmarks.gpu.show import plot as plot_gpu
 from benchmarks.gpu.show import show as show_gpu
 from benchmarks.policy import PolicyPlan, measure_policy
 from benchmarks.sweep.growth import growth
+from benchmarks.sweep.nearest import nearest_events
 from benchmarks.sweep.options import options
 from benchmarks.sweep.precision import precision
 from benchmarks.sweep.sweep import SweepReport, plot, tables
@@ -202,6 +203,7 @@ class Subject(StrEnum):
     GROWTH = "growth"
     OPTIONS = "options"
     PRECISION = "precision"
+    NEAREST = "nearest"
 
 
 @app.command("sweep")
@@ -210,11 +212,12 @@ def bench_sweep(
         Subject,
         typer.Argument(
             help="growth: cost against history, candidates, batch, users and catalogue; options: other "
-            "precisions, compilers and storage; precision: what fewer bits cost in held-out quality."
+            "precisions, compilers and storage; precision: what fewer bits cost in held-out quality; "
+            "nearest: the second ranker's search."
         ),
     ],
     most: Annotated[
-        int | None, typer.Option(min=1, help="Sizes of each sweep of growth, the smallest first.")
+        int | None, typer.Option(min=1, help="Sizes of each sweep of growth and nearest, the smallest first.")
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0.001, help="Length of calls of which the median counts.")
@@ -238,6 +241,8 @@ def bench_sweep(
     with one_line_errors(BundleError, StoreError, PreparedDatasetError, DatasetMismatchError, ValueError):
         if subject is Subject.GROWTH:
             report = growth(seconds, most, tell)
+        elif subject is Subject.NEAREST:
+            report = nearest_events(seconds, most, tell)
         elif subject is Subject.OPTIONS:
             report = options(bundle, users or 300, seconds, tell)
         else:

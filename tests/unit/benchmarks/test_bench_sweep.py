@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from benchmarks.sweep.graphs import ServedGraphs
 from benchmarks.sweep.growth import growth
+from benchmarks.sweep.nearest import nearest_events
 from benchmarks.sweep.options import _storage
 from benchmarks.sweep.precision import kendall_by_user, precision, top_overlap_by_user
 from benchmarks.sweep.sweep import Point, Sweep, SweepReport, median_ms, plot, run_sweeps, tables
@@ -70,6 +72,22 @@ def test_a_median_is_of_the_time_of_a_call() -> None:
     assert median_ms(lambda: None, 0.001) < 0.1
     draw = np.random.default_rng(1)
     assert median_ms(lambda: draw.random(2_000_000), 0.05) > 1
+
+
+def test_the_search_is_compared_with_pytorch(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    report = nearest_events(0.01, 1, lambda _: None)
+    plot(report, tmp_path / "nearest.png")
+    assert (tmp_path / "nearest.png").stat().st_size > 5_000
+    (shortest,), points = report.sweeps["events of a history"], report.sweeps["threads"]
+    assert shortest.value == 1000
+    assert points[0].value == "1"
+    for point in (shortest, *points):
+        shares = ("median, share", "largest, share", "recall, share")
+        median, largest, recall = (float(point.measured[name]) for name in shares)
+        assert 0 < median <= largest
+        assert 0.97 < recall < 1
+    assert torch.get_num_threads() == threads
 
 
 def test_costs_of_growing_sizes_are_measured(tmp_path: Path) -> None:

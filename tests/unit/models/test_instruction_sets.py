@@ -35,6 +35,7 @@ NARROWER = {
 
 NUMERIC_TESTS = (
     *("models/test_golden.py", "models/test_features.py", "models/test_embedder.py", "models/test_losses.py"),
+    "models/test_transact_search.py",
     "ensemble/test_nodes.py",
 )
 
