@@ -229,6 +229,33 @@ def test_the_logits_start_at_what_rates_say() -> None:
     assert apart(logits(alone, requests), logits(alone, changed)) == 0
 
 
+def test_users_are_means_of_what_they_acted_on_the_recent_counting_more() -> None:
+    """Against sums of one row at a time; hidden seconds hide rows of both sequences."""
+    half_lives, hidden = (900, 86_400), [0, 40_000]
+    model, requests = ranker(half_lives_s=half_lives), slates([Sizes(6, 9, 2), Sizes(8, 7, 1)]).requests
+    events, shown = requests.events, requests.impressions
+    vectors = model.vectors(events.item_row_N), model.vectors(shown.item_row_N)
+    candidate_CE = model.vectors(requests.candidate_item_C)
+    found = model.interests(requests, vectors, candidate_CE, torch.tensor(hidden))
+    for candidate, request in enumerate([0, 0, 1]):
+        means, weights = [], []
+        for action in range(ACTIONS + 1):
+            rows, vector_NE = (events, vectors[0]) if action < ACTIONS else (shown, vectors[1])
+            own = range(*rows.offset_R1[request : request + 2].tolist())
+            for half_life in half_lives:
+                total, weight = torch.zeros(32), 0.0
+                for row in own:
+                    age = NOW - int(rows.timestamp_N[row])
+                    acted = action == ACTIONS or int(rows.actions_N[row]) >> action & 1
+                    if acted and age >= hidden[request]:
+                        total = total + 0.5 ** (age / half_life) * vector_NE[row]
+                        weight += 0.5 ** (age / half_life)
+                means.append(3 * total @ candidate_CE[candidate] / (weight + 1) / 32**0.5)
+                weights.append(weight)
+        wanted = torch.cat([torch.stack(means), torch.tensor(weights).log1p()])
+        assert apart(found[candidate], wanted) < LAST_BITS
+
+
 def test_a_layer_of_pairs_is_the_layer_of_joined_rows() -> None:
     torch.manual_seed(0)
     layer = EncoderLayer(12, 8, 0.1).eval()

@@ -175,6 +175,37 @@ def test_of_lifelong_events_none_but_the_nearest_counts(model: TransActV2) -> No
     assert apart(logits(model, requests, logged), logits(model, changed, logged)) == 0
 
 
+def test_actions_on_nearest_rows_count_by_likeness() -> None:
+    """Against sums of one candidate and row at a time."""
+    model, requests = ranker(), slates([Sizes(30, 20, 3), Sizes(2, 0, 2)]).requests
+    nearest = nearest_rows(requests, model.search_VW, model.config)
+    vector_CE = model.vectors(requests.candidate_item_C)
+    found = model.nearest_actions(requests, nearest, vector_CE, model.vectors)
+    events, shown = requests.events, requests.impressions
+    parts = (
+        (events, nearest.older_CK, nearest.older_count_C),
+        (events, nearest.realtime_CK, nearest.realtime_count_C),
+    )
+    for candidate in range(5):
+
+        def like(item: Tensor, own: Tensor = vector_CE[candidate]) -> float:
+            cosine = nn.functional.cosine_similarity(model.vectors(item.unsqueeze(0))[0], own, dim=0)
+            return float(torch.exp(4 * (cosine - 1)).detach())
+
+        wanted = []
+        for rows, row_CK, count_C in parts:
+            own = row_CK[candidate, : int(count_C[candidate])].tolist()
+            wanted += [
+                sum(like(rows.item_row_N[row]) for row in own if int(rows.actions_N[row]) >> action & 1)
+                for action in range(ACTIONS)
+            ]
+        passed = nearest.impression_CK[candidate, : int(nearest.impression_count_C[candidate])].tolist()
+        wanted.append(sum(like(shown.item_row_N[row]) for row in passed))
+        assert apart(found[candidate], torch.tensor(wanted).log1p()) < LAST_BITS
+    assert found[:3].min() > 0
+    assert found[3:].count_nonzero() == 0
+
+
 def test_the_encoder_is_causal() -> None:
     torch.manual_seed(0)
     layer, row_CND = CausalLayer(12, 8, 0.0), torch.randn(2, 7, 12)

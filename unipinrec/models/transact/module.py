@@ -5,6 +5,7 @@ items, E item width, W width of search vectors, X any rows, U distinct ones, T t
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from unipinrec.models.transact.config import SecondRankerConfig, TransactConfig,
 from unipinrec.models.transact.crossing import Heads
 from unipinrec.models.transact.encoder_v1 import EventEncoder
 from unipinrec.models.transact.encoder_v2 import LifelongEncoder, Tokens, action_embedding
-from unipinrec.models.transact.interests import Interests
+from unipinrec.models.transact.interests import Interests, NearestActions
 from unipinrec.models.transact.nearest import latest, nearest_rows
 
 
@@ -106,7 +107,8 @@ class TransActV2(SecondRanker):
         super().__init__(config)
         self.config: TransactV2Config = config
         self.encoder = LifelongEncoder(config)
-        self.heads = Heads(config, self.encoder.size, self.interests.size)
+        self.nearest_actions = NearestActions(config)
+        self.heads = Heads(config, self.encoder.size, self.interests.size + self.nearest_actions.size)
         search_VW = torch.zeros(config.num_items, config.search_dim, dtype=torch.int8)
         self.search_VW: Tensor = nn.Buffer(search_VW)
 
@@ -124,14 +126,13 @@ class TransActV2(SecondRanker):
             nearest = nearest_rows(requests, self.search_VW, self.config)
         candidate_CE = self.vectors(requests.candidate_item_C, hidden_V)
         tokens = Tokens.of(requests, nearest, self.config)
-        encoded_CD, row_CTD = self.encoder(
-            tokens, requests, candidate_CE, lambda row_X: self.vectors(row_X, hidden_V)
-        )
+        vectors = partial(self.vectors, hidden_V=hidden_V)
+        encoded_CD, row_CTD = self.encoder(tokens, requests, candidate_CE, vectors)
         # As training on logged rows has no more than these of a lifelong sequence, nothing else reads it.
         realtime = replace(requests, events=latest(requests.events, self.config.realtime_events))
-        vector_NE, shown_NE = (
-            self.vectors(rows.item_row_N, hidden_V) for rows in (realtime.events, realtime.impressions)
-        )
-        near_CK = self.interests(realtime, (vector_NE, shown_NE), candidate_CE, None)
+        read = (vectors(realtime.events.item_row_N), vectors(realtime.impressions.item_row_N))
+        near_CK = self.interests(realtime, read, candidate_CE, None)
+        acted_CK = self.nearest_actions(requests, nearest, candidate_CE, vectors)
+        near_CK = torch.cat([near_CK, acted_CK], dim=1)
         logit_CA = self.heads(encoded_CD, near_CK, requests, candidate_CE)
         return RankedTokens(logit_CA, tokens, row_CTD)
