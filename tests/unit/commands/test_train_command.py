@@ -58,7 +58,7 @@ def test_the_second_rankers_are_trained_the_second_by_the_firsts_vectors(data: P
         return state
 
     first = trained("transact")
-    assert (first["training"]["batch_size"], first["training"]["time_window_s"]) == (64, 86_400)
+    assert (first["training"]["batch_size"], first["training"]["time_window_s"]) == (32, 86_400)
     second = trained("transact-v2", "--vectors", str(tmp_path / "transact" / "epoch-0001"))
     assert second["model"]["search_dim"] == first["model"]["item_dim"] == 8
     assert second["dataset"].keys() - first["dataset"].keys() == {"search_vectors"}

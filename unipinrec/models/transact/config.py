@@ -130,11 +130,11 @@ class TransactV2Config(SecondRankerConfig):
 class TransactTraining(TrainingConfig):
     """The loss of the second ranker: cross-entropy of every action (TransAct §3.1)."""
 
-    epochs: Count = 4
+    epochs: Count = 3
     """Passes over the users; each draws some of a user's feedviews."""
-    batch_size: Count = 64
+    batch_size: Count = 32
     """Requests in one step, those of all processes together."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     checkpoint_every: Count = 1
     time_window_s: Annotated[int, Field(ge=0)] = DAY_S
     """Longest time before a request whose events a step hides: a random part of it for each request (TransAct

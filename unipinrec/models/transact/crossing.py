@@ -135,8 +135,7 @@ class Heads(nn.Module):
     def forward(
         self, encoded_CO: Tensor, near_CK: Tensor, requests: RequestBatch, candidate_CE: Tensor
     ) -> Tensor:
-        """Return logits [C, A] of what an encoder read and how near candidates are to what their users
-        did."""
+        """Return logits [C, A] of what an encoder read and how near candidates are to their users."""
         request_C = requests.request_of_candidate
         known_CF = torch.cat([near_CK, self.context(requests, candidate_CE, request_C)], dim=1)
         crossed_CX = self.crossing(self.narrow(torch.cat([encoded_CO, known_CF], dim=1)))

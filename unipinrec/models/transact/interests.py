@@ -67,8 +67,7 @@ class Interests(nn.Module):
         vector_NE: Tensor,
         hidden_s_R: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Weighted sums of each request's vectors and of their weights, [R, K, E] and [R, K], of some
-        kinds."""
+        """Sums of each request's weighted vectors, [R, K, E], and of their weights, [R, K], of some kinds."""
         lengths = rows.lengths
         request_N = torch.repeat_interleave(lengths, output_size=len(rows.item_row_N))
         age_N = request_time_R[request_N] - rows.timestamp_N

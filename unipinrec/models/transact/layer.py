@@ -14,8 +14,10 @@ HIDDEN = -1e9
 
 
 class SharedDropout(nn.Module):
-    """Dropout of the same features in all rows of a candidate: drawing for every row costs as much as
-    attention."""
+    """Dropout of the same features in all rows of a candidate.
+
+    Drawing for each row alone would cost as much as attention.
+    """
 
     def __init__(self, probability: float) -> None:
         super().__init__()

@@ -39,8 +39,7 @@ def latest(rows: PackedEvents, most: int) -> PackedEvents:
 
 
 def nearest_rows(requests: RequestBatch, vector_VE: Tensor, config: TransactV2Config) -> NearestRows:
-    """Return the rows that are nearest to each candidate by int8 vectors of the catalogue, in order of
-    time."""
+    """Return the rows nearest to each candidate by int8 vectors of the catalogue, in order of time."""
     events, shown = requests.events, requests.impressions
     older_R2, rest_R2, _ = parts_of(events.offset_R1, config)
     candidate_CE = vector_VE[requests.candidate_item_C]

@@ -60,8 +60,7 @@ class NextAction(nn.Module):
         return (loss_CP * counted_rP[request_C]).sum() * part.counted / len(batch.label_CA)
 
     def targets(self, requests: RequestBatch) -> tuple[Tensor, Tensor]:
-        """Return the item after each of the latest events but the last, [R, P], and which are positive
-        ones."""
+        """Return the item after each of the latest events but the last, [R, P], and which are positive."""
         begin_R, end_R = parts_of(requests.events.offset_R1, self.config)[2].unbind(1)
         ahead_P = torch.arange(1, self.config.latest_events, device=begin_R.device)
         place_RP = begin_R.unsqueeze(1) + ahead_P
