@@ -272,9 +272,13 @@ def test_an_interrupted_run_ends_as_one_without_interruption(
 
 
 @pytest.mark.parametrize("name", ["transact", "transact-v2"])
-def test_training_learns_what_users_click(name: str, dataset: InteractionDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("half_lives_s", [(3_000,), ()], ids=["means", "the encoder alone"])
+def test_training_learns_what_users_click(
+    name: str, half_lives_s: tuple[int, ...], dataset: InteractionDataset, tmp_path: Path
+) -> None:
     """Items of the user's cluster against others, which nothing but the sequences tells."""
     spec, config, examples = examples_of(name, dataset)
+    config = config.model_copy(update={"half_lives_s": half_lives_s})
     training = spec.training(epochs=12, batch_size=16, learning_rate=1e-2, time_window_s=0)
     checkpoint = train(spec, examples, config, training, tmp_path)
     model = load_model(checkpoint)

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import gelu
 
 from unipinrec.models.common.features import AbsoluteTime
 from unipinrec.models.transact.base_rates import BaseRates
@@ -102,7 +102,7 @@ class Crossing(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         for weight in self.parameters():
-            nn.init.normal_(weight, std=width**-0.5 * (weight.ndim > 1))
+            nn.init.normal_(weight, std=0.5 * width**-0.5 * (weight.ndim > 1))
 
     def forward(self, features_CX: Tensor) -> Tensor:
         """Return crossed features [C, X]."""
@@ -121,6 +121,9 @@ class Heads(nn.Module):
         features = encoded + near + self.context.size
         width = config.cross_dim or features
         self.narrow = nn.Linear(features, width) if config.cross_dim else nn.Identity()
+        # A crossing multiplies features with one another: what is not normalised soon puts every hidden unit
+        # where it has no gradient.
+        self.norm_features, self.norm_crossed = nn.LayerNorm(width), nn.LayerNorm(width)
         self.crossing = Crossing(width, config.cross_layers)
         self.hidden = nn.Linear(width, config.head_hidden)
         self.dropout = nn.Dropout(config.dropout)
@@ -138,8 +141,9 @@ class Heads(nn.Module):
         """Return logits [C, A] of what an encoder read and how near candidates are to their users."""
         request_C = requests.request_of_candidate
         known_CF = torch.cat([near_CK, self.context(requests, candidate_CE, request_C)], dim=1)
-        crossed_CX = self.crossing(self.narrow(torch.cat([encoded_CO, known_CF], dim=1)))
-        deep_CA = self.logit(self.dropout(relu(self.hidden(crossed_CX))))
+        features_CX = self.norm_features(self.narrow(torch.cat([encoded_CO, known_CF], dim=1)))
+        hidden_CH = gelu(self.hidden(self.norm_crossed(self.crossing(features_CX))))
+        deep_CA = self.logit(self.dropout(hidden_CH))
         logit_CA = (self.wide(known_CF) + deep_CA).float()
         known_CA = self.rates(requests, request_C) if self.starts_at_rates else self.rates.prior_A
         return logit_CA + known_CA
