@@ -77,8 +77,8 @@ def newest_first(
 ) -> tuple[Tensor, Tensor]:
     """Return where each request's events are, the newest first, [R, n], and how many there are, [R].
 
-    Of request r, events from `request_time_R - hidden_s_R` on, that second left out, do not count. They are
-    the newest ones, so those before them move up.
+    Of request r, events later than `request_time_R - hidden_s_R` do not count, as if they had not been: those
+    before them move up.
     """
     seen_R = events.lengths
     if hidden_s_R is not None:
