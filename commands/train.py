@@ -1,17 +1,19 @@
 """`unipinrec train`: a dataset to a checkpoint."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from commands.errors import one_line_errors
+from unipinrec.config import TrainingConfig
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.models.config import PRESETS, sized
+from unipinrec.models.config import PRESETS, CatalogueConfig, sized
 from unipinrec.models.registry import MODELS, WITH_TRAINING_COMMAND, find_model
+from unipinrec.models.spec import Examples, ModelSpec
 from unipinrec.models.unified.config import DEMO_TRAINING
-from unipinrec.training.checkpoint import CheckpointMismatchError
+from unipinrec.training.checkpoint import CheckpointMismatchError, load_item_vectors
 from unipinrec.training.hardware import Hardware
 from unipinrec.training.trainer import train
 
@@ -23,12 +25,26 @@ def train_command(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and TensorBoard logs.")],
     model: Annotated[str, typer.Option(help=f"Model: {', '.join(HERE)}.")] = "unified",
     size: Annotated[str, typer.Option("--preset", help=f"Model size: {', '.join(PRESETS)}.")] = "demo",
-    epochs: Annotated[int, typer.Option(help="Passes over the users.")] = DEMO_TRAINING.epochs,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help=f"Passes over the users; default: {DEMO_TRAINING.epochs}, or the model's."),
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Users in one step, those of all processes together.")
-    ] = DEMO_TRAINING.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = DEMO_TRAINING.learning_rate,
+        int | None,
+        typer.Option(
+            help="Users or requests in one step, those of all processes together; "
+            f"default: {DEMO_TRAINING.batch_size}, or the model's."
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help=f"Peak learning rate; default: {DEMO_TRAINING.learning_rate}, or the model's."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEMO_TRAINING.seed,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="Of transact-v2: checkpoint of a model by whose item vectors events are near."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")
     ] = None,
@@ -45,14 +61,44 @@ def train_command(
     """
     with one_line_errors(ValueError, PreparedDatasetError, CheckpointMismatchError):
         spec = find_model(model)
-        if spec.examples is None:
-            raise ValueError(f"model is {model}, which `unipinrec {model} train` trains")
-        training = spec.training(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+        training = _training(
+            spec, seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        )
         hardware = Hardware.choose(device, precision, workers)
         interactions = InteractionDataset.load(dataset)
-        config = sized(spec.config, size, interactions.catalogue_fields)
-        examples = spec.examples(interactions, config, seed)
+        config, examples = _examples(spec, size, interactions, seed, vectors)
         with hardware.joined():
             checkpoint = train(spec, examples, config, training, out, hardware=hardware)
     if hardware.leads:
         typer.echo(f"checkpoint {checkpoint}")
+
+
+def _training(spec: ModelSpec[Any, Any, Any], seed: int, **given: float | None) -> TrainingConfig:
+    """Return what was given, else the model's defaults, or the demo's if it has no number of epochs."""
+    names = list(given) if spec.training.model_fields["epochs"].is_required() else []
+    fields: dict[str, float] = {name: getattr(DEMO_TRAINING, name) for name in names}
+    fields |= {name: value for name, value in given.items() if value is not None}
+    training: TrainingConfig = spec.training(seed=seed, **fields)
+    return training
+
+
+def _examples(
+    spec: ModelSpec[Any, Any, Any],
+    size: str,
+    interactions: InteractionDataset,
+    seed: int,
+    vectors: Path | None,
+) -> tuple[CatalogueConfig, Examples]:
+    fields = interactions.catalogue_fields
+    if spec.examples is not None:
+        if vectors is not None:
+            raise ValueError(f"vectors is {vectors}; model {spec.name} takes none")
+        config = sized(spec.config, size, fields)
+        return config, spec.examples(interactions, config, seed)
+    if spec.examples_by_vectors is None:
+        raise ValueError(f"model is {spec.name}, which `unipinrec {spec.name} train` trains")
+    if vectors is None:
+        raise ValueError(f"vectors is missing; model {spec.name} needs a checkpoint with item vectors")
+    vector_VE = load_item_vectors(vectors, interactions)
+    config = sized(spec.config, size, fields | {"search_dim": vector_VE.size(1)})
+    return config, spec.examples_by_vectors(interactions, config, seed, vector_VE)

@@ -4,7 +4,7 @@ Apart from `common`, whose import loads PyTorch: server nodes that compute nothi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -29,21 +29,15 @@ class CatalogueConfig(Config):
     max_candidates: Count
     """Candidates that one request may rank."""
 
+    @classmethod
+    def preset(cls, name: str) -> Mapping[str, int | float]:
+        """Return the fields that one of `PRESETS` sets."""
+        return {field: size for field, size in _SIZES[name].items() if field in cls.model_fields}
 
-class ModelConfig(CatalogueConfig):
-    """Sizes of a transformer over histories: trunk, tokens and item vectors (UniPinRec §1)."""
 
-    layers: Count
-    """Transformer layers. Compute and KV bytes grow linearly."""
-    width: Annotated[int, Field(ge=8)]
-    """Hidden size. Compute grows quadratically, KV bytes linearly."""
-    heads: Count
-    """Attention heads; must divide `width`."""
-    max_history: Count
-    """Events of a history that the trunk reads; older ones fall out of the window."""
-    window_block: Count
-    """Events by which the window start moves when a history outgrows `max_history`. Larger blocks keep
-    a cached prefix valid for longer, and drop up to `window_block - 1` more old events."""
+class ItemConfig(CatalogueConfig):
+    """How a model's own item vectors are made (PinRec §2.3)."""
+
     item_dim: Annotated[int, Field(ge=4)] = 64
     """Width of the L2-normalised item vectors and query embeddings (not stated in the paper)."""
     id_dim: Annotated[int, Field(ge=4)] = 64
@@ -57,6 +51,28 @@ class ModelConfig(CatalogueConfig):
     attribute_dim: Annotated[int, Field(ge=1)] = 32
     """Width of an attribute's embedding; an item has the sum of its own, divided by the root of
     their number."""
+
+    @model_validator(mode="after")
+    def _check_hashes(self) -> Self:
+        if self.id_dim % self.id_hashes:
+            raise ValueError(f"id_hashes is {self.id_hashes}; it must divide id_dim {self.id_dim}")
+        return self
+
+
+class ModelConfig(ItemConfig):
+    """Sizes of a transformer over histories: trunk, tokens and item vectors (UniPinRec §1)."""
+
+    layers: Count
+    """Transformer layers. Compute and KV bytes grow linearly."""
+    width: Annotated[int, Field(ge=8)]
+    """Hidden size. Compute grows quadratically, KV bytes linearly."""
+    heads: Count
+    """Attention heads; must divide `width`."""
+    max_history: Count
+    """Events of a history that the trunk reads; older ones fall out of the window."""
+    window_block: Count
+    """Events by which the window start moves when a history outgrows `max_history`. Larger blocks keep
+    a cached prefix valid for longer, and drop up to `window_block - 1` more old events."""
     action_dim: Annotated[int, Field(ge=1)] = 16
     """Width of the dense action embedding that is joined to the item vector (not stated in the paper)."""
     feedforward_ratio: Annotated[int, Field(ge=1)] = 4
@@ -80,8 +96,6 @@ class ModelConfig(CatalogueConfig):
             raise ValueError(
                 f"window_block is {self.window_block}; allowed: 1 to max_history {self.max_history}"
             )
-        if self.id_dim % self.id_hashes:
-            raise ValueError(f"id_hashes is {self.id_hashes}; it must divide id_dim {self.id_dim}")
         return self
 
     @property
@@ -170,12 +184,11 @@ C = TypeVar("C", bound=CatalogueConfig)
 def sized(kind: type[C], name: str, fields: Mapping[str, Any]) -> C:
     """Return a configuration of the named sizes (`tiny`, `demo`, `bench-cpu`, `paper`) with other fields set.
 
-    Of the sizes, those count that `kind` has; `fields` are at least those of a catalogue: `num_items` and
-    `num_actions`, or all that `InteractionDataset.catalogue_fields` tells.
+    Of the sizes, those count that `kind` has, unless it has presets of its own; `fields` are at least those
+    of a catalogue: `num_items` and `num_actions`, or all that `InteractionDataset.catalogue_fields` tells.
 
     Raises `ValueError` if `name` is not one of `PRESETS`, or a field is unknown, missing or out of range.
     """
     if name not in _SIZES:
         raise ValueError(f"preset is {name!r}; allowed: {', '.join(PRESETS)}")
-    sizes = {field: size for field, size in _SIZES[name].items() if field in kind.model_fields}
-    return kind.model_validate({**sizes, **fields})
+    return kind.model_validate({**kind.preset(name), **fields})

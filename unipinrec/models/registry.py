@@ -10,6 +10,8 @@ MODELS = {
     "interleaved": "unipinrec.models.baselines.interleaved",
     "sasrec": "unipinrec.models.baselines.sasrec",
     "policy": "unipinrec.models.policy.spec",
+    "transact": "unipinrec.models.transact.spec",
+    "transact-v2": "unipinrec.models.transact.spec_v2",
 }
 """Modules whose `SPEC` is the model's; one is imported when it is asked for."""
 WITH_TRAINING_COMMAND = ("policy",)

@@ -98,6 +98,9 @@ class ModelSpec(Generic[M, C, T]):
     offline: Callable[[M], Any]
     """What evaluation asks; of a recommender, as `unipinrec.evaluation.recommender` describes it."""
     examples: Callable[[InteractionDataset, C, int], Examples] | None = None
-    """Examples of a dataset, from a seed. None: it takes more than a dataset, and a command of its own."""
+    """Examples of a dataset, from a seed. None: it takes more than a dataset."""
+    examples_by_vectors: Callable[[InteractionDataset, C, int, Tensor], Examples] | None = None
+    """The same for a model that also takes the item vectors [V, E] of another; `search_dim` of its
+    configuration is their width."""
     exports: Callable[[M], Exports] | None = None
     """What is served. None: the model is there to compare with."""

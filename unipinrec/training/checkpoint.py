@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unipinrec.config import Config, TrainingConfig
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.common.embedder import ItemEmbedder
 from unipinrec.models.config import CatalogueConfig
 from unipinrec.models.registry import find_model
 
@@ -120,6 +122,21 @@ def load_model(checkpoint: Path) -> Any:
     weights = load_weights(checkpoint)
     model.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})
     return model.eval()
+
+
+def load_item_vectors(checkpoint: Path, dataset: InteractionDataset) -> Tensor:
+    """Return the trained vectors of a dataset's items, [V, E].
+
+    Raises `CheckpointMismatchError` if the model was trained with another dataset, or has no vectors.
+    """
+    if not dataset.info.sha256.items() <= load_state(checkpoint).dataset.items():
+        raise CheckpointMismatchError(
+            f"{checkpoint} was trained with another dataset than {dataset.info.name}"
+        )
+    embedder = getattr(load_model(checkpoint), "embedder", None)
+    if not isinstance(embedder, ItemEmbedder):
+        raise CheckpointMismatchError(f"{checkpoint} holds a model without item vectors")
+    return embedder.all_vectors()
 
 
 def load_offline(checkpoint: Path) -> Any:

@@ -104,7 +104,6 @@ def test_a_bundle_refuses_what_it_cannot_hold(exported: Exported, tmp_path: Path
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        ValueError, match=r"^model is 'magic'; allowed: unified, interleaved, sasrec, policy, item_means$"
-    ):
+    known = "unified, interleaved, sasrec, policy, transact, transact-v2, item_means"
+    with pytest.raises(ValueError, match=rf"^model is 'magic'; allowed: {known}$"):
         find_model("magic")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.config import ModelConfig
+from unipinrec.models.config import ItemConfig
 
 PRIME = 2**31 - 1
 MULTIPLIERS = (48_271, 69_621, 16_807, 39_373, 742_938, 950_706, 630_360, 1_343_714)
@@ -33,7 +33,7 @@ class Catalogue:
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
-    def of_rows(cls, config: ModelConfig) -> Self:
+    def of_rows(cls, config: ItemConfig) -> Self:
         """Return items of which nothing is known but their row."""
         items = config.num_items
         return cls(
@@ -44,7 +44,7 @@ class Catalogue:
         )
 
     @classmethod
-    def of_dataset(cls, dataset: InteractionDataset, config: ModelConfig, training_count_V: Tensor) -> Self:
+    def of_dataset(cls, dataset: InteractionDataset, config: ItemConfig, training_count_V: Tensor) -> Self:
         """Return the items of a dataset; those without a training event are cold.
 
         What the configuration has no room for is left out: a model may ignore attributes or content.
@@ -57,7 +57,7 @@ class Catalogue:
         )
 
 
-def id_slots(item_id_V: Tensor, config: ModelConfig) -> Tensor:
+def id_slots(item_id_V: Tensor, config: ItemConfig) -> Tensor:
     """Return rows of the id table for external ids, [V, H] (PinRec §2.3).
 
     A single table with a row for every item needs no hashing: item v has row v.

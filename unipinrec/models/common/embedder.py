@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unipinrec.models.common.catalogue import Catalogue
 from unipinrec.models.common.projection import Projection
-from unipinrec.models.config import ModelConfig
+from unipinrec.models.config import ItemConfig
 
 
 class ItemEmbedder(nn.Module):
@@ -20,7 +20,7 @@ class ItemEmbedder(nn.Module):
     stored in the item index, so that retrieval and ranking see identical vectors.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ItemConfig) -> None:
         super().__init__()
         items, hashes = config.num_items, config.id_hashes
         self.id_table = nn.Embedding(hashes * (config.id_rows or items), config.id_dim // hashes)

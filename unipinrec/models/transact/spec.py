@@ -1,0 +1,25 @@
+"""TransAct as training and evaluation take it."""
+
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.spec import ModelSpec
+from unipinrec.models.transact.config import TransactConfig, TransactTraining
+from unipinrec.models.transact.examples import SlateConfig, SlateExamples
+from unipinrec.models.transact.module import TransAct
+from unipinrec.models.transact.objective import TransactObjective
+from unipinrec.models.transact.offline import OfflineSecondRanker
+
+
+def slate_examples(interactions: InteractionDataset, config: TransactConfig, seed: int) -> SlateExamples:
+    """Return the slates of a dataset, with the last two events of a user held out."""
+    return SlateExamples(interactions, config, SlateConfig(seed=seed))
+
+
+SPEC = ModelSpec(
+    name="transact",
+    config=TransactConfig,
+    training=TransactTraining,
+    make=TransAct,
+    examples=slate_examples,
+    objective=TransactObjective.of,
+    offline=OfflineSecondRanker,
+)
