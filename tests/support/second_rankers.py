@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ensemble.stores.history_store import EVENT, Events
 from export.bundle_writer import write_bundle
 from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, Exported
 from tests.support.answers import Answer
@@ -133,6 +134,15 @@ def offline_full(
 def acted_on(history: History) -> History:
     """Return a history without impressions."""
     return history[history.actions_N != 0]
+
+
+def as_events(exported: Exported, history: History) -> Events:
+    """Return a history as a store takes it."""
+    events = np.empty(len(history), EVENT)
+    events["item_id"] = exported.dataset.item_ids_V[history.item_row_N]
+    events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
+    events["surface"] = history.surface_N
+    return events
 
 
 def mixed(seed: int, length: int) -> History:

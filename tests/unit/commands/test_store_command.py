@@ -72,7 +72,7 @@ def test_the_latest_events_are_left_out_on_request(shop: Path, tmp_path: Path) -
 @pytest.fixture
 def shown(tmp_path: Path) -> Path:
     """A prepared dataset of slates: user a sees three, of two items each or three, and acts on some."""
-    info = DatasetInfo(name="shown", actions=("click",), utility_weights=(1.0,))
+    info = DatasetInfo(name="shown", actions=("click",), sampled_impressions=False, utility_weights=(1.0,))
     columns = ["user_id", "item_id", "actions", "timestamp", "feedview_id"]
     rows = [
         *[("a", 10, 0, 5, 0), ("a", 20, 1, 6, 0)],

@@ -17,7 +17,6 @@ from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.nodes.scoring import ScoringNode
 from ensemble.settings import ServingSettings
-from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.conftest import ITEMS, NOW, Exported
 from tests.support.answers import PROMISED, Answer
@@ -27,6 +26,7 @@ from tests.support.second_rankers import (
     CONFIGS,
     RankerExported,
     acted_on,
+    as_events,
     mixed,
     offline_full,
     with_second_ranker,
@@ -78,21 +78,13 @@ def chain(
     folder = tmp_path_factory.mktemp("chain")
     with LmdbHistoryStore(folder / "histories", writable=True) as store:
         for seed, length in enumerate(LENGTHS):
-            store.append(f"stored-{seed}".encode(), events_of(exported, mixed(seed, length)))
+            store.append(f"stored-{seed}".encode(), as_events(exported, mixed(seed, length)))
     settings = ServingSettings(
         histories=folder / "histories", runtime_dir=folder / "runtime", lease_ms=60_000, max_events=20_000
     )
     made = FullChain(LoadedBundle.open(ranker.bundle), settings)
     yield made
     made.close()
-
-
-def events_of(exported: Exported, history: History) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    events = np.empty(len(history), EVENT)
-    events["item_id"] = exported.dataset.item_ids_V[history.item_row_N]
-    events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
-    events["surface"] = history.surface_N
-    return events
 
 
 def asked(exported: Exported, history: History, num_results: int = 20) -> Tensors:
