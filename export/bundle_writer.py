@@ -148,6 +148,11 @@ def _write_model(state: CheckpointState, exports: Exports, folder: Path, report:
     if exports.weights is not None:
         weights = {name: weight.contiguous() for name, weight in exports.weights.items()}
         save_file(weights, folder / bundle.WEIGHTS)
+    if exports.reloaded is not None:
+        served = exports.reloaded
+        loaded = served.load(folder / bundle.WEIGHTS)
+        compared = [refuse_if_different(state.spec, loaded, served.module, call) for call in served.calls]
+        report(f"{state.spec}: differs from eager by at most {max(compared):.1e}")
     for name, text in exports.texts.items():
         (folder / name).write_text(text)
     return BundleModel(
