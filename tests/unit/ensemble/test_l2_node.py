@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ensemble.nodes.l2 import L2Node
 from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.nodes.scoring import ScoringNode
+from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ServingSettings
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.conftest import ITEMS, NOW, Exported
@@ -269,6 +271,21 @@ def test_more_rows_than_the_model_reads_are_refused(
     message = f"^LIFELONG_ITEMS has {most + 1} values; allowed: 1 to {most}$"
     with pytest.raises(InvalidInputError, match=message):
         chain.call("l2", tensors)
+
+
+def test_a_server_loads_the_ensembles_that_the_bundle_has_models_for(
+    ranker: RankerExported, exported: Exported
+) -> None:
+    def of(bundle: Path, baseline: bool = False) -> EmbeddedServer:
+        settings = ServingSettings(bundle=bundle)
+        return EmbeddedServer(model_repository=MODEL_REPOSITORY, settings=settings, baseline=baseline)
+
+    with_it, without, baseline = of(ranker.bundle), of(exported.bundle), of(exported.bundle, baseline=True)
+    assert (with_it.ensembles, with_it.not_served) == (["recommend", "recommend_full"], [])
+    assert (without.ensembles, without.not_served) == (["recommend"], ["recommend_full"])
+    assert baseline.ensembles == ["recommend", "recommend_separate"]
+    assert {"l2", "recommend_full"} == set(with_it.models) - set(without.models)
+    assert {"retrieval_separate", "recommend_separate"} == set(baseline.models) - set(without.models)
 
 
 def test_a_bundle_without_a_second_ranker_has_no_such_node(exported: Exported) -> None:
