@@ -1,9 +1,11 @@
 """`recommend_full` of a real server: its answers, its limits, and that its ranker comes back when it dies."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 from unipinrec_client import (
     Event,
     GrpcClient,
@@ -12,6 +14,7 @@ from unipinrec_client import (
     RecommendRequest,
     RetryPolicy,
 )
+from unipinrec_client.cli import app
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.launcher import ensemble_canaries
@@ -136,17 +139,39 @@ def test_what_is_not_allowed_is_refused_by_name(full: EmbeddedServer, exported: 
             client.recommend(strange)
 
 
-def test_a_ranker_that_is_killed_is_loaded_again_and_answers_alike(
+def test_the_command_line_shows_both_rankers_probabilities(full: EmbeddedServer) -> None:
+    arguments = ["--user", "mixed-7", "--model", FULL, "--url", full.grpc_url, "--request-time", str(NOW)]
+    result = CliRunner().invoke(app, ["recommend", *arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    (user,) = json.loads(result.stdout)["users"]
+    with GrpcClient(full.grpc_url, model=FULL) as client:
+        answer = client.recommend(replace(of_store(7, 10), surface=None))
+    for shown, right in zip(user["recommendations"], answer.recommendations, strict=True):
+        assert shown["item_id"] == right.item_id
+        assert list(shown["action_probabilities"].values()) == pytest.approx(right.action_probabilities)
+        first = list(shown["first_action_probabilities"].values())
+        assert first == pytest.approx(right.first_action_probabilities)
+
+
+def test_a_ranker_that_is_killed_is_loaded_again_while_one_ranker_answers_on(
     full: EmbeddedServer, promised: Likeness
 ) -> None:
     users, server_pid = [of_store(user) for user in (1, 9, 26)], full.pid
     lines: list[str] = []
-    with GrpcClient(full.grpc_url, model=FULL, timeout_s=5.0, retry=ONCE) as client:
+    with (
+        GrpcClient(full.grpc_url, model=FULL, timeout_s=5.0, retry=ONCE) as client,
+        GrpcClient(full.grpc_url, retry=ONCE) as of_one_ranker,
+    ):
         before = [client.recommend(user) for user in users]
         dead = full.node_processes("l2")
         kill(dead)
+
+        def revived() -> bool:
+            assert of_one_ranker.recommend(users[0]).recommendations
+            return any("l2 died; loaded again" in line for line in lines)
+
         with Watchdog(full, ensemble_canaries(full), report=lines.append, interval_s=0.5):
-            assert holds_within(HEAL_S, lambda: any("l2 died; loaded again" in line for line in lines))
+            assert holds_within(HEAL_S, revived)
         after = [client.recommend(user) for user in users]
     assert_alike(after, before, promised)
     assert full.pid == server_pid
