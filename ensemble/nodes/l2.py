@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
@@ -66,17 +65,12 @@ class L2Node:
         ]
 
     def run(self, rows: Sequence[L2Row]) -> list[Floats]:
-        """Return probabilities [K, A] of each row's candidates, all of them by one forward."""
-        answers = [np.empty((0, self._bundle.manifest.model.num_actions), np.float32)] * len(rows)
-        places = [place for place, row in enumerate(rows) if len(row.candidate_row_K)]
-        chosen = [rows[place] for place in places]
+        """Return probabilities [K, A] of each row's candidates."""
         with torch.inference_mode():
             found = self._ranker.action_probabilities(
-                [row.request for row in chosen], [row.candidate_row_K for row in chosen]
+                [row.request for row in rows], [row.candidate_row_K for row in rows]
             )
-        for place, probability_KA in zip(places, found, strict=True):
-            answers[place] = probability_KA.numpy()
-        return answers
+        return [probability_KA.numpy() for probability_KA in found]
 
     def pack(self, rows: Sequence[Floats]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""

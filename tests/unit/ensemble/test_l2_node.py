@@ -35,6 +35,7 @@ from tests.support.second_rankers import (
 )
 from unipinrec.bundle import BundleError
 from unipinrec.data.history import History
+from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.unified.offline import OfflineRequest
 
 GRAPHS = ensembles_in(MODEL_REPOSITORY)
@@ -176,6 +177,20 @@ def test_a_user_to_whom_nothing_is_left_gets_nothing_alone_and_beside_others(
     found = chain(together([everything, request | nobody]))
     assert (found["ITEM_IDS"][0] == -1).all()
     assert_same({name: array[1:] for name, array in found.items()}, [Answer.of_row(chain(request))])
+
+
+def test_many_candidates_are_ranked_as_a_few_are(ranker: RankerExported) -> None:
+    offline, draw = OfflineSecondRanker(ranker.model), np.random.default_rng(3)
+    requests = [request_of(mixed(seed, 40)) for seed in range(4)]
+    candidates = [draw.permutation(ITEMS)[:count] for count in (300, 0, 100, 29)]
+    for request, row_K, found in zip(
+        requests, candidates, offline.action_probabilities(requests, candidates), strict=True
+    ):
+        assert found.shape == (len(row_K), 3)
+        for begin in range(0, len(row_K), 50):
+            few = slice(begin, begin + 50)
+            (right,) = offline.action_probabilities([request], [row_K[few]])
+            assert np.allclose(found[few], right, atol=1e-5)
 
 
 def test_impressions_change_what_the_second_ranker_says_and_nothing_before_it(
