@@ -142,14 +142,14 @@ def write_traffic(path: Path, settings: ServingSettings, *, dataset: Path | None
         histories = islice(dataset_histories(InteractionDataset.load(dataset)), MOST_USERS)
         return write_histories(path, _users(histories)), f"dataset {dataset}"
     check_bundle(settings.bundle)
-    item_id_V = load_file(settings.bundle / ITEMS)["item_id_V"]
+    item_id_V, manifest = load_file(settings.bundle / ITEMS)["item_id_V"], read_manifest(settings.bundle)
     store = open_histories(settings.histories)
     if store is not None:
         with closing(store):
-            users = write_histories(path, _users(_stored(store, item_id_V)))
+            users = write_histories(path, _users(_stored(store, item_id_V, manifest.history_impressions)))
         if users:
             return users, f"histories stored at {settings.histories}"
-    items, model = path.with_suffix(".npy"), read_manifest(settings.bundle).model
+    items, model = path.with_suffix(".npy"), manifest.model
     np.save(items, item_id_V)
     drawn = DrawnUsers(
         users=DRAWN_USERS,
@@ -164,9 +164,13 @@ def write_traffic(path: Path, settings: ServingSettings, *, dataset: Path | None
     return users, "drawn from the bundle's items"
 
 
-def _stored(store: HistoryStore, item_id_V: NDArray[np.int64]) -> Iterator[tuple[bytes, Events]]:
+def _stored(
+    store: HistoryStore, item_id_V: NDArray[np.int64], impressions: bool
+) -> Iterator[tuple[bytes, Events]]:
     for user_id in store.first_users(MOST_USERS):
         events = store.read(user_id)
+        # Callers keep the latest rows alone, and impressions among them count for nothing here.
+        events = events if impressions else events[events["actions"] != 0]
         # A store of other items would make every request a cold one.
         if np.isin(events["item_id"], item_id_V).any():
             yield user_id, events

@@ -37,6 +37,9 @@ def import_(
         int,
         typer.Option(min=0, help="Latest events of every user to leave out, so that they can be asked for."),
     ] = 0,
+    impressions: Annotated[
+        int, typer.Option(min=0, help="Latest impressions without an action of every user to store too.")
+    ] = 1_000,
 ) -> None:
     """Store the histories of a dataset in place of all that the store holds. A server goes on meanwhile."""
     with one_line_errors(PreparedDatasetError, StoreError, InvalidEventsError):
@@ -46,7 +49,7 @@ def import_(
 
             def tracked() -> Iterator[tuple[bytes, Events]]:
                 progress.reset(task)
-                yield from progress.track(dataset_histories(loaded, skip_last), task_id=task)
+                yield from progress.track(dataset_histories(loaded, skip_last, impressions), task_id=task)
 
             written = store.replace_all(tracked)
     _tell(written, "stored in", path)

@@ -14,6 +14,13 @@ from unipinrec.bundle import POLICY, Manifest, verify_bundle
 from unipinrec.data.history import rows_of
 from unipinrec.models.policy.card import CARD, PolicyCard
 from unipinrec.models.policy.config import PolicyConfig
+from unipinrec.models.transact.config import SecondRankerConfig, TransactConfig, TransactV2Config
+
+SECOND_RANKER_CONFIGS: dict[str, type[SecondRankerConfig]] = {
+    "transact": TransactConfig,
+    "transact-v2": TransactV2Config,
+}
+"""By `unipinrec.bundle.SECOND_RANKERS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,13 @@ class LoadedBundle:
             return None
         card = PolicyCard.model_validate_json((self.folder / POLICY / CARD).read_bytes())
         return self.manifest.config_of(POLICY, PolicyConfig), card
+
+    def second_ranker(self) -> tuple[Path, SecondRankerConfig] | None:
+        """The folder of the second ranker and its configuration; None without one."""
+        name = self.manifest.second_ranker
+        if name is None:
+            return None
+        return self.folder / name, self.manifest.config_of(name, SECOND_RANKER_CONFIGS[name])
 
     def vocabulary(self) -> "Vocabulary":
         """The external ids of all items, in memory of the calling process."""

@@ -26,6 +26,7 @@ from unipinrec.bundle import (
     FORMAT_VERSION,
     MANIFEST,
     POLICY,
+    SECOND_RANKERS,
     BundleError,
     BundleModel,
     IndexKind,
@@ -75,8 +76,8 @@ def write_bundle(
         UnknownIndexError: there is no such index.
         IndexRecallError: the index finds too few of the nearest items.
         DatasetMismatchError: a checkpoint was trained on another dataset.
-        NotServedError: a model is there to compare with, two checkpoints are of the same model, or the first
-            model has no item vectors.
+        NotServedError: a model is there to compare with, two checkpoints are of the same model or are both
+            second rankers, or the first model has no item vectors.
         PolicyCardError: a policy has no card, or one that does not fit.
         ExportMismatchError: an exported graph differs from eager PyTorch.
     """
@@ -87,6 +88,9 @@ def write_bundle(
     if len(states) < len(found):
         names = ", ".join(state.spec for _, state in found)
         raise NotServedError(f"models are {names}; allowed: one of each")
+    rankers = [name for name in SECOND_RANKERS if name in states]
+    if len(rankers) > 1:
+        raise NotServedError(f"second rankers are {', '.join(rankers)}; allowed: one of them")
     checkpoints = {state.spec: path for path, state in found}
     card = checked_card(policy_card, checkpoints, states, dataset.info.utility_weights)
     exports = {state.spec: _exports(path, state, dataset) for path, state in found}
@@ -144,6 +148,11 @@ def _write_model(state: CheckpointState, exports: Exports, folder: Path, report:
     if exports.weights is not None:
         weights = {name: weight.contiguous() for name, weight in exports.weights.items()}
         save_file(weights, folder / bundle.WEIGHTS)
+    if exports.reloaded is not None:
+        served = exports.reloaded
+        loaded = served.load(folder / bundle.WEIGHTS)
+        compared = [refuse_if_different(state.spec, loaded, served.module, call) for call in served.calls]
+        report(f"{state.spec}: differs from eager by at most {max(compared):.1e}")
     for name, text in exports.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return BundleModel(
@@ -179,6 +188,7 @@ def _manifest(
         dataset=info.name,
         actions=info.actions,
         surfaces=info.surfaces,
+        history_impressions=info.history_impressions,
         models=models,
         defaults=defaults,
         index=kind,

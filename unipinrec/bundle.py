@@ -14,7 +14,7 @@ from unipinrec.config import Config
 from unipinrec.models.config import CatalogueConfig
 from unipinrec.models.unified.config import UnifiedConfig
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MANIFEST = "manifest.json"
 
 UNIFIED = "unified"
@@ -22,6 +22,9 @@ UNIFIED = "unified"
 
 POLICY = "policy"
 """The model that chooses utility weights; a bundle may do without."""
+
+SECOND_RANKERS = ("transact", "transact-v2")
+"""The models that rank once more what the unified model ranked; a bundle has one of them at most."""
 
 WEIGHTS = "weights.safetensors"
 """In each model's folder, beside its graphs: what they hold, for executors without TorchScript."""
@@ -88,6 +91,9 @@ class Manifest(Config):
     dataset: str
     actions: tuple[str, ...]
     surfaces: tuple[str, ...]
+    history_impressions: bool
+    """Whether the unified model was trained on histories that hold impressions, which are events without any
+    action. If not, serving keeps them from it."""
     models: dict[str, BundleModel]
     """By name."""
     defaults: ServingDefaults
@@ -108,6 +114,11 @@ class Manifest(Config):
     def model(self) -> UnifiedConfig:
         """Return the configuration of the unified model, which must be there."""
         return self.config_of(UNIFIED, UnifiedConfig)
+
+    @property
+    def second_ranker(self) -> str | None:
+        """Return the name of the second ranker; None where there is none."""
+        return next((name for name in SECOND_RANKERS if name in self.models), None)
 
     def config_of(self, name: str, kind: type[C]) -> C:
         """Return the configuration of one of the models.

@@ -220,8 +220,11 @@ def _to_json(
 ) -> str:
     def recommended(item: Recommendation) -> dict[str, Any]:
         names = catalogue.action_names(len(item.action_probabilities))
-        probabilities = dict(zip(names, item.action_probabilities, strict=True))
-        return asdict(item) | {"title": catalogue.title(item.item_id), "action_probabilities": probabilities}
+        fields = {name: value for name, value in asdict(item).items() if value is not None}
+        for predicted in ("action_probabilities", "first_action_probabilities"):
+            if predicted in fields:
+                fields[predicted] = dict(zip(names, fields[predicted], strict=True))
+        return fields | {"title": catalogue.title(item.item_id)}
 
     users = [
         {

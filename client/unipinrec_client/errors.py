@@ -39,6 +39,9 @@ _KIND_OF_STATUS: dict[str, type[RecommendError]] = {
     "504": DeadlineExceededError,
 }
 
+UNKNOWN_MODEL = "Request for unknown model"
+"""What Triton says of a model that it has not loaded."""
+
 
 def translate(error: Exception) -> RecommendError:
     """Return the `RecommendError` for what tritonclient or the transport below it raised.
@@ -49,7 +52,10 @@ def translate(error: Exception) -> RecommendError:
     if isinstance(error, InferenceServerException):
         status = None if error.status() is None else str(error.status()).removeprefix("StatusCode.")
         kind = _KIND_OF_STATUS.get(status or "", RecommendError)
-        return kind(str(error.message()), status)
+        message = str(error.message())
+        if UNKNOWN_MODEL in message:
+            message += "; allowed: recommend, and recommend_full where the bundle holds a second ranker"
+        return kind(message, status)
     text = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
         return DeadlineExceededError(f"no answer in time: {text}")

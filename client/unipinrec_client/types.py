@@ -59,6 +59,9 @@ class Recommendation:
     """Predicted probability of each action, in the bundle's order."""
     retrieved_by: int
     """Which of the request's query embeddings found the item."""
+    first_action_probabilities: tuple[float, ...] | None = None
+    """What the first of two rankers predicted; `action_probabilities` are then those of the second. None
+    where there is one ranker alone, as behind `recommend`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

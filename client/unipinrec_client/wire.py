@@ -52,6 +52,7 @@ OUTPUT_RANKS = {
     "ITEM_IDS": 2,
     "SCORES": 2,
     "ACTION_PROBS": 3,
+    "FIRST_ACTION_PROBS": 3,
     "RETRIEVED_BY": 2,
     "KV_SOURCE": 2,
     "USED_UTILITY_WEIGHTS": 2,
@@ -61,8 +62,10 @@ OUTPUT_RANKS = {
 }
 """Number of dimensions of every output, the batch included."""
 
-OPTIONAL_OUTPUT = "POLICY_DECISION"
+DECISION = "POLICY_DECISION"
 """Servers from before there were policies do not have it."""
+FIRST_PROBABILITIES = "FIRST_ACTION_PROBS"
+"""Models with one ranker do not have it."""
 
 
 def encode(requests: Iterable[RecommendRequest]) -> Arrays:
@@ -105,17 +108,20 @@ def decode(
 ) -> tuple[RecommendResponse, ...]:
     """Return one response per request, in their order, without padding.
 
-    `arrays` holds ITEM_IDS, SCORES and RETRIEVED_BY [B,K], ACTION_PROBS [B,K,A], USED_UTILITY_WEIGHTS
-    [B,A], KV_SOURCE, UTILITY_SOURCE, BUNDLE_ID and, unless the server is older, POLICY_DECISION [B,1]. Raises
-    `RecommendError` if one is missing, of another shape or no decision.
+    `arrays` holds ITEM_IDS, SCORES and RETRIEVED_BY [B,K], ACTION_PROBS and, behind two rankers,
+    FIRST_ACTION_PROBS [B,K,A], USED_UTILITY_WEIGHTS [B,A], KV_SOURCE, UTILITY_SOURCE, BUNDLE_ID and, unless
+    the server is older, POLICY_DECISION [B,1]. Raises `RecommendError` if one is missing, of another shape or
+    no decision.
     """
     found = {name: arrays.get(name) for name in OUTPUT_RANKS}
-    if found[OPTIONAL_OUTPUT] is None:
-        found[OPTIONAL_OUTPUT] = np.full((len(requests), 1), b"{}", np.object_)
+    if found[DECISION] is None:
+        found[DECISION] = np.full((len(requests), 1), b"{}", np.object_)
+    if found[FIRST_PROBABILITIES] is None:
+        del found[FIRST_PROBABILITIES]
     outputs = {name: _output(name, array, len(requests)) for name, array in found.items()}
     width = outputs["ITEM_IDS"].shape[1]
-    for name in ("SCORES", "ACTION_PROBS", "RETRIEVED_BY"):
-        if outputs[name].shape[1] != width:
+    for name in ("SCORES", "ACTION_PROBS", FIRST_PROBABILITIES, "RETRIEVED_BY"):
+        if name in outputs and outputs[name].shape[1] != width:
             raise RecommendError(f"{name} has shape {outputs[name].shape}; allowed: {width} results a user")
     return tuple(
         RecommendResponse(
@@ -178,12 +184,19 @@ def _output(name: str, array: npt.NDArray[Any] | None, batch: int) -> npt.NDArra
 
 def _recommendations(outputs: Arrays, row: int) -> tuple[Recommendation, ...]:
     names = ("ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY")
-    columns = zip(*(outputs[name][row].tolist() for name in names), strict=True)
+    item_ids, *columns = (outputs[name][row].tolist() for name in names)
+    first = outputs[FIRST_PROBABILITIES][row].tolist() if FIRST_PROBABILITIES in outputs else None
     return tuple(
         Recommendation(
-            item_id=item_id, score=score, action_probabilities=tuple(probabilities), retrieved_by=retrieved_by
+            item_id=item_id,
+            score=score,
+            action_probabilities=tuple(probabilities),
+            retrieved_by=retrieved_by,
+            first_action_probabilities=None if first is None else tuple(first[place]),
         )
-        for item_id, score, probabilities, retrieved_by in columns
+        for place, (item_id, score, probabilities, retrieved_by) in enumerate(
+            zip(item_ids, *columns, strict=True)
+        )
         if item_id != PADDING_ITEM_ID
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
-from ensemble.nodes.contract import LARGEST_WEIGHT, Arrays, InvalidInputError, check_bundle
+from ensemble.nodes.contract import LARGEST_WEIGHT, LIFELONG, WINDOW, Arrays, InvalidInputError, check_bundle
 from unipinrec.bundle import Manifest
 from unipinrec.data.limits import LONGEST_USER_ID
 from unipinrec.models.unified.config import UnifiedConfig
@@ -26,6 +26,9 @@ PARALLEL = {
     "EVENT_ACTIONS": "EVENT_ITEMS",
     "EVENT_TIMESTAMPS": "EVENT_ITEMS",
     "EVENT_SURFACES": "EVENT_ITEMS",
+    "LIFELONG_ACTIONS": "LIFELONG_ITEMS",
+    "LIFELONG_TIMESTAMPS": "LIFELONG_ITEMS",
+    "LIFELONG_SURFACES": "LIFELONG_ITEMS",
     "CANDIDATE_ORIGINS": "CANDIDATE_ITEMS",
     "QUERY_EMBEDDINGS": "QUERY_BUDGETS",
     "QUERY_ORIGINS": "QUERY_BUDGETS",
@@ -51,20 +54,24 @@ def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_
     _check_width(arrays, "EXCLUDE_ITEM_IDS", 0, max_exclude)
 
 
-def check_between(arrays: Arrays, manifest: Manifest) -> None:
-    """Refuse tensors that no node of this graph makes. Raises `InvalidInputError`, naming the tensor, its
-    size or value and the allowed range, and `BundleMismatchError` if a node of another bundle made them."""
+def check_between(arrays: Arrays, manifest: Manifest, *, max_lifelong: int = 0) -> None:
+    """Refuse tensors that no node of this graph makes; `max_lifelong` are the rows that the second ranker
+    reads of a user at most. Raises `InvalidInputError`, naming the tensor, its size or value and the allowed
+    range, and `BundleMismatchError` if a node of another bundle made them."""
     model = manifest.model
     check_bundle(arrays, manifest.bundle_id)
     _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, model.num_items)
     _check_item_rows(arrays, "CANDIDATE_ITEMS", model.max_candidates, model.num_items)
+    _check_item_rows(arrays, "LIFELONG_ITEMS", max_lifelong, model.num_items)
     for name, other in PARALLEL.items():
         if name in arrays and arrays[name].shape[:2] != arrays[other].shape:
             raise InvalidInputError(f"{name} has another shape than {other}; allowed: the same")
-    _check_range(arrays, "EVENT_ACTIONS", 0, 2**model.num_actions - 1, "event")
-    _check_range(arrays, "EVENT_SURFACES", 0, model.num_surfaces - 1, "event")
+    for kind in (WINDOW, LIFELONG):
+        _check_range(arrays, f"{kind}_ACTIONS", 0, 2**model.num_actions - 1, "event")
+        _check_range(arrays, f"{kind}_SURFACES", 0, model.num_surfaces - 1, "event")
     _check_context(arrays, model)
-    _check_probabilities(arrays, model.num_actions)
+    for name in ("CANDIDATE_PROBS", "FIRST_PROBS"):
+        _check_probabilities(arrays, name, model.num_actions)
     if "QUERY_EMBEDDINGS" in arrays and arrays["QUERY_EMBEDDINGS"].shape[2] != model.item_dim:
         width = arrays["QUERY_EMBEDDINGS"].shape[2]
         raise InvalidInputError(f"QUERY_EMBEDDINGS has width {width}; allowed: {model.item_dim}")
@@ -134,15 +141,15 @@ def _check_padding(arrays: Arrays, name: str) -> NDArray[np.bool_]:
     return real_BX
 
 
-def _check_probabilities(arrays: Arrays, num_actions: int) -> None:
-    if "CANDIDATE_PROBS" not in arrays:
+def _check_probabilities(arrays: Arrays, name: str, num_actions: int) -> None:
+    if name not in arrays:
         return
     expected = (*arrays["CANDIDATE_ITEMS"].shape, num_actions)
-    probability_BKA = arrays["CANDIDATE_PROBS"]
+    probability_BKA = arrays[name]
     if probability_BKA.shape != expected:
-        raise InvalidInputError(f"CANDIDATE_PROBS has shape {probability_BKA.shape}; allowed: {expected}")
+        raise InvalidInputError(f"{name} has shape {probability_BKA.shape}; allowed: {expected}")
     if not ((probability_BKA >= 0) & (probability_BKA <= 1)).all():
-        raise InvalidInputError("CANDIDATE_PROBS is not a probability somewhere; allowed: 0 to 1")
+        raise InvalidInputError(f"{name} is not a probability somewhere; allowed: 0 to 1")
 
 
 def _check_weights(arrays: Arrays, name: str, num_actions: int) -> None:

@@ -21,14 +21,19 @@ SCORE_PADDING = float(np.finfo(np.float32).min)
 ADMIN_HEADER = "unipinrec-admin-key"
 """gRPC metadata or HTTP header with the key of restricted commands. It is a secret: no log may have it."""
 
-REQUEST_ID, ADMIN_KEY = "REQUEST_ID", "ADMIN_KEY"
+REQUEST_ID, ADMIN_KEY, ASKED_OUTPUTS = "REQUEST_ID", "ADMIN_KEY", "ASKED_OUTPUTS"
 """What nodes find among a request's tensors without the caller's sending it so: its id for each user, BYTES
-[B, 1], and, where it came with one, its admin key, BYTES [1]."""
+[B, 1], where it came with one, its admin key, BYTES [1], and the names of the outputs that are wanted, BYTES
+[any]."""
 
 COMMAND = "COMMAND"
 """Input of a node that is no step of an ensemble: what it is to do, as JSON."""
 CHECK = b'{"check": true}'
 """A command that is refused unless the node works."""
+
+WINDOW, LIFELONG = "EVENT", "LIFELONG"
+"""Histories of a request, by what the names of their tensors begin with: the events that the trunk reads, and
+all rows that the second ranker may read, impressions among them."""
 
 LARGEST_WEIGHT = 1e30
 """Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
@@ -52,27 +57,27 @@ def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:
     return stacked
 
 
-def stack_histories(histories: Sequence[History]) -> dict[str, NDArray[Any]]:
-    """Return histories as the tensors that the graph carries."""
+def stack_histories(histories: Sequence[History], kind: str = WINDOW) -> dict[str, NDArray[Any]]:
+    """Return histories of one kind as the tensors that the graph carries."""
     return {
-        "EVENT_ITEMS": stack([history.item_row_N for history in histories], PADDING),
-        "EVENT_ACTIONS": stack([history.actions_N for history in histories], 0),
-        "EVENT_TIMESTAMPS": stack([history.timestamp_N for history in histories], 0),
-        "EVENT_SURFACES": stack([history.surface_N for history in histories], 0),
+        f"{kind}_ITEMS": stack([history.item_row_N for history in histories], PADDING),
+        f"{kind}_ACTIONS": stack([history.actions_N for history in histories], 0),
+        f"{kind}_TIMESTAMPS": stack([history.timestamp_N for history in histories], 0),
+        f"{kind}_SURFACES": stack([history.surface_N for history in histories], 0),
     }
 
 
-def unstack_histories(arrays: Arrays) -> list[History]:
+def unstack_histories(arrays: Arrays, kind: str = WINDOW) -> list[History]:
     """Return the histories in tensors that `stack_histories` made."""
     histories = []
-    for row, item_row_N in enumerate(arrays["EVENT_ITEMS"]):
+    for row, item_row_N in enumerate(arrays[f"{kind}_ITEMS"]):
         length = int((item_row_N != PADDING).sum())
         histories.append(
             History(
                 item_row_N=item_row_N[:length],
-                actions_N=arrays["EVENT_ACTIONS"][row, :length],
-                timestamp_N=arrays["EVENT_TIMESTAMPS"][row, :length],
-                surface_N=arrays["EVENT_SURFACES"][row, :length],
+                actions_N=arrays[f"{kind}_ACTIONS"][row, :length],
+                timestamp_N=arrays[f"{kind}_TIMESTAMPS"][row, :length],
+                surface_N=arrays[f"{kind}_SURFACES"][row, :length],
             )
         )
     return histories

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_request
-from ensemble.nodes.contract import Arrays, stack, stack_histories, stamp_bundle
+from ensemble.nodes.contract import ASKED_OUTPUTS, LIFELONG, Arrays, stack, stack_histories, stamp_bundle
 from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
@@ -24,6 +24,7 @@ from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
 from unipinrec.models.policy.state import policy_state
+from unipinrec.models.transact.sequences import Limits
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Assembled:
     outcome_weight_A: Floats
     seen_row_X: Int64s
     """Items anywhere in the whole history, also before the window."""
+    lifelong: History | None
+    """What the second ranker may read, impressions among it; None where nobody asks for it."""
     excluded_row_X: Int64s
     unknown_items: int
     """Events that were ignored because the bundle does not know their item, action or surface."""
@@ -60,6 +63,8 @@ class HistoryNode:
         policy = loaded.policy()
         self._policy_config = policy[0] if policy else None
         self._policy = RequestSender(settings.runtime_dir)
+        ranker = loaded.second_ranker()
+        self._ranker_config = ranker[1] if ranker else None
         self._limits = {"max_events": settings.max_events, "max_exclude": settings.max_exclude}
         self.metrics = CollectorRegistry()
         self._unknown_items = Counter(
@@ -85,8 +90,10 @@ class HistoryNode:
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
+        lifelong = [row.lifelong for row in rows if row.lifelong is not None]
         return {
             **stack_histories([row.history for row in rows]),
+            **(stack_histories(lifelong, LIFELONG) if lifelong else {}),
             "SEEN_ITEMS": stack([row.seen_row_X for row in rows], PADDING),
             "EXCLUDED_ITEMS": stack([row.excluded_row_X for row in rows], PADDING),
             "RESOLVED_REQUEST_TIME": np.array([[row.request_time] for row in rows], np.int64),
@@ -104,12 +111,12 @@ class HistoryNode:
         self._policy.close()
 
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
-        events = self._events(arrays, user)
+        given = self._given(arrays, user)
         history = History(
-            item_row_N=self._vocabulary.rows_of(events["item_id"]),
-            actions_N=events["actions"].astype(np.int64),
-            timestamp_N=events["timestamp"].astype(np.int64),
-            surface_N=events["surface"].astype(np.int64),
+            item_row_N=self._vocabulary.rows_of(given["item_id"]),
+            actions_N=given["actions"].astype(np.int64),
+            timestamp_N=given["timestamp"].astype(np.int64),
+            surface_N=given["surface"].astype(np.int64),
         )
         model, defaults = self._bundle.manifest.model, self._bundle.manifest.defaults
         known = history[
@@ -118,26 +125,35 @@ class HistoryNode:
             & (history.actions_N < 2**model.num_actions)
             & (history.surface_N < model.num_surfaces)
         ]
+        # The trunk gets impressions only where it was trained on them; the second ranker always does.
+        events = known if self._bundle.manifest.history_impressions else known[known.actions_N != 0]
         request_time = _scalar(arrays, "REQUEST_TIME", user, int(time.time()))
         surface = _scalar(arrays, "SURFACE", user, 0)
         question = None
         if self._policy_config is not None and "UTILITY_WEIGHTS" not in arrays:
-            state = policy_state(known, request_time, surface, self._policy_config)
+            state = policy_state(events, request_time, surface, self._policy_config)
             question = Question(state.events, request_time, surface)
         weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
         return Assembled(
-            history=known[window_start(len(known), model.max_history, model.window_block) :],
+            history=events[window_start(len(events), model.max_history, model.window_block) :],
             request_time=request_time,
             surface=surface,
             num_results=_scalar(arrays, "NUM_RESULTS", user, defaults.num_results),
             outcome_weight_A=np.asarray(weights, np.float32),
-            seen_row_X=np.unique(known.item_row_N),
+            seen_row_X=np.unique(events.item_row_N),
+            lifelong=self._lifelong(arrays, known, request_time),
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
             question=question,
         )
 
-    def _events(self, arrays: Arrays, user: int) -> Events:
+    def _lifelong(self, arrays: Arrays, known: History, request_time: int) -> History | None:
+        asked = ASKED_OUTPUTS not in arrays or f"{LIFELONG}_ITEMS".encode() in arrays[ASKED_OUTPUTS]
+        if self._ranker_config is None or not asked:
+            return None
+        return latest_rows(known, request_time, self._ranker_config)
+
+    def _given(self, arrays: Arrays, user: int) -> Events:
         if "HISTORY_ITEM_IDS" not in arrays:
             return np.empty(0, EVENT) if self._store is None else self._store.read(arrays["USER_ID"][user, 0])
         item_id = arrays["HISTORY_ITEM_IDS"][user]
@@ -155,6 +171,15 @@ class HistoryNode:
         row = self._vocabulary.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])
         known: Int64s = np.unique(row[row != PADDING])
         return known
+
+
+def latest_rows(history: History, request_time: int, limits: Limits) -> History:
+    """Return the latest events and impressions up to a request, as many as are read, oldest first."""
+    before = history[: int(np.searchsorted(history.timestamp_N, request_time, side="right"))]
+    is_event_N = before.actions_N != 0
+    # Each row's place among those of its kind, counted from the end.
+    event_N, impression_N = (kind_N[::-1].cumsum()[::-1] for kind_N in (is_event_N, ~is_event_N))
+    return before[np.where(is_event_N, event_N <= limits.max_events, impression_N <= limits.max_impressions)]
 
 
 def _scalar(arrays: Arrays, name: str, user: int, default: int) -> int:

@@ -18,6 +18,7 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
+    ASKED_OUTPUTS,
     REQUEST_ID,
     Arrays,
     BundleMismatchError,
@@ -180,7 +181,11 @@ def log_as_json(node: str, instance: str, level: str) -> None:
 def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:
     """What came with a request beside its tensors, as tensors."""
     name = request.request_id().encode()
-    found: dict[str, NDArray[Any]] = {REQUEST_ID: np.full((users, 1), name, np.object_)}
+    asked = [output.encode() for output in request.requested_output_names()]
+    found: dict[str, NDArray[Any]] = {
+        REQUEST_ID: np.full((users, 1), name, np.object_),
+        ASKED_OUTPUTS: np.array(asked, np.object_),
+    }
     try:
         told = json.loads(request.parameters())
     except UnicodeDecodeError:

@@ -29,6 +29,8 @@ class ScoringRow:
     candidate_row_K: Int64s
     origin_K: NDArray[np.int32]
     probability_KA: Floats
+    first_KA: Floats | None
+    """What the first ranker said; None where there is one ranker alone."""
     num_results: int
     weights: WeightRequest
 
@@ -40,6 +42,7 @@ class Scored:
     item_id_K: Int64s
     score_K: Floats
     probability_KA: Floats
+    first_KA: Floats | None
     origin_K: NDArray[np.int32]
     choice: Choice
 
@@ -64,10 +67,12 @@ class ScoringNode:
 
     def pack(self, rows: Sequence[Scored]) -> dict[str, NDArray[Any]]:
         """Return the output tensors for one request."""
+        first = [row.first_KA for row in rows if row.first_KA is not None]
         return {
             "ITEM_IDS": stack([row.item_id_K for row in rows], PADDING),
             "SCORES": stack([row.score_K for row in rows], SCORE_PADDING),
             "ACTION_PROBS": stack([row.probability_KA for row in rows], 0),
+            **({"FIRST_ACTION_PROBS": stack(first, 0)} if first else {}),
             "RETRIEVED_BY": stack([row.origin_K for row in rows], 0),
             "USED_UTILITY_WEIGHTS": np.stack([row.choice.weight_A for row in rows]),
             "UTILITY_SOURCE": np.array([[row.choice.source.encode()] for row in rows], np.object_),
@@ -84,6 +89,7 @@ class ScoringNode:
             candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
             origin_K=arrays["CANDIDATE_ORIGINS"][user][kept],
             probability_KA=arrays["CANDIDATE_PROBS"][user][kept],
+            first_KA=arrays["FIRST_PROBS"][user][kept] if "FIRST_PROBS" in arrays else None,
             num_results=int(arrays["NUM_RESULTS"][user, 0]),
             weights=WeightRequest.of(arrays, user),
         )
@@ -96,6 +102,7 @@ class ScoringNode:
             item_id_K=item_id_K[order],
             score_K=score_K[order],
             probability_KA=row.probability_KA[order],
+            first_KA=None if row.first_KA is None else row.first_KA[order],
             origin_K=row.origin_K[order],
             choice=choice,
         )

@@ -30,7 +30,8 @@ REGION_BYTES = 5 * 2**20
 BASELINE = "recommend_separate"
 """The ensemble of two separately served models, to measure against."""
 BUNDLE_MODEL = "bundle_model"
-"""Parameter of a model's configuration: the model of a bundle without which there is nothing for it to do."""
+"""Parameter of a model's configuration: models of a bundle, without which there is nothing for it to do. With
+one of them there is."""
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
@@ -90,11 +91,13 @@ class EmbeddedServer:
         self.settings = settings
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
         graphs = ensembles_in(model_repository)
-        left_out = set() if baseline else {BASELINE} & graphs.keys()
+        spared = _without_model(model_repository, settings.bundle)
+        self.not_served = sorted(name for name, graph in graphs.items() if graph.nodes & spared)
+        """The ensembles that a bundle with one more model would have."""
+        left_out = set(self.not_served) | (set() if baseline else {BASELINE} & graphs.keys())
         self.ensembles = sorted(graphs.keys() - left_out)
         """The ensembles that it loads, each of which is asked by canaries and drained at a stop."""
         needed = {node for name in self.ensembles for node in graphs[name].nodes}
-        spared = _without_model(model_repository, settings.bundle)
         spared |= left_out | {node for name in left_out for node in graphs[name].nodes} - needed
         names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
         self.models = sorted(names - spared)
@@ -298,14 +301,14 @@ def _takes_commands(model: Path) -> bool:
 
 
 def _without_model(model_repository: Path, bundle: Path) -> set[str]:
-    """The nodes that run a model which the bundle does not have: a configuration names it."""
+    """The nodes that run a model which the bundle does not have: a configuration names it, or several."""
     try:
         held = read_manifest(bundle).models.keys()
     except BundleError:  # Of which the nodes tell when they load it.
         return set()
     paths = model_repository.glob("*/config.pbtxt")
     needed = {path.parent.name: read_config(path).parameters[BUNDLE_MODEL].string_value for path in paths}
-    return {node for node, model in needed.items() if model and model not in held}
+    return {node for node, models in needed.items() if models and held.isdisjoint(models.split())}
 
 
 def _trace_flags(settings: ServingSettings) -> list[str]:

@@ -153,6 +153,8 @@ def serve(
     with stop_on_signals() as stop:
         with server:
             say(f"Loading {server.settings.bundle} (log: {server.log_path})")
+            for ensemble in server.not_served:
+                say(f"Without {ensemble}: the bundle holds no model for it; `unipinrec export` adds one.")
             _keep_serving(server, restarts or Restarts(), stop, console, say, example)
             say("Stopping …")
         say("Stopped.")

@@ -4,18 +4,44 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ensemble.stores.history_store import EVENT, Events
+from ensemble.stores.history_store import EVENT, Events, merge
+from unipinrec.data.history import History
+from unipinrec.data.impressions_log import ImpressionLog
 from unipinrec.data.interactions import InteractionDataset
 
 
-def dataset_histories(dataset: InteractionDataset, skip_last: int = 0) -> Iterator[tuple[bytes, Events]]:
-    """Yield each user's id and events, but for the latest `skip_last`, so that these can be asked for."""
+def dataset_histories(
+    dataset: InteractionDataset, skip_last: int = 0, impressions: int = 0
+) -> Iterator[tuple[bytes, Events]]:
+    """Yield each user's id and events, but for the latest `skip_last`, so that these can be asked for.
+
+    At most `impressions` of what was shown and not acted on stand among them: the latest before the slate of
+    the first event that is skipped. Where histories hold impressions, all of them are events.
+    """
+    log = ImpressionLog.of(dataset)
+    added = 0 if dataset.info.history_impressions else impressions
     for user, user_id in enumerate(dataset.user_ids_U):
         history = dataset.history(user)
         kept = history[: max(len(history) - skip_last, 0)]
-        events = np.empty(len(kept), EVENT)
-        events["item_id"] = dataset.item_ids_V[kept.item_row_N]
-        events["actions"] = kept.actions_N
-        events["timestamp"] = kept.timestamp_N
-        events["surface"] = kept.surface_N
-        yield str(user_id).encode(), events
+        shown = _shown(dataset, log, user, len(kept))
+        latest = shown[max(len(shown) - added, 0) :]
+        yield str(user_id).encode(), merge(_as_events(dataset, kept), _as_events(dataset, latest))
+
+
+def _shown(dataset: InteractionDataset, log: ImpressionLog, user: int, kept: int) -> History:
+    """What a user was shown in vain before the slate of the event that follows the first `kept`."""
+    first, end = dataset.feedviews.offset_U1[user : user + 2]
+    whole = kept == len(dataset.history(user))
+    if whole or first == end:
+        return log.history(user)
+    began = int(np.searchsorted(dataset.feedviews.start_F[first:end], kept, side="right"))
+    return log.before(int(first) + max(began - 1, 0))
+
+
+def _as_events(dataset: InteractionDataset, history: History) -> Events:
+    events = np.empty(len(history), EVENT)
+    events["item_id"] = dataset.item_ids_V[history.item_row_N]
+    events["actions"] = history.actions_N
+    events["timestamp"] = history.timestamp_N
+    events["surface"] = history.surface_N
+    return events

@@ -16,6 +16,7 @@ from unipinrec_client import (
     GrpcClient,
     HttpClient,
     InvalidRequestError,
+    RecommendError,
     RecommendRequest,
 )
 
@@ -201,6 +202,19 @@ def test_the_typed_client_raises_its_own_error(server: EmbeddedServer, make: typ
     address = server.grpc_url if make is GrpcClient else server.http_url
     with make(address) as client, pytest.raises(InvalidRequestError, match=r"NUM_RESULTS is 5000 at user 0"):
         client.recommend(RecommendRequest(user_id="42", num_results=5000))
+
+
+@pytest.mark.parametrize("make", [GrpcClient, HttpClient])
+def test_the_ensemble_of_a_model_that_the_bundle_lacks_is_not_served(
+    server: EmbeddedServer, make: type
+) -> None:
+    assert (server.ensembles, server.not_served) == (["recommend"], ["recommend_full"])
+    assert server.node_processes("l2") == []
+    address = server.grpc_url if make is GrpcClient else server.http_url
+    with make(address, model="recommend_full") as client:
+        assert not client.ready()
+        with pytest.raises(RecommendError, match=r"'recommend_full' is not found; .* holds a second ranker$"):
+            client.recommend(COLD)
 
 
 def test_an_unknown_user_without_history_gets_cold_start_results(

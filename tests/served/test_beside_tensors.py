@@ -58,6 +58,18 @@ def test_every_user_has_the_requests_id(echoing: EmbeddedServer) -> None:
         assert ask(protocol, url) == ([[b""]], NO_KEY)
 
 
+def test_the_names_of_the_outputs_that_are_asked_for_are_told(echoing: EmbeddedServer) -> None:
+    everything = ["ASKED", "KEYS", "REQUEST_IDS"]
+    for protocol, url in over(echoing):
+        for names, told in ((["ASKED"], ["ASKED"]), (["KEYS", "ASKED"], ["ASKED", "KEYS"]), ([], everything)):
+            tensor = protocol.InferInput("ANY", [1], "BYTES")
+            tensor.set_data_from_numpy(np.array([b"{}"], np.object_))
+            wanted = [protocol.InferRequestedOutput(name) for name in names]
+            with protocol.InferenceServerClient(url) as client:
+                result = client.infer("echoing", [tensor], outputs=wanted)
+            assert sorted(result.as_numpy("ASKED").tolist()) == [name.encode() for name in told]
+
+
 def test_the_key_of_the_header_is_handed_on(echoing: EmbeddedServer) -> None:
     for protocol, url in over(echoing):
         assert ask(protocol, url, headers={HEADER: SENT})[1] == SENT.encode()

@@ -94,6 +94,10 @@ def test_requests_without_the_header_go_to_all_replicas(proxy: Proxy) -> None:
         ("GET", "/v2/health/live", 200),
         ("GET", "/v2/models/recommend/ready", 200),
         ("GET", "/v2/models/recommend", 200),
+        # What the servers of this bundle do not have.
+        ("GET", "/v2/models/recommend_full/ready", 400),
+        ("GET", "/v2/models/recommend_full", 404),
+        ("GET", "/v2/models/recommend_separate/ready", 403),
         ("GET", "/v2/models/recommend/config", 403),
         ("GET", "/v2/models/recommend/stats", 403),
         ("POST", "/v2/models/ranking/infer", 403),
@@ -113,7 +117,12 @@ def test_only_recommending_passes_over_grpc(proxy: Proxy) -> None:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert stub.ServerReady(service_pb2.ServerReadyRequest()).ready
         assert stub.ModelReady(service_pb2.ModelReadyRequest(name="recommend")).ready
+        assert not stub.ModelReady(service_pb2.ModelReadyRequest(name="recommend_full")).ready
+        with pytest.raises(grpc.RpcError) as unknown:
+            stub.ModelInfer(service_pb2.ModelInferRequest(model_name="recommend_full"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
         refused = [
+            (stub.ModelReady, service_pb2.ModelReadyRequest(name="recommend_fuller")),
             (stub.ModelReady, service_pb2.ModelReadyRequest(name="ranking")),
             (stub.ModelInfer, service_pb2.ModelInferRequest(model_name="recommend_separate")),
             (stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()),

@@ -5,7 +5,8 @@ their last bits. Where two items tie but for those bits, either may come first i
 that is still retrieved. Another user's answer, which is what a stale slot would give, differs in nearly
 every item.
 
-Shapes: K items, A actions, X numbers of an item: A probabilities and the score.
+Shapes: K items, A actions, X numbers of an item: A probabilities, those of the first of two rankers, and the
+score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,8 @@ class Answer:
     def of_row(cls, tensors: "Mapping[str, NDArray[Any]]", row: int = 0) -> "Answer":
         """One user's part of output tensors, without the padding behind it."""
         count = int((tensors["ITEM_IDS"][row] != -1).sum())
-        numbers = [tensors["ACTION_PROBS"][row, :count], tensors["SCORES"][row, :count]]
+        names = [name for name in ("ACTION_PROBS", "FIRST_ACTION_PROBS", "SCORES") if name in tensors]
+        numbers = [tensors[name][row, :count] for name in names]
         items, origins = (tensors[name][row, :count].tolist() for name in ("ITEM_IDS", "RETRIEVED_BY"))
         return cls(items, np.column_stack(numbers), origins)
 
@@ -110,7 +112,13 @@ class Answer:
         found = response.recommendations
         return cls(
             [item.item_id for item in found],
-            np.array([(*item.action_probabilities, item.score) for item in found], np.float32),
+            np.array(
+                [
+                    (*item.action_probabilities, *(item.first_action_probabilities or ()), item.score)
+                    for item in found
+                ],
+                np.float32,
+            ),
             [item.retrieved_by for item in found],
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -71,6 +72,18 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What serves out of the file of weights, without a graph."""
+
+    load: Callable[[Path], nn.Module]
+    """Returns what serving runs of the file."""
+    module: nn.Module
+    """What it is compared with."""
+    calls: Sequence[tuple[object, ...]]
+    """Arguments of different sizes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exports:
     """What a bundle holds of one model."""
 
@@ -80,6 +93,8 @@ class Exports:
     """What an executor without these graphs computes with, by name."""
     item_vector_VE: Tensor | None = None
     """Vectors of the catalogue, for the item index. None: the model can't be a bundle's first."""
+    reloaded: Reloaded | None = None
+    """For a model that is served out of its weights."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Further files, by name."""
 

@@ -339,6 +339,32 @@ def test_an_explored_answer_tells_its_arm_and_propensity():
     ] * 3
 
 
+def test_an_answer_of_two_rankers_tells_what_the_first_one_said():
+    first = np.array([[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6], [0, 0]], [[0, 0], [0, 0]]], np.float64)
+    told = decode(outputs() | {"FIRST_ACTION_PROBS": first}, USERS)
+    assert [[item.first_action_probabilities for item in answer.recommendations] for answer in told] == [
+        [(0.1, 0.2), (0.3, 0.4)],
+        [(0.5, 0.6)],
+        [],
+    ]
+    alone = [
+        dataclasses.replace(
+            answer,
+            recommendations=tuple(
+                dataclasses.replace(item, first_action_probabilities=None) for item in answer.recommendations
+            ),
+        )
+        for answer in told
+    ]
+    assert alone == list(decode(outputs(), USERS))
+
+
+def test_probabilities_of_the_first_ranker_for_fewer_results_are_an_error():
+    first = np.zeros((3, 1, 2), np.float32)
+    with pytest.raises(RecommendError, match=r"^FIRST_ACTION_PROBS has shape .*allowed: 2 results"):
+        decode(outputs() | {"FIRST_ACTION_PROBS": first}, USERS)
+
+
 def test_a_server_from_before_there_were_policies_tells_nothing_of_one():
     older = {name: array for name, array in outputs().items() if name != "POLICY_DECISION"}
     expected = [dataclasses.replace(answer, policy=None) for answer in decode(outputs(), USERS)]

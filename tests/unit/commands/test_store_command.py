@@ -69,6 +69,53 @@ def test_the_latest_events_are_left_out_on_request(shop: Path, tmp_path: Path) -
     assert stored(chosen) == {"a": [(30, 1, 5, 0)]}
 
 
+@pytest.fixture
+def shown(tmp_path: Path) -> Path:
+    """A prepared dataset of slates: user a sees three, of two items each or three, and acts on some."""
+    info = DatasetInfo(name="shown", actions=("click",), sampled_impressions=False, utility_weights=(1.0,))
+    columns = ["user_id", "item_id", "actions", "timestamp", "feedview_id"]
+    rows = [
+        *[("a", 10, 0, 5, 0), ("a", 20, 1, 6, 0)],
+        *[("a", 30, 0, 8, 1), ("a", 10, 1, 9, 1), ("a", 20, 0, 9, 1)],
+        *[("a", 10, 0, 12, 2), ("a", 30, 0, 12, 2)],
+        ("b", 30, 0, 7, 0),
+    ]
+    items = pl.DataFrame({"item_id": [10, 20, 30], "title": ["ten", "twenty", "thirty"]})
+    write_prepared(tmp_path / "shown", pl.DataFrame(rows, columns, orient="row"), items, info)
+    return tmp_path / "shown"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            (),
+            {
+                "a": [
+                    (10, 0, 5, 0),
+                    *[(20, 1, 6, 0), (30, 0, 8, 0), (20, 0, 8, 0), (10, 1, 9, 0)],
+                    *[(10, 0, 12, 0), (30, 0, 12, 0)],
+                ],
+                "b": [(30, 0, 7, 0)],
+            },
+        ),
+        (
+            ("--impressions", 2),
+            {"a": [(20, 1, 6, 0), (10, 1, 9, 0), (10, 0, 12, 0), (30, 0, 12, 0)], "b": [(30, 0, 7, 0)]},
+        ),
+        (("--impressions", 0), {"a": [(20, 1, 6, 0), (10, 1, 9, 0)]}),
+        # What was beside the event that is left out would tell of it.
+        (("--skip-last", 1), {"a": [(10, 0, 5, 0), (20, 1, 6, 0)], "b": [(30, 0, 7, 0)]}),
+        (("--skip-last", 2), {"b": [(30, 0, 7, 0)]}),
+    ],
+)
+def test_what_was_shown_in_vain_is_stored_as_events_without_actions(
+    shown: Path, histories: Path, options: tuple[object, ...], expected: dict[str, list[tuple[int, ...]]]
+) -> None:
+    assert run("import", "--dataset", shown, *options)[0] == 0
+    assert stored(histories) == expected
+
+
 def test_every_users_history_has_external_ids(exported: Exported) -> None:
     dataset = exported.dataset
     with LmdbHistoryStore(exported.histories) as store:

@@ -3,7 +3,7 @@
 Shapes: R requests, C candidates of all requests, K of one, A actions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.module import TransAct, TransActV2
 from unipinrec.models.transact.sequences import sequences_of
+
+LARGEST_FORWARD = 128
+"""Candidates of one forward. TransAct V2 takes more memory, and more time for each, with more of them."""
 
 
 class OfflineSecondRanker:
@@ -27,12 +30,18 @@ class OfflineSecondRanker:
     def action_probabilities(
         self, requests: Sequence[OfflineRequest], candidates: Sequence[Int64s]
     ) -> list[Tensor]:
-        """Return probabilities [K, A] of each request's candidate rows [K]."""
-        if not requests:
-            return []
-        batch = self.request_batch(requests, candidates).to(self._rates_device)
-        probability_CA = torch.sigmoid(self._model(batch))
-        return list(probability_CA.split([len(row_K) for row_K in candidates]))
+        """Return probabilities [K, A] of each request's candidate rows [K], which may be none."""
+        parts: list[list[Tensor]] = [[] for _ in requests]
+        for group in _forwards([len(row_K) for row_K in candidates]):
+            asked = [requests[place] for place, _ in group]
+            chosen = [candidates[place][part] for place, part in group]
+            batch = self.request_batch(asked, chosen).to(self._rates_device)
+            probability_CA = torch.sigmoid(self._model(batch))
+            sizes = [len(row_K) for row_K in chosen]
+            for (place, _), part_KA in zip(group, probability_CA.split(sizes), strict=True):
+                parts[place].append(part_KA)
+        none_KA = torch.empty(0, self._model.config.num_actions)
+        return [torch.cat(found) if found else none_KA for found in parts]
 
     def request_batch(self, requests: Sequence[OfflineRequest], candidates: Sequence[Int64s]) -> RequestBatch:
         """Return requests as the model takes them, with rates as they were at the end of training."""
@@ -46,3 +55,19 @@ class OfflineSecondRanker:
     @property
     def _rates_device(self) -> torch.device:
         return self._model.heads.rates.prior_A.device
+
+
+def _forwards(counts: Sequence[int]) -> Iterator[list[tuple[int, slice]]]:
+    """Yield which candidates of which requests are computed together; a request that fits is not cut."""
+    group: list[tuple[int, slice]] = []
+    filled = 0
+    for place, count in enumerate(counts):
+        for begin in range(0, count, LARGEST_FORWARD):
+            size = min(LARGEST_FORWARD, count - begin)
+            if filled + size > LARGEST_FORWARD:
+                yield group
+                group, filled = [], 0
+            group.append((place, slice(begin, begin + size)))
+            filled += size
+    if group:
+        yield group

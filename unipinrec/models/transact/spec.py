@@ -7,6 +7,7 @@ from unipinrec.models.transact.examples import SlateConfig, SlateExamples
 from unipinrec.models.transact.module import TransAct
 from unipinrec.models.transact.objective import TransactObjective
 from unipinrec.models.transact.offline import OfflineSecondRanker
+from unipinrec.models.transact.served import second_ranker_exports
 
 
 def slate_examples(interactions: InteractionDataset, config: TransactConfig, seed: int) -> SlateExamples:
@@ -22,4 +23,5 @@ SPEC = ModelSpec(
     examples=slate_examples,
     objective=TransactObjective.of,
     offline=OfflineSecondRanker,
+    exports=second_ranker_exports,
 )

@@ -10,6 +10,7 @@ from unipinrec.models.transact.module import TransActV2
 from unipinrec.models.transact.objective import TransactV2Objective
 from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.transact.searched import SearchedExamples
+from unipinrec.models.transact.served import second_ranker_exports
 
 
 def searched_examples(
@@ -27,4 +28,5 @@ SPEC = ModelSpec(
     examples_by_vectors=searched_examples,
     objective=TransactV2Objective.of,
     offline=OfflineSecondRanker,
+    exports=second_ranker_exports,
 )
