@@ -133,15 +133,7 @@ class Runner:
         resumed = any(trial.folder.exists() for trial in every)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
-            sources = [trial.source for trial in every if trial.source]
-            first = {trial.name: trial for trial in (*every, *sources) if not trial.source}
-            then = {trial.name: trial for trial in every if trial.source}
-            measured: dict[str, Measured] = {}
-            for wave in (first, then):
-                futures = {
-                    name: pool.submit(train_and_measure, trial, held_out) for name, trial in wave.items()
-                }
-                measured |= self._gather(futures, "training", bar, _described)
+            measured = self._measured(every, pool, bar)
             sections = self._sections(pool, bar)
         found, rows = {}, []
         for variant in recipe.variants:
@@ -174,6 +166,19 @@ class Runner:
     def _trial(self, variant: Variant, seed: int) -> Trial:
         folder = trial_folder(self._folder / "training", variant, seed)
         return Trial(recipe=self._recipe, variant=variant, seed=seed, folder=folder)
+
+    def _measured(self, every: Sequence[Trial], pool: Executor, bar: Progress) -> dict[str, Measured]:
+        """Of each trial, and of those whose vectors others search by, which are trained before these."""
+        sources = [trial.source for trial in every if trial.source]
+        before = {trial.name: trial for trial in (*every, *sources) if not trial.source}
+        after = {trial.name: trial for trial in every if trial.source}
+        measured: dict[str, Measured] = {}
+        for wave in (before, after):
+            futures = {
+                name: pool.submit(train_and_measure, trial, self._held_out) for name, trial in wave.items()
+            }
+            measured |= self._gather(futures, "training", bar, _described)
+        return measured
 
     def _sections(self, pool: Executor, bar: Progress) -> list[Section]:
         """Further questions that the recipe's variants and dataset can answer."""

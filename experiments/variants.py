@@ -100,9 +100,22 @@ TRANSACT_V2 = Variant(
 )
 
 
-def without(base: Variant, name: str, what: str, **changes: dict[str, Any]) -> Variant:
+def without(
+    base: Variant,
+    name: str,
+    what: str,
+    model: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> Variant:
     """Return a second ranker with another `model` or `training`, to be compared with `base`."""
-    return replace(base, name=f"{base.name}-{name}", what=what, ablates=base, **changes)
+    return replace(
+        base,
+        name=f"{base.name}-{name}",
+        what=what,
+        model=model or {},
+        training=training or {},
+        ablates=base,
+    )
 
 
 TRANSACT_ABLATIONS = (
