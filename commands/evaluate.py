@@ -14,13 +14,13 @@ from experiments.gate import GateConfig, run_gate
 from experiments.policy.page import write_page
 from experiments.policy.report import PolicyStudyReport
 from experiments.policy.study import PolicyStudy, quick_study
-from experiments.recipes import RECIPES
+from experiments.recipes import ABLATIONS, RECIPES
 from experiments.report import EvaluationReport
 from experiments.runner import Runner
 from experiments.tables import write_tables
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.simulator.config import SimulatorConfig
+from unipinrec.simulator.config import LIFELONG, SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth
 from unipinrec.training.checkpoint import CheckpointMismatchError
@@ -54,6 +54,13 @@ def eval_command(
     quick: Annotated[
         bool, typer.Option(help=f"Of {POLICIES}: a small dry run, into OUT/{POLICIES}-quick.json.")
     ] = False,
+    ablations: Annotated[
+        bool,
+        typer.Option(
+            help=f"Of {', '.join(ABLATIONS)}: second rankers without one thing each, with one seed unless "
+            f"--seeds says more, into OUT/DATASET-ablations.json."
+        ),
+    ] = False,
 ) -> None:
     """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json.
 
@@ -72,7 +79,9 @@ def eval_command(
             return
         if dataset not in RECIPES:
             raise ValueError(f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES, GATE))}")
-        recipe = RECIPES[dataset].narrowed(
+        if ablations and dataset not in ABLATIONS:
+            raise ValueError(f"dataset is {dataset}; allowed with --ablations: {', '.join(ABLATIONS)}")
+        recipe = (ABLATIONS if ablations else RECIPES)[dataset].narrowed(
             only.split(",") if only else None, _numbers(seeds) if seeds else None
         )
         folder = data or Path("build/data", dataset)
@@ -81,7 +90,7 @@ def eval_command(
         truth = Truth.load(folder) if recipe.synthetic else None
         runner = Runner(recipe, InteractionDataset.load(folder), out / dataset, console.print, truth)
         report = runner.run(workers)
-        written = out / f"{dataset}.json"
+        written = out / f"{dataset}{'-ablations' if ablations else ''}.json"
         report.write(written)
         console.print(f"report written to {written}")
 
@@ -134,6 +143,8 @@ def _numbers(seeds: str) -> list[int]:
 def _prepare(dataset: str, path: Path | None, folder: Path, console: Console) -> None:
     if dataset == "simulator":
         prepare_simulation(folder, SimulatorConfig(users=3_000, items=2_000), console.print)
+    elif dataset == "lifelong":
+        prepare_simulation(folder, LIFELONG, console.print)
     else:
         # Its command has the dataset's name.
         getattr(fetch, dataset)(path, folder)

@@ -5,24 +5,39 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from experiments.variants import (
+    DAY_S,
     INTERLEAVED,
     MULTI_TOKEN,
     RANKING_ONLY,
     RETRIEVAL_ONLY,
     SASREC,
+    TRANSACT,
+    TRANSACT_ABLATIONS,
+    TRANSACT_V2,
+    TRANSACT_V2_ABLATIONS,
     UNIFIED,
     Variant,
     depth,
     length,
     masking,
 )
-from unipinrec.config import Config
+from unipinrec.config import Config, TrainingConfig
 from unipinrec.data.blended import BlendedConfig
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.config import JointTraining, ModelConfig, RetrievalTraining, sized
+from unipinrec.models.config import CatalogueConfig, JointTraining, ModelConfig, sized
 from unipinrec.models.registry import find_model
+from unipinrec.models.transact.config import SecondRankerConfig
+from unipinrec.models.transact.examples import SlateConfig
 
-DAY_S = 86_400
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondRanker:
+    """What second rankers have on one dataset, as changes to their defaults."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    slates: dict[str, Any] = field(default_factory=dict)
+    """How examples are drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +52,7 @@ class Recipe:
     action_weights: dict[str, float] = field(default_factory=dict)
     """Weights in the ranking loss by name of the action; 1 where it is left out."""
     blended: dict[str, Any] = field(default_factory=dict)
+    second: SecondRanker = field(default_factory=SecondRanker)
     variants: tuple[Variant, ...] = (UNIFIED,)
     seeds: tuple[int, ...] = (0,)
     test_share: float = 0.2
@@ -60,14 +76,20 @@ class Recipe:
         """Return the seeds that a variant is trained with."""
         return self.seeds[: variant.most_seeds]
 
-    def model_config(self, dataset: InteractionDataset, variant: Variant) -> ModelConfig:
+    def model_config(self, dataset: InteractionDataset, variant: Variant) -> CatalogueConfig:
         """Return sizes for a dataset, with what the dataset knows of its items."""
-        kind: type[ModelConfig] = find_model(variant.spec).config
-        return sized(kind, "demo", dataset.catalogue_fields | _known(kind, self.sizes) | variant.model)
+        kind: type[CatalogueConfig] = find_model(variant.spec).config
+        sizes = self.second.model if issubclass(kind, SecondRankerConfig) else self.sizes
+        return sized(kind, "demo", dataset.catalogue_fields | _known(kind, sizes) | variant.model)
 
-    def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> RetrievalTraining:
-        """Return the budget, which every variant shares, with what its model knows of the losses."""
-        kind: type[RetrievalTraining] = find_model(variant.spec).training
+    def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> TrainingConfig:
+        """Return the budget, which variants share, with what each model knows of the losses.
+
+        Second rankers have one of their own.
+        """
+        kind: type[TrainingConfig] = find_model(variant.spec).training
+        if issubclass(find_model(variant.spec).config, SecondRankerConfig):
+            return kind.model_validate({"seed": seed} | self.second.training | variant.training)
         weights = tuple(self.action_weights.get(action, 1.0) for action in dataset.info.actions)
         fields = self.training.model_dump() | {"action_weights": weights, "seed": seed}
         return kind.model_validate(_known(kind, fields) | variant.training)
@@ -76,6 +98,10 @@ class Recipe:
         """Return how examples are drawn."""
         fields = {"max_history": model.max_history, "seed": seed} | self.blended
         return BlendedConfig.model_validate(fields)
+
+    def slate_config(self, seed: int) -> SlateConfig:
+        """Return how examples of second rankers are drawn."""
+        return SlateConfig.model_validate({"seed": seed} | self.second.slates)
 
 
 def _known(kind: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +188,19 @@ RECIPES = {
             id_dropout=0.5,
         ),
         action_weights={"profile_enter": 4.0},
-        variants=(UNIFIED, RANKING_ONLY),
+        second=SecondRanker(
+            model={"item_dim": 16, "id_dim": 16, "cross_dim": 32, "head_hidden": 32},
+            training={
+                "epochs": 3,
+                "batch_size": 128,
+                "time_window_s": 0,
+                "learning_rate": 1e-3,
+                "weight_decay": 0.1,
+                "id_dropout": 0.5,
+            },
+            slates={"feedviews_per_user": 1_000, "kept_without_engagement": 1.0},
+        ),
+        variants=(UNIFIED, RANKING_ONLY, TRANSACT),
         seeds=(0, 1, 2),
         feedviews_per_user=1_000,
     ),
@@ -173,12 +211,17 @@ RECIPES = {
         protocol="future_feedviews",
         sizes=_SIMULATOR_SIZES,
         training=JointTraining(epochs=12, batch_size=16, learning_rate=2e-3),
+        second=SecondRanker(
+            training={"epochs": 3, "batch_size": 32, "time_window_s": 0, "learning_rate": 4e-3},
+            slates={"feedviews_per_user": 3},
+        ),
         variants=(
             UNIFIED,
             RANKING_ONLY,
             RETRIEVAL_ONLY,
             INTERLEAVED,
             MULTI_TOKEN,
+            TRANSACT,
             *(masking(probability) for probability in (0.0, 0.1, 0.3)),
             *(depth(layers) for layers in (4, 8)),
             *(length(events) for events in (16, 32)),
@@ -186,4 +229,27 @@ RECIPES = {
         seeds=(0, 1, 2),
         synthetic=True,
     ),
+    "lifelong": Recipe(
+        dataset="lifelong",
+        protocol="future_feedviews",
+        sizes=_SIMULATOR_SIZES,
+        # Few users, so that as many steps as on the simulator are many passes.
+        training=JointTraining(epochs=240, batch_size=16, learning_rate=2e-3, checkpoint_every=20),
+        second=SecondRanker(
+            training={"epochs": 2, "batch_size": 16, "time_window_s": 0, "learning_rate": 4e-3},
+            slates={"feedviews_per_user": 20},
+        ),
+        variants=(UNIFIED, TRANSACT, TRANSACT_V2),
+        seeds=(0, 1, 2),
+        feedviews_per_user=20,
+        synthetic=True,
+    ),
 }
+
+ABLATIONS = {
+    "simulator": replace(RECIPES["simulator"], variants=(TRANSACT, *TRANSACT_ABLATIONS), seeds=(0,)),
+    "lifelong": replace(
+        RECIPES["lifelong"], variants=(TRANSACT, TRANSACT_V2, *TRANSACT_V2_ABLATIONS), seeds=(0,)
+    ),
+}
+"""Of the second rankers, one thing at a time."""

@@ -22,7 +22,7 @@ class Row(Config):
     parameters: int = 0
     training_seconds: tuple[float, ...] = ()
     flops: int = 0
-    """Of one forward over one full history and slate, counted by PyTorch."""
+    """Of one forward over one full history and slate, counted by PyTorch; 0 for second rankers."""
     metrics: dict[str, Estimate]
     totals: dict[str, float] = Field(default_factory=dict)
     """Statistics of all users together, which have no interval over users; means over seeds."""

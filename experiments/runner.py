@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,20 +15,27 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.conditioning import OutcomeConditioning
+from experiments.end_to_end import EndToEnd
 from experiments.held_out import HeldOut
 from experiments.multi_token import MultiToken
 from experiments.recipes import Recipe
 from experiments.report import Difference, EvaluationReport, Machine, Row, Section
 from experiments.scores import Measured, by_seed
+from experiments.second_ranker import SecondRanking, is_second_ranker
 from experiments.section import Question, Run
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
 from unipinrec.data.blended import BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.models.common.history_model import HistoryModel, JointModel
 from unipinrec.models.common.tokens import Events
+from unipinrec.models.config import CatalogueConfig, ModelConfig, RetrievalTraining
 from unipinrec.models.registry import find_model
+from unipinrec.models.spec import Examples
+from unipinrec.models.transact.config import SecondRankerConfig, TransactV2Config
+from unipinrec.models.transact.examples import SlateExamples
+from unipinrec.models.transact.searched import SearchedExamples
 from unipinrec.simulator.truth import Truth
-from unipinrec.training.checkpoint import latest_checkpoint, load_model, load_offline
+from unipinrec.training.checkpoint import latest_checkpoint, load_item_vectors, load_model, load_offline
 from unipinrec.training.trainer import train
 
 Report = Callable[[str], None]
@@ -58,7 +65,7 @@ class Trial:
     def train(self, dataset: InteractionDataset, split: Split) -> None:
         """Train in this process; what training prints goes to a log."""
         config = self.recipe.model_config(dataset, self.variant)
-        examples = BlendedDataset(dataset, self.recipe.blended_config(config, self.seed), split)
+        examples = self._examples(dataset, config, split)
         training = self.recipe.training_config(dataset, self.variant, self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
@@ -67,6 +74,25 @@ class Trial:
         # A run that only found its finished checkpoint keeps the time that training once took.
         if not (self.folder / SECONDS).exists():
             (self.folder / SECONDS).write_text(f"{time.perf_counter() - began:.1f}\n")
+
+    @property
+    def source(self) -> "Trial | None":
+        """Return whose vectors this searches by, which is trained before it."""
+        if self.variant.vectors is None:
+            return None
+        folder = trial_folder(self.folder.parent, self.variant.vectors, self.seed)
+        return replace(self, variant=self.variant.vectors, folder=folder)
+
+    def _examples(self, dataset: InteractionDataset, config: CatalogueConfig, split: Split) -> Examples:
+        if isinstance(config, ModelConfig):
+            return BlendedDataset(dataset, self.recipe.blended_config(config, self.seed), split)
+        slates = self.recipe.slate_config(self.seed)
+        if isinstance(config, TransactV2Config) and self.source is not None:
+            vector_VE = load_item_vectors(self.source.checkpoint, dataset)
+            return SearchedExamples(dataset, config, slates, vector_VE, split)
+        if isinstance(config, SecondRankerConfig):
+            return SlateExamples(dataset, config, slates, split)
+        raise ValueError(f"variant is {self.variant.name}; allowed: models that rank or retrieve")
 
     @property
     def checkpoint(self) -> Path:
@@ -107,8 +133,7 @@ class Runner:
         resumed = any(trial.folder.exists() for trial in every)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool, Progress() as bar:
-            futures = {trial.name: pool.submit(train_and_measure, trial, held_out) for trial in every}
-            measured = self._gather(futures, "training", bar, _described)
+            measured = self._measured(every, pool, bar)
             sections = self._sections(pool, bar)
         found, rows = {}, []
         for variant in recipe.variants:
@@ -139,8 +164,21 @@ class Runner:
         )
 
     def _trial(self, variant: Variant, seed: int) -> Trial:
-        folder = self._folder / "training" / f"{variant.name}-{seed}"
+        folder = trial_folder(self._folder / "training", variant, seed)
         return Trial(recipe=self._recipe, variant=variant, seed=seed, folder=folder)
+
+    def _measured(self, every: Sequence[Trial], pool: Executor, bar: Progress) -> dict[str, Measured]:
+        """Of each trial, and of those whose vectors others search by, which are trained before these."""
+        sources = [trial.source for trial in every if trial.source]
+        before = {trial.name: trial for trial in (*every, *sources) if not trial.source}
+        after = {trial.name: trial for trial in every if trial.source}
+        measured: dict[str, Measured] = {}
+        for wave in (before, after):
+            futures = {
+                name: pool.submit(train_and_measure, trial, self._held_out) for name, trial in wave.items()
+            }
+            measured |= self._gather(futures, "training", bar, _described)
+        return measured
 
     def _sections(self, pool: Executor, bar: Progress) -> list[Section]:
         """Further questions that the recipe's variants and dataset can answer."""
@@ -152,6 +190,11 @@ class Runner:
             asked.append(OutcomeConditioning(held_out.views, held_out.truth))
         if {UNIFIED.name, MULTI_TOKEN.name} <= names:
             asked.append(MultiToken(held_out.views))
+        second = [variant for variant in self._recipe.variants if is_second_ranker(variant)]
+        if second:
+            asked.append(SecondRanking(held_out, self._recipe.variants))
+        if second and held_out.truth is not None and UNIFIED.name in names:
+            asked.append(EndToEnd(held_out.views, held_out.truth, second))
         futures = {
             f"{question.title}, seed {seed}": pool.submit(
                 answer, question, [self._trial(variant, seed) for variant in question.variants]
@@ -195,14 +238,21 @@ class Runner:
                 "p_mask": training.action_mask_probability,
                 "layers": model.config.layers,
                 "events": model.config.max_history,
-            },
+            }
+            if isinstance(training, RetrievalTraining)
+            else {"events": model.config.max_events},
             parameters=sum(weight.numel() for weight in model.parameters()),
             training_seconds=tuple(trial.seconds for trial in trials),
-            flops=forward_flops(model),
+            flops=forward_flops(model) if isinstance(model, HistoryModel) else 0,
             metrics=found.estimates(),
             by_seed=means,
             losses=losses(trials[0].folder),
         )
+
+
+def trial_folder(folder: Path, variant: Variant, seed: int) -> Path:
+    """Return where one training of several in a folder is kept."""
+    return folder / f"{variant.name}-{seed}"
 
 
 def _described(name: str, found: Measured) -> str:

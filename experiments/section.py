@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.report import Difference, Row, Section
 from experiments.scores import Measured, by_seed
 from experiments.variants import Variant
-from unipinrec.evaluation.recommender import QueryEmbedder
 
 Run = Mapping[str, Measured]
 """Ways of asking, by name, with the models of one seed."""
@@ -25,7 +25,7 @@ class Question(ABC):
     """Paired differences to report: way, other way, metric."""
 
     @abstractmethod
-    def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
+    def answers(self, recommenders: Mapping[str, Any]) -> Run:
         """Return every way's answers with the models of one seed, which have the names of their variants."""
 
     def section(self, runs: Sequence[Run]) -> Section:

@@ -13,6 +13,7 @@ TITLES = {
     "amazon": "Amazon Beauty",
     "ebnerd": "EB-NeRD",
     "kuairand": "KuaiRand",
+    "lifelong": "Simulator, lifelong interests",
     "mind": "MIND",
     "movielens": "MovieLens 100K",
     "simulator": "Simulator",

@@ -1,7 +1,9 @@
 """The models that are compared: same data, same budget, same trunk where they can."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,10 @@ class Variant:
     ranks: bool = True
     most_seeds: int | None = None
     """Seeds of the recipe that it is trained with; sweeps, which only describe, need fewer."""
+    vectors: "Variant | None" = None
+    """By whose trained item vectors, of the same seed, it searches."""
+    ablates: "Variant | None" = None
+    """What it differs from in one thing, and is compared with."""
 
 
 UNIFIED = Variant(name="unipinrec", what="one trunk, both losses, masked actions")
@@ -80,3 +86,59 @@ def length(events: int) -> Variant:
         model={"max_history": events, "window_block": max(1, events // 4)},
         most_seeds=1,
     )
+
+
+TRANSACT = Variant(
+    name="transact", what="second ranker: TransAct, latest 100 events", spec="transact", retrieves=False
+)
+TRANSACT_V2 = Variant(
+    name="transact-v2",
+    what="second ranker: TransAct V2, up to 16,000 events",
+    spec="transact-v2",
+    retrieves=False,
+    vectors=TRANSACT,
+)
+
+
+def without(
+    base: Variant,
+    name: str,
+    what: str,
+    model: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> Variant:
+    """Return a second ranker with another `model` or `training`, to be compared with `base`."""
+    return replace(
+        base,
+        name=f"{base.name}-{name}",
+        what=what,
+        model=model or {},
+        training=training or {},
+        ablates=base,
+    )
+
+
+TRANSACT_ABLATIONS = (
+    without(TRANSACT, "no-rates", "without base rates", model={"base_rates": False}),
+    without(TRANSACT, "append", "the candidate as one more row", model={"fusion": "append"}),
+    without(TRANSACT, "first", "first rows alone, no maximum", model={"outputs": "first"}),
+    without(TRANSACT, "max", "maximum alone, no first rows", model={"outputs": "max"}),
+    without(TRANSACT, "window", "up to a day masked in training", training={"time_window_s": DAY_S}),
+)
+TRANSACT_V2_ABLATIONS = (
+    without(
+        TRANSACT_V2,
+        "realtime",
+        "latest 100 events alone",
+        model={"max_events": 100, "lifelong_nearest": 0},
+    ),
+    without(
+        TRANSACT_V2,
+        "in-batch",
+        "next actions against others' events",
+        training={"next_action_negatives": "in_batch"},
+    ),
+    without(
+        TRANSACT_V2, "no-next", "without the Next Action Loss", training={"next_action_negatives": "none"}
+    ),
+)

@@ -13,10 +13,14 @@ from commands.app import app
     [
         (
             ["nonsense"],
-            "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator, policy, "
-            "gate",
+            "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator, lifelong, "
+            "policy, gate",
         ),
-        (["kuairand", "--only", "magic"], "variant is magic; allowed: unipinrec, ranking_only"),
+        (["kuairand", "--only", "magic"], "variant is magic; allowed: unipinrec, ranking_only, transact"),
+        (
+            ["kuairand", "--ablations"],
+            "dataset is kuairand; allowed with --ablations: simulator, lifelong",
+        ),
         (
             ["movielens", "--seeds", "1,a"],
             "seeds is 1,a; allowed: whole numbers from 0 on, with commas between",
