@@ -141,4 +141,10 @@ TRANSACT_V2_ABLATIONS = (
     without(
         TRANSACT_V2, "no-next", "without the Next Action Loss", training={"next_action_negatives": "none"}
     ),
+    without(
+        TRANSACT_V2,
+        "no-counts",
+        "without counts of actions among the nearest rows",
+        model={"nearest_counts": False},
+    ),
 )

@@ -178,6 +178,7 @@ def test_of_lifelong_events_none_but_the_nearest_counts(model: TransActV2) -> No
 def test_actions_on_nearest_rows_count_by_likeness() -> None:
     """Against sums of one candidate and row at a time."""
     model, requests = ranker(), slates([Sizes(30, 20, 3), Sizes(2, 0, 2)]).requests
+    assert model.nearest_actions is not None
     nearest = nearest_rows(requests, model.search_VW, model.config)
     vector_CE = model.vectors(requests.candidate_item_C)
     found = model.nearest_actions(requests, nearest, vector_CE, model.vectors)
@@ -204,6 +205,17 @@ def test_actions_on_nearest_rows_count_by_likeness() -> None:
         assert apart(found[candidate], torch.tensor(wanted).log1p()) < LAST_BITS
     assert found[:3].min() > 0
     assert found[3:].count_nonzero() == 0
+
+
+def test_without_these_counts_heads_have_fewer_features_and_nearest_rows_still_count() -> None:
+    counting, model, requests = ranker(), ranker(nearest_counts=False), slates().requests
+    assert model.nearest_actions is None
+    fewer = counting.heads.wide.in_features - model.heads.wide.in_features
+    assert fewer == 2 * ACTIONS + 1
+    logged = nearest_rows(requests, model.search_VW, model.config)
+    assert apart(logits(model, requests, logged), logits(model, requests)) == 0
+    other = replace(logged, older_count_C=logged.older_count_C.clamp(max=1))
+    assert apart(logits(model, requests, other), logits(model, requests)) > LAST_BITS
 
 
 def test_the_encoder_is_causal() -> None:

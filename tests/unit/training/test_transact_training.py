@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -44,12 +45,12 @@ def first(**training: Any) -> TransactObjective:
     return TransactObjective(model, TransactTraining(**training), NAMES)
 
 
-def second(**training: Any) -> TransactV2Objective:
+def second(latest_events: int = 4, **training: Any) -> TransactV2Objective:
     torch.manual_seed(0)
     model = TransActV2(
         TransactV2Config(
-            max_events=64, realtime_events=9, lifelong_nearest=5, latest_events=4, realtime_nearest=3,
-            impressions_nearest=6, cross_dim=24, **CATALOGUE,
+            max_events=64, realtime_events=latest_events + 5, lifelong_nearest=5, latest_events=latest_events,
+            realtime_nearest=3, impressions_nearest=6, cross_dim=24, **CATALOGUE,
         )
     )  # fmt: skip
     model.search_VW.copy_(torch.randint(-127, 128, model.search_VW.shape))
@@ -135,7 +136,7 @@ def test_ids_are_hidden_in_training_alone() -> None:
 
 @pytest.mark.parametrize("negatives", ["impression", "in_batch"])
 def test_the_next_action_loss_is_a_softmax_over_one_right_item_and_what_was_drawn(negatives: str) -> None:
-    """Against a sum over single candidates, positions and negatives."""
+    """Against means over single candidates' positions, of single negatives."""
     objective, batch = (
         second(next_action_negatives=negatives, next_action_weight=1.0, negatives=7).eval(),
         slates(SIZED),
@@ -156,6 +157,7 @@ def test_the_next_action_loss_is_a_softmax_over_one_right_item_and_what_was_draw
         positives = {
             int(events.item_row_N[event]) for event in latest[1:] if int(events.actions_N[event]) & POSITIVE
         }
+        by_place = []
         for place, event in enumerate(latest[1:]):
             if not int(events.actions_N[event]) & POSITIVE:
                 continue
@@ -172,8 +174,9 @@ def test_the_next_action_loss_is_a_softmax_over_one_right_item_and_what_was_draw
             wrong = [row for row in drawn if row not in positives]
             vectors = model.vectors(torch.tensor([item, *wrong]))
             score = (vectors @ predicted).double()
-            total += float(score.logsumexp(0) - score[0])
-            positions += 1
+            by_place.append(float(score.logsumexp(0) - score[0]))
+        total += sum(by_place) / max(len(by_place), 1)
+        positions += len(by_place)
     assert positions > 20
     wanted = total / len(batch.label_CA)
     assert float(losses.parts["next_action"]) == pytest.approx(wanted, rel=1e-5)
@@ -205,6 +208,20 @@ def test_the_next_action_loss_teaches_the_encoder_and_the_item_vectors() -> None
     assert {"next_action.predict.weight", "model.embedder.id_table.weight"} <= reached
     assert {"model.encoder.layers.1.project.weight", "model.encoder.position.weight"} <= reached
     assert not any(name.startswith("model.heads") for name in reached)
+
+
+def test_the_next_action_loss_does_not_grow_with_the_number_of_latest_events() -> None:
+    """Predictions of zeros score all items alike: a position's loss is the log of how many there are."""
+    batch = slates([Sizes(60, 50, 3), Sizes(50, 60, 2)])
+    losses = []
+    for latest_events in (4, 40):
+        objective = second(latest_events, negatives=7, next_action_negatives="in_batch").eval()
+        assert objective.next_action is not None
+        for weight in objective.next_action.predict.parameters():
+            torch.nn.init.zeros_(weight)
+        losses.append(float(objective(batch).parts["next_action"].detach()))
+    assert min(losses) > 0.5
+    assert max(losses) <= np.log(8) + LAST_BITS
 
 
 def test_without_negatives_there_is_no_next_action_loss() -> None:

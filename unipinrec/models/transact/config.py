@@ -106,6 +106,8 @@ class TransactV2Config(SecondRankerConfig):
     impressions_nearest: Annotated[int, Field(ge=0)] = 48
     search_dim: Annotated[int, Field(ge=1, le=1_024)] = 32
     """Width of the fixed int8 vectors by which events are near."""
+    nearest_counts: bool = True
+    """Whether counts of actions among the nearest rows, by likeness, are features. The paper has none."""
 
     @model_validator(mode="after")
     def _check_tokens(self) -> Self:
@@ -152,7 +154,7 @@ class TransactV2Training(TransactTraining):
 
     time_window_s: Annotated[int, Field(ge=0)] = 0
     next_action_weight: Annotated[float, Field(ge=0)] = 0.01
-    """Weight of the Next Action Loss."""
+    """Weight of the Next Action Loss, a mean over positions (`NextAction`)."""
     next_action_negatives: Literal["impression", "in_batch", "none"] = "impression"
     """What the next item is contrasted with: the user's impressions, others' events, or nothing, which turns
     the loss off."""

@@ -107,8 +107,9 @@ class TransActV2(SecondRanker):
         super().__init__(config)
         self.config: TransactV2Config = config
         self.encoder = LifelongEncoder(config)
-        self.nearest_actions = NearestActions(config)
-        self.heads = Heads(config, self.encoder.size, self.interests.size + self.nearest_actions.size)
+        self.nearest_actions = NearestActions(config) if config.nearest_counts else None
+        counts = self.nearest_actions.size if self.nearest_actions else 0
+        self.heads = Heads(config, self.encoder.size, self.interests.size + counts)
         search_VW = torch.zeros(config.num_items, config.search_dim, dtype=torch.int8)
         self.search_VW: Tensor = nn.Buffer(search_VW)
 
@@ -132,7 +133,8 @@ class TransActV2(SecondRanker):
         realtime = replace(requests, events=latest(requests.events, self.config.realtime_events))
         read = (vectors(realtime.events.item_row_N), vectors(realtime.impressions.item_row_N))
         near_CK = self.interests(realtime, read, candidate_CE, None)
-        acted_CK = self.nearest_actions(requests, nearest, candidate_CE, vectors)
-        near_CK = torch.cat([near_CK, acted_CK], dim=1)
+        if self.nearest_actions is not None:
+            acted_CK = self.nearest_actions(requests, nearest, candidate_CE, vectors)
+            near_CK = torch.cat([near_CK, acted_CK], dim=1)
         logit_CA = self.heads(encoded_CD, near_CK, requests, candidate_CE)
         return RankedTokens(logit_CA, tokens, row_CTD)

@@ -23,8 +23,10 @@ EXCLUDED = -1e9
 class NextAction(nn.Module):
     """Sampled softmax of the item of the next positive event against drawn negatives.
 
-    Predictions are made at each of the latest events that a positive one follows. Of each candidate's tokens
-    they are summed, as the paper does over time, and averaged over candidates.
+    Predictions are made at each of the latest events that a positive one follows. Their losses are averaged
+    over each candidate's positions, and over candidates. The paper sums over users and over time (§3.4) and
+    leaves open how its two losses are scaled; a sum over 47 positions is larger than the loss of actions even
+    at the paper's weight, 0.01.
     """
 
     def __init__(self, config: TransactV2Config, training: TransactV2Training, positive_mask: int) -> None:
@@ -57,7 +59,9 @@ class NextAction(nn.Module):
         usable_rX = drawn_rX & ~hit_rX
         wrong_CPX = wrong_CPX.masked_fill(~usable_rX[request_C].unsqueeze(1), EXCLUDED)
         loss_CP = torch.cat([right_CP.unsqueeze(2), wrong_CPX], dim=2).float().logsumexp(2) - right_CP
-        return (loss_CP * counted_rP[request_C]).sum() * part.counted / len(batch.label_CA)
+        counted_CP = counted_rP[request_C]
+        loss_C = (loss_CP * counted_CP).sum(1) / counted_CP.sum(1).clamp(min=1)
+        return loss_C.sum() * part.counted / len(batch.label_CA)
 
     def targets(self, requests: RequestBatch) -> tuple[Tensor, Tensor]:
         """Return the item after each of the latest events but the last, [R, P], and which are positive."""
