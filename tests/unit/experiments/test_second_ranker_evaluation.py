@@ -12,6 +12,7 @@ from experiments.end_to_end import BEST, CANDIDATES, ONE, RETRIEVED, UTILITY, En
 from experiments.recipes import ABLATIONS, RECIPES, Recipe, SecondRanker
 from experiments.report import EvaluationReport
 from experiments.runner import Runner
+from experiments.tables import write_tables
 from experiments.variants import TRANSACT, TRANSACT_V2, TRANSACT_V2_ABLATIONS, UNIFIED
 from unipinrec.arrays import Int64s
 from unipinrec.data.interactions import InteractionDataset, split_at_time
@@ -69,6 +70,14 @@ def test_second_rankers_stand_beside_the_first_one(report: EvaluationReport) -> 
     assert rows["transact"].settings == {"events": 100}
     assert rows[REALTIME.name].settings == {"events": 100}
     assert rows["transact-v2"].settings == {"events": 16_000}
+
+
+def test_a_page_shows_both_questions_as_synthetic(report: EvaluationReport, tmp_path: Path) -> None:
+    write_tables([report], tmp_path / "results.md", tmp_path / "results")
+    page = (tmp_path / "results.md").read_text()
+    assert "## Simulator, lifelong interests (synthetic data)" in page
+    assert "| transact-v2 - transact | auc click |" in page
+    assert f"| {FULL} - {ONE} | {UTILITY} |" in page
 
 
 def test_second_rankers_are_paired_with_what_they_must_beat(report: EvaluationReport) -> None:
