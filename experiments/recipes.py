@@ -236,7 +236,7 @@ RECIPES = {
         # Few users, so that as many steps as on the simulator are many passes.
         training=JointTraining(epochs=240, batch_size=16, learning_rate=2e-3, checkpoint_every=20),
         second=SecondRanker(
-            training={"epochs": 2, "batch_size": 16, "time_window_s": 0, "learning_rate": 4e-3},
+            training={"epochs": 2, "batch_size": 16, "time_window_s": 0, "learning_rate": 3e-3},
             slates={"feedviews_per_user": 20},
         ),
         variants=(UNIFIED, TRANSACT, TRANSACT_V2),
