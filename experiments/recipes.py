@@ -212,7 +212,7 @@ RECIPES = {
         sizes=_SIMULATOR_SIZES,
         training=JointTraining(epochs=12, batch_size=16, learning_rate=2e-3),
         second=SecondRanker(
-            training={"epochs": 3, "batch_size": 32, "time_window_s": 0, "learning_rate": 4e-3},
+            training={"epochs": 3, "batch_size": 32, "time_window_s": 0, "learning_rate": 3e-3},
             slates={"feedviews_per_user": 3},
         ),
         variants=(
@@ -236,7 +236,7 @@ RECIPES = {
         # Few users, so that as many steps as on the simulator are many passes.
         training=JointTraining(epochs=240, batch_size=16, learning_rate=2e-3, checkpoint_every=20),
         second=SecondRanker(
-            training={"epochs": 2, "batch_size": 16, "time_window_s": 0, "learning_rate": 4e-3},
+            training={"epochs": 2, "batch_size": 16, "time_window_s": 0, "learning_rate": 3e-3},
             slates={"feedviews_per_user": 20},
         ),
         variants=(UNIFIED, TRANSACT, TRANSACT_V2),
