@@ -15,6 +15,7 @@ from experiments.policy.report import PolicyStudyReport
 from experiments.policy.study import PolicyStudy, quick_study
 from experiments.recipes import RECIPES
 from experiments.report import EvaluationReport
+from experiments.rivals.study import RivalStudy
 from experiments.runner import Runner
 from experiments.tables import write_tables
 from unipinrec.data.interactions import InteractionDataset
@@ -26,6 +27,7 @@ from unipinrec.training.checkpoint import CheckpointMismatchError
 
 POLICIES = "policy"
 POLICY_REPORT = f"{POLICIES}.json"
+RIVALS = "rivals"
 COMMITTED_POLICY = Path("benchmarks/results/policy/comparison.json")
 
 COMMITTED = Path("benchmarks/results/eval")
@@ -33,7 +35,7 @@ COMMITTED = Path("benchmarks/results/eval")
 
 
 def eval_command(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}.")],
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}, {RIVALS}.")],
     data: Annotated[
         Path | None,
         typer.Option(help="Prepared dataset, made when it is missing; default: build/data/DATASET."),
@@ -55,15 +57,19 @@ def eval_command(
 ) -> None:
     """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json.
 
-    `policy` compares learned utility weights with other learners in simulated worlds that it makes.
+    `policy` compares learned utility weights with other learners in simulated worlds that it makes. `rivals`
+    trains another library's rankers on KuaiRand, or on the dataset that --data names.
     """
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(PreparedDatasetError, CheckpointMismatchError, ValueError):
         if dataset == POLICIES:
             _compare_policies(_numbers(seeds) if seeds else None, workers, out, quick, console)
             return
+        if dataset == RIVALS:
+            _compare_rivals(data or Path("build/data/kuairand"), path, out, console)
+            return
         if dataset not in RECIPES:
-            raise ValueError(f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES))}")
+            raise ValueError(f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES, RIVALS))}")
         recipe = RECIPES[dataset].narrowed(
             only.split(",") if only else None, _numbers(seeds) if seeds else None
         )
@@ -114,6 +120,16 @@ def _compare_policies(
         study = replace(study, seeds=tuple(seeds))
     written = out / f"{name}.json"
     study.run(workers, console.print).write(written)
+    console.print(f"report written to {written}")
+
+
+def _compare_rivals(data: Path, path: Path | None, out: Path, console: Console) -> None:
+    if not data.exists():
+        _prepare("kuairand", path, data, console)
+    interactions = InteractionDataset.load(data)
+    name = f"{RIVALS}-{interactions.info.name}"
+    written = out / f"{name}.json"
+    RivalStudy.of(interactions, out / name).run(console.print).write(written)
     console.print(f"report written to {written}")
 
 
