@@ -32,7 +32,7 @@ Setting = dict[str, Any]
 
 LABEL = "label"
 FEWEST_EVENTS = 10
-"""Shorter sequences are padded to it: TransAct and SIM fail on fewer than their latest ones."""
+"""Shorter sequences are padded to it: SIM fails on fewer than its latest ones."""
 ROWS = 1024
 """Candidates scored at once."""
 LENGTH_NOISE = 8
@@ -41,11 +41,10 @@ ITEM = ("item", "attributes", "actions", "content")
 """What is known of every item of a sequence, and of the candidate."""
 
 RIVALS: dict[str, tuple[Any, Setting]] = {
-    # Sizes of the paper (arXiv 2306.00248 §3). Its window mask raises TypeError here, and stays off.
+    # The transformer of arXiv 2306.00248 §3. Its window mask, off by default, raises TypeError.
     "TransAct": (
         TransAct,
-        {"transformer_layers": 2, "num_heads": 1, "dim_feedforward": 32, "first_k_cols": FEWEST_EVENTS}
-        | {"dcn_cross_layers": 3, "dcn_hidden_units": [256, 128]},
+        {"transformer_layers": 2, "dim_feedforward": 32, "dcn_hidden_units": [256, 128]},
     ),
     "DIN": (DIN, {"dnn_hidden_units": [256, 128]}),
     "SIM": (

@@ -34,8 +34,8 @@ CONDITIONS = (
     "request, how often each was shown, time since the last event, length of the history, clock and weekday",
     "items shown once in training share an id with those never shown",
     "setting and number of epochs by AUC on the last part of the training time, then trained on all of it",
-    "TransAct of 2 layers with the latest 10 outputs and the maximum; without its window mask, which raises "
-    "TypeError in the library, and with actions as part of the items, which its own loader does not give",
+    "TransAct of 2 layers with its last output and the maximum, which is the library's default; without its "
+    "window mask, which raises TypeError there; with actions, which its own loader does not give",
     "SIM takes the latest 9 of the 100 events and searches 20 of them",
 )
 KUAIRAND_TEST = datetime(2022, 4, 16, 16, tzinfo=UTC)
