@@ -14,9 +14,16 @@ from unipinrec.data.importer import import_events
 from unipinrec.data.prepared import PreparedDatasetError, read_prepared
 from unipinrec.data.summary import summarize
 from unipinrec.simulator import SimulatorConfig, prepare_simulation
+from unipinrec.simulator.config import WORLDS
 
 ERRORS = (EventFormatError, PreparedDatasetError)
-DEFAULT_LOG = SimulatorConfig()
+DEFAULT_WORLD = "feed"
+
+
+def _default(field: str) -> str:
+    """The default of an option by world."""
+    return "default: " + ", ".join(f"{getattr(config, field):g} ({name})" for name, config in WORLDS.items())
+
 
 app = typer.Typer(help="Fetch, import, simulate and describe datasets.", no_args_is_help=True)
 app.add_typer(fetch.app, name="fetch")
@@ -65,14 +72,23 @@ def import_(
 @app.command("simulate")
 def simulate_command(
     out: Annotated[Path, typer.Option(help="New folder for the prepared dataset.")],
-    users: Annotated[int, typer.Option(help="People.")] = DEFAULT_LOG.users,
-    items: Annotated[int, typer.Option(help="Items of the catalogue.")] = DEFAULT_LOG.items,
-    sessions: Annotated[float, typer.Option(help="Mean sessions of a user.")] = DEFAULT_LOG.sessions,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = DEFAULT_LOG.seed,
+    world: Annotated[
+        str, typer.Option(help=f"One of {', '.join(WORLDS)} (docs/data.md). It gives what else is left out.")
+    ] = DEFAULT_WORLD,
+    users: Annotated[int | None, typer.Option(help=f"People; {_default('users')}.")] = None,
+    items: Annotated[int | None, typer.Option(help=f"Items of the catalogue; {_default('items')}.")] = None,
+    sessions: Annotated[
+        float | None, typer.Option(help=f"Mean sessions of a user; {_default('sessions')}.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = 0,
 ) -> None:
     """Make a synthetic log with known truth: slates, several actions, logged uniform exploration."""
-    with one_line_errors(*ERRORS):
-        config = SimulatorConfig(users=users, items=items, sessions=sessions, seed=seed)
+    with one_line_errors(*ERRORS, ValueError):
+        if world not in WORLDS:
+            raise ValueError(f"world is {world}; allowed: {', '.join(WORLDS)}")
+        given = {"users": users, "items": items, "sessions": sessions, "seed": seed}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        config = SimulatorConfig.model_validate(WORLDS[world].model_dump() | chosen)
         prepare_simulation(out, config, typer.echo)
 
 

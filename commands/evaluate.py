@@ -10,6 +10,7 @@ from rich.console import Console
 
 from commands import fetch
 from commands.errors import one_line_errors
+from experiments.gate import GateConfig, run_gate
 from experiments.policy.page import write_page
 from experiments.policy.report import PolicyStudyReport
 from experiments.policy.study import PolicyStudy, quick_study
@@ -25,6 +26,7 @@ from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth
 from unipinrec.training.checkpoint import CheckpointMismatchError
 
+GATE = "gate"
 POLICIES = "policy"
 POLICY_REPORT = f"{POLICIES}.json"
 RIVALS = "rivals"
@@ -35,7 +37,9 @@ COMMITTED = Path("benchmarks/results/eval")
 
 
 def eval_command(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}, {RIVALS}.")],
+    dataset: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}, {GATE}, {RIVALS}.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(help="Prepared dataset, made when it is missing; default: build/data/DATASET."),
@@ -57,19 +61,27 @@ def eval_command(
 ) -> None:
     """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json.
 
-    `policy` compares learned utility weights with other learners in simulated worlds that it makes. `rivals`
-    trains another library's rankers on KuaiRand, or on the dataset that --data names.
+    `policy` compares learned utility weights with other learners in simulated worlds that it makes; `gate`
+    asks of such worlds whether whole histories tell more than their latest events. `rivals` trains another
+    library's rankers on KuaiRand, or on the dataset that --data names.
     """
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(PreparedDatasetError, CheckpointMismatchError, ValueError):
         if dataset == POLICIES:
             _compare_policies(_numbers(seeds) if seeds else None, workers, out, quick, console)
             return
+        if dataset == GATE:
+            config = GateConfig(seeds=tuple(_numbers(seeds))) if seeds else GateConfig()
+            run_gate(out / GATE, config, console.print).write(out / f"{GATE}.json")
+            console.print(f"report written to {out / GATE}.json")
+            return
         if dataset == RIVALS:
             _compare_rivals(data or Path("build/data/kuairand"), path, out, console)
             return
         if dataset not in RECIPES:
-            raise ValueError(f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES, RIVALS))}")
+            raise ValueError(
+                f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES, GATE, RIVALS))}"
+            )
         recipe = RECIPES[dataset].narrowed(
             only.split(",") if only else None, _numbers(seeds) if seeds else None
         )

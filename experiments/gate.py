@@ -5,7 +5,9 @@ Shapes: R requests, C candidates, N events of one request, A actions, F features
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import product
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,14 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
+from experiments.report import Machine
+from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.config import Config
+from unipinrec.data.download import Report
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.auc import auc, auc_difference
+from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.examples import SlateConfig, SlateExamples
 from unipinrec.models.transact.sequences import sequences_of
+from unipinrec.simulator.config import LIFELONG, SimulatorConfig
+from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth
 
 LATEST = 100
@@ -34,6 +41,10 @@ CHUNK = 64
 """Requests at once."""
 EPOCHS, BATCH, HIDDEN, LEARNING_RATE = 8, 1024, 64, 2e-3
 SOURCES = ("latest", "all", "both")
+WORLDS = {
+    "interests that drift away": SimulatorConfig(users=150, sessions=300),
+    "interests that come back": LIFELONG,
+}
 
 
 class GateConfig(Config):
@@ -42,13 +53,115 @@ class GateConfig(Config):
     nearest: tuple[int, ...] = (16, 32, 64)
     """Events that a candidate gets."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the draw of training feedviews, and of the model."""
+    """Of the world, the draw of training feedviews, and the model."""
     training_feedviews: int = 60
     """Of each user, at most."""
     test_feedviews: int = 30
     """Of each user, the first of the test time, at most."""
     max_events: int = 16_000
     max_impressions: int = 1_000
+
+
+class NearestReport(Config):
+    """What models reach that see so many of the most similar events."""
+
+    nearest: int
+    auc: dict[str, float]
+    """By where the events are from, means over seeds."""
+    all_over_latest: Estimate
+    """AUC of the whole history's less that of the latest events', paired by user; means over seeds, also of
+    the interval's ends."""
+    both_over_latest: Estimate
+    by_seed: dict[str, tuple[float, ...]]
+
+
+class WorldReport(Config):
+    """One simulated world."""
+
+    name: str
+    simulator: SimulatorConfig
+    events_per_user: float
+    rates_auc: float
+    """Of a model that sees rates and the history's length alone."""
+    truth_auc: float
+    rows: tuple[NearestReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the whole history wins by the bar, for every number of events."""
+        return all(row.all_over_latest.mean >= BAR and row.all_over_latest.low > 0 for row in self.rows)
+
+
+class GateReport(Config):
+    """All worlds."""
+
+    synthetic: bool = True
+    config: GateConfig
+    machine: Machine
+    worlds: tuple[WorldReport, ...]
+
+    def write(self, path: Path) -> None:
+        """Replace `path` in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n")
+        partial.rename(path)
+
+
+def run_gate(folder: Path, config: GateConfig, report: Report) -> GateReport:
+    """Simulate each world with each seed in `folder`, unless it is there, and compare models on it."""
+    worlds = []
+    for number, (name, simulator) in enumerate(WORLDS.items()):
+        found = []
+        for seed in config.seeds:
+            prepared = folder / f"world-{number}-seed-{seed}"
+            if not prepared.exists():
+                prepare_simulation(prepared, simulator.model_copy(update={"seed": seed}), report)
+            found.append(Gate(prepared, config, seed).measure())
+        worlds.append(_world(name, simulator, found, config))
+        for row in worlds[-1].rows:
+            gain = row.all_over_latest
+            report(
+                f"{name}, {row.nearest} nearest: all {row.auc['all']:.4f}, latest {row.auc['latest']:.4f}, "
+                f"difference {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+            )
+    return GateReport(config=config, machine=Machine.here(), worlds=tuple(worlds))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one seed's models reached."""
+
+    events_per_user: float
+    rates_auc: float
+    truth_auc: float
+    auc: dict[tuple[str, int], float]
+    """By source and number."""
+    over_latest: dict[tuple[str, int], Estimate]
+
+
+def _world(name: str, simulator: SimulatorConfig, found: Sequence[Found], config: GateConfig) -> WorldReport:
+    def mean(source: str, nearest: int) -> Estimate:
+        ends = [astuple(seed.over_latest[source, nearest]) for seed in found]
+        return Estimate(*np.mean(ends, axis=0).tolist())
+
+    rows = []
+    for nearest in config.nearest:
+        by_seed = {source: tuple(seed.auc[source, nearest] for seed in found) for source in SOURCES}
+        rows.append(
+            NearestReport(
+                nearest=nearest,
+                auc={source: float(np.mean(values)) for source, values in by_seed.items()},
+                all_over_latest=mean("all", nearest),
+                both_over_latest=mean("both", nearest),
+                by_seed=by_seed,
+            )
+        )
+    means = {
+        name: float(np.mean([getattr(seed, name) for seed in found]))
+        for name in ("events_per_user", "rates_auc", "truth_auc")
+    }
+    return WorldReport(name=name, simulator=simulator, rows=tuple(rows), **means)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +193,62 @@ class Rows:
 
 
 class Gate:
-    """One dataset's rows, from which small models learn."""
+    """One simulated dataset, on whose rows small models learn."""
 
-    def __init__(self, dataset: InteractionDataset, config: GateConfig) -> None:
-        self._dataset, self._config = dataset, config
+    def __init__(self, folder: Path, config: GateConfig, seed: int) -> None:
+        dataset = InteractionDataset.load(folder)
+        self._truth = Truth.load(folder)
+        self._dataset, self._config, self._seed = dataset, config, seed
         self._action = dataset.info.actions.index(ACTION)
         self._vector_VW = normalize(torch.from_numpy(dataset.content_VF), dim=1)
         time_F = dataset.feedviews.timestamp_F
         self._split = split_at_time(dataset, int(np.quantile(time_F, 1 - TEST_SHARE)))
-        self.views = FutureFeedviews.of(dataset, self._split, config.test_feedviews)
-
-    def examples(self, seed: int) -> SlateExamples:
-        """Return the training examples of a seed."""
+        self._views = FutureFeedviews.of(dataset, self._split, config.test_feedviews)
         drawn = SlateConfig(
-            feedviews_per_user=self._config.training_feedviews, kept_without_engagement=1.0, seed=seed
+            feedviews_per_user=config.training_feedviews, kept_without_engagement=1.0, seed=seed
         )
-        return SlateExamples(self._dataset, self._config, drawn, self._split)
+        self._examples = SlateExamples(dataset, config, drawn, self._split)
 
-    def training_rows(self, seed: int) -> Rows:
-        """Return the rows of one epoch's examples."""
+    def measure(self) -> Found:
+        """Train a model for every source and number of events, and compare them on held-out feedviews."""
+        training, test = self._training_rows(), self._test_rows()
+
+        label_S, user_S = test.label_S, test.user_S
+
+        def scores(training_SF: Tensor, test_SF: Tensor) -> Float64s:
+            return fitted_scores(training_SF, training.label_S, test_SF, self._seed)
+
+        score_S = {
+            key: scores(training.features(*key), test.features(*key))
+            for key in product(SOURCES, self._config.nearest)
+        }
+        return Found(
+            events_per_user=len(self._dataset.item_row_E) / len(self._dataset.user_ids_U),
+            rates_auc=auc(scores(training.other_SF, test.other_SF), label_S),
+            truth_auc=auc(self._true_scores(), label_S),
+            auc={key: auc(value_S, label_S) for key, value_S in score_S.items()},
+            over_latest={
+                (source, nearest): auc_difference(value_S, score_S["latest", nearest], label_S, user_S)
+                for (source, nearest), value_S in score_S.items()
+            },
+        )
+
+    def _true_scores(self) -> Float64s:
+        feedview_S = np.repeat(self._views.feedview_F, np.diff(self._views.offsets))
+        true_SA = self._truth.shown_probabilities(feedview_S, np.concatenate(self._views.items()))
+        return true_SA[:, self._action].astype(np.float64)
+
+    def _training_rows(self) -> Rows:
+        """The rows of one epoch's examples."""
         parts = [
             self._rows(batch.requests, batch.label_CA[:, self._action].numpy() > 0, batch.user_R.numpy())
-            for batch in self.examples(seed).batches(batch_size=CHUNK, seed=seed)
+            for batch in self._examples.batches(batch_size=CHUNK, seed=self._seed)
         ]
         return Rows.joined(parts)
 
-    def test_rows(self) -> Rows:
-        """Return the rows of the held-out feedviews, with rates of items as they were at the cut."""
-        views, rates = self.views, self.examples(0).base_rates()
+    def _test_rows(self) -> Rows:
+        """The rows of the held-out feedviews, with rates of items as they were at the cut."""
+        views, rates = self._views, self._examples.base_rates()
         requests, items, parts = views.requests(), views.items(), []
         label_S = views.labels[:, self._action]
         for begin in range(0, len(requests), CHUNK):
@@ -172,9 +313,8 @@ def fitted_scores(training_SF: Tensor, label_S: Bools, test_SF: Tensor, seed: in
     torch.manual_seed(seed)
     mean_F, std_F = training_SF.mean(0), training_SF.std(0).clamp(min=1e-6)
     training_SF, test_SF = (training_SF - mean_F) / std_F, (test_SF - mean_F) / std_F
-    model = nn.Sequential(
-        nn.Linear(training_SF.size(1), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1)
-    )
+    first, second = nn.Linear(training_SF.size(1), HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(HIDDEN, 1))
     target_S = torch.from_numpy(label_S).float()
     steps = EPOCHS * -(-len(target_S) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
@@ -187,4 +327,5 @@ def fitted_scores(training_SF: Tensor, label_S: Bools, test_SF: Tensor, seed: in
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        return model(test_SF)[:, 0].double().numpy()
+        logit_S: Float64s = model(test_SF)[:, 0].double().numpy()
+    return logit_S

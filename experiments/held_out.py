@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from experiments.recipes import Recipe
-from experiments.scores import K, Measured, Values, ranking_scores, rates_scores, retrieval_recall
+from experiments.scores import (
+    K,
+    Measured,
+    Values,
+    current_rates_scores,
+    ranking_scores,
+    rates_scores,
+    retrieval_recall,
+)
 from experiments.variants import Variant
 from unipinrec.data.interactions import InteractionDataset, Split, split_at_time, split_leave_one_out
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
@@ -69,7 +77,13 @@ class HeldOut:
                 ("markov", "first-order transitions, popularity fill"): self._leave_one_out(markov),
                 ("popularity", "number of events"): self._leave_one_out(popularity),
             }
-        scores = {("rates", "smoothed user rate x item rate"): rates_scores(self.views, self.split)}
+        views, split = self.views, self.split
+        scores = {
+            ("rates", "smoothed user rate x item rate"): rates_scores(views, split),
+            ("current_rates", "the same, of users as they ask and with items' attributes"): (
+                current_rates_scores(views, split)
+            ),
+        }
         if self.truth is not None:
             feedview_S = np.repeat(self.views.feedview_F, np.diff(self.views.offsets))
             row_S = np.concatenate(self.views.items())

@@ -18,6 +18,8 @@ from unipinrec.evaluation.feedviews import hit_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.recommender import Retriever
 from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
+from unipinrec.models.transact.examples import SlateConfig, SlateExamples
+from unipinrec.models.transact.sequences import sequences_of
 
 K = 10
 HITS = 3
@@ -98,6 +100,28 @@ def retrieval_recall(views: FutureFeedviews, recommender: Retriever) -> dict[str
     rank_F = views.ranks(recommender)
     sought_F = rank_F > 0
     return {f"recall@{K}": Values(recall_at_k(rank_F[sought_F], K), views.user_F[sought_F])}
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceLimits:
+    """Rows that current rates of users are counted from."""
+
+    max_events: int = 16_000
+    max_impressions: int = 1_000
+
+
+def current_rates_scores(held_out: FutureFeedviews, split: Split) -> Float32s:
+    """Return log-odds of every action by counting alone, [S, A], as the second ranker starts from them.
+
+    Rates of users are those of their latest rows before the feedview, also after the start of the test time.
+    Those of items are fitted on all shown before it, and pulled towards those of their attributes.
+    """
+    limits = SequenceLimits()
+    rates = SlateExamples(held_out.dataset, limits, SlateConfig(), split).base_rates()
+    users = rates.users(sequences_of(held_out.requests(), limits), limits)
+    items = rates.items(np.concatenate(held_out.items()))
+    user_SA = np.repeat(users.user_rate_RA, np.diff(held_out.offsets), axis=0)
+    return rates.prior_A + user_SA + items.item_rate_CA + items.attribute_rate_CA
 
 
 def rates_scores(held_out: FutureFeedviews, split: Split) -> Float32s:

@@ -51,9 +51,7 @@ def auc_difference(a_S: AnyFloats, b_S: AnyFloats, label_S: Bools, user_S: Int64
     """
     check_shape("b", b_S, a_S.shape)
     mean = auc(a_S, label_S) - auc(b_S, label_S)
-    return Estimate(
-        mean, *interval(_resampled(a_S, label_S, user_S) - _resampled(b_S, label_S, user_S))
-    )
+    return Estimate(mean, *interval(_resampled(a_S, label_S, user_S) - _resampled(b_S, label_S, user_S)))
 
 
 def _resampled(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Float64s:

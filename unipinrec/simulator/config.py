@@ -74,6 +74,11 @@ class SimulatorConfig(Config):
     """Length of the deviation of a user's interest from its topic centre, which has length 1."""
     drift: Probability = 0.02
     """Chance after a session that an interest moves to a near topic. Higher values age histories faster."""
+    awake_interests: Annotated[int, Field(ge=0)] = 0
+    """Interests that a user's sessions are about for the time being. The others are dormant until they come
+    back: no session is about them, and no slate shows them as an interest. 0: none is dormant."""
+    waking: Probability = 0.0
+    """Chance after a session that a dormant interest comes back and an awake one goes dormant."""
     near_topics: Count = 5
     """Nearest topics among which a drifting interest chooses."""
     transition_spread: Spread = 1.5
@@ -126,6 +131,11 @@ class SimulatorConfig(Config):
             )
         if not 2 <= self.interests[0] <= self.interests[1] <= self.topics:
             raise ValueError(f"interests is {self.interests}; allowed: 2 to topics {self.topics}")
+        if self.awake_interests and not 2 <= self.awake_interests < self.interests[0]:
+            raise ValueError(
+                f"awake_interests is {self.awake_interests}; allowed: 0, or from 2 to fewer than interests "
+                f"{self.interests[0]}"
+            )
         if self.near_topics >= self.topics:
             raise ValueError(f"near_topics is {self.near_topics}; allowed: 1 to {self.topics - 1}")
         share = self.session_share + self.interest_share + self.popular_share
@@ -158,3 +168,13 @@ class SimulatorConfig(Config):
     def most_sessions(self) -> int:
         """Most sessions that a user may have."""
         return round(BUSIEST * self.sessions)
+
+
+LIFELONG = SimulatorConfig(
+    users=150, sessions=300, days=365, interests=(10, 12), awake_interests=2, waking=0.4, drift=0.0
+)
+"""Long histories, of which old events matter: an interest lasts about a week and comes back after about a
+month, as it was. The latest 100 events tell of few of them."""
+
+WORLDS = {"feed": SimulatorConfig(), "lifelong": LIFELONG}
+"""What `unipinrec data simulate --world` starts from."""

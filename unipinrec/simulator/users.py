@@ -5,7 +5,7 @@ Shapes: U users, I interests, D latent width, A actions, C topics, B users of on
 
 import numpy as np
 
-from unipinrec.arrays import Float64s, Int64s
+from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.topics import Topics, near, unit
 
@@ -23,11 +23,16 @@ class Users:
         held_U = random.integers(fewest, most, users, endpoint=True)
         weight_UI = random.gamma(2.0, size=(users, most)) * (np.arange(most) < held_U[:, None])
         self.weight_UI = weight_UI / weight_UI.sum(axis=1, keepdims=True)
+        """Of the interests that are awake."""
         own_UA = random.standard_normal((users, len(config.user_spread_of_actions)))
         self.propensity_UA = own_UA * np.array(config.user_spread_of_actions)
         spread = config.activity_spread
         activity_U = random.lognormal(-(spread**2) / 2, spread, users)
         self.sessions_U = random.poisson(config.sessions * activity_U).clip(1, config.most_sessions)
+        self._lasting_UI = self.weight_UI.copy()
+        if config.awake_interests:
+            self._awake_UI = self._first_awake(config.awake_interests)
+            self._weigh(np.arange(users))
         self._current_U = choose(self.weight_UI, random)
 
     def topic(self, user_B: Int64s) -> Int64s:
@@ -55,9 +60,30 @@ class Users:
         last_topic_B = self.topic(user_B)
         for interest in range(self.topic_UI.shape[1]):
             self._drift(user_B, interest)
+        if self._config.awake_interests:
+            self._wake(user_B[self._random.random(len(user_B)) < self._config.waking])
         weight_BI = self.weight_UI[user_B]
         preference_BI = self._topics.transition_CC[last_topic_B[:, None], self.topic_UI[user_B]]
         self._current_U[user_B] = choose(weight_BI * preference_BI, self._random)
+
+    def _first_awake(self, count: int) -> Bools:
+        """Draw interests by weight, none twice: the largest of exponential draws over their rates."""
+        with np.errstate(divide="ignore"):
+            due_UI = self._random.exponential(size=self._lasting_UI.shape) / self._lasting_UI
+        return due_UI.argsort(axis=1).argsort(axis=1) < count
+
+    def _wake(self, user_B: Int64s) -> None:
+        """Let one dormant interest of each user come back, by weight, and one that was awake go dormant."""
+        awake_BI = self._awake_UI[user_B]
+        dormant_B = choose(awake_BI.astype(np.float64), self._random)
+        woken_B = choose(self._lasting_UI[user_B] * ~awake_BI, self._random)
+        self._awake_UI[user_B, dormant_B] = False
+        self._awake_UI[user_B, woken_B] = True
+        self._weigh(user_B)
+
+    def _weigh(self, user_B: Int64s) -> None:
+        weight_BI = self._lasting_UI[user_B] * self._awake_UI[user_B]
+        self.weight_UI[user_B] = weight_BI / weight_BI.sum(axis=1, keepdims=True)
 
     def _drift(self, user_B: Int64s, interest: int) -> None:
         moving_B = user_B[self._random.random(len(user_B)) < self._config.drift]

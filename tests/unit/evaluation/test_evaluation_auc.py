@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from unipinrec.evaluation import bootstrap
-from unipinrec.evaluation.auc import auc, auc_by_user, auc_estimate, gauc
+from unipinrec.evaluation.auc import auc, auc_by_user, auc_difference, auc_estimate, gauc
 
 Impressions = list[tuple[int, int, bool]]
 """User, score, label: few scores, so that many tie."""
@@ -86,6 +86,22 @@ def test_the_interval_of_auc_is_that_of_weighted_scikit_learn() -> None:
     found = auc_estimate(score_S, label_S, user_S)
     assert found.mean == pytest.approx(roc_auc_score(label_S, score_S))
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(areas, [2.5, 97.5])))
+
+
+def test_a_difference_is_paired_by_user() -> None:
+    """A slightly better score of the same users: certain, though the intervals of both overlap."""
+    random = np.random.default_rng(4)
+    user_S, label_S = np.repeat(np.arange(40), 30), random.random(1200) < 0.4
+    shared_S = 1.5 * label_S + random.standard_normal(1200) + random.standard_normal(40)[user_S]
+    better_S = shared_S + 0.3 * label_S
+    found = auc_difference(better_S, shared_S, label_S, user_S)
+    assert found.mean == pytest.approx(roc_auc_score(label_S, better_S) - roc_auc_score(label_S, shared_S))
+    assert 0 < found.low < found.mean < found.high
+    alone = [auc_estimate(score_S, label_S, user_S) for score_S in (better_S, shared_S)]
+    assert alone[0].low < alone[1].high
+    assert auc_difference(shared_S, shared_S, label_S, user_S) == bootstrap.Estimate(0, 0, 0)
+    with pytest.raises(ValueError, match="shape of b is"):
+        auc_difference(shared_S, shared_S[1:], label_S, user_S)
 
 
 def test_resamples_without_both_labels_are_left_out() -> None:

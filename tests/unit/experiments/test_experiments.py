@@ -63,7 +63,9 @@ def test_a_run_measures_every_model_and_a_second_one_trains_nothing(
     truth = Truth.load(folder)
     report = Runner(recipe(protocol), dataset, tmp_path, lambda _: None, truth).run(workers=2)
     rows = {row.model: row for row in report.rows}
-    counting = {"markov", "popularity"} if protocol == "leave_one_out" else {"rates", "truth"}
+    counting = (
+        {"markov", "popularity"} if protocol == "leave_one_out" else {"rates", "current_rates", "truth"}
+    )
     assert rows.keys() == {variant.name for variant in recipe(protocol).variants} | counting
     for row in rows.values():
         for name, values in row.by_seed.items():

@@ -15,6 +15,7 @@ from unipinrec.data.events import EVENT_SCHEMA, validate_events, validate_items
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
 from unipinrec.simulator import SimulatorConfig, Truth, prepare_simulation, simulate
+from unipinrec.simulator.config import LIFELONG
 from unipinrec.simulator.simulation import INFO
 from unipinrec.simulator.truth import external_user_ids
 
@@ -161,6 +162,8 @@ def test_20_000_rows_take_less_than_a_second() -> None:
         ({"slate": (12, 10)}, "range is 12 to 10; allowed: the smaller number first"),
         ({"interests": (1, 3)}, r"interests is \(1, 3\); allowed: 2 to topics 40"),
         ({"near_topics": 40}, "near_topics is 40; allowed: 1 to 39"),
+        ({"awake_interests": 3}, "awake_interests is 3; allowed: 0, or from 2 to fewer than interests 3"),
+        ({"awake_interests": 1}, "awake_interests is 1; allowed: 0, or from 2"),
         ({"session_share": 0.9}, r"add up to 1\.4; allowed: 0 to 1"),
         ({"dwell": (1, 60)}, "shortest_gap is 3600; allowed: at least the longest session, 7740 s"),
         ({"sessions": 300.0, "days": 60.0}, r"days is 60\.0; allowed: at least 62\.5 for 1500 sessions"),
@@ -184,3 +187,13 @@ def test_the_command_writes_a_dataset_with_its_truth_once(tmp_path: Path) -> Non
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2
     assert refused.stderr.endswith("which exists; allowed: a new folder\n")
+
+
+def test_the_command_makes_other_worlds(tmp_path: Path) -> None:
+    out = tmp_path / "log"
+    command = ["data", "simulate", "--out", str(out), "--users", "5", "--sessions", "3"]
+    assert CliRunner().invoke(app, [*command, "--world", "lifelong"]).exit_code == 0
+    assert Truth.load(out).config == LIFELONG.model_copy(update={"users": 5, "sessions": 3.0})
+    refused = CliRunner().invoke(app, [*command, "--world", "flat"])
+    assert refused.exit_code == 2
+    assert refused.stderr == "world is flat; allowed: feed, lifelong\n"

@@ -185,3 +185,39 @@ def test_interests_change_only_by_drift(drift: float, low: float, high: float) -
     truth = simulate(config, lambda _: None).truth
     topics_U = [len(np.unique(truth.topic_F[truth.user_F == user])) for user in range(200)]
     assert low <= np.mean(np.array(topics_U) > 4) <= high
+
+
+def sessions_of(config: SimulatorConfig) -> tuple[list[list[int]], NDArray[np.float32]]:
+    """Return the topics of each user's sessions, and the taste at the start of all sessions."""
+    truth = simulate(config, lambda _: None).truth
+    first_F = np.append(True, (np.diff(truth.user_F) != 0) | (np.diff(truth.session_F) != 0))
+    topics = [truth.topic_F[first_F & (truth.user_F == user)].tolist() for user in range(config.users)]
+    return topics, truth.taste_FD[first_F]
+
+
+LONG = SimulatorConfig(users=20, items=200, sessions=60, interests=(8, 9), awake_interests=2, drift=0.0)
+
+
+def test_sessions_are_about_interests_that_are_awake() -> None:
+    topics, _ = sessions_of(LONG)
+    assert max(len(set(of_user)) for of_user in topics) == 2
+    everything, _ = sessions_of(LONG.model_copy(update={"awake_interests": 0}))
+    assert min(len(set(of_user)) for of_user in everything if len(of_user) > 30) > 4
+
+
+def test_interests_go_dormant_and_come_back_as_they_were() -> None:
+    topics, taste_XD = sessions_of(LONG.model_copy(update={"waking": 0.4}))
+    assert 7 <= max(len(set(of_user)) for of_user in topics) <= 9
+    away, similar, other, begin = [], [], [], 0
+    for of_user in topics:
+        taste_ND = taste_XD[begin : begin + len(of_user)]
+        begin += len(of_user)
+        for topic in set(of_user):
+            (at,) = np.nonzero(np.array(of_user) == topic)
+            back = at[1:][np.diff(at) > 10]
+            away += np.diff(at)[np.diff(at) > 2].tolist()
+            similar += np.einsum("nd,nd->n", taste_ND[back], taste_ND[np.full(len(back), at[0])]).tolist()
+            other += (taste_ND[back] @ taste_ND[np.array(of_user) != topic].T).ravel().tolist()
+    assert len(similar) > 100
+    assert np.mean(away) > 8
+    assert np.mean(similar) > np.mean(other) + 0.5
