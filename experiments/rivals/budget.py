@@ -38,7 +38,7 @@ class Budget(Config):
     rivals: tuple[str, ...] = ("TransAct", "DIN", "SIM")
     actions: tuple[str, ...]
     learning_rates: tuple[Rate, ...] = (2e-4, 1e-3)
-    embedding_dims: tuple[Count, ...] = (8,)
+    embedding_dims: tuple[Count, ...] = (8, 16)
     regularisations: tuple[Regularisation, ...] = (
         Regularisation(embedding_l2=1e-5),
         Regularisation(embedding_l2=1e-3, net_l2=1e-3, dropout=0.3),

@@ -1,7 +1,7 @@
 """What the comparison with rivals found, as a JSON file."""
 
 from experiments.report import EvaluationReport
-from experiments.rivals.budget import Budget, Setting
+from experiments.rivals.budget import Budget
 from experiments.rivals.tables import Trained
 from unipinrec.config import Config
 
@@ -11,8 +11,6 @@ class Choice(Config):
 
     rival: str
     action: str
-    setting: Setting
-    """With the best AUC on the validation days."""
     trained: Trained
 
 

@@ -187,18 +187,13 @@ def main(folder: Path, rival: str, action: str) -> None:
     """Choose a setting, train it with every seed, and write what it scores."""
     budget = json.loads((folder / "budget.json").read_text())
     column = budget["label_actions"].index(action)
-    trials = []
-    table = Table(folder / "search.npz", column)
-    for number, setting in enumerate(budget["settings"]):
-        trials.append({"setting": number} | tried(Learner(rival, table, setting, 0, folder), table, budget))
-        areas = " ".join(f"{area:.4f}" for area in trials[-1]["validation_auc"])
-        print(f"{rival} {action} {setting}: {areas}", flush=True)
+    trials = searched(folder, rival, action, budget)
     best = max(trials, key=lambda trial: max(trial["validation_auc"]))
     epochs = int(np.argmax(best["validation_auc"])) + 1
     table, scores, seconds = Table(folder / "final.npz", column), [], []
     for seed in budget["seeds"]:
         began = time.process_time()
-        learner = Learner(rival, table, budget["settings"][best["setting"]], seed, folder)
+        learner = Learner(rival, table, best["setting"], seed, folder)
         for _ in range(epochs):
             learner.train_epoch(budget["batch_size"])
         scores.append(learner.scores())
@@ -212,6 +207,22 @@ def main(folder: Path, rival: str, action: str) -> None:
     }
     (folder / f"{rival}-{action}.json").write_text(json.dumps(told, indent=1) + "\n")
     np.savez(folder / f"{rival}-{action}.npz", score_KC=np.stack(scores))
+
+
+def searched(folder: Path, rival: str, action: str, budget: dict[str, Any]) -> list[dict[str, Any]]:
+    """Try every setting that was not tried before, and return what all reached."""
+    kept = folder / f"{rival}-{action}-trials.json"
+    found = json.loads(kept.read_text()) if kept.exists() else []
+    table = Table(folder / "search.npz", budget["label_actions"].index(action))
+    for setting in budget["settings"]:
+        if setting in [trial["setting"] for trial in found]:
+            continue
+        trial = {"setting": setting} | tried(Learner(rival, table, setting, 0, folder), table, budget)
+        found.append(trial)
+        kept.write_text(json.dumps(found, indent=1) + "\n")
+        areas = " ".join(f"{area:.4f}" for area in trial["validation_auc"])
+        print(f"{rival} {action} {setting}: {areas}", flush=True)
+    return found
 
 
 def tried(learner: Learner, table: Table, budget: dict[str, Any]) -> dict[str, Any]:

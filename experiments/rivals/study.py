@@ -47,7 +47,8 @@ Tell = Callable[[str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class RivalStudy:
-    """What is compared, and where. Rivals whose scores are in `folder` are not trained again."""
+    """What is compared, and where. Rivals whose scores are in `folder` are not trained again, nor
+    settings tried again."""
 
     dataset: InteractionDataset
     validation_begin: int
@@ -157,14 +158,13 @@ class RivalStudy:
 
     def _rival(self, rival: str) -> tuple[Row, tuple[Choice, ...]]:
         """Return one rival's row, and what was chosen for every action."""
-        settings, actions = tuple(self.budget.settings()), self.dataset.info.actions
+        actions = self.dataset.info.actions
         score_KCA = np.zeros((len(self.budget.seeds), *self._views.labels.shape), np.float32)
         choices = []
         for action in self.budget.actions:
             score_KC, trained = read_scores(self._scores(rival, action), *score_KCA.shape[:2])
             score_KCA[:, :, actions.index(action)] = score_KC
-            setting = settings[trained.setting]
-            choices.append(Choice(rival=rival, action=action, setting=setting, trained=trained))
+            choices.append(Choice(rival=rival, action=action, trained=trained))
         runs = [self._measured(score_CA) for score_CA in score_KCA]
         row = Row(
             model=rival,

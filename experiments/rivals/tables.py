@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.rivals.budget import Budget
+from experiments.rivals.budget import Budget, Setting
 from experiments.rivals.examples import Examples
 from unipinrec.arrays import Float32s
 from unipinrec.config import Config
@@ -24,8 +24,7 @@ PADDING, SELDOM = 0, 1
 class Trial(Config):
     """One setting of a rival, trained on all but the validation days."""
 
-    setting: int
-    """Its place among the budget's settings."""
+    setting: Setting
     validation_auc: tuple[float, ...]
     """After every epoch."""
     seconds: float
@@ -35,7 +34,8 @@ class Trained(Config):
     """What a rival's process tells beside the scores."""
 
     trials: tuple[Trial, ...]
-    setting: int
+    setting: Setting
+    """With the best AUC on the validation days."""
     epochs: int
     parameters: int
     seconds: tuple[float, ...]

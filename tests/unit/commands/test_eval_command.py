@@ -13,8 +13,8 @@ from commands.app import app
     [
         (
             ["nonsense"],
-            "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator, policy, gate, "
-            "rivals",
+            "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator, policy, "
+            "gate, rivals",
         ),
         (["kuairand", "--only", "magic"], "variant is magic; allowed: unipinrec, ranking_only"),
         (

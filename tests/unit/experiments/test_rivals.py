@@ -18,6 +18,8 @@ from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 
 ACTION = "save"
+CHOSEN = 2
+"""Place of a setting."""
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,10 @@ def study(dataset: InteractionDataset, tmp_path: Path) -> RivalStudy:
 
 def write_scores(study: RivalStudy, rival: str, score_KC: np.ndarray) -> None:
     """Write what a rival's process would."""
+    setting = list(study.budget.settings())[CHOSEN].model_dump()
     told = {
-        "trials": [{"setting": 2, "validation_auc": [0.6, 0.7, 0.65], "seconds": 1.0}],
-        "setting": 2,
+        "trials": [{"setting": setting, "validation_auc": [0.6, 0.7, 0.65], "seconds": 1.0}],
+        "setting": setting,
         "epochs": 2,
         "parameters": 9,
         "seconds": [1.0] * len(score_KC),
@@ -64,7 +67,8 @@ def test_scores_are_measured_in_the_order_of_the_examples(study: RivalStudy) -> 
     expected = [roc_auc_score(label_C, score_C.astype(np.float32)) for score_C in noisy_KC]
     assert rows["DIN"].by_seed[f"auc {ACTION}"] == pytest.approx(expected)
     assert rows["DIN"].metrics[f"auc {ACTION}"].mean == pytest.approx(np.mean(expected))
-    assert [choice.setting for choice in report.choices] == [list(study.budget.settings())[2]] * 2
+    chosen = list(study.budget.settings())[CHOSEN]
+    assert [choice.trained.setting for choice in report.choices] == [chosen] * 2
     assert report.synthetic
     told = json.loads((study.folder / BUDGET).read_text())
     assert told["settings"] == [setting.model_dump() for setting in study.budget.settings()]
