@@ -86,7 +86,7 @@ $(ORACLES)/installed: tests/oracles/requirements.txt constraints.txt
 
 oracles: $(ORACLES)/installed ## Make build/oracles: libraries that ours is compared with, apart from .venv
 
-test-oracles: oracles ## Off-policy estimates against sb-obp and vw-estimators, and the Open Bandit figures: half a minute
+test-oracles: oracles ## Off-policy estimates against sb-obp and vw-estimators, the Open Bandit figures, and FuxiCTR's rankers: a minute
 	$(ORACLES)/bin/python -m pytest --confcutdir=tests/oracles tests/oracles
 
 format: install ## Rewrite sources in the project's format

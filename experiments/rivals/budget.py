@@ -37,16 +37,16 @@ class Budget(Config):
 
     rivals: tuple[str, ...] = ("TransAct", "DIN", "SIM")
     actions: tuple[str, ...]
-    learning_rates: tuple[Rate, ...] = (2e-4, 1e-3)
-    embedding_dims: tuple[Count, ...] = (8, 16)
+    learning_rates: tuple[Rate, ...] = (1e-3, 4e-3)
+    embedding_dims: tuple[Count, ...] = (8,)
     regularisations: tuple[Regularisation, ...] = (
         Regularisation(embedding_l2=1e-5),
         Regularisation(embedding_l2=1e-3, net_l2=1e-3, dropout=0.3),
     )
-    epochs: Count = 6
+    epochs: Count = 8
     """At most; a trial ends after more than `patience` epochs that were not the best in validation."""
     patience: Annotated[int, Field(ge=0)] = 0
-    batch_size: Count = 256
+    batch_size: Count = 2_048
     """Candidates in a step."""
     seeds: tuple[int, ...] = (0, 1, 2)
 
