@@ -4,25 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 MAIN = Path(__file__).parents[2] / "experiments" / "rivals" / "rivals_main.py"
-ITEMS, REQUESTS, KINDS = 60, 1_000, 4
-WEIGHTS = {"embedding_l2": 0.0, "net_l2": 0.0, "dropout": 0.0}
-BUDGET: dict[str, Any] = {
-    "settings": [
-        {"learning_rate": rate, "embedding_dim": 8, "regularisation": WEIGHTS} for rate in (1e-8, 1e-3)
-    ],
-    "label_actions": ["click", "save"],
-    "epochs": 6,
-    "patience": 6,
-    "batch_size": 64,
-    "seeds": [0, 1],
-}
+ITEMS, REQUESTS, KINDS = 60, 2_000, 4
+NONE = {"embedding_l2": 0.0, "net_l2": 0.0, "dropout": 0.0}
+TOLD = {"label_actions": ["click", "save"], "epochs": 8, "patience": 8, "batch_size": 64, "seeds": [0, 1]}
 
 
 def examples(name: str, draw: np.random.Generator, labels: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -62,11 +52,14 @@ def write_table(path: Path, seed: int, labels: bool) -> np.ndarray:
     return saved_C
 
 
-@pytest.mark.parametrize("rival", ["TransAct", "DIN", "SIM"])
-def test_a_rival_learns_from_sequences_with_the_better_setting(rival: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rival", "rate"), [("TransAct", 1e-3), ("DIN", 1e-2), ("SIM", 1e-2)])
+def test_a_rival_learns_from_sequences_with_the_better_setting(
+    rival: str, rate: float, tmp_path: Path
+) -> None:
+    settings = [{"learning_rate": each, "embedding_dim": 8, "regularisation": NONE} for each in (1e-8, rate)]
     write_table(tmp_path / "search.npz", 0, labels=True)
     saved_C = write_table(tmp_path / "final.npz", 1, labels=False)
-    (tmp_path / "budget.json").write_text(json.dumps(BUDGET))
+    (tmp_path / "budget.json").write_text(json.dumps(TOLD | {"settings": settings}))
     subprocess.run([sys.executable, "-W", "ignore", MAIN, tmp_path, rival, "save"], check=True)
     score_KC = np.load(tmp_path / f"{rival}-save.npz")["score_KC"]
     told = json.loads((tmp_path / f"{rival}-save.json").read_text())
@@ -74,6 +67,6 @@ def test_a_rival_learns_from_sequences_with_the_better_setting(rival: str, tmp_p
     assert not np.array_equal(score_KC[0], score_KC[1])
     for score_C in score_KC:
         assert roc_auc_score(saved_C, score_C) > 0.75
-    assert told["setting"] == BUDGET["settings"][1]
+    assert told["setting"] == settings[1]
     areas = told["trials"][1]["validation_auc"]
     assert told["epochs"] == areas.index(max(areas)) + 1
