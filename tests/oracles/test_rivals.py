@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 MAIN = Path(__file__).parents[2] / "experiments" / "rivals" / "rivals_main.py"
@@ -15,7 +17,9 @@ NONE = {"embedding_l2": 0.0, "net_l2": 0.0, "dropout": 0.0}
 TOLD = {"label_actions": ["click", "save"], "epochs": 8, "patience": 8, "batch_size": 64, "seeds": [0, 1]}
 
 
-def examples(name: str, draw: np.random.Generator, labels: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def examples(
+    name: str, draw: np.random.Generator, labels: bool
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
     """Requests of 0 to 8 events of one kind of items; a candidate of that kind is saved."""
     kind_R, length_R = draw.integers(KINDS, size=REQUESTS), draw.integers(9, size=REQUESTS)
     item_N = np.repeat(kind_R, length_R) + KINDS * draw.integers(ITEMS // KINDS, size=length_R.sum())
@@ -35,7 +39,7 @@ def examples(name: str, draw: np.random.Generator, labels: bool) -> tuple[dict[s
     return {f"{name}/{key}": array for key, array in arrays.items()}, saved_C
 
 
-def write_table(path: Path, seed: int, labels: bool) -> np.ndarray:
+def write_table(path: Path, seed: int, labels: bool) -> NDArray[np.bool_]:
     """Write a table and return what of its examples to score is saved."""
     draw = np.random.default_rng(seed)
     fitted, _ = examples("fitted", draw, labels=True)

@@ -13,6 +13,7 @@ from experiments.rivals.budget import Budget
 from experiments.rivals.examples import Examples, feedviews_between
 from experiments.rivals.study import RivalStudy
 from experiments.rivals.tables import BUDGET, FINAL, PADDING, SEARCH, SELDOM, read_scores
+from unipinrec.arrays import AnyFloats
 from unipinrec.data.interactions import FOREVER, InteractionDataset
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
@@ -36,7 +37,7 @@ def study(dataset: InteractionDataset, tmp_path: Path) -> RivalStudy:
     return replace(one, budget=budget, interpreter=Path(sys.executable))
 
 
-def write_scores(study: RivalStudy, rival: str, score_KC: np.ndarray) -> None:
+def write_scores(study: RivalStudy, rival: str, score_KC: AnyFloats) -> None:
     """Write what a rival's process would."""
     setting = list(study.budget.settings())[CHOSEN].model_dump()
     told = {
@@ -126,7 +127,7 @@ def test_items_that_training_seldom_saw_share_an_id(study: RivalStudy) -> None:
         (np.full((2, 5), np.nan), r"^DIN-save has scores that are not finite; allowed: finite ones$"),
     ],
 )
-def test_scores_of_other_examples_are_refused(study: RivalStudy, score_KC: np.ndarray, message: str) -> None:
+def test_scores_of_other_examples_are_refused(study: RivalStudy, score_KC: AnyFloats, message: str) -> None:
     write_scores(study, "DIN", score_KC)
     with pytest.raises(ValueError, match=message):
         read_scores(study.folder / f"DIN-{ACTION}", seeds=2, candidates=5)
