@@ -134,7 +134,7 @@ class TransactTraining(TrainingConfig):
     """Passes over the users; each draws some of a user's feedviews."""
     batch_size: Count = 32
     """Requests in one step, those of all processes together."""
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     checkpoint_every: Count = 1
     time_window_s: Annotated[int, Field(ge=0)] = DAY_S
     """Longest time before a request whose events a step hides: a random part of it for each request (TransAct
