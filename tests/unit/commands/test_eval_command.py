@@ -14,7 +14,7 @@ from commands.app import app
         (
             ["nonsense"],
             "dataset is nonsense; allowed: movielens, amazon, kuairand, ebnerd, mind, simulator, lifelong, "
-            "policy, gate",
+            "policy, gate, rivals",
         ),
         (["kuairand", "--only", "magic"], "variant is magic; allowed: unipinrec, ranking_only, transact"),
         (
