@@ -99,8 +99,10 @@ def user_counts(sequences: RequestSequences, limits: Limits, actions: int) -> Co
     request_N, actions_N = events.request_of_row[acting_N], events.actions_N[acting_N]
     requests = len(since_R)
     passed_R = np.bincount(impressions.request_of_row[_since(impressions, since_R)], minlength=requests)
-    acted_AR = [np.bincount(request_N[actions_N >> a & 1 == 1], minlength=requests) for a in range(actions)]
-    return Counts(passed_R + np.bincount(request_N, minlength=requests), np.stack(acted_AR, axis=1))
+    # Weights cost a fifth of what choosing the rows of each action does.
+    acted_AR = [np.bincount(request_N, actions_N >> a & 1, requests) for a in range(actions)]
+    acted_RA = np.stack(acted_AR, axis=1).astype(np.int64)
+    return Counts(passed_R + np.bincount(request_N, minlength=requests), acted_RA)
 
 
 def log_odds(counts: Counts, prior_XA: Float64s, strength_A: Float32s) -> Float64s:

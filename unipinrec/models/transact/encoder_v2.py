@@ -5,8 +5,9 @@ a candidate reads, T tokens of a candidate, D token width, E item width, A actio
 latest events.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ class LifelongEncoder(nn.Module):
             encoded_CD, _ = self(tokens, requests, candidate_CE, vectors)
             return encoded_CD
         feature_UD, place_CT = self._features(tokens, requests, vectors)
-        encode = CausalBlocks(self.layers)
+        encode = CausalBlocks(cast(Iterable[CausalLayer], self.layers))
         size = candidates_together(place_CT.size(1))
         parts = (column.split(size) for column in (place_CT, tokens.slot_CT, candidate_CE, tokens.length_C))
         return torch.cat(
