@@ -18,6 +18,7 @@ from unipinrec.models.transact.causal_blocks import CausalBlocks, candidates_tog
 from unipinrec.models.transact.config import TransactV2Config
 from unipinrec.models.transact.layer import HIDDEN, CausalLayer
 from unipinrec.models.transact.nearest import parts_of
+from unipinrec.models.transact.parts import side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +122,11 @@ class LifelongEncoder(nn.Module):
         encode = CausalBlocks(cast(Iterable[CausalLayer], self.layers))
         size = candidates_together(place_CT.size(1))
         parts = (column.split(size) for column in (place_CT, tokens.slot_CT, candidate_CE, tokens.length_C))
-        return torch.cat(
-            [
-                self._summarised(encode(self._rows(feature_UD, place_cT, slot_cT, candidate_cE)), length_c)
-                for place_cT, slot_cT, candidate_cE, length_c in zip(*parts, strict=True)
-            ]
-        )
+
+        def summarise(place_cT: Tensor, slot_cT: Tensor, candidate_cE: Tensor, length_c: Tensor) -> Tensor:
+            return self._summarised(encode(self._rows(feature_UD, place_cT, slot_cT, candidate_cE)), length_c)
+
+        return torch.cat(side_by_side(summarise, zip(*parts, strict=True)))
 
     def _rows(self, feature_UD: Tensor, place_CT: Tensor, slot_CT: Tensor, candidate_CE: Tensor) -> Tensor:
         candidate_CD = nn.functional.pad(candidate_CE, (candidate_CE.size(1), 0))
