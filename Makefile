@@ -32,8 +32,9 @@ eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, a
 tables: install ## Turn the reports of make eval into docs/results.md
 	$(BIN)/unipinrec tables
 
-bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minutes; [QUICK=1] four
+bench: install ## Unified against separate serving, cold, warm and Zipf: 25 minutes; then the second ranker: four; [QUICK=1] six in all
 	$(BIN)/unipinrec bench unified $(if $(QUICK),--quick)
+	$(BIN)/unipinrec bench second-ranker $(if $(QUICK),--calls 20 --pairs 30 --rounds 1 --seconds 3)
 
 bench-ann: install ## Measure the kinds of item index on synthetic vectors, up to a million: half an hour; [ARGS='--device cuda']
 	$(BIN)/unipinrec bench ann $(ARGS)

@@ -134,10 +134,10 @@ def measure_policy(plan: PolicyPlan, tell: Callable[[str], None]) -> PolicyRepor
             traffic[str(kind)] = KindOfTraffic(
                 p50_ms={name: float(np.median(took_R)) for name, took_R in latency_ms.items()},
                 difference_ms={
-                    name: _median(latency_ms[name] - latency_ms[WITHOUT]) for name in (AGAIN, WITH)
+                    name: median_of(latency_ms[name] - latency_ms[WITHOUT]) for name in (AGAIN, WITH)
                 },
                 qps=rates,
-                qps_ratio={name: _ratio(rates[name], rates[WITHOUT]) for name in (AGAIN, WITH)},
+                qps_ratio={name: median_ratio(rates[name], rates[WITHOUT]) for name in (AGAIN, WITH)},
             )
     return PolicyReport(
         machine=Machine.here(),
@@ -196,12 +196,14 @@ def stack_of(kind: Kind) -> str:
     return f"unified_{kind}"
 
 
-def _median(value_R: Float64s) -> Estimate:
+def median_of(value_R: Float64s) -> Estimate:
+    """Return the median with a 95 % bootstrap interval."""
     drawn_BR = np.random.default_rng(SEED).choice(value_R, (RESAMPLES, len(value_R)))
     return Estimate(float(np.median(value_R)), *interval(np.median(drawn_BR, axis=1)))
 
 
-def _ratio(rate_R: Sequence[float], first_R: Sequence[float]) -> Estimate:
+def median_ratio(rate_R: Sequence[float], first_R: Sequence[float]) -> Estimate:
+    """Return the median of rates over others of the same rounds, and the extremes."""
     ratios = [rate / first for rate, first in zip(rate_R, first_R, strict=True)]
     return Estimate(statistics.median(ratios), min(ratios), max(ratios))
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import torch
 import typer
+from unipinrec_client import RecommendError
 
 from benchmarks.ann import BUDGET, LEFT_OUT, Device, measure
 from benchmarks.ann import plot as plot_ann
@@ -17,6 +18,7 @@ from benchmarks.gpu.shape import SHAPES
 from benchmarks.gpu.show import plot as plot_gpu
 from benchmarks.gpu.show import show as show_gpu
 from benchmarks.policy import PolicyPlan, measure_policy
+from benchmarks.second_ranker import SecondRankerPlan, measure_second_ranker
 from benchmarks.sweep.growth import growth
 from benchmarks.sweep.nearest import nearest_events
 from benchmarks.sweep.options import options
@@ -277,6 +279,48 @@ def bench_policy(
     write_report(out / "policy.json", report.model_dump(mode="json"))
     console.print(report.table())
     console.print(f"report written to {out / 'policy.json'}", soft_wrap=True)
+
+
+@app.command("second-ranker")
+def bench_second_ranker(
+    sizes: Annotated[
+        str, typer.Option("--preset", help=f"Size of both models: {', '.join(PRESETS)}.")
+    ] = SecondRankerPlan.sizes,
+    threads: Annotated[int, typer.Option(min=1, help="Of the node alone.")] = SecondRankerPlan.threads,
+    calls: Annotated[int, typer.Option(min=2, help="Of the node alone.")] = SecondRankerPlan.calls,
+    pairs: Annotated[
+        int, typer.Option(min=2, help="Requests that each ensemble gets one at a time, of each kind.")
+    ] = SecondRankerPlan.pairs,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Windows of load of each ensemble.")
+    ] = SecondRankerPlan.rounds,
+    seconds: Annotated[
+        float, typer.Option(min=0.5, help="Length of a window of load.")
+    ] = SecondRankerPlan.seconds,
+    out: Annotated[
+        Path, typer.Option(help="Folder of bundles, logs and the report second-ranker.json.")
+    ] = OUT,
+) -> None:
+    """Compare recommend_full with recommend on one server, and measure its node l2 alone.
+
+    Users have as many events as TransAct V2 reads, 16,000. Takes up to four minutes.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = plain_console()
+    plan = SecondRankerPlan(
+        out=out.absolute(),
+        sizes=sizes,
+        threads=threads,
+        calls=calls,
+        pairs=pairs,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    with one_line_errors(*SERVED, RecommendError, ValueError):
+        report = measure_second_ranker(plan, narrator(console))
+    write_report(out / "second-ranker.json", report.model_dump(mode="json"))
+    console.print(report.table())
+    console.print(f"report written to {out / 'second-ranker.json'}", soft_wrap=True)
 
 
 def _finish(report: SweepReport, out: Path) -> None:

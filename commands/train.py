@@ -13,7 +13,12 @@ from unipinrec.models.config import PRESETS, CatalogueConfig, sized
 from unipinrec.models.registry import MODELS, WITH_TRAINING_COMMAND, find_model
 from unipinrec.models.spec import Examples, ModelSpec
 from unipinrec.models.unified.config import DEMO_TRAINING
-from unipinrec.training.checkpoint import CheckpointMismatchError, load_item_vectors
+from unipinrec.training.checkpoint import (
+    STATE,
+    CheckpointMismatchError,
+    latest_checkpoint,
+    load_item_vectors,
+)
 from unipinrec.training.hardware import Hardware
 from unipinrec.training.trainer import train
 
@@ -43,7 +48,10 @@ def train_command(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEMO_TRAINING.seed,
     vectors: Annotated[
         Path | None,
-        typer.Option(help="Of transact-v2: checkpoint of a model by whose item vectors events are near."),
+        typer.Option(
+            help="Of transact-v2: checkpoint of a model by whose item vectors events are near, or the folder "
+            "of its training, whose latest one counts."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N; default: a GPU if there is one.")
@@ -99,6 +107,16 @@ def _examples(
         raise ValueError(f"model is {spec.name}, which `unipinrec {spec.name} train` trains")
     if vectors is None:
         raise ValueError(f"vectors is missing; model {spec.name} needs a checkpoint with item vectors")
-    vector_VE = load_item_vectors(vectors, interactions)
+    vector_VE = load_item_vectors(_checkpoint(vectors), interactions)
     config = sized(spec.config, size, fields | {"search_dim": vector_VE.size(1)})
     return config, spec.examples_by_vectors(interactions, config, seed, vector_VE)
+
+
+def _checkpoint(vectors: Path) -> Path:
+    """Return a checkpoint that is given itself, or else the latest of a training folder."""
+    if (vectors / STATE).is_file():
+        return vectors
+    found = latest_checkpoint(vectors)
+    if found is None:
+        raise FileNotFoundError(f"vectors is {vectors}, which holds no checkpoint; run `unipinrec train`")
+    return found

@@ -17,6 +17,9 @@ from unipinrec.models.common.embedder import ItemEmbedder
 from unipinrec.models.config import CatalogueConfig
 from unipinrec.models.registry import find_model
 
+STATE = "state.json"
+"""What every checkpoint has: its description."""
+
 
 class CheckpointMismatchError(Exception):
     """A folder holds a checkpoint of another configuration, dataset or format."""
@@ -59,7 +62,7 @@ def save_checkpoint(
     partial.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in model.items()}, partial / "model.safetensors")
     save_file(_flatten(optimizer), partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(state.model_dump_json(indent=2))
+    (partial / STATE).write_text(state.model_dump_json(indent=2))
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     for other in _checkpoints(folder):
@@ -84,7 +87,7 @@ def load_state(checkpoint: Path) -> CheckpointState:
     Raises `CheckpointMismatchError` if another version of this code wrote it.
     """
     try:
-        return CheckpointState.model_validate_json((checkpoint / "state.json").read_text())
+        return CheckpointState.model_validate_json((checkpoint / STATE).read_text())
     except ValidationError as error:
         raise CheckpointMismatchError(
             f"{checkpoint} is of another format; use another folder or remove it"

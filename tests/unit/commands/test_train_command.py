@@ -59,11 +59,22 @@ def test_the_second_rankers_are_trained_the_second_by_the_firsts_vectors(data: P
 
     first = trained("transact")
     assert (first["training"]["batch_size"], first["training"]["time_window_s"]) == (32, 86_400)
+    by_folder = trained("transact-v2", "--vectors", str(tmp_path / "transact"))
+    (tmp_path / "transact-v2").rename(tmp_path / "by-folder")
     second = trained("transact-v2", "--vectors", str(tmp_path / "transact" / "epoch-0001"))
+    assert second["dataset"] == by_folder["dataset"]
     assert second["model"]["search_dim"] == first["model"]["item_dim"] == 8
     assert second["dataset"].keys() - first["dataset"].keys() == {"search_vectors"}
     weights = load_file(tmp_path / "transact-v2" / "epoch-0001" / "model.safetensors")
     assert weights["model.search_VW"].abs().max() > 0
+
+
+def test_vectors_of_no_checkpoint_are_refused(data: Path, tmp_path: Path) -> None:
+    options = ["--dataset", str(data), "--model", "transact-v2", "--vectors", str(tmp_path / "nothing")]
+    result = CliRunner().invoke(app, ["train", *options, "--out", str(tmp_path / "v2")])
+    assert result.exit_code == 2
+    told = f"vectors is {tmp_path / 'nothing'}, which holds no checkpoint; run `unipinrec train`"
+    assert result.stderr.strip() == told
 
 
 def test_vectors_of_another_dataset_are_refused(data: Path, tmp_path: Path) -> None:

@@ -95,12 +95,10 @@ def user_counts(sequences: RequestSequences, limits: Limits, actions: int) -> Co
     since_R = impressions.oldest(NEVER)
     cut_R = events.lengths >= limits.max_events
     since_R[cut_R] = np.maximum(since_R, events.oldest(0))[cut_R]
-    acting_N = _since(events, since_R)
-    request_N, actions_N = events.request_of_row[acting_N], events.actions_N[acting_N]
-    requests = len(since_R)
-    passed_R = np.bincount(impressions.request_of_row[_since(impressions, since_R)], minlength=requests)
-    acted_AR = [np.bincount(request_N[actions_N >> a & 1 == 1], minlength=requests) for a in range(actions)]
-    return Counts(passed_R + np.bincount(request_N, minlength=requests), np.stack(acted_AR, axis=1))
+    recent_N = _since(events, since_R)
+    acted_AR = [_counted(events, recent_N & (events.actions_N >> a & 1 == 1)) for a in range(actions)]
+    shown_R = _counted(events, recent_N) + _counted(impressions, _since(impressions, since_R))
+    return Counts(shown_R, np.stack(acted_AR, axis=1))
 
 
 def log_odds(counts: Counts, prior_XA: Float64s, strength_A: Float32s) -> Float64s:
@@ -120,4 +118,11 @@ def shown_feature(counts: Counts) -> Float32s:
 
 
 def _since(rows: PackedSequences, since_R: Int64s) -> Bools:
-    return rows.timestamp_N >= since_R[rows.request_of_row]
+    return rows.timestamp_N >= np.repeat(since_R, rows.lengths)
+
+
+def _counted(rows: PackedSequences, counts_N: Bools) -> Int64s:
+    """Return how many rows of each request count, [R]."""
+    until_N1 = np.concatenate([[0], np.cumsum(counts_N, dtype=np.int64)])
+    counted_R: Int64s = np.diff(until_N1[rows.offset_R1])
+    return counted_R

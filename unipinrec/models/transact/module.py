@@ -4,6 +4,7 @@ Shapes: R requests, N rows of a sequence of all requests, n rows of one (padded)
 items, E item width, W width of search vectors, X any rows, U distinct ones, T tokens, D token width.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -31,17 +32,23 @@ class SecondRanker(nn.Module):
         super().__init__()
         self.config = config
         self.embedder = ItemEmbedder(config)
+        self.computes_vectors = True
+        """Whether the embedder computes vectors, each distinct one once, and does not look them up."""
         self.interests = Interests(config)
 
     def vectors(self, item_row_X: Tensor, hidden_V: Tensor | None = None) -> Tensor:
-        """Return item vectors [X, E], each distinct one computed once; `hidden_V` marks items without id.
+        """Return item vectors [X, E]; `hidden_V` marks items without id.
 
         They are as long as their width is wide: attention and crossing multiply numbers near 1, not unit
         vectors'.
         """
+        scale = self.config.item_dim**0.5
+        if not self.computes_vectors:
+            vector_XE: Tensor = self.embedder(item_row_X)
+            return vector_XE * scale
         row_U, place_X = torch.unique(item_row_X, return_inverse=True)
         vector_UE: Tensor = self.embedder(row_U, None if hidden_V is None else hidden_V[row_U])
-        return embedding(place_X, vector_UE * self.config.item_dim**0.5)
+        return embedding(place_X, vector_UE * scale)
 
 
 class TransAct(SecondRanker):
@@ -91,6 +98,16 @@ def newest_first(
     return place_Rn * (back_n < length_R.unsqueeze(1)), length_R
 
 
+class AskedTokens(NamedTuple):
+    """What TransAct V2 reads for the candidates."""
+
+    nearest: NearestRows
+    tokens: Tokens
+    candidate_CE: Tensor
+    vectors: Callable[[Tensor], Tensor]
+    """Item rows to vectors."""
+
+
 class RankedTokens(NamedTuple):
     """What TransAct V2 returns while training: logits, and what it read."""
 
@@ -116,23 +133,36 @@ class TransActV2(SecondRanker):
         self, requests: RequestBatch, nearest: NearestRows | None = None, hidden_V: Tensor | None = None
     ) -> Tensor:
         """Return logits [C, A]; without the rows that a search found, this searches."""
-        return self.ranked(requests, nearest, hidden_V).logit_CA
+        asked = self._asked(requests, nearest, hidden_V)
+        encoded_CD = self.encoder.summaries(asked.tokens, requests, asked.candidate_CE, asked.vectors)
+        return self._logits(requests, asked, encoded_CD)
 
     def ranked(
         self, requests: RequestBatch, nearest: NearestRows | None = None, hidden_V: Tensor | None = None
     ) -> RankedTokens:
         """Return logits, and the transformer's rows that they come from."""
+        asked = self._asked(requests, nearest, hidden_V)
+        encoded_CD, row_CTD = self.encoder(asked.tokens, requests, asked.candidate_CE, asked.vectors)
+        return RankedTokens(self._logits(requests, asked, encoded_CD), asked.tokens, row_CTD)
+
+    def _asked(
+        self, requests: RequestBatch, nearest: NearestRows | None, hidden_V: Tensor | None
+    ) -> AskedTokens:
         if nearest is None:
             nearest = nearest_rows(requests, self.search_VW, self.config)
-        candidate_CE = self.vectors(requests.candidate_item_C, hidden_V)
-        tokens = Tokens.of(requests, nearest, self.config)
-        vectors = partial(self.vectors, hidden_V=hidden_V)
-        encoded_CD, row_CTD = self.encoder(tokens, requests, candidate_CE, vectors)
+        return AskedTokens(
+            nearest,
+            Tokens.of(requests, nearest, self.config),
+            self.vectors(requests.candidate_item_C, hidden_V),
+            partial(self.vectors, hidden_V=hidden_V),
+        )
+
+    def _logits(self, requests: RequestBatch, asked: AskedTokens, encoded_CD: Tensor) -> Tensor:
         # As training on logged rows has no more than these of a lifelong sequence, nothing else reads it.
         realtime = replace(requests, events=latest(requests.events, self.config.realtime_events))
-        read = (vectors(realtime.events.item_row_N), vectors(realtime.impressions.item_row_N))
-        near_CK = self.interests(realtime, read, candidate_CE, None)
-        acted_CK = self.nearest_actions(requests, nearest, candidate_CE, vectors)
+        read = (asked.vectors(realtime.events.item_row_N), asked.vectors(realtime.impressions.item_row_N))
+        near_CK = self.interests(realtime, read, asked.candidate_CE, None)
+        acted_CK = self.nearest_actions(requests, asked.nearest, asked.candidate_CE, asked.vectors)
         near_CK = torch.cat([near_CK, acted_CK], dim=1)
-        logit_CA = self.heads(encoded_CD, near_CK, requests, candidate_CE)
-        return RankedTokens(logit_CA, tokens, row_CTD)
+        logit_CA: Tensor = self.heads(encoded_CD, near_CK, requests, asked.candidate_CE)
+        return logit_CA

@@ -25,10 +25,6 @@ RANGE = 0.65
 """The component of a unit vector that becomes `LARGEST` (TransAct V2 §3); a larger one is clamped."""
 WIDEST = (1 << 24) // LARGEST**2
 """Components up to which float32 holds every dot product."""
-BLOCK = 16
-"""Consecutive events of which the best stands for all at first."""
-LEAST_BLOCKS = 2
-"""Blocks for each event to find; with fewer, ordering all events is as fast."""
 TOGETHER = 64
 """Candidates whose scores are kept at once: for 16,000 events 4 MB, which a processor's cache holds. PyTorch
 shares a selection among few values between threads by 32 rows."""
@@ -127,24 +123,26 @@ def _in_best_blocks(event_nE: Tensor, candidate_cE: Tensor, count: int) -> Tenso
     blocks before another one, each has an event that comes before all of that one's.
     """
     length, width = event_nE.shape
-    blocks = -(-length // BLOCK)
-    if blocks < LEAST_BLOCKS * count:
+    # So many blocks are ordered as events of the chosen ones: all in all the fewest.
+    size = round((length / count) ** 0.5)
+    if size < 2:
         return _among_all(event_nE, candidate_cE, count)
-    padded_nE = F.pad(event_nE, (0, 0, 0, blocks * BLOCK - length))
+    blocks = -(-length // size)
+    padded_nE = F.pad(event_nE, (0, 0, 0, blocks * size - length))
     # A block's events stand apart, so that maxima are taken of many blocks by one instruction.
-    event_nE = padded_nE.view(blocks, BLOCK, width).transpose(0, 1).reshape(-1, width)
+    event_nE = padded_nE.view(blocks, size, width).transpose(0, 1).reshape(-1, width)
     inverse_norm_n, event_En = inverse_norms(event_nE), _right_side(event_nE)
     block_b = torch.arange(blocks, device=event_nE.device)
-    within_s1 = torch.arange(BLOCK, device=event_nE.device)[:, None]
+    within_s1 = torch.arange(size, device=event_nE.device)[:, None]
     place_ck = torch.empty(len(candidate_cE), count, dtype=torch.int64, device=event_nE.device)
     for part_cE, place_part_ck in zip(candidate_cE.split(TOGETHER), place_ck.split(TOGETHER), strict=True):
-        score_csb = _products(part_cE, event_En).mul_(inverse_norm_n).view(-1, BLOCK, blocks)
+        score_csb = _products(part_cE, event_En).mul_(inverse_norm_n).view(-1, size, blocks)
         if len(event_nE) > length:
             # Padding stands at the end of the last block.
-            score_csb[:, length - (blocks - 1) * BLOCK :, -1] = -torch.inf
+            score_csb[:, length - (blocks - 1) * size :, -1] = -torch.inf
         block_ck = _placed(_ordered(score_csb.amax(1), block_b).topk(count, sorted=False).values)
-        score_csk = score_csb.gather(2, block_ck[:, None].expand(-1, BLOCK, -1))
-        key_csk = _ordered(score_csk, block_ck.mul(BLOCK)[:, None] + within_s1)
+        score_csk = score_csb.gather(2, block_ck[:, None].expand(-1, size, -1))
+        key_csk = _ordered(score_csk, block_ck.mul(size)[:, None] + within_s1)
         place_part_ck.copy_(_placed(key_csk.flatten(1).topk(count).values))
     return place_ck
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from unipinrec.data.history import History
 from unipinrec.models.common.offline import OfflineRequest
@@ -30,10 +31,9 @@ class ItemTable(nn.Module):
         super().__init__()
         self.vector_VE: Tensor = nn.Buffer(torch.empty(config.num_items, config.item_dim))
 
-    def forward(self, item_row: Tensor, hidden_ids: Tensor | None = None) -> Tensor:
-        """Return vectors [..., E] of item rows [...]; only training hides ids."""
-        del hidden_ids
-        return self.vector_VE[item_row]
+    def forward(self, item_row: Tensor) -> Tensor:
+        """Return vectors [..., E] of item rows [...]."""
+        return embedding(item_row, self.vector_VE)
 
 
 class Probabilities(nn.Module):
@@ -66,6 +66,7 @@ def load_second_ranker(path: Path, config: SecondRankerConfig) -> TransAct | Tra
     """Return the model of a bundle's file of weights, in evaluation mode."""
     model = _make(config)
     model.register_module(EMBEDDER, ItemTable(config))
+    model.computes_vectors = False
     model.load_state_dict(load_file(path), assign=True)
     return model.eval()
 

@@ -1,0 +1,418 @@
+"""What a second ranker costs: `recommend_full` beside `recommend` of one server, and the node `l2` alone.
+
+Users have as many events and impressions as TransAct V2 reads, in a store.
+
+Shapes: R requests or calls, K candidates.
+"""
+
+import itertools
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+from unipinrec_client import GrpcClient, RecommendRequest, RecommendResponse, RetryPolicy
+
+from benchmarks.policy import median_of, median_ratio
+from benchmarks.random_bundle import RandomBundle, make_random_bundle
+from benchmarks.random_weights import spread_weights
+from benchmarks.unified.plan import Kind
+from benchmarks.unified.stacks import rotated
+from ensemble.graph import MODEL_REPOSITORY, Tensors, read_config
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.contract import LIFELONG, stack_histories, stamp_bundle
+from ensemble.nodes.l2 import L2Node
+from ensemble.server.loopback import serve_on_loopback
+from ensemble.settings import ServingSettings
+from ensemble.stores.history_store import EVENT
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+from experiments.report import Machine
+from export.bundle_writer import write_bundle
+from unipinrec.bundle import WEIGHTS, BundleError, verify_bundle
+from unipinrec.config import Config
+from unipinrec.data.history import History
+from unipinrec.data.interactions import InteractionDataset
+from unipinrec.evaluation.bootstrap import Estimate
+from unipinrec.models.common.offline import OfflineRequest
+from unipinrec.models.config import sized
+from unipinrec.models.transact.config import DAY_S, TransactV2Config, TransactV2Training
+from unipinrec.models.transact.encoder_v2 import Tokens
+from unipinrec.models.transact.module import TransActV2
+from unipinrec.models.transact.nearest import nearest_rows
+from unipinrec.models.transact.offline import OfflineSecondRanker
+from unipinrec.models.transact.search import quantised
+from unipinrec.models.transact.served import load_second_ranker
+from unipinrec.training.checkpoint import CheckpointState, save_checkpoint
+
+SEED = 7
+NOW = 1_700_000_000
+SPEC = "transact-v2"
+FIRST, FULL = "recommend", "recommend_full"
+ENSEMBLES = (FIRST, FULL)
+SLOTS = 8
+"""Of the pool of keys and values: cold users come again after far more others, and warm ones are fewer."""
+USERS = {Kind.COLD: 48, Kind.WARM: 4}
+PASSES = 4
+"""Visits of each warm user before any counts: each process of retrieval has a pool."""
+WARM_UP = 5
+"""Calls and pairs of requests that are not counted."""
+RAMP_S = 1.0
+"""Seconds of load that are not counted."""
+MORE_CANDIDATES = 4
+"""Times the most candidates, of which the input is measured too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondRankerPlan:
+    """Sizes and durations."""
+
+    out: Path
+    sizes: str = "bench-cpu"
+    """Preset of both models."""
+    items: int = 20_000
+    threads: int = 2
+    """Of the node alone; the server's are those of the environment."""
+    calls: int = 60
+    """Of the node alone."""
+    pairs: int = 80
+    """Requests that each ensemble gets, one at a time, of each kind of traffic."""
+    concurrency: int = 4
+    rounds: int = 3
+    seconds: float = 5.0
+    """Length of a window of load."""
+
+
+class NodeCost(Config):
+    """The node `l2` in this process, and what it is made of, in turns."""
+
+    events: int
+    impressions: int
+    candidates: int
+    tokens: int
+    threads: int
+    calls: int
+    ms: dict[str, Estimate]
+    """Medians: `node` from tensors to tensors; `encoder` alone; `layers`, the encoder as training runs it;
+    `search` of all three parts. With 95 % bootstrap intervals, as the next one."""
+    node_over_encoder: Estimate
+    """Median over turns."""
+    input_bytes: dict[int, int]
+    """Bytes of a request's tensors into the node, by candidates."""
+
+
+class EnsembleCost(Config):
+    """Both ensembles under one kind of traffic."""
+
+    p50_ms: dict[str, float]
+    """One request at a time, by ensemble."""
+    difference_ms: Estimate
+    """Median of what `recommend_full` takes more, over pairs in turns, with a 95 % bootstrap interval."""
+    qps: dict[str, tuple[float, ...]]
+    """Of each round, with `concurrency` requests in flight, by ensemble."""
+    qps_ratio: Estimate
+    """Median over rounds of the full ensemble's rate over the other's, and the extremes."""
+    kv_source: dict[str, dict[str, int]]
+    """Where keys and values came from, answers to lone requests by ensemble."""
+
+
+class SecondRankerReport(Config):
+    """What `unipinrec bench second-ranker` found."""
+
+    subject: str = "second-ranker"
+    machine: Machine
+    load_average: float
+    """Of the last minute when the run began: what else the machine did."""
+    preset: str
+    weights: str = "random"
+    items: int
+    pairs: int
+    concurrency: int
+    rounds: int
+    seconds: float
+    server_threads: int
+    node: NodeCost
+    traffic: dict[str, EnsembleCost]
+
+    def table(self) -> Table:
+        """Return the figures for a terminal."""
+        table = Table("what", "p50", "ratio or difference", "QPS")
+        for name, took in self.node.ms.items():
+            table.add_row(
+                f"l2 alone: {name}", f"{took.mean:.2f} ms ({took.low:.2f} to {took.high:.2f})", "", ""
+            )
+        ratio = self.node.node_over_encoder
+        table.add_row(
+            "l2 alone", "", f"node {ratio.mean:.3f} x encoder ({ratio.low:.3f} to {ratio.high:.3f})", ""
+        )
+        for kind, found in self.traffic.items():
+            for name in ENSEMBLES:
+                qps = f"{statistics.median(found.qps[name]):.1f}"
+                more = found.difference_ms
+                told = f"{more.mean:+.2f} ms ({more.low:+.2f} to {more.high:+.2f})" if name == FULL else ""
+                table.add_row(f"{name}, {kind}", f"{found.p50_ms[name]:.2f} ms", told, qps)
+        return table
+
+
+def measure_second_ranker(plan: SecondRankerPlan, tell: Callable[[str], None]) -> SecondRankerReport:
+    """Return what the second ranker costs, served and alone.
+
+    Raises `ServerError` if the server does not start, and `RecommendError` if a request fails.
+    """
+    load_average = os.getloadavg()[0]
+    tell(f"bundle of {plan.items:,} items with random weights")
+    made = make_random_bundle(plan.items, plan.out / "bundles", lambda _: None, sizes=plan.sizes)
+    bundle = LoadedBundle.open(with_second_ranker(made))
+    tell("the node alone")
+    node = measure_node(bundle, plan)
+    settings = ServingSettings(bundle=bundle.folder, histories=plan.out / "histories", pool_slots=SLOTS)
+    users = write_users(settings.histories, made, config_of(bundle))
+    return SecondRankerReport(
+        machine=Machine.here(),
+        load_average=load_average,
+        preset=plan.sizes,
+        items=plan.items,
+        pairs=plan.pairs,
+        concurrency=plan.concurrency,
+        rounds=plan.rounds,
+        seconds=plan.seconds,
+        server_threads=settings.threads,
+        node=node,
+        traffic=_measure_ensembles(settings, users, made.num_results, plan, tell),
+    )
+
+
+def with_second_ranker(made: RandomBundle) -> Path:
+    """Return the folder of the bundle with a TransAct V2 of random weights beside its model."""
+    base = made.folder.parents[1]
+    bundles = base / "bundles-with-second-ranker"
+    try:
+        return _verified(bundles)
+    except BundleError:
+        pass
+    dataset = InteractionDataset.load(base / "data")
+    config = sized(TransactV2Config, made.sizes, dataset.catalogue_fields)
+    config = config.model_copy(update={"search_dim": config.item_dim})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = TransActV2(config)
+    spread_weights(model, SEED)
+    model.search_VW.copy_(quantised(model.embedder.all_vectors()))
+    state = CheckpointState(
+        spec=SPEC, epoch=1, step=0, model=config, training=TransactV2Training(), dataset=dataset.info.sha256
+    )
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint = save_checkpoint(base / SPEC, state, weights, optimizer)
+    write_bundle(made.checkpoint, dataset, bundles, beside=[checkpoint], report=lambda _: None)
+    return _verified(bundles)
+
+
+def _verified(bundles: Path) -> Path:
+    folder = (bundles / "current").resolve()
+    verify_bundle(folder)
+    return folder
+
+
+def config_of(bundle: LoadedBundle) -> TransactV2Config:
+    """Return the second ranker's configuration."""
+    return bundle.manifest.config_of(SPEC, TransactV2Config)
+
+
+def drawn_history(user: int, config: TransactV2Config) -> History:
+    """Return as many events and impressions as the model reads, in random order over half a year."""
+    draw = np.random.default_rng((SEED, user))
+    length = config.max_events + config.max_impressions
+    is_event_N = draw.permutation(length) < config.max_events
+    return History(
+        item_row_N=draw.integers(config.num_items, size=length),
+        actions_N=is_event_N * draw.integers(1, 2**config.num_actions, size=length),
+        timestamp_N=NOW - np.sort(draw.integers(1, 180 * DAY_S, size=length))[::-1],
+        surface_N=draw.integers(config.num_surfaces, size=length),
+    )
+
+
+def write_users(folder: Path, made: RandomBundle, config: TransactV2Config) -> dict[Kind, list[str]]:
+    """Return the users of each kind of traffic, whose histories are in the store now."""
+    names = {kind: [f"{kind}-{user}" for user in range(count)] for kind, count in USERS.items()}
+    histories = []
+    for user, name in enumerate(itertools.chain.from_iterable(names.values())):
+        history = drawn_history(user, config)
+        events = np.empty(len(history), EVENT)
+        events["item_id"] = made.item_ids[history.item_row_N]
+        events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
+        events["surface"] = history.surface_N
+        histories.append((name.encode(), events))
+    with LmdbHistoryStore(folder, writable=True) as store:
+        store.replace_all(lambda: histories)
+    return names
+
+
+def node_input(bundle: LoadedBundle, candidates: int) -> Tensors:
+    """Return the tensors of a request of one user."""
+    config, draw = config_of(bundle), np.random.default_rng((SEED, 1, candidates))
+    tensors: dict[str, NDArray[Any]] = {
+        **stack_histories([drawn_history(0, config)], LIFELONG),
+        "CANDIDATE_ITEMS": draw.permutation(config.num_items)[None, :candidates],
+        "REQUEST_TIME": np.array([[NOW]]),
+        "SURFACE": np.array([[0]]),
+        "BUNDLE_ID": stamp_bundle(bundle.id, 1),
+    }
+    wanted = read_config(MODEL_REPOSITORY / "l2" / "config.pbtxt").input
+    return {tensor.name: tensors[tensor.name] for tensor in wanted}
+
+
+def measure_node(bundle: LoadedBundle, plan: SecondRankerPlan) -> NodeCost:
+    """Return what a call of the node takes with the most candidates of a request, and the encoder alone."""
+    config, candidates = config_of(bundle), bundle.manifest.model.max_candidates
+    node = L2Node(bundle, ServingSettings(bundle=bundle.folder, threads=plan.threads))
+    tensors = node_input(bundle, candidates)
+    model = load_second_ranker(bundle.folder / SPEC / WEIGHTS, config)
+    if not isinstance(model, TransActV2):
+        raise TypeError(f"model is a {type(model).__name__}; allowed: TransActV2")
+    request = OfflineRequest(history=drawn_history(0, config), request_time=NOW)
+    requests = OfflineSecondRanker(model).request_batch([request], [tensors["CANDIDATE_ITEMS"][0]])
+    with torch.inference_mode():
+        found = nearest_rows(requests, model.search_VW, config)
+        candidate_KE = model.vectors(requests.candidate_item_C)
+        tokens = Tokens.of(requests, found, config)
+        encoded = (tokens, requests, candidate_KE, model.vectors)
+        parts: dict[str, Callable[[], object]] = {
+            "node": lambda: node.pack(node.run(node.parse(tensors))),
+            "encoder": lambda: model.encoder.summaries(*encoded),
+            "layers": lambda: model.encoder(*encoded),
+            "search": lambda: nearest_rows(requests, model.search_VW, config),
+        }
+        took_RX = np.array([_turn(parts, turn) for turn in range(WARM_UP + plan.calls)])[WARM_UP:]
+    node.close()
+    took_ms = dict(zip(parts, took_RX.T, strict=True))
+    return NodeCost(
+        events=config.max_events,
+        impressions=config.max_impressions,
+        candidates=candidates,
+        tokens=tokens.row_CT.size(1),
+        threads=plan.threads,
+        calls=plan.calls,
+        ms={name: median_of(took_R) for name, took_R in took_ms.items()},
+        node_over_encoder=median_of(took_ms["node"] / took_ms["encoder"]),
+        input_bytes={
+            count: sum(_bytes_of(tensor) for tensor in node_input(bundle, count).values())
+            for count in (1, candidates, MORE_CANDIDATES * candidates)
+        },
+    )
+
+
+def _bytes_of(tensor: NDArray[Any]) -> int:
+    return sum(map(len, tensor.flat)) if tensor.dtype == np.object_ else tensor.nbytes
+
+
+def _turn(parts: Mapping[str, Callable[[], object]], turn: int) -> list[float]:
+    """Return the milliseconds of each part, called in turns who is first."""
+    took_ms = {}
+    for name in rotated(list(parts), turn):
+        began = time.perf_counter()
+        parts[name]()
+        took_ms[name] = 1e3 * (time.perf_counter() - began)
+    return [took_ms[name] for name in parts]
+
+
+def _measure_ensembles(
+    settings: ServingSettings,
+    users: Mapping[Kind, list[str]],
+    num_results: int,
+    plan: SecondRankerPlan,
+    tell: Callable[[str], None],
+) -> dict[str, EnsembleCost]:
+    tell("starting a server")
+    found = {}
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            serve_on_loopback(settings, log_path=plan.out / "second-ranker" / "server.log")
+        )
+        clients = {
+            name: stack.enter_context(
+                GrpcClient(server.grpc_url, model=name, timeout_s=30.0, retry=RetryPolicy(attempts=1))
+            )
+            for name in ENSEMBLES
+        }
+        for kind, names in users.items():
+            tell(f"{plan.pairs} requests to each ensemble, {kind}")
+            asks = _visits(clients, names, num_results)
+            for _ in range(PASSES * len(names) if kind is Kind.WARM else 0):
+                asks[FIRST]()
+            sources: dict[str, Counter[str]] = {name: Counter() for name in ENSEMBLES}
+            took = [_turn(_noted(asks, sources), pair) for pair in range(WARM_UP + plan.pairs)]
+            took_ms = dict(zip(ENSEMBLES, np.array(took)[WARM_UP:].T, strict=True))
+            tell(f"{plan.rounds} rounds of {plan.concurrency} in flight, {kind}")
+            qps = _rates(asks, plan)
+            found[str(kind)] = EnsembleCost(
+                p50_ms={name: float(np.median(took_R)) for name, took_R in took_ms.items()},
+                difference_ms=median_of(took_ms[FULL] - took_ms[FIRST]),
+                qps=qps,
+                qps_ratio=median_ratio(qps[FULL], qps[FIRST]),
+                kv_source={name: dict(counted) for name, counted in sources.items()},
+            )
+    return found
+
+
+def _visits(
+    clients: Mapping[str, GrpcClient], names: list[str], num_results: int
+) -> dict[str, Callable[[], RecommendResponse]]:
+    """Return what asks an ensemble for the next user; both share the order, so that neither finds keys and
+    values of a cold user that the other has left."""
+    order = itertools.cycle(names)
+
+    def ask(client: GrpcClient) -> RecommendResponse:
+        return client.recommend(
+            RecommendRequest(user_id=next(order), request_time=NOW, num_results=num_results)
+        )
+
+    return {name: partial(ask, client) for name, client in clients.items()}
+
+
+def _noted(
+    asks: Mapping[str, Callable[[], RecommendResponse]], sources: Mapping[str, Counter[str]]
+) -> dict[str, Callable[[], object]]:
+    """Return the same, of whose answers the source of keys and values is counted."""
+
+    def ask(name: str) -> None:
+        sources[name][asks[name]().kv_source] += 1
+
+    return {name: partial(ask, name) for name in asks}
+
+
+def _rates(
+    asks: Mapping[str, Callable[[], RecommendResponse]], plan: SecondRankerPlan
+) -> dict[str, tuple[float, ...]]:
+    """Return the requests a second that each ensemble answered, by round."""
+    rates: dict[str, list[float]] = {name: [] for name in asks}
+    for place in range(plan.rounds):
+        for name in rotated(list(asks), place):
+            rates[name].append(_rate(asks[name], plan))
+    return {name: tuple(found) for name, found in rates.items()}
+
+
+def _rate(ask: Callable[[], RecommendResponse], plan: SecondRankerPlan) -> float:
+    """Return the requests a second that are answered after a ramp, with as many in flight as planned."""
+    begin = time.perf_counter() + RAMP_S
+    end = begin + plan.seconds
+
+    def answered(_: int) -> int:
+        count = 0
+        while (now := time.perf_counter()) < end:
+            ask()
+            count += begin < now
+        return count
+
+    with ThreadPoolExecutor(plan.concurrency) as pool:
+        return sum(pool.map(answered, range(plan.concurrency))) / plan.seconds

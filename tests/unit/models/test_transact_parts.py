@@ -1,0 +1,42 @@
+"""Parts side by side: their results in order, and every thread keeps its number of PyTorch's threads."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from unipinrec.models.transact.parts import side_by_side
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_keep_their_order_and_the_caller_its_threads(threads: int) -> None:
+    parts = [(torch.full((2,), float(place)), torch.ones(2)) for place in range(20)]
+    found = side_by_side(torch.add, parts)
+    assert [tensor.tolist() for tensor in found] == [[place + 1.0] * 2 for place in range(20)]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_part_has_one_thread(threads: int) -> None:
+    def inside(part: Tensor) -> Tensor:
+        return part + torch.get_num_threads()
+
+    zeros = torch.zeros(1)
+    assert {int(tensor) for tensor in side_by_side(inside, [(zeros,)] * 6)} == {1}
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("threads")
+def test_what_a_part_raises_is_raised() -> None:
+    def wrong(part: Tensor) -> Tensor:
+        raise ValueError(f"part of {len(part)}")
+
+    with pytest.raises(ValueError, match="part of 3"):
+        side_by_side(wrong, [(torch.ones(3),)] * 4)
