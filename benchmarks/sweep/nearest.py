@@ -22,14 +22,10 @@ def nearest_events(seconds: float, most: int | None, tell: Callable[[str], None]
     """Measure over `most` of the lengths, and the longest of these on one core and on all."""
     lengths = EVENTS[:most]
 
-    def on_threads(threads: str) -> Measures:
-        torch.set_num_threads(int(threads))
-        return compare(lengths[-1], seconds)
-
-    cores = dict.fromkeys(("1", str(len(os.sched_getaffinity(0)))))
+    cores = len(os.sched_getaffinity(0))
     sweeps = [
-        Sweep("events of a history", lengths, lambda events: compare(events, seconds)),
-        Sweep("threads", tuple(cores), on_threads),
+        Sweep("events of a history", lengths, lambda events: compare(events, seconds, cores)),
+        Sweep("threads", tuple({1, cores}), lambda threads: compare(lengths[-1], seconds, threads)),
     ]
     settings = {
         "preset": f"{CANDIDATES} candidates",
@@ -41,7 +37,7 @@ def nearest_events(seconds: float, most: int | None, tell: Callable[[str], None]
     return run_sweeps("nearest", settings, sweeps, tell)
 
 
-def compare(events: int, seconds: float) -> Measures:
+def compare(events: int, seconds: float, threads: int) -> Measures:
     """Return the time of both in turn, its share of PyTorch's, and what int8 finds of that."""
     draw = torch.Generator().manual_seed(0)
     vector_NE, candidate_CE = (
@@ -57,10 +53,9 @@ def compare(events: int, seconds: float) -> Measures:
     )
     taken: dict[str, list[float]] = {"search, ms": [], "product and topk, ms": []}
     for _ in range(ROUNDS):
-        taken["search, ms"].append(median_ms(lambda: nearest(*given), seconds / ROUNDS))
-        taken["product and topk, ms"].append(
-            median_ms(lambda: (candidate_CE @ vector_NE.T).topk(COUNT), seconds / ROUNDS)
-        )
+        calls = (lambda: nearest(*given), lambda: (candidate_CE @ vector_NE.T).topk(COUNT))
+        for times, call in zip(taken.values(), calls, strict=True):
+            times.append(median_ms(call, seconds / ROUNDS, threads))
     share = [ours / theirs for ours, theirs in zip(*taken.values(), strict=True)]
     found_CK = nearest(*given).event_CK
     right_CK = (candidate_CE @ vector_NE.T).topk(COUNT).indices

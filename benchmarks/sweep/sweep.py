@@ -68,12 +68,12 @@ def _points(sweep: Sweep, tell: Callable[[str], None]) -> Iterator[Point]:
         yield point
 
 
-def median_ms(call: Callable[[], object], seconds: float) -> float:
-    """Return the median milliseconds of a call on one thread, over calls of at least so many seconds."""
+def median_ms(call: Callable[[], object], seconds: float, threads: int = 1) -> float:
+    """Return the median milliseconds of a call on so many threads, over calls of at least so many seconds."""
     # Graphs are optimised or compiled in their first runs.
     for _ in range(3):
         call()
-    timer = Timer("call()", globals={"call": call})
+    timer = Timer("call()", globals={"call": call}, num_threads=threads)
     return 1e3 * float(timer.blocked_autorange(min_run_time=seconds).median)
 
 

@@ -75,19 +75,17 @@ def test_a_median_is_of_the_time_of_a_call() -> None:
 
 
 def test_the_search_is_compared_with_pytorch(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
     report = nearest_events(0.01, 1, lambda _: None)
     plot(report, tmp_path / "nearest.png")
     assert (tmp_path / "nearest.png").stat().st_size > 5_000
     (shortest,), points = report.sweeps["events of a history"], report.sweeps["threads"]
     assert shortest.value == 1000
-    assert points[0].value == "1"
+    assert points[0].value == 1
     for point in (shortest, *points):
         shares = ("median, share", "largest, share", "recall, share")
         median, largest, recall = (float(point.measured[name]) for name in shares)
         assert 0 < median <= largest
         assert 0.97 < recall < 1
-    assert torch.get_num_threads() == threads
 
 
 def test_costs_of_growing_sizes_are_measured(tmp_path: Path) -> None:
