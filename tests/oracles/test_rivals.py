@@ -11,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+pytest.importorskip("fuxictr", reason="`make test-oracles` has fuxictr")
+
 MAIN = Path(__file__).parents[2] / "experiments" / "rivals" / "rivals_main.py"
 ITEMS, REQUESTS, KINDS = 60, 2_000, 4
 NONE = {"embedding_l2": 0.0, "net_l2": 0.0, "dropout": 0.0}

@@ -76,7 +76,7 @@ def test_unipinrec_train_says_which_command_trains_a_policy(data: Path, tmp_path
 
 def test_unipinrec_train_offers_no_model_of_another_command() -> None:
     result = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "160"})
-    assert "Model: unified, interleaved, sasrec." in result.stdout
+    assert "Model: unified, interleaved, sasrec, transact, transact-v2." in result.stdout
 
 
 def test_cohorts_are_read_in_their_order() -> None:

@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "shop"
     write_prepared(folder, EVENTS, None, INFO)
     (folder / name).unlink()
-    with pytest.raises(PreparedDatasetError, match=f"has no {name}$"):
+    with pytest.raises(PreparedDatasetError, match=f"has no {name}; allowed: a folder that "):
         read_prepared(folder)
 
 
