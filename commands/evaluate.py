@@ -61,8 +61,8 @@ def eval_command(
     ablations: Annotated[
         bool,
         typer.Option(
-            help=f"Of {', '.join(ABLATIONS)}: second rankers without one thing each, with one seed unless "
-            f"--seeds says more, into OUT/DATASET-ablations.json."
+            help=f"Of {', '.join(ABLATIONS)}: second rankers without one thing each, into "
+            f"OUT/DATASET-ablations.json."
         ),
     ] = False,
 ) -> None:

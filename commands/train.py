@@ -9,7 +9,7 @@ from commands.errors import one_line_errors
 from unipinrec.config import TrainingConfig
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
-from unipinrec.models.config import PRESETS, CatalogueConfig, sized
+from unipinrec.models.config import PRESETS, CatalogueConfig, sized, with_vectors
 from unipinrec.models.registry import MODELS, WITH_TRAINING_COMMAND, find_model
 from unipinrec.models.spec import Examples, ModelSpec
 from unipinrec.models.unified.config import DEMO_TRAINING
@@ -49,8 +49,8 @@ def train_command(
     vectors: Annotated[
         Path | None,
         typer.Option(
-            help="Of transact-v2: checkpoint of a model by whose item vectors events are near, or the folder "
-            "of its training, whose latest one counts."
+            help="Of second rankers: checkpoint of a trained model whose item vectors they read and search "
+            "by, or the folder of its training, whose latest one counts."
         ),
     ] = None,
     device: Annotated[
@@ -98,17 +98,17 @@ def _examples(
     vectors: Path | None,
 ) -> tuple[CatalogueConfig, Examples]:
     fields = interactions.catalogue_fields
-    if spec.examples is not None:
-        if vectors is not None:
-            raise ValueError(f"vectors is {vectors}; model {spec.name} takes none")
+    if spec.examples is None and spec.examples_by_vectors is None:
+        raise ValueError(f"model is {spec.name}, which `unipinrec {spec.name} train` trains")
+    if vectors is None:
+        if spec.examples is None:
+            raise ValueError(f"vectors is missing; model {spec.name} needs a checkpoint with item vectors")
         config = sized(spec.config, size, fields)
         return config, spec.examples(interactions, config, seed)
     if spec.examples_by_vectors is None:
-        raise ValueError(f"model is {spec.name}, which `unipinrec {spec.name} train` trains")
-    if vectors is None:
-        raise ValueError(f"vectors is missing; model {spec.name} needs a checkpoint with item vectors")
+        raise ValueError(f"vectors is {vectors}; model {spec.name} takes none")
     vector_VE = load_item_vectors(_checkpoint(vectors), interactions)
-    config = sized(spec.config, size, fields | {"search_dim": vector_VE.size(1)})
+    config = sized(spec.config, size, with_vectors(spec.config, fields, vector_VE.size(1)))
     return config, spec.examples_by_vectors(interactions, config, seed, vector_VE)
 
 

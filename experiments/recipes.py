@@ -24,7 +24,14 @@ from experiments.variants import (
 from unipinrec.config import Config, TrainingConfig
 from unipinrec.data.blended import BlendedConfig
 from unipinrec.data.interactions import InteractionDataset
-from unipinrec.models.config import CatalogueConfig, JointTraining, ModelConfig, sized
+from unipinrec.models.config import (
+    CatalogueConfig,
+    ItemConfig,
+    JointTraining,
+    ModelConfig,
+    sized,
+    with_vectors,
+)
 from unipinrec.models.registry import find_model
 from unipinrec.models.transact.config import SecondRankerConfig
 from unipinrec.models.transact.examples import SlateConfig
@@ -80,7 +87,13 @@ class Recipe:
         """Return sizes for a dataset, with what the dataset knows of its items."""
         kind: type[CatalogueConfig] = find_model(variant.spec).config
         sizes = self.second.model if issubclass(kind, SecondRankerConfig) else self.sizes
-        return sized(kind, "demo", dataset.catalogue_fields | _known(kind, sizes) | variant.model)
+        fields = dataset.catalogue_fields
+        if variant.vectors is not None:
+            given = self.model_config(dataset, variant.vectors)
+            if not isinstance(given, ItemConfig):
+                raise ValueError(f"variant is {variant.vectors.name}, which has no item vectors")
+            fields = with_vectors(kind, fields, given.item_dim)
+        return sized(kind, "demo", fields | _known(kind, sizes) | variant.model)
 
     def training_config(self, dataset: InteractionDataset, variant: Variant, seed: int) -> TrainingConfig:
         """Return the budget, which variants share, with what each model knows of the losses.
@@ -200,7 +213,7 @@ RECIPES = {
             },
             slates={"feedviews_per_user": 1_000, "kept_without_engagement": 1.0},
         ),
-        variants=(UNIFIED, RANKING_ONLY, TRANSACT),
+        variants=(UNIFIED, RANKING_ONLY, replace(TRANSACT, vectors=None)),
         seeds=(0, 1, 2),
         feedviews_per_user=1_000,
     ),
@@ -212,7 +225,7 @@ RECIPES = {
         sizes=_SIMULATOR_SIZES,
         training=JointTraining(epochs=12, batch_size=16, learning_rate=2e-3),
         second=SecondRanker(
-            training={"epochs": 3, "batch_size": 32, "time_window_s": 0, "learning_rate": 3e-3},
+            training={"epochs": 2, "time_window_s": 0},
             slates={"feedviews_per_user": 3},
         ),
         variants=(
@@ -236,7 +249,7 @@ RECIPES = {
         # Few users, so that as many steps as on the simulator are many passes.
         training=JointTraining(epochs=240, batch_size=16, learning_rate=2e-3, checkpoint_every=20),
         second=SecondRanker(
-            training={"epochs": 2, "batch_size": 16, "time_window_s": 0, "learning_rate": 3e-3},
+            training={"epochs": 1, "batch_size": 16, "time_window_s": 0},
             slates={"feedviews_per_user": 20},
         ),
         variants=(UNIFIED, TRANSACT, TRANSACT_V2),
@@ -247,9 +260,7 @@ RECIPES = {
 }
 
 ABLATIONS = {
-    "simulator": replace(RECIPES["simulator"], variants=(TRANSACT, *TRANSACT_ABLATIONS), seeds=(0,)),
-    "lifelong": replace(
-        RECIPES["lifelong"], variants=(TRANSACT, TRANSACT_V2, *TRANSACT_V2_ABLATIONS), seeds=(0,)
-    ),
+    "simulator": replace(RECIPES["simulator"], variants=(TRANSACT, *TRANSACT_ABLATIONS)),
+    "lifelong": replace(RECIPES["lifelong"], variants=(TRANSACT, TRANSACT_V2, *TRANSACT_V2_ABLATIONS)),
 }
 """Of the second rankers, one thing at a time."""

@@ -31,9 +31,8 @@ from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import CatalogueConfig, ModelConfig, RetrievalTraining
 from unipinrec.models.registry import find_model
 from unipinrec.models.spec import Examples
-from unipinrec.models.transact.config import SecondRankerConfig, TransactV2Config
+from unipinrec.models.transact.config import SecondRankerConfig
 from unipinrec.models.transact.examples import SlateExamples
-from unipinrec.models.transact.searched import SearchedExamples
 from unipinrec.simulator.truth import Truth
 from unipinrec.training.checkpoint import latest_checkpoint, load_item_vectors, load_model, load_offline
 from unipinrec.training.trainer import train
@@ -77,7 +76,7 @@ class Trial:
 
     @property
     def source(self) -> "Trial | None":
-        """Return whose vectors this searches by, which is trained before it."""
+        """Return whose vectors this reads, which is trained before it."""
         if self.variant.vectors is None:
             return None
         folder = trial_folder(self.folder.parent, self.variant.vectors, self.seed)
@@ -87,11 +86,9 @@ class Trial:
         if isinstance(config, ModelConfig):
             return BlendedDataset(dataset, self.recipe.blended_config(config, self.seed), split)
         slates = self.recipe.slate_config(self.seed)
-        if isinstance(config, TransactV2Config) and self.source is not None:
-            vector_VE = load_item_vectors(self.source.checkpoint, dataset)
-            return SearchedExamples(dataset, config, slates, vector_VE, split)
         if isinstance(config, SecondRankerConfig):
-            return SlateExamples(dataset, config, slates, split)
+            given = None if self.source is None else load_item_vectors(self.source.checkpoint, dataset)
+            return SlateExamples(dataset, config, slates, split, vector_VE=given)
         raise ValueError(f"variant is {self.variant.name}; allowed: models that rank or retrieve")
 
     @property
@@ -168,7 +165,7 @@ class Runner:
         return Trial(recipe=self._recipe, variant=variant, seed=seed, folder=folder)
 
     def _measured(self, every: Sequence[Trial], pool: Executor, bar: Progress) -> dict[str, Measured]:
-        """Of each trial, and of those whose vectors others search by, which are trained before these."""
+        """Of each trial, and of those whose vectors others read, which are trained before these."""
         sources = [trial.source for trial in every if trial.source]
         before = {trial.name: trial for trial in (*every, *sources) if not trial.source}
         after = {trial.name: trial for trial in every if trial.source}

@@ -50,16 +50,13 @@ class SecondRanking(Question):
         self.variants = (*firsts, *second)
         self.ways = {variant.name: variant.what for variant in self.variants} | RATES
         against = [*(variant.name for variant in firsts), *RATES]
-        self._pairs = [
-            (variant.name, other)
-            for variant in second
-            for other in (
-                [variant.ablates.name]
-                if variant.ablates
-                else [*against, *([variant.vectors.name] if variant.vectors else [])]
-            )
-            if other in (*names, *RATES)
-        ]
+        self._pairs: list[tuple[str, str]] = []
+        for variant in second:
+            if variant.ablates is not None:
+                self._pairs += [(variant.name, variant.ablates.name)] * (variant.ablates.name in names)
+            else:
+                self._pairs += [(variant.name, other) for other in against]
+                against.append(variant.name)
         self.what = (
             f"AUC of {self._names[0]} by the number of events in a request's history, in {BANDS} parts with "
             f"equally many requests each. Differences of AUC and gAUC are paired by user."

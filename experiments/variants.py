@@ -22,7 +22,7 @@ class Variant:
     most_seeds: int | None = None
     """Seeds of the recipe that it is trained with; sweeps, which only describe, need fewer."""
     vectors: "Variant | None" = None
-    """By whose trained item vectors, of the same seed, it searches."""
+    """Whose trained item vectors, of the same seed, it reads and searches by."""
     ablates: "Variant | None" = None
     """What it differs from in one thing, and is compared with."""
 
@@ -89,14 +89,18 @@ def length(events: int) -> Variant:
 
 
 TRANSACT = Variant(
-    name="transact", what="second ranker: TransAct, latest 100 events", spec="transact", retrieves=False
+    name="transact",
+    what="second ranker: TransAct, latest 100 events",
+    spec="transact",
+    retrieves=False,
+    vectors=UNIFIED,
 )
 TRANSACT_V2 = Variant(
     name="transact-v2",
     what="second ranker: TransAct V2, up to 16,000 events",
     spec="transact-v2",
     retrieves=False,
-    vectors=TRANSACT,
+    vectors=UNIFIED,
 )
 
 
@@ -119,6 +123,14 @@ def without(
 
 
 TRANSACT_ABLATIONS = (
+    replace(
+        TRANSACT,
+        name="transact-own-vectors",
+        what="without the first ranker's item vectors",
+        vectors=None,
+        ablates=TRANSACT,
+    ),
+    without(TRANSACT, "no-means", "without means of item vectors", model={"half_lives_s": ()}),
     without(TRANSACT, "no-rates", "without base rates", model={"base_rates": False}),
     without(TRANSACT, "append", "the candidate as one more row", model={"fusion": "append"}),
     without(TRANSACT, "first", "first rows alone, no maximum", model={"outputs": "first"}),

@@ -181,6 +181,15 @@ PRESETS = tuple(_SIZES)
 C = TypeVar("C", bound=CatalogueConfig)
 
 
+def with_vectors(kind: type[CatalogueConfig], fields: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return the fields of a catalogue whose items also have vectors of another model, `width` wide.
+
+    They are content beside the dataset's own; a model with `search_dim` searches by them too.
+    """
+    given = {"content_dim": fields["content_dim"] + width, "search_dim": width}
+    return {**fields, **{name: size for name, size in given.items() if name in kind.model_fields}}
+
+
 def sized(kind: type[C], name: str, fields: Mapping[str, Any]) -> C:
     """Return a configuration of the named sizes (`tiny`, `demo`, `bench-cpu`, `paper`) with other fields set.
 

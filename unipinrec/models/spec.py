@@ -113,9 +113,9 @@ class ModelSpec(Generic[M, C, T]):
     offline: Callable[[M], Any]
     """What evaluation asks; of a recommender, as `unipinrec.evaluation.recommender` describes it."""
     examples: Callable[[InteractionDataset, C, int], Examples] | None = None
-    """Examples of a dataset, from a seed. None: it takes more than a dataset."""
+    """Examples of a dataset, from a seed. None: it needs vectors."""
     examples_by_vectors: Callable[[InteractionDataset, C, int, Tensor], Examples] | None = None
-    """The same for a model that also takes the item vectors [V, E] of another; `search_dim` of its
-    configuration is their width."""
+    """The same with item vectors [V, E] of another model, of which `models.config.with_vectors` tells a
+    configuration. None: it takes none."""
     exports: Callable[[M], Exports] | None = None
     """What is served. None: the model is there to compare with."""

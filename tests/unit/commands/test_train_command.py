@@ -63,8 +63,9 @@ def test_the_second_rankers_are_trained_the_second_by_the_firsts_vectors(data: P
     (tmp_path / "transact-v2").rename(tmp_path / "by-folder")
     second = trained("transact-v2", "--vectors", str(tmp_path / "transact" / "epoch-0001"))
     assert second["dataset"] == by_folder["dataset"]
+    assert second["model"]["content_dim"] == first["model"]["content_dim"] + 8
     assert second["model"]["search_dim"] == first["model"]["item_dim"] == 8
-    assert second["dataset"].keys() - first["dataset"].keys() == {"search_vectors"}
+    assert second["dataset"].keys() - first["dataset"].keys() == {"given_vectors"}
     weights = load_file(tmp_path / "transact-v2" / "epoch-0001" / "model.safetensors")
     assert weights["model.search_VW"].abs().max() > 0
 

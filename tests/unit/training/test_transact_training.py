@@ -15,7 +15,7 @@ from tests.support.clusters import cluster_dataset
 from tests.support.slate_requests import ACTIONS, ITEMS, LAST_BITS, SURFACES, Sizes, slates
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.models.common.objective import Share
-from unipinrec.models.config import sized
+from unipinrec.models.config import sized, with_vectors
 from unipinrec.models.registry import find_model
 from unipinrec.models.spec import Examples
 from unipinrec.models.transact.batch import RankingBatch
@@ -25,11 +25,11 @@ from unipinrec.models.transact.config import (
     TransactV2Config,
     TransactV2Training,
 )
-from unipinrec.models.transact.examples import SlateConfig
+from unipinrec.models.transact.examples import SlateConfig, SlateExamples
 from unipinrec.models.transact.module import TransAct, TransActV2
 from unipinrec.models.transact.nearest import nearest_rows
 from unipinrec.models.transact.objective import TransactObjective, TransactV2Objective, label_weights
-from unipinrec.models.transact.searched import SearchedExamples
+from unipinrec.models.transact.search import quantised
 from unipinrec.training.checkpoint import load_model, load_offline
 from unipinrec.training.trainer import train
 
@@ -250,11 +250,8 @@ VECTORS = torch.nn.functional.normalize(
 
 def examples_of(name: str, dataset: InteractionDataset) -> tuple[Any, Any, Examples]:
     spec = find_model(name)
-    if spec.examples is not None:
-        config = sized(spec.config, "tiny", dataset.catalogue_fields)
-        return spec, config, spec.examples(dataset, config, 0)
     assert spec.examples_by_vectors is not None
-    config = sized(spec.config, "tiny", dataset.catalogue_fields | {"search_dim": 8})
+    config = sized(spec.config, "tiny", with_vectors(spec.config, dataset.catalogue_fields, 8))
     return spec, config, spec.examples_by_vectors(dataset, config, 0, VECTORS)
 
 
@@ -310,17 +307,46 @@ def test_training_learns_what_users_click(
     assert load_offline(checkpoint).action_probabilities([], []) == []
 
 
-def test_vectors_of_another_catalogue_are_refused(dataset: InteractionDataset) -> None:
-    config = sized(TransactV2Config, "tiny", dataset.catalogue_fields)
-    message = r"^vectors have shape \(3, 8\); allowed: \(40, 32\)$"
+def test_vectors_of_other_items_are_refused(dataset: InteractionDataset) -> None:
+    config = sized(TransactConfig, "tiny", dataset.catalogue_fields)
+    with pytest.raises(ValueError, match=r"^vectors are of 3 items; allowed: 40$"):
+        SlateExamples(dataset, config, SlateConfig(), vector_VE=torch.zeros(3, 8))
+
+
+@pytest.mark.parametrize(
+    ("vector_VE", "message"),
+    [
+        (None, r"^vectors are missing; TransAct V2 searches by those of another model$"),
+        (torch.zeros(40, 4), r"^vectors have shape \(40, 4\); allowed: \(40, 8\)$"),
+    ],
+)
+def test_what_v2_cannot_search_by_is_refused(
+    dataset: InteractionDataset, vector_VE: torch.Tensor | None, message: str
+) -> None:
+    spec = find_model("transact-v2")
+    width = 0 if vector_VE is None else vector_VE.size(1)
+    fields = with_vectors(TransactV2Config, dataset.catalogue_fields, width)
+    config = sized(TransactV2Config, "tiny", fields | {"search_dim": 8})
+    examples = SlateExamples(dataset, config, SlateConfig(), vector_VE=vector_VE)
     with pytest.raises(ValueError, match=message):
-        SearchedExamples(dataset, config, SlateConfig(), torch.zeros(3, 8))
+        spec.objective(spec.make(config), spec.training(), examples)
+
+
+@pytest.mark.parametrize("name", ["transact", "transact-v2"])
+def test_given_vectors_are_content_of_the_items(name: str, dataset: InteractionDataset) -> None:
+    spec, config, examples = examples_of(name, dataset)
+    model = spec.objective(spec.make(config), spec.training(), examples).model
+    content_VF = model.embedder.content_VF
+    own = dataset.content_VF.shape[1]
+    assert np.array_equal(content_VF[:, :own], dataset.content_VF)
+    assert torch.equal(content_VF[:, own:], VECTORS * 8**0.5)
 
 
 def test_the_hash_of_examples_tells_vectors_apart(dataset: InteractionDataset) -> None:
-    config = sized(TransactV2Config, "tiny", dataset.catalogue_fields | {"search_dim": 8})
+    config = sized(TransactConfig, "tiny", dataset.catalogue_fields)
     hashes = [
-        SearchedExamples(dataset, config, SlateConfig(), vectors).sha256 for vectors in (VECTORS, -VECTORS)
+        SlateExamples(dataset, config, SlateConfig(), vector_VE=vectors).sha256
+        for vectors in (VECTORS, -VECTORS)
     ]
     assert hashes[0].keys() == hashes[1].keys() > dataset.info.sha256.keys()
     assert hashes[0] != hashes[1]
@@ -328,8 +354,14 @@ def test_the_hash_of_examples_tells_vectors_apart(dataset: InteractionDataset) -
 
 def test_logged_examples_have_the_rows_that_a_search_finds(dataset: InteractionDataset) -> None:
     config = sized(TransactV2Config, "tiny", dataset.catalogue_fields | {"search_dim": 8})
-    examples = SearchedExamples(dataset, config, SlateConfig(), VECTORS, logged=True)
-    batch = next(iter(examples.batches(batch_size=8, seed=0)))
-    expected = nearest_rows(batch.requests, examples.search_VW, config)
+    search_VW = quantised(VECTORS)
+    logged = SlateExamples(
+        dataset,
+        config,
+        SlateConfig(),
+        nearest=lambda requests: nearest_rows(requests, search_VW, config),
+    )
+    batch = next(iter(logged.batches(batch_size=8, seed=0)))
+    expected = nearest_rows(batch.requests, search_VW, config)
     assert batch.nearest is not None
     assert torch.equal(batch.nearest.older_CK, expected.older_CK)

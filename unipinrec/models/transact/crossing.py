@@ -9,12 +9,15 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
+from typing_extensions import override
 
 from unipinrec.models.common.features import AbsoluteTime
 from unipinrec.models.transact.base_rates import BaseRates
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.config import SecondRankerConfig
 
+NARROW = 128
+"""Features of a product whose weights a learning rate of about 3e-3 suits."""
 LOG_SCALE = 0.1
 """Brings logarithms of counts and seconds, 0 to 20, near the size of other features."""
 
@@ -112,6 +115,27 @@ class Crossing(nn.Module):
         return crossed_CX
 
 
+class Narrowing(nn.Linear):
+    """A product of many features, which one step of Adam changes no more than a product of `NARROW` ones.
+
+    Adam moves every weight by about the learning rate, and so the sum by as much as there are features. Over
+    a thousand of them, at a rate that suits the item vectors, moved it further than what it started as, and
+    training turned off all that came behind it. Features are scaled down, and first weights up (Tensor
+    Programs V, arXiv 2203.03466 §4).
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__(features, width)
+        self.scale = min(1.0, NARROW / features)
+        with torch.no_grad():
+            self.weight /= self.scale
+
+    @override
+    def forward(self, features_CF: Tensor) -> Tensor:
+        """Return narrowed features [C, X]."""
+        return super().forward(features_CF * self.scale)
+
+
 class Heads(nn.Module):
     """Everything known of candidates to one logit per action, which starts at what rates say."""
 
@@ -120,7 +144,7 @@ class Heads(nn.Module):
         self.context = ContextFeatures(config)
         features = encoded + near + self.context.size
         width = config.cross_dim or features
-        self.narrow = nn.Linear(features, width) if config.cross_dim else nn.Identity()
+        self.narrow = Narrowing(features, width) if config.cross_dim else nn.Identity()
         # A crossing multiplies features with one another: what is not normalised soon puts every hidden unit
         # where it has no gradient.
         self.norm_features, self.norm_crossed = nn.LayerNorm(width), nn.LayerNorm(width)

@@ -1,9 +1,10 @@
 """Slates that users were shown, each as one request: sequences once, candidates with what was done to them.
 
 Shapes: U users, F feedviews, S training rows (a feedview and an item that it showed), X examples of an epoch,
-R requests of a batch, C candidates of all of them, V items, A actions.
+R requests of a batch, C candidates of all of them, V items, A actions, E width of another model's vectors.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unipinrec.arrays import Bools, Float64s, Int64s
@@ -30,6 +32,7 @@ from unipinrec.models.transact.rate_history import (
     ShownRows,
     Strengths,
 )
+from unipinrec.models.transact.search import quantised
 from unipinrec.models.transact.sequences import Limits, PackedSequences, RequestSequences
 
 JUDGED_SHARE = 0.2
@@ -59,7 +62,8 @@ class SlateExamples(Dataset[RankingBatch]):
     impressions (`info.sampled_impressions`), candidates are added as `unipinrec.data.blended` does. Rates of
     items are those before the feedview. The same seed and epoch give the same examples.
 
-    `nearest` finds rows that a model would else search for in every step.
+    `vector_VE` are item vectors of another model. `nearest` finds rows that a model would else search for in
+    every step, as a serving system logs them (TransAct V2 §3.5); both give the same loss.
     """
 
     def __init__(
@@ -69,8 +73,14 @@ class SlateExamples(Dataset[RankingBatch]):
         config: SlateConfig,
         split: Split | None = None,
         *,
+        vector_VE: Tensor | None = None,
         nearest: Callable[[RequestBatch], NearestRows] | None = None,
     ) -> None:
+        """Raise `ValueError` if the vectors are not those of the dataset's items."""
+        items = len(dataset.item_ids_V)
+        if vector_VE is not None and len(vector_VE) != items:
+            raise ValueError(f"vectors are of {len(vector_VE)} items; allowed: {items}")
+        self.vector_VE = vector_VE
         self._dataset, self._limits, self._config, self._nearest = dataset, limits, config, nearest
         self._split = split or split_leave_one_out(dataset)
         kept_F = kept_sizes(dataset, self._split)
@@ -115,8 +125,13 @@ class SlateExamples(Dataset[RankingBatch]):
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Return the hashes of the dataset's tables."""
-        return self._dataset.info.sha256
+        """Return the hashes of the dataset's tables, and of given vectors."""
+        hashes = dict(self._dataset.info.sha256)
+        if self.vector_VE is not None:
+            # Vectors that another machine computed differ in their last bits.
+            rounded = quantised(self.vector_VE).numpy()
+            hashes["given_vectors"] = hashlib.sha256(rounded.tobytes()).hexdigest()
+        return hashes
 
     def item_counts(self) -> Int64s:
         """Return the number of training events of every item, [V]."""

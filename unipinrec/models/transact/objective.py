@@ -3,6 +3,7 @@
 Shapes: R requests, C candidates, A actions, H heads (one for each action), V items.
 """
 
+from dataclasses import replace
 from typing import Generic, Self, TypeVar
 
 import torch
@@ -17,7 +18,7 @@ from unipinrec.models.transact.config import TransactTraining, TransactV2Trainin
 from unipinrec.models.transact.examples import SlateExamples
 from unipinrec.models.transact.module import SecondRanker, TransAct, TransActV2
 from unipinrec.models.transact.next_action import NextAction
-from unipinrec.models.transact.searched import SearchedExamples
+from unipinrec.models.transact.search import quantised
 
 M = TypeVar("M", bound=SecondRanker)
 T = TypeVar("T", bound=TransactTraining)
@@ -54,9 +55,16 @@ class ActionObjective(Objective, Generic[M, T]):
 
 
 def describe(model: SecondRanker, examples: SlateExamples) -> None:
-    """Tell a model what the examples know of items and rates."""
+    """Tell a model what the examples know of items and rates.
+
+    Given vectors are content, in numbers near 1 as the dataset's own.
+    """
     count_V = torch.from_numpy(examples.item_counts())
-    model.embedder.describe(Catalogue.of_dataset(examples.interactions, model.config, count_V))
+    catalogue = Catalogue.of_dataset(examples.interactions, model.config, count_V)
+    if examples.vector_VE is not None:
+        given_VE = examples.vector_VE * examples.vector_VE.size(1) ** 0.5
+        catalogue = replace(catalogue, content_VF=torch.cat([catalogue.content_VF, given_VE], dim=1))
+    model.embedder.describe(catalogue)
     model.heads.rates.keep(examples.base_rates())
 
 
@@ -100,10 +108,18 @@ class TransactV2Objective(ActionObjective[TransActV2, TransactV2Training]):
             self.next_action = NextAction(model.config, config, positive_mask)
 
     @classmethod
-    def of(cls, model: TransActV2, config: TransactV2Training, examples: SearchedExamples) -> Self:
-        """Tell the model what the examples know, search vectors too, and return it with its losses."""
+    def of(cls, model: TransActV2, config: TransactV2Training, examples: SlateExamples) -> Self:
+        """Tell the model what the examples know, and return it with its losses.
+
+        Raises `ValueError` if the examples have no vectors of another model, by which to search.
+        """
         describe(model, examples)
-        model.search_VW.copy_(examples.search_VW)
+        if examples.vector_VE is None:
+            raise ValueError("vectors are missing; TransAct V2 searches by those of another model")
+        if examples.vector_VE.shape != model.search_VW.shape:
+            given, own = tuple(examples.vector_VE.shape), tuple(model.search_VW.shape)
+            raise ValueError(f"vectors have shape {given}; allowed: {own}")
+        model.search_VW.copy_(quantised(examples.vector_VE))
         dataset = examples.interactions
         return cls(model, config, dataset.info.actions, dataset.positive_mask)
 
