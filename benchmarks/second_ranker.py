@@ -37,7 +37,7 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import LIFELONG, stack_histories, stamp_bundle
 from ensemble.nodes.l2 import L2Node
 from ensemble.settings import ServingSettings
-from ensemble.stores.history_store import EVENT
+from ensemble.stores.dataset_histories import events_of
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from export.bundle_writer import write_bundle
 from loadtest.plan import LoadPlan
@@ -239,14 +239,10 @@ def drawn_history(user: int, config: TransactV2Config) -> History:
 def write_users(folder: Path, made: RandomBundle, config: TransactV2Config) -> dict[Kind, list[str]]:
     """Return the users of each kind of traffic, whose histories are in the store now."""
     names = {kind: [f"{kind}-{user}" for user in range(count)] for kind, count in USERS.items()}
-    histories = []
-    for user, name in enumerate(itertools.chain.from_iterable(names.values())):
-        history = drawn_history(user, config)
-        events = np.empty(len(history), EVENT)
-        events["item_id"] = made.item_ids[history.item_row_N]
-        events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
-        events["surface"] = history.surface_N
-        histories.append((name.encode(), events))
+    histories = [
+        (name.encode(), events_of(drawn_history(user, config), made.item_ids))
+        for user, name in enumerate(itertools.chain.from_iterable(names.values()))
+    ]
     with LmdbHistoryStore(folder, writable=True) as store:
         store.replace_all(lambda: histories)
     return names

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble.stores.history_store import EVENT, Events
+from ensemble.stores.dataset_histories import events_of
+from ensemble.stores.history_store import Events
 from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, Exported
 from tests.support.answers import Answer
 from unipinrec.bundle import read_manifest
@@ -117,11 +118,7 @@ def acted_on(history: History) -> History:
 
 def as_events(exported: Exported, history: History) -> Events:
     """Return a history as a store takes it."""
-    events = np.empty(len(history), EVENT)
-    events["item_id"] = exported.dataset.item_ids_V[history.item_row_N]
-    events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
-    events["surface"] = history.surface_N
-    return events
+    return events_of(history, exported.dataset.item_ids_V)
 
 
 def mixed(seed: int, length: int) -> History:
