@@ -28,11 +28,10 @@ from unipinrec.data.events import DatasetInfo
 from unipinrec.data.history import History, rows_of
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.models.config import JointTraining
 from unipinrec.models.registry import find_model
 from unipinrec.models.unified.config import preset
 from unipinrec.models.unified.offline import OfflineRequest
-from unipinrec.training.checkpoint import CheckpointState, latest_checkpoint, load_model, save_checkpoint
+from unipinrec.training.checkpoint import latest_checkpoint, load_model, save_model
 
 UTILITY = (1.0, 2.0, 3.0, 0.0)
 INFO = DatasetInfo(
@@ -134,10 +133,7 @@ def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
         torch.manual_seed(SEED)
         model = find_model(UNIFIED).make(config)
     spread_weights(model, SEED)
-    training, made_of = JointTraining(epochs=1), dataset.info.sha256
-    state = CheckpointState(spec=UNIFIED, epoch=1, step=0, model=config, training=training, dataset=made_of)
-    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
+    return save_model(folder, UNIFIED, config, model, dataset.info.sha256)
 
 
 def _digest() -> str:

@@ -7,14 +7,10 @@ Shapes: R requests or calls, K candidates.
 
 import itertools
 import os
-import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +18,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
-from unipinrec_client import GrpcClient, RecommendRequest, RecommendResponse, RetryPolicy
 
-from benchmarks.policy import median_of, median_ratio
 from benchmarks.random_bundle import RandomBundle, make_random_bundle
 from benchmarks.random_weights import spread_weights
-from benchmarks.unified.plan import Kind
-from benchmarks.unified.stacks import rotated
+from benchmarks.turns import (
+    Side,
+    TrafficCost,
+    TurnsPlan,
+    TurnsReport,
+    ask_in_turns,
+    median_of,
+    run_in_turns,
+)
+from benchmarks.unified.plan import Kind, StackLoad
+from benchmarks.unified.stacks import Comparison, comparing, rotated
 from ensemble.graph import MODEL_REPOSITORY, Tensors, read_config
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import LIFELONG, stack_histories, stamp_bundle
 from ensemble.nodes.l2 import L2Node
-from ensemble.server.loopback import serve_on_loopback
 from ensemble.settings import ServingSettings
-from ensemble.stores.history_store import EVENT
+from ensemble.stores.dataset_histories import events_of
 from ensemble.stores.lmdb_store import LmdbHistoryStore
-from experiments.report import Machine
 from export.bundle_writer import write_bundle
+from loadtest.plan import LoadPlan
+from loadtest.traffic import StoredTraffic
+from loadtest.windows import Window
 from unipinrec.bundle import WEIGHTS, BundleError, verify_bundle
 from unipinrec.config import Config
 from unipinrec.data.history import History
@@ -46,14 +50,14 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.config import sized
-from unipinrec.models.transact.config import DAY_S, TransactV2Config, TransactV2Training
+from unipinrec.models.transact.config import DAY_S, TransactV2Config
 from unipinrec.models.transact.encoder_v2 import Tokens
 from unipinrec.models.transact.module import TransActV2
 from unipinrec.models.transact.nearest import nearest_rows
 from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.transact.search import quantised
 from unipinrec.models.transact.served import load_second_ranker
-from unipinrec.training.checkpoint import CheckpointState, save_checkpoint
+from unipinrec.training.checkpoint import save_model
 
 SEED = 7
 NOW = 1_700_000_000
@@ -67,30 +71,22 @@ PASSES = 4
 """Visits of each warm user before any counts: each process of retrieval has a pool."""
 WARM_UP = 5
 """Calls and pairs of requests that are not counted."""
-RAMP_S = 1.0
-"""Seconds of load that are not counted."""
 MORE_CANDIDATES = 4
 """Times the most candidates, of which the input is measured too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecondRankerPlan:
+class SecondRankerPlan(TurnsPlan):
     """Sizes and durations."""
 
-    out: Path
-    sizes: str = "bench-cpu"
-    """Preset of both models."""
-    items: int = 20_000
+    pairs: int = 80
+    concurrency: int = 4
+    rounds: int = 3
+    seconds: float = 5.0
     threads: int = 2
     """Of the node alone; the server's are those of the environment."""
     calls: int = 60
     """Of the node alone."""
-    pairs: int = 80
-    """Requests that each ensemble gets, one at a time, of each kind of traffic."""
-    concurrency: int = 4
-    rounds: int = 3
-    seconds: float = 5.0
-    """Length of a window of load."""
 
 
 class NodeCost(Config):
@@ -111,63 +107,42 @@ class NodeCost(Config):
     """Bytes of a request's tensors into the node, by candidates."""
 
 
-class EnsembleCost(Config):
+class EnsembleCost(TrafficCost):
     """Both ensembles under one kind of traffic."""
 
-    p50_ms: dict[str, float]
-    """One request at a time, by ensemble."""
-    difference_ms: Estimate
-    """Median of what `recommend_full` takes more, over pairs in turns, with a 95 % bootstrap interval."""
-    qps: dict[str, tuple[float, ...]]
-    """Of each round, with `concurrency` requests in flight, by ensemble."""
-    qps_ratio: Estimate
-    """Median over rounds of the full ensemble's rate over the other's, and the extremes."""
     kv_source: dict[str, dict[str, int]]
     """Where keys and values came from, answers to lone requests by ensemble."""
 
 
-class SecondRankerReport(Config):
+class SecondRankerReport(TurnsReport):
     """What `unipinrec bench second-ranker` found."""
 
     subject: str = "second-ranker"
-    machine: Machine
     load_average: float
     """Of the last minute when the run began: what else the machine did."""
-    preset: str
     weights: str = "random"
-    items: int
-    pairs: int
-    concurrency: int
-    rounds: int
-    seconds: float
     server_threads: int
     node: NodeCost
     traffic: dict[str, EnsembleCost]
 
     def table(self) -> Table:
         """Return the figures for a terminal."""
-        table = Table("what", "p50", "ratio or difference", "QPS")
+        table = Table("traffic", "what", "p50", "difference", "QPS", "ratio")
         for name, took in self.node.ms.items():
-            table.add_row(
-                f"l2 alone: {name}", f"{took.mean:.2f} ms ({took.low:.2f} to {took.high:.2f})", "", ""
-            )
+            told = f"{took.mean:.2f} ms ({took.low:.2f} to {took.high:.2f})"
+            table.add_row("none", f"l2 alone: {name}", told, "", "", "")
         ratio = self.node.node_over_encoder
-        table.add_row(
-            "l2 alone", "", f"node {ratio.mean:.3f} x encoder ({ratio.low:.3f} to {ratio.high:.3f})", ""
-        )
+        told = f"{ratio.mean:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+        table.add_row("none", "l2 alone: node over encoder", "", "", "", told)
         for kind, found in self.traffic.items():
-            for name in ENSEMBLES:
-                qps = f"{statistics.median(found.qps[name]):.1f}"
-                more = found.difference_ms
-                told = f"{more.mean:+.2f} ms ({more.low:+.2f} to {more.high:+.2f})" if name == FULL else ""
-                table.add_row(f"{name}, {kind}", f"{found.p50_ms[name]:.2f} ms", told, qps)
+            found.add_rows(table, kind)
         return table
 
 
 def measure_second_ranker(plan: SecondRankerPlan, tell: Callable[[str], None]) -> SecondRankerReport:
     """Return what the second ranker costs, served and alone.
 
-    Raises `ServerError` if the server does not start, and `RecommendError` if a request fails.
+    Raises `ServerError` if the server does not start, and `FillError` if a request fails.
     """
     load_average = os.getloadavg()[0]
     tell(f"bundle of {plan.items:,} items with random weights")
@@ -177,19 +152,43 @@ def measure_second_ranker(plan: SecondRankerPlan, tell: Callable[[str], None]) -
     node = measure_node(bundle, plan)
     settings = ServingSettings(bundle=bundle.folder, histories=plan.out / "histories", pool_slots=SLOTS)
     users = write_users(settings.histories, made, config_of(bundle))
-    return SecondRankerReport(
-        machine=Machine.here(),
-        load_average=load_average,
-        preset=plan.sizes,
-        items=plan.items,
-        pairs=plan.pairs,
-        concurrency=plan.concurrency,
-        rounds=plan.rounds,
-        seconds=plan.seconds,
-        server_threads=settings.threads,
-        node=node,
-        traffic=_measure_ensembles(settings, users, made.num_results, plan, tell),
+    load = StackLoad(seconds=plan.seconds, least_replies=0)
+    log = plan.out / "second-ranker" / "server.log"
+    tell("starting a server")
+    with comparing(made, settings, {name: name for name in ENSEMBLES}, load, log, tell) as server:
+        traffic = {}
+        for kind, names in users.items():
+            tell(f"{plan.pairs} requests to each ensemble, then {plan.rounds} windows, {kind}")
+            traffic[str(kind)] = _measure_traffic(server, made.num_results, kind, names, plan)
+    threads = settings.threads
+    return SecondRankerReport.of(
+        plan, load_average=load_average, server_threads=threads, node=node, traffic=traffic
     )
+
+
+def _measure_traffic(
+    server: Comparison, num_results: int, kind: Kind, names: Sequence[str], plan: SecondRankerPlan
+) -> EnsembleCost:
+    users = StoredTraffic(names)
+    ask = LoadPlan(url=server.server.grpc_url, timeout_s=server.load.timeout_s, num_results=num_results)
+    sides = {name: _side(server, replace(ask, model=name), users, plan.concurrency) for name in ENSEMBLES}
+    if kind is Kind.WARM:
+        sides[FIRST].fill(PASSES * len(names))
+    turns = list(ask_in_turns(sides, WARM_UP + plan.pairs))
+    sources = {name: Counter(turn[name].reply.kv_source for turn in turns) for name in ENSEMBLES}
+    return EnsembleCost.of(turns[WARM_UP:], run_in_turns(sides, plan.rounds), kv_source=sources)
+
+
+def _side(server: Comparison, ask: LoadPlan, users: StoredTraffic, concurrency: int) -> Side:
+    """Return an ensemble that is asked for the next user, whichever had the last: neither finds keys and
+    values of a cold user that the other has left."""
+
+    def run_window() -> Window:
+        window = server.run_closed(ask.model, replace(ask, stored=users.user_ids), concurrency)
+        users.skip(len(window.outcomes))
+        return window
+
+    return Side(ask, users, run_window)
 
 
 def with_second_ranker(made: RandomBundle) -> Path:
@@ -208,12 +207,7 @@ def with_second_ranker(made: RandomBundle) -> Path:
         model = TransActV2(config)
     spread_weights(model, SEED)
     model.search_VW.copy_(quantised(model.embedder.all_vectors()))
-    state = CheckpointState(
-        spec=SPEC, epoch=1, step=0, model=config, training=TransactV2Training(), dataset=dataset.info.sha256
-    )
-    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint = save_checkpoint(base / SPEC, state, weights, optimizer)
+    checkpoint = save_model(base / SPEC, SPEC, config, model, dataset.info.sha256)
     write_bundle(made.checkpoint, dataset, bundles, beside=[checkpoint], report=lambda _: None)
     return _verified(bundles)
 
@@ -245,14 +239,10 @@ def drawn_history(user: int, config: TransactV2Config) -> History:
 def write_users(folder: Path, made: RandomBundle, config: TransactV2Config) -> dict[Kind, list[str]]:
     """Return the users of each kind of traffic, whose histories are in the store now."""
     names = {kind: [f"{kind}-{user}" for user in range(count)] for kind, count in USERS.items()}
-    histories = []
-    for user, name in enumerate(itertools.chain.from_iterable(names.values())):
-        history = drawn_history(user, config)
-        events = np.empty(len(history), EVENT)
-        events["item_id"] = made.item_ids[history.item_row_N]
-        events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
-        events["surface"] = history.surface_N
-        histories.append((name.encode(), events))
+    histories = [
+        (name.encode(), events_of(drawn_history(user, config), made.item_ids))
+        for user, name in enumerate(itertools.chain.from_iterable(names.values()))
+    ]
     with LmdbHistoryStore(folder, writable=True) as store:
         store.replace_all(lambda: histories)
     return names
@@ -324,95 +314,3 @@ def _turn(parts: Mapping[str, Callable[[], object]], turn: int) -> list[float]:
         parts[name]()
         took_ms[name] = 1e3 * (time.perf_counter() - began)
     return [took_ms[name] for name in parts]
-
-
-def _measure_ensembles(
-    settings: ServingSettings,
-    users: Mapping[Kind, list[str]],
-    num_results: int,
-    plan: SecondRankerPlan,
-    tell: Callable[[str], None],
-) -> dict[str, EnsembleCost]:
-    tell("starting a server")
-    found = {}
-    with ExitStack() as stack:
-        server = stack.enter_context(
-            serve_on_loopback(settings, log_path=plan.out / "second-ranker" / "server.log")
-        )
-        clients = {
-            name: stack.enter_context(
-                GrpcClient(server.grpc_url, model=name, timeout_s=30.0, retry=RetryPolicy(attempts=1))
-            )
-            for name in ENSEMBLES
-        }
-        for kind, names in users.items():
-            tell(f"{plan.pairs} requests to each ensemble, {kind}")
-            asks = _visits(clients, names, num_results)
-            for _ in range(PASSES * len(names) if kind is Kind.WARM else 0):
-                asks[FIRST]()
-            sources: dict[str, Counter[str]] = {name: Counter() for name in ENSEMBLES}
-            took = [_turn(_noted(asks, sources), pair) for pair in range(WARM_UP + plan.pairs)]
-            took_ms = dict(zip(ENSEMBLES, np.array(took)[WARM_UP:].T, strict=True))
-            tell(f"{plan.rounds} rounds of {plan.concurrency} in flight, {kind}")
-            qps = _rates(asks, plan)
-            found[str(kind)] = EnsembleCost(
-                p50_ms={name: float(np.median(took_R)) for name, took_R in took_ms.items()},
-                difference_ms=median_of(took_ms[FULL] - took_ms[FIRST]),
-                qps=qps,
-                qps_ratio=median_ratio(qps[FULL], qps[FIRST]),
-                kv_source={name: dict(counted) for name, counted in sources.items()},
-            )
-    return found
-
-
-def _visits(
-    clients: Mapping[str, GrpcClient], names: list[str], num_results: int
-) -> dict[str, Callable[[], RecommendResponse]]:
-    """Return what asks an ensemble for the next user; both share the order, so that neither finds keys and
-    values of a cold user that the other has left."""
-    order = itertools.cycle(names)
-
-    def ask(client: GrpcClient) -> RecommendResponse:
-        return client.recommend(
-            RecommendRequest(user_id=next(order), request_time=NOW, num_results=num_results)
-        )
-
-    return {name: partial(ask, client) for name, client in clients.items()}
-
-
-def _noted(
-    asks: Mapping[str, Callable[[], RecommendResponse]], sources: Mapping[str, Counter[str]]
-) -> dict[str, Callable[[], object]]:
-    """Return the same, of whose answers the source of keys and values is counted."""
-
-    def ask(name: str) -> None:
-        sources[name][asks[name]().kv_source] += 1
-
-    return {name: partial(ask, name) for name in asks}
-
-
-def _rates(
-    asks: Mapping[str, Callable[[], RecommendResponse]], plan: SecondRankerPlan
-) -> dict[str, tuple[float, ...]]:
-    """Return the requests a second that each ensemble answered, by round."""
-    rates: dict[str, list[float]] = {name: [] for name in asks}
-    for place in range(plan.rounds):
-        for name in rotated(list(asks), place):
-            rates[name].append(_rate(asks[name], plan))
-    return {name: tuple(found) for name, found in rates.items()}
-
-
-def _rate(ask: Callable[[], RecommendResponse], plan: SecondRankerPlan) -> float:
-    """Return the requests a second that are answered after a ramp, with as many in flight as planned."""
-    begin = time.perf_counter() + RAMP_S
-    end = begin + plan.seconds
-
-    def answered(_: int) -> int:
-        count = 0
-        while (now := time.perf_counter()) < end:
-            ask()
-            count += begin < now
-        return count
-
-    with ThreadPoolExecutor(plan.concurrency) as pool:
-        return sum(pool.map(answered, range(plan.concurrency))) / plan.seconds

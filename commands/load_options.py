@@ -28,6 +28,8 @@ from loadtest.traffic import HistoryLimit, TrafficMix
 from unipinrec.data.prepared import PreparedDatasetError
 
 DEFAULT_MIX = "new=0.1,anonymous=0.2,returning=0.7"
+LEAST_RATE, MOST_RATE = 0.1, 100_000
+"""Requests a second."""
 KINDS = ("new", "anonymous", "returning")
 MENDABLE = (
     *(ServerError, LocustError, GeneratorError, CapacityError, NothingMeasuredError),
@@ -148,6 +150,13 @@ def takes_load(*without: str) -> Callable[[Callable[..., None]], Callable[..., N
         return run
 
     return decorate
+
+
+def checked_rate(rate: float | None) -> float | None:
+    """Return a rate as it is. Raises `typer.BadParameter` with the value and what is allowed."""
+    if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
+        raise typer.BadParameter(f"--rate is {rate:g}; allowed: {LEAST_RATE:g} to {MOST_RATE:,}")
+    return rate
 
 
 def parse_mix(text: str, zipf: float) -> TrafficMix:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from commands.load_options import LoadOptions, fail_if_broken, takes_load
+from commands.load_options import LoadOptions, checked_rate, fail_if_broken, takes_load
 from commands.load_target import LoadTarget
 from loadtest.locust_run import run_locust
 from loadtest.measures import Measured, NothingMeasuredError, measure
@@ -26,7 +26,8 @@ RATE = 20.0
 def loadtest(
     load: LoadOptions,
     rate: Annotated[
-        float | None, typer.Option(min=0.1, help=f"Requests due a second, whatever the answers; {RATE:g}.")
+        float | None,
+        typer.Option(callback=checked_rate, help=f"Requests due a second, whatever the answers; {RATE:g}."),
     ] = None,
     users: Annotated[
         int | None, typer.Option(min=1, help="Instead: users, each of whom waits for the last answer.")

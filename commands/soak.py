@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from commands.load_options import LoadOptions, fail_if_broken, takes_load
+from commands.load_options import LoadOptions, checked_rate, fail_if_broken, takes_load
 from commands.load_target import LoadTarget
 from loadtest.capacity import CapacityPlan, measure_capacity
 from loadtest.generator import WindowPlan
@@ -31,7 +31,8 @@ def soak(
         float, typer.Option(min=0.05, help="Length, of which the first fifth warms up.")
     ] = 10.0,
     rate: Annotated[
-        float | None, typer.Option(min=0.1, help="Capacity in requests a second; default: measured first.")
+        float | None,
+        typer.Option(callback=checked_rate, help="Capacity in requests a second; default: measured first."),
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the capacity that is asked.")] = 0.7,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at memory.")] = 5.0,

@@ -14,9 +14,9 @@ from experiments.scores import Measured, Values
 from experiments.section import Question, Run
 from experiments.variants import UNIFIED, Variant
 from unipinrec.arrays import Float32s, Float64s, Int64s
-from unipinrec.evaluation.future_feedviews import CHUNK_FEEDVIEWS, FutureFeedviews
+from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.query_sets import retrieve_union
-from unipinrec.evaluation.recommender import QueryEmbedder, Ranker
+from unipinrec.evaluation.recommender import QueryEmbedder
 from unipinrec.simulator.truth import Truth
 
 CANDIDATES = 64
@@ -60,7 +60,7 @@ class EndToEnd(Question):
         score_P = {RETRIEVED: -np.arange(len(feedview_P), dtype=np.float64), BEST: self._utility(true_PA)}
         rankers = {ONE: UNIFIED.name, **self._second}
         for way, name in rankers.items():
-            score_P[way] = self._utility(self._probabilities(recommenders[name], candidates))
+            score_P[way] = self._utility(self._views.probabilities(recommenders[name], candidates))
         ends = np.cumsum(size_F)[:-1]
         truths = np.split(true_PA, ends)
         return {way: self._shown(candidates, np.split(score_P[way], ends), truths) for way in self.ways}
@@ -70,15 +70,6 @@ class EndToEnd(Question):
         query_FOE = self._views.query_embeddings(recommender, any_outcome, 1)[:, 0, 0]
         seen = [request.history.item_row_N for request in self._views.requests()]
         return retrieve_union(query_FOE[:, :1], recommender.item_vector_VE.numpy(), CANDIDATES, seen)
-
-    def _probabilities(self, ranker: Ranker, candidates: Sequence[Int64s]) -> Float32s:
-        """Of all candidates, [P, A]."""
-        requests = self._views.requests()
-        parts = []
-        for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
-            chunk = slice(begin, begin + CHUNK_FEEDVIEWS)
-            parts += ranker.action_probabilities(requests[chunk], candidates[chunk])
-        return np.concatenate([part.numpy() for part in parts])
 
     def _utility(self, probability_PA: Float32s) -> Float64s:
         utility_P: Float64s = probability_PA @ np.array(self._views.dataset.info.utility_weights)

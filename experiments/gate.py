@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from experiments.report import Machine
+from experiments.report import Machine, WrittenReport
 from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.config import Config
 from unipinrec.data.download import Report
@@ -92,20 +92,13 @@ class WorldReport(Config):
         return all(row.all_over_latest.mean >= BAR and row.all_over_latest.low > 0 for row in self.rows)
 
 
-class GateReport(Config):
+class GateReport(WrittenReport):
     """All worlds."""
 
     synthetic: bool = True
     config: GateConfig
     machine: Machine
     worlds: tuple[WorldReport, ...]
-
-    def write(self, path: Path) -> None:
-        """Replace `path` in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n")
-        partial.rename(path)
 
 
 def run_gate(folder: Path, config: GateConfig, report: Report) -> GateReport:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.bandit import LEARNED, PRODUCTION, Bandit, World
-from experiments.report import Machine
+from experiments.report import Machine, WrittenReport
 from unipinrec.arrays import Bools, Float64s
 from unipinrec.config import Config
 from unipinrec.evaluation.bootstrap import RESAMPLES, Estimate, interval, resampled_counts
@@ -60,7 +60,7 @@ class WorldReport(Config):
     accuracies: tuple[Accuracy, ...]
 
 
-class OffPolicyReport(Config):
+class OffPolicyReport(WrittenReport):
     """What the study found."""
 
     synthetic: bool = True
@@ -69,13 +69,6 @@ class OffPolicyReport(Config):
     seed: int
     machine: Machine
     worlds: tuple[WorldReport, ...]
-
-    def write(self, path: Path) -> None:
-        """Replace `path` in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n")
-        partial.rename(path)
 
 
 def study(worlds: tuple[World, ...], logs: int, seed: int, track: Track) -> OffPolicyReport:

@@ -11,6 +11,17 @@ from unipinrec.config import Config
 from unipinrec.evaluation.bootstrap import Estimate
 
 
+class WrittenReport(Config):
+    """A report that is a file."""
+
+    def write(self, path: Path) -> None:
+        """Replace `path` in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n")
+        partial.rename(path)
+
+
 class Row(Config):
     """One model, over all its seeds."""
 
@@ -72,7 +83,7 @@ class Machine(Config):
         )
 
 
-class EvaluationReport(Config):
+class EvaluationReport(WrittenReport):
     """One dataset."""
 
     dataset: str
@@ -87,10 +98,3 @@ class EvaluationReport(Config):
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...] = ()
     sections: tuple[Section, ...] = ()
-
-    def write(self, path: Path) -> None:
-        """Replace `path` in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n")
-        partial.rename(path)

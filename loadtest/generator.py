@@ -22,7 +22,7 @@ from loadtest.outcomes import OK, Outcome
 from loadtest.plan import LoadPlan
 from loadtest.schedule import Arrivals, Stage, arrivals
 from loadtest.sender import Reply, Sender, connect
-from loadtest.traffic import Traffic, Visit
+from loadtest.traffic import AnyTraffic, Visit
 
 READY = "ready"
 POLL_S = 0.01
@@ -93,7 +93,7 @@ def main() -> None:
         _say(_run(window, sender, traffic, index, plan.workers))
 
 
-def _run(window: WindowPlan, sender: Sender, traffic: Traffic, index: int, workers: int) -> dict[str, Any]:
+def _run(window: WindowPlan, sender: Sender, traffic: AnyTraffic, index: int, workers: int) -> dict[str, Any]:
     before_s, stopped = _cpu_s(), False
     seen = Recorder(window.keep_every)
     requests = Requests(sender, traffic, seen.add)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from loadtest.outcomes import OK, Outcome
 from loadtest.sender import Reply, Sender
-from loadtest.traffic import Traffic, Visit
+from loadtest.traffic import AnyTraffic, Visit
 
 ERROR_PAUSE_S = 0.05
 """A user waits this long after an error, so that refusals do not become a storm."""
@@ -40,7 +40,7 @@ class Clock:
 class Requests:
     """Sends the visits of a traffic, one after another or at once, and records what becomes of them."""
 
-    def __init__(self, sender: Sender, traffic: Traffic, record: Record) -> None:
+    def __init__(self, sender: Sender, traffic: AnyTraffic, record: Record) -> None:
         self.traffic = traffic
         self.clock = Clock()
         self._sender = sender

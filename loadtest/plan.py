@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from loadtest.histories import DrawnUsers, read_histories
 from loadtest.schedule import Arrivals, Stage
-from loadtest.traffic import HistoryLimit, Traffic, TrafficMix
+from loadtest.traffic import AnyTraffic, HistoryLimit, StoredTraffic, Traffic, TrafficMix
 
 
 class Protocol(StrEnum):
@@ -38,6 +38,8 @@ class LoadPlan:
     """Path of the traffic file, on every host."""
     drawn: DrawnUsers | None = None
     """Users in place of those of a traffic file."""
+    stored: tuple[str, ...] = ()
+    """Ids of users whose histories the server has, who come in turns in place of all others."""
     mix: TrafficMix = field(default_factory=TrafficMix)
     limit: HistoryLimit = field(default_factory=HistoryLimit)
     seed: int = 0
@@ -67,12 +69,15 @@ class LoadPlan:
                 "arrivals": Arrivals(fields["arrivals"]),
                 "stages": tuple(Stage(**stage) for stage in fields["stages"]),
                 "drawn": DrawnUsers(**fields["drawn"]) if fields["drawn"] else None,
+                "stored": tuple(fields["stored"]),
                 "mix": TrafficMix(**fields["mix"]),
                 "limit": HistoryLimit(**fields["limit"]),
             }
         )
 
-    def open_traffic(self, stream: int) -> Traffic:
+    def open_traffic(self, stream: int) -> AnyTraffic:
         """Return the visits of one of the `workers`."""
+        if self.stored:
+            return StoredTraffic(self.stored[stream :: self.workers])
         users = self.drawn or read_histories(Path(self.traffic))
         return Traffic(users, self.mix, seed=self.seed, limit=self.limit, stream=stream, streams=self.workers)

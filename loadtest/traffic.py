@@ -3,6 +3,7 @@
 Shapes: U users, N events.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -99,6 +100,35 @@ class Visit:
     """None leaves the history to the server."""
     rank: int | None = None
     """Place of a returning user among those of the stream, the most popular first."""
+
+
+class StoredTraffic:
+    """Visits in turns of users whose histories the server has."""
+
+    def __init__(self, user_ids: Sequence[str]) -> None:
+        self._upcoming = deque(user_ids)
+
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        """Return the users from the next one on."""
+        return tuple(self._upcoming)
+
+    def first_pass(self, users: int) -> Iterator[Visit]:
+        """Yield so many visits."""
+        return (self.next() for _ in range(users))
+
+    def next(self) -> Visit:
+        """Return the next visit."""
+        user_id = self._upcoming[0]
+        self.skip(1)
+        return Visit(Kind.RETURNING, user_id, None)
+
+    def skip(self, visits: int) -> None:
+        """Go on behind so many visits, which others have sent."""
+        self._upcoming.rotate(-visits)
+
+    def done(self, visit: Visit) -> None:
+        """Let the user of a visit return, as any user may at any time."""
 
 
 class Traffic:
@@ -204,3 +234,6 @@ class Traffic:
             user.timestamp_N[place_N] + lap_N * lap_s + self._shift_s + later_s,
             user.surface_N[place_N],
         )
+
+
+AnyTraffic = Traffic | StoredTraffic

@@ -26,10 +26,9 @@ from unipinrec.bundle import UNIFIED
 from unipinrec.data.events import DatasetInfo
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
-from unipinrec.models.config import JointTraining
 from unipinrec.models.unified.config import UnifiedConfig, preset
 from unipinrec.models.unified.module import UnifiedRecommender
-from unipinrec.training.checkpoint import CheckpointState, load_model, save_checkpoint
+from unipinrec.training.checkpoint import latest_checkpoint, load_model, save_model
 
 # Test files run side by side, each with one core.
 torch.set_num_threads(1)
@@ -41,6 +40,8 @@ LEASE_MS = 4_000
 SURFACES = ("home", "search")
 NOW = 1_750_000_000
 """When requests are made: after every event."""
+SERVED: dict[str, Any] = {"retrieval_steps": 3, "merge_cosine": 0.9, "report": lambda _: None}
+"""How bundles are exported."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,6 +64,13 @@ class Exported:
     bundle: Path
     histories: Path
     """The store of the dataset's histories. No test may write to it, nor open it twice in one process."""
+
+    def with_second(self, checkpoint: Path, bundles: Path, policy_card: Path | None = None) -> Path:
+        """Return the bundle of the model and of another beside it."""
+        unified = latest_checkpoint(self.bundle.parents[1] / "checkpoints")
+        assert unified is not None
+        beside = {"beside": [checkpoint], "policy_card": policy_card}
+        return write_bundle(unified, self.dataset, bundles, **beside, **SERVED)
 
 
 def synthetic_events() -> pl.DataFrame:
@@ -105,9 +113,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         | {"time_offsets_s": (0, 60)}
     )
     checkpoint = random_checkpoint(config, folder / "checkpoints", dataset)
-    bundle = write_bundle(
-        checkpoint, dataset, folder / "bundles", retrieval_steps=3, merge_cosine=0.9, report=lambda _: None
-    )
+    bundle = write_bundle(checkpoint, dataset, folder / "bundles", **SERVED)
     with LmdbHistoryStore(folder / "histories", writable=True) as store:
         store.replace_all(lambda: dataset_histories(dataset))
     return Exported(dataset, load_model(checkpoint), bundle, folder / "histories")
@@ -120,16 +126,7 @@ def random_checkpoint(config: UnifiedConfig, folder: Path, dataset: InteractionD
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3 if "ranking_head" in name else 0.15)
-    state = CheckpointState(
-        spec=UNIFIED,
-        epoch=1,
-        step=1,
-        model=config,
-        training=JointTraining(epochs=1),
-        dataset=dataset.info.sha256,
-    )
-    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
+    return save_model(folder, UNIFIED, config, model, dataset.info.sha256)
 
 
 @contextmanager

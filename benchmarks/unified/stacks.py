@@ -118,9 +118,9 @@ class Comparison:
                     self._tell(f"round {place + 1} of {self.load.rounds}, {concurrency} in flight, {stack}")
                     self.run_window(stack, concurrency)
 
-    def run_window(self, stack: str, concurrency: int) -> None:
+    def run_window(self, stack: str, concurrency: int) -> Window:
         """Run one window of a stack's own traffic, of users that no earlier window had."""
-        self.run_closed(stack, self._plan(stack, concurrency), concurrency)
+        return self.run_closed(stack, self._plan(stack, concurrency), concurrency)
 
     def run_schedule(self, stacks: Sequence[str], rates: Sequence[float]) -> None:
         """Run Poisson arrivals at each rate; each of the stacks meets the same schedule."""
@@ -137,8 +137,8 @@ class Comparison:
                 plan = self._plan(stack, max(self.load.concurrencies))
                 self.results[stack].opened[rate].append(self._windows.run(plan, window))
 
-    def run_closed(self, stack: str, plan: LoadPlan, concurrency: int) -> None:
-        """Run one window with so many requests in flight."""
+    def run_closed(self, stack: str, plan: LoadPlan, concurrency: int) -> Window:
+        """Run one window with so many requests in flight, and return it."""
         window = WindowPlan(
             arrivals=Arrivals.CLOSED,
             level=concurrency,
@@ -147,7 +147,9 @@ class Comparison:
             least_replies=max(self.load.least_replies, REPLIES_PER_USER * concurrency),
             keep_every=KEEP_EVERY,
         )
-        self.results[stack].closed[concurrency].append(self._windows.run(plan, window))
+        found = self._windows.run(plan, window)
+        self.results[stack].closed[concurrency].append(found)
+        return found
 
     def fill(self, plan: LoadPlan, users: int) -> None:
         """Send the first visits of so many users, not measured.

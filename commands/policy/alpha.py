@@ -37,6 +37,9 @@ RootCertificates = Annotated[
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")]
 Note = Annotated[str, typer.Option(help="Why, for whoever looks at the status later.")]
 
+NUMBERS = {"ignore_unknown_options": True}
+"""Settings of a command whose argument may be a negative number, which else is taken for an option."""
+
 DEFAULT_URL, DEFAULT_TIMEOUT_S = "localhost:8001", 10.0
 
 
@@ -166,7 +169,7 @@ def _tell(status: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # Without the other commands, and so without what only training needs.
     app = typer.Typer(no_args_is_help=True)
-    app.command("set-alpha")(set_alpha_command)
+    app.command("set-alpha", context_settings=NUMBERS)(set_alpha_command)
     app.command("rollback")(rollback_command)
     app.command("status")(status_command)
     app()

@@ -1,5 +1,6 @@
 """`unipinrec policy evaluate`: what a policy would have earned in logged exploration."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -130,13 +131,21 @@ def _show(report: PolicyReport, console: Console) -> None:
                 estimator.upper(),
                 _interval(found.policy, ".4f"),
                 _interval(found.difference, "+.4f"),
-                _interval(found.lift, "+.2%"),
+                _lift(found.lift),
             )
         console.print(table)
 
 
 def _interval(estimate: Estimate, form: str) -> str:
     return f"{estimate.mean:{form}}\n{estimate.low:{form}} to {estimate.high:{form}}"
+
+
+def _lift(lift: Estimate) -> str:
+    """The interval in percent; an end that resamples where production earned 0 leave open has no number."""
+    if not math.isfinite(lift.mean):
+        return "none, it is 0"
+    low, high = (f"{end:+.2%}" if math.isfinite(end) else "any" for end in (lift.low, lift.high))
+    return f"{lift.mean:+.2%}\n{low} to {high}"
 
 
 def _told(support: Support) -> str:

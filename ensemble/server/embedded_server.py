@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import psutil
 import tritonclient.grpc as triton
@@ -44,6 +45,8 @@ HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
 LOGGED_ERROR = re.compile(r'^E\d{4} \S+ \d+ \S+ "?(?P<message>.+?)(?:\\n.*)?"?$')
 LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
 
+PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""Which Triton would ask on the way to a receiver of spans, also to one that `no_proxy` lists."""
 CHANNEL_ARGUMENTS = (
     # gRPC's own pauses between attempts to connect grow to minutes.
     *((f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")),
@@ -264,7 +267,8 @@ class EmbeddedServer:
         ]
 
     def _environment(self, library_path: Sequence[Path]) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
+        left_out = {"PYTHONHOME", *(PROXIES if _is_here(self.settings.trace_url) else ())}
+        inherited = {name: value for name, value in os.environ.items() if name not in left_out}
         return {
             **inherited,
             **self.settings.as_environment(),
@@ -337,6 +341,11 @@ def _ending(pid: int) -> os.waitid_result | None:
     """How the child ended, or None while it runs."""
     # WNOWAIT leaves the ended process to be waited for, so that its id is not given to another meanwhile.
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+def _is_here(url: str | None) -> bool:
+    host = urlsplit(url or "").hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _joined(*parts: Path | str | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ensemble.arrays import Int64s
 from ensemble.stores.history_store import EVENT, Events, merge
 from unipinrec.data.history import History
 from unipinrec.data.impressions_log import ImpressionLog
@@ -25,7 +26,18 @@ def dataset_histories(
         kept = history[: max(len(history) - skip_last, 0)]
         shown = _shown(dataset, log, user, len(kept))
         latest = shown[max(len(shown) - added, 0) :]
-        yield str(user_id).encode(), merge(_as_events(dataset, kept), _as_events(dataset, latest))
+        parts = (events_of(part, dataset.item_ids_V) for part in (kept, latest))
+        yield str(user_id).encode(), merge(*parts)
+
+
+def events_of(history: History, item_id_V: Int64s) -> Events:
+    """Return the events of a history in item rows, given the item of each row."""
+    events = np.empty(len(history), EVENT)
+    events["item_id"] = item_id_V[history.item_row_N]
+    events["actions"] = history.actions_N
+    events["timestamp"] = history.timestamp_N
+    events["surface"] = history.surface_N
+    return events
 
 
 def _shown(dataset: InteractionDataset, log: ImpressionLog, user: int, kept: int) -> History:
@@ -36,12 +48,3 @@ def _shown(dataset: InteractionDataset, log: ImpressionLog, user: int, kept: int
         return log.history(user)
     began = int(np.searchsorted(dataset.feedviews.start_F[first:end], kept, side="right"))
     return log.before(int(first) + max(began - 1, 0))
-
-
-def _as_events(dataset: InteractionDataset, history: History) -> Events:
-    events = np.empty(len(history), EVENT)
-    events["item_id"] = dataset.item_ids_V[history.item_row_N]
-    events["actions"] = history.actions_N
-    events["timestamp"] = history.timestamp_N
-    events["surface"] = history.surface_N
-    return events

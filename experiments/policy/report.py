@@ -1,9 +1,7 @@
 """What the comparison of policies found, as the JSON file that its page is made of."""
 
-from pathlib import Path
-
 from experiments.policy.world import WorldConfig
-from experiments.report import Machine
+from experiments.report import Machine, WrittenReport
 from unipinrec.config import Config
 from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.evaluation.estimators import Estimator
@@ -107,7 +105,7 @@ class SeedReport(Config):
         return next(family for family in (*self.families, *self.partial) if family.name == name)
 
 
-class PolicyStudyReport(Config):
+class PolicyStudyReport(WrittenReport):
     """All worlds."""
 
     synthetic: bool = True
@@ -122,10 +120,3 @@ class PolicyStudyReport(Config):
     machine: Machine
     minutes: float | None
     """None where an earlier run had finished some worlds."""
-
-    def write(self, path: Path) -> None:
-        """Replace `path` in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=1) + "\n")
-        partial.rename(path)

@@ -17,6 +17,7 @@ from tests.served.exchange import exchange
 from tests.served.nodes import NODES
 from tests.served.requests import stored
 from tests.served.span_receiver import Span, SpanReceiver, receiving
+from tests.support.triton_servers import free_port
 from tests.support.waiting import holds_within
 
 RATE = 5
@@ -37,9 +38,12 @@ def receiver() -> Iterator[SpanReceiver]:
 def traced(
     exported: Exported, receiver: SpanReceiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedServer]:
+    """A server whose environment names a proxy, which does not lead to this machine."""
     log_path = tmp_path_factory.mktemp("log") / "server.log"
-    with serving(exported, log_path, trace_url=receiver.url, trace_rate=RATE) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+        with serving(exported, log_path, trace_url=receiver.url, trace_rate=RATE) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")

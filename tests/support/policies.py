@@ -8,22 +8,15 @@ import numpy as np
 import torch
 from unipinrec_client import RecommendRequest
 
-from export.bundle_writer import write_bundle
 from tests.conftest import ACTIONS, Exported
 from unipinrec.data.arms import Arms, WeightRange
 from unipinrec.models.policy.card import Alphas, PolicyCard
 from unipinrec.models.policy.cohorts import cohort_of
-from unipinrec.models.policy.config import CohortRule, PolicyConfig, PolicyTraining
+from unipinrec.models.policy.config import CohortRule, PolicyConfig
 from unipinrec.models.policy.module import ValueNetwork
 from unipinrec.models.policy.offline import OfflinePolicy
 from unipinrec.models.policy.state import policy_state
-from unipinrec.training.checkpoint import (
-    CheckpointState,
-    fingerprint,
-    latest_checkpoint,
-    load_model,
-    save_checkpoint,
-)
+from unipinrec.training.checkpoint import fingerprint, load_model, save_model
 
 PRODUCTION = (1.0, 0.5, 0.0)
 VARIED = (WeightRange(action="click", low=0.5, high=2.0), WeightRange(action="save", low=0.25, high=4.0))
@@ -60,18 +53,7 @@ def with_policy(exported: Exported, folder: Path, chosen: Alphas | None = ALPHAS
     )
     card_file = folder / "card.json"
     card_file.write_text(card.model_dump_json())
-    unified = latest_checkpoint(exported.bundle.parents[1] / "checkpoints")
-    assert unified is not None
-    bundle = write_bundle(
-        unified,
-        exported.dataset,
-        folder / "bundles",
-        beside=[policy],
-        policy_card=card_file,
-        retrieval_steps=3,
-        merge_cosine=0.9,
-        report=lambda _: None,
-    )
+    bundle = exported.with_second(policy, folder / "bundles", card_file)
     return PolicyExported(bundle, card, load_model(policy))
 
 
@@ -83,11 +65,7 @@ def random_policy(config: PolicyConfig, folder: Path, dataset: dict[str, str]) -
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=spreads.get(name.rpartition(".")[0].removesuffix(".0"), 0.25))
-    state = CheckpointState(
-        spec="policy", epoch=1, step=1, model=config, training=PolicyTraining(), dataset=dataset
-    )
-    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
+    return save_model(folder, "policy", config, model, dataset)
 
 
 def expected_arms(

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble.stores.history_store import EVENT, Events
-from export.bundle_writer import write_bundle
+from ensemble.stores.dataset_histories import events_of
+from ensemble.stores.history_store import Events
 from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, Exported
 from tests.support.answers import Answer
 from unipinrec.bundle import read_manifest
@@ -23,12 +23,7 @@ from unipinrec.models.transact.module import TransAct, TransActV2
 from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.transact.search import quantised
 from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
-from unipinrec.training.checkpoint import (
-    CheckpointState,
-    latest_checkpoint,
-    load_model,
-    save_checkpoint,
-)
+from unipinrec.training.checkpoint import load_model, save_model
 
 SIZES = {
     "num_items": ITEMS,
@@ -53,18 +48,7 @@ class RankerExported:
 def with_second_ranker(exported: Exported, folder: Path, name: str) -> RankerExported:
     """Return a bundle of the exported model and of a second ranker that orders items otherwise."""
     checkpoint = random_ranker(name, folder / "checkpoints", exported.dataset.info.sha256)
-    unified = latest_checkpoint(exported.bundle.parents[1] / "checkpoints")
-    assert unified is not None
-    bundle = write_bundle(
-        unified,
-        exported.dataset,
-        folder / "bundles",
-        beside=[checkpoint],
-        retrieval_steps=3,
-        merge_cosine=0.9,
-        report=lambda _: None,
-    )
-    return RankerExported(bundle, load_model(checkpoint))
+    return RankerExported(exported.with_second(checkpoint, folder / "bundles"), load_model(checkpoint))
 
 
 def random_ranker(name: str, folder: Path, dataset: dict[str, str]) -> Path:
@@ -81,11 +65,7 @@ def random_ranker(name: str, folder: Path, dataset: dict[str, str]) -> Path:
         vector_VE = draw.normal(size=(ITEMS, config.search_dim)).astype(np.float32)
         vector_VE /= np.linalg.norm(vector_VE, axis=1, keepdims=True)
         model.search_VW.copy_(quantised(torch.from_numpy(vector_VE)))
-    state = CheckpointState(
-        spec=name, epoch=1, step=1, model=config, training=find_model(name).training(), dataset=dataset
-    )
-    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
+    return save_model(folder, name, config, model, dataset)
 
 
 def random_rates(draw: np.random.Generator) -> BaseRates:
@@ -138,11 +118,7 @@ def acted_on(history: History) -> History:
 
 def as_events(exported: Exported, history: History) -> Events:
     """Return a history as a store takes it."""
-    events = np.empty(len(history), EVENT)
-    events["item_id"] = exported.dataset.item_ids_V[history.item_row_N]
-    events["actions"], events["timestamp"] = history.actions_N, history.timestamp_N
-    events["surface"] = history.surface_N
-    return events
+    return events_of(history, exported.dataset.item_ids_V)
 
 
 def mixed(seed: int, length: int) -> History:

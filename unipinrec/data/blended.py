@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from unipinrec.arrays import Bools, Int64s
+from unipinrec.arrays import Int64s
 from unipinrec.config import Config, Count
-from unipinrec.data.feedviews import Feedview, group_of
+from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW
-from unipinrec.data.impressions import ImpressionSampler
-from unipinrec.data.interactions import InteractionDataset, Split, split_leave_one_out
+from unipinrec.data.interactions import InteractionDataset, Split
+from unipinrec.data.training_part import TrainingPart
 
 LENGTH_NOISE = 8
 """Events by which a length may be misjudged when batches are made, so that they differ between epochs."""
@@ -93,7 +93,7 @@ class BlendedBatch:
         return type(self)(*(getattr(self, name)[chosen] for name in self.__slots__))
 
 
-class BlendedDataset(Dataset[BlendedExample]):
+class BlendedDataset(TrainingPart[BlendedExample]):
     """One example per user and epoch, from the training part of a split alone (default: leave one out).
 
     A feedview that reaches into the held-out events is cut before the first of them, in stored order.
@@ -110,14 +110,9 @@ class BlendedDataset(Dataset[BlendedExample]):
     def __init__(
         self, dataset: InteractionDataset, config: BlendedConfig, split: Split | None = None
     ) -> None:
-        self._dataset = dataset
+        super().__init__(dataset, split)
         self._config = config
-        self._split = split or split_leave_one_out(dataset)
-        self._kept_F = kept_sizes(dataset, self._split)
-        feedview_user_F = group_of(dataset.feedviews.offset_U1)
-        self._engaged_F = engaged(dataset, self._kept_F)
-        self._users = np.unique(feedview_user_F[self._kept_F > 0])
-        self._sampler = ImpressionSampler(self.item_counts())
+        self._users = np.unique(self._user_F[self._kept_F > 0])
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -126,20 +121,6 @@ class BlendedDataset(Dataset[BlendedExample]):
     def set_epoch(self, epoch: int) -> None:
         """Draw other feedviews, impressions and candidate orders from here on."""
         self._epoch = epoch
-
-    @property
-    def interactions(self) -> InteractionDataset:
-        """The dataset that the examples are drawn from."""
-        return self._dataset
-
-    @property
-    def sha256(self) -> dict[str, str]:
-        """Return the hashes of the dataset's tables."""
-        return self._dataset.info.sha256
-
-    def item_counts(self) -> Int64s:
-        """Return the number of training events of every item, [V]."""
-        return item_counts(self._dataset, self._split)
 
     def history_lengths(self) -> Int64s:
         """Return how many events each example's history has in this epoch, without joining the examples."""
@@ -212,8 +193,7 @@ class BlendedDataset(Dataset[BlendedExample]):
         actions_K = np.zeros_like(item_K)
         np.bitwise_or.at(actions_K, index_K, feedview.actions_K)
         if self._dataset.info.sampled_impressions:
-            seen_X = self._dataset.history(user).item_row_N[: self._split.train_end_U[user]]
-            drawn_K = self._sampler.draw(random, self._config.sampled_impressions_per_feedview, seen_X)
+            drawn_K = self._sampled(user, self._config.sampled_impressions_per_feedview, random)
             item_K = np.concatenate([item_K, drawn_K])
             actions_K = np.concatenate([actions_K, np.zeros_like(drawn_K)])
         order_K = random.permutation(len(item_K))
@@ -244,30 +224,3 @@ def collate(examples: Sequence[BlendedExample]) -> BlendedBatch:
 
 def _pad(rows: Sequence[Int64s], value: int = 0) -> Tensor:
     return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value)
-
-
-def item_counts(dataset: InteractionDataset, split: Split) -> Int64s:
-    """Return the number of training events of every item, [V]."""
-    user_E = group_of(dataset.offset_U1)
-    index_E = np.arange(len(user_E)) - dataset.offset_U1[user_E]
-    training_E = index_E < split.train_end_U[user_E]
-    return np.bincount(dataset.item_row_E[training_E], minlength=len(dataset.item_ids_V))
-
-
-def kept_sizes(dataset: InteractionDataset, split: Split) -> Int64s:
-    """Return how many shown items of each feedview come before the user's first held-out event, [F]."""
-    feedviews = dataset.feedviews
-    feedview_S = group_of(feedviews.shown_offset_F1)
-    user_S = group_of(feedviews.offset_U1)[feedview_S]
-    kept_S = feedviews.through_S <= split.train_end_U[user_S]
-    kept_S &= feedviews.timestamp_F[feedview_S] < split.test_begin_U[user_S]
-    return np.bincount(feedview_S[kept_S], minlength=len(feedviews))
-
-
-def engaged(dataset: InteractionDataset, kept_F: Int64s) -> Bools:
-    """Return which feedviews have an action among their kept items, [F]."""
-    feedviews = dataset.feedviews
-    feedview_S = group_of(feedviews.shown_offset_F1)
-    index_S = np.arange(len(feedview_S)) - feedviews.shown_offset_F1[feedview_S]
-    acted_S = (feedviews.actions_S != 0) & (index_S < kept_F[feedview_S])
-    return np.bincount(feedview_S[acted_S], minlength=len(feedviews)) > 0

@@ -84,5 +84,6 @@ def resampled_counts(clusters: int, numbers: int) -> Iterator[Float64s]:
 
 def interval(statistics: Float64s) -> tuple[float, float]:
     """Return percentiles 2.5 and 97.5 of the resamples' statistics, without those that are nan."""
-    low, high = np.nanpercentile(statistics, [2.5, 97.5])
+    known = statistics[~np.isnan(statistics)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return float(low), float(high)

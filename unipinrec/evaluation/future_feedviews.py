@@ -109,9 +109,9 @@ class FutureFeedviews:
         for feedview, user in zip(self.feedview_F.tolist(), self.user_F.tolist(), strict=True):
             yield self.dataset.feedviews.view(feedview), self.dataset.history(user)
 
-    def probabilities(self, recommender: Ranker) -> Float32s:
-        """Return the predicted probabilities of what was shown, [S, A]."""
-        requests, items = self.requests(), self.items()
+    def probabilities(self, recommender: Ranker, items: Sequence[Int64s] | None = None) -> Float32s:
+        """Return the predicted probabilities of what was shown, or of other items of each request, [S, A]."""
+        requests, items = self.requests(), items or self.items()
         parts = []
         for begin in range(0, len(requests), CHUNK_FEEDVIEWS):
             chunk = slice(begin, begin + CHUNK_FEEDVIEWS)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipinrec.config import Config, TrainingConfig
 from unipinrec.data.interactions import InteractionDataset
@@ -69,6 +69,16 @@ def save_checkpoint(
         if other != final:
             shutil.rmtree(other)
     return final
+
+
+def save_model(
+    folder: Path, spec: str, config: CatalogueConfig, model: nn.Module, dataset: dict[str, str]
+) -> Path:
+    """Write a model that was made and not trained, as if after one epoch. Returns the checkpoint's path."""
+    training = find_model(spec).training(epochs=1)
+    state = CheckpointState(spec=spec, epoch=1, step=1, model=config, training=training, dataset=dataset)
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    return save_checkpoint(folder, state, weights, torch.optim.AdamW(model.parameters()))
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:

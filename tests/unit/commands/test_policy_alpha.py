@@ -139,6 +139,7 @@ def test_a_change_needs_the_key_of_the_server(server: PolicyServer) -> None:
     ("arguments", "said"),
     [
         (["set-alpha", "1.5"], "alpha is 1.5; allowed: 0 to 1\n"),
+        (["set-alpha", "-0.5"], "alpha is -0.5; allowed: 0 to 1\n"),
         (["set-alpha", "nan"], "alpha is nan; allowed: 0 to 1\n"),
         (["set-alpha", "0.3", "--cohort", "core=-1"], "--cohort is 'core=-1'; allowed: name=alpha with "),
         (["set-alpha", "0.3", "--cohort", "vip=0.1"], "cohort is vip; allowed: core, casual, rest"),

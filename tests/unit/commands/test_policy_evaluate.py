@@ -105,6 +105,23 @@ def test_values_and_clipping_reach_the_estimates_and_the_table(tmp_path: Path) -
     assert f"{mean:.4f}" in shown
 
 
+@pytest.mark.parametrize(("earned", "shown"), [(0, "none, it is 0"), (1, "% to any")])
+def test_a_share_of_next_to_nothing_has_no_number(tmp_path: Path, earned: int, shown: str) -> None:
+    """Of 13 requests with production's arm, `earned` got the first reward."""
+    log = small_log(requests=65)
+    log.reward_RM[np.flatnonzero(log.arm_R == PRODUCTION)[earned:], 0] = 0
+    log.reward_RM[np.flatnonzero(log.arm_R == PRODUCTION)[:earned], 0] = 1
+    table = pl.DataFrame({"request_id": log.request_id_R.astype(str), "arm": np.full(len(log), 2)})
+    table.write_parquet(tmp_path / "choices.parquet")
+
+    result = evaluated("--log", stored(tmp_path, log), "--policy", tmp_path / "choices.parquet")
+
+    assert "production: 13 hits" in result.stdout
+    assert shown in result.stdout
+    assert "nan" not in result.stdout
+    assert "inf" not in result.stdout
+
+
 @dataclass(frozen=True)
 class Trained:
     data: Path

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from loadtest.histories import DrawnUsers, HistoriesError, UserHistory, read_histories, write_histories
-from loadtest.traffic import MOST_APPENDED, HistoryLimit, Kind, Traffic, TrafficMix, Visit
+from loadtest.plan import LoadPlan
+from loadtest.traffic import (
+    MOST_APPENDED,
+    HistoryLimit,
+    Kind,
+    StoredTraffic,
+    Traffic,
+    TrafficMix,
+    Visit,
+)
 
 RETURNING = TrafficMix(new=0, anonymous=0, returning=1)
 
@@ -276,3 +285,23 @@ def test_dropping_old_blocks_never_changes_what_the_model_reads(drawn: DrawnUser
         starts.add(start)
     assert sorted(starts) == list(range(0, max(starts) + 1, block))
     assert len(starts) > 8
+
+
+def test_stored_users_come_in_turns_and_send_no_history(tmp_path: Path) -> None:
+    plan = LoadPlan(url="", stored=("a", "b", "c", "d", "e"), workers=2)
+    plan.write(tmp_path / "plan.json")
+    read = LoadPlan.read(tmp_path / "plan.json")
+    assert read == plan
+    first, second = read.open_traffic(0), read.open_traffic(1)
+    came = [first.next() for _ in range(5)]
+    assert [visit.user_id for visit in came] == ["a", "c", "e", "a", "c"]
+    assert [visit.user_id for visit in second.first_pass(3)] == ["b", "d", "b"]
+    assert all(visit.history is None for visit in came)
+
+
+def test_stored_users_go_on_behind_visits_that_others_sent() -> None:
+    traffic = StoredTraffic(["a", "b", "c"])
+    traffic.next()
+    traffic.skip(4)
+    assert traffic.user_ids == ("c", "a", "b")
+    assert traffic.next().user_id == "c"

@@ -1,22 +1,20 @@
 """TransAct: what it says of a candidate depends on its request and itself, and on nothing beside them."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.random_rankers import SWITCHES, apart, logits
+from tests.support.random_rankers import transact as ranker
 from tests.support.slate_requests import (
     ACTIONS,
     ITEMS,
     LAST_BITS,
-    MIXED,
     NOW,
     SURFACES,
     Sizes,
-    chosen,
-    repeated,
     slates,
     without_events,
 )
@@ -25,75 +23,10 @@ from unipinrec.models.transact.config import TransactConfig
 from unipinrec.models.transact.layer import EncoderLayer, joined
 from unipinrec.models.transact.module import TransAct, newest_first
 
-SWITCHES: list[dict[str, Any]] = [
-    {},
-    {"outputs": "first"},
-    {"outputs": "max"},
-    {"fusion": "append"},
-    {"base_rates": False},
-    {"encoder_layers": 1, "outputs": "first"},
-    {"cross_dim": 0},
-]
-
-
-def ranker(**changes: Any) -> TransAct:
-    """Random weights, larger than at first, so that everything counts."""
-    fields = {"max_candidates": 8, "max_events": 20, "first_rows": 4, "cross_dim": 24, **changes}
-    config = TransactConfig(num_items=ITEMS, num_actions=ACTIONS, num_surfaces=SURFACES, **fields)
-    torch.manual_seed(0)
-    model = TransAct(config)
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            nn.init.normal_(weight, std=0.6 * weight.size(-1) ** -0.5)
-    return model.eval()
-
-
-def logits(model: TransAct, requests: RequestBatch, hidden_s: list[int] | None = None) -> Tensor:
-    with torch.inference_mode():
-        return model(requests, None if hidden_s is None else torch.tensor(hidden_s))
-
-
-def apart(one: Tensor, other: Tensor) -> float:
-    assert one.shape == other.shape
-    return float((one - other).detach().abs().max())
-
 
 @pytest.fixture(scope="module", params=SWITCHES, ids=str)
 def model(request: pytest.FixtureRequest) -> TransAct:
     return ranker(**request.param)
-
-
-def test_a_batch_gives_what_single_requests_give(model: TransAct) -> None:
-    requests = slates().requests
-    whole = logits(model, requests)
-    assert whole.shape == (sum(size.candidates for size in MIXED), ACTIONS)
-    singles = [logits(model, requests.requests(slice(row, row + 1))) for row in range(len(MIXED))]
-    assert apart(whole, torch.cat(singles)) < LAST_BITS
-    assert whole.std(0).min() > 0.01
-
-
-def test_leaving_out_and_reordering_candidates_changes_no_other(model: TransAct) -> None:
-    requests = slates().requests
-    order = [3, 1, 4, 6, 12, 9, 13, 17, 15, 14]
-    assert apart(logits(model, chosen(requests, order)), logits(model, requests)[order]) < LAST_BITS
-
-
-def test_sequences_once_give_what_a_request_per_candidate_gives(model: TransAct) -> None:
-    requests = slates().requests
-    assert len(repeated(requests).request_time_R) == 21
-    assert apart(logits(model, requests), logits(model, repeated(requests))) < LAST_BITS
-
-
-def test_training_without_dropout_computes_what_evaluation_does(model: TransAct) -> None:
-    requests = slates().requests
-    expected = logits(model, requests)
-    for part in model.modules():
-        for name in ("p", "probability"):
-            if hasattr(part, name):
-                setattr(part, name, 0.0)
-    model.train()
-    assert apart(logits(model, requests), expected) < LAST_BITS
-    model.eval()
 
 
 def test_small_groups_of_requests_change_nothing(model: TransAct, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,28 +34,6 @@ def test_small_groups_of_requests_change_nothing(model: TransAct, monkeypatch: p
     expected = logits(model, requests)
     monkeypatch.setattr("unipinrec.models.transact.encoder_v1.ROWS_AT_ONCE", 1)
     assert apart(logits(model, requests), expected) < LAST_BITS
-
-
-@pytest.mark.parametrize("changes", SWITCHES, ids=str)
-def test_gradients_are_finite_and_reach_every_parameter(changes: dict[str, Any]) -> None:
-    model = ranker(**changes).train()
-    model(slates().requests).square().sum().backward()
-    for name, weight in model.named_parameters():
-        unused = name == "heads.rates.weight_3A" and not model.config.base_rates
-        assert unused or weight.grad is not None, name
-        assert unused or (weight.grad.isfinite().all() and weight.grad.abs().max() > 0), name
-
-
-@pytest.mark.parametrize(
-    "sizes", [[Sizes(0, 0, 3)], [Sizes(0, 0, 2), Sizes(0, 5, 1)], [Sizes(7, 0, 0), Sizes(2, 0, 2)]]
-)
-def test_requests_without_rows_or_candidates_are_finite(model: TransAct, sizes: list[Sizes]) -> None:
-    requests = slates(sizes).requests
-    logit_CA = model(requests)
-    assert logit_CA.isfinite().all()
-    logit_CA.sum().backward()
-    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
-    model.zero_grad()
 
 
 def test_the_time_window_hides_exactly_the_events_within_it() -> None:
@@ -153,7 +64,7 @@ def test_the_time_window_hides_exactly_the_events_within_it() -> None:
 def encoder_output(model: TransAct, requests: RequestBatch, hidden_s: list[int] | None) -> Tensor:
     seen: list[Tensor] = []
     handle = model.encoder.register_forward_hook(lambda *call: seen.append(call[2]))
-    logits(model, requests, hidden_s)
+    logits(model, requests, None if hidden_s is None else torch.tensor(hidden_s))
     handle.remove()
     return seen[0]
 

@@ -1,90 +1,31 @@
 """TransAct V2: the tokens of a candidate are the right rows in the right places, and nothing else counts."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.random_rankers import SIZES_V2, apart, logits
+from tests.support.random_rankers import transact_v2 as ranker
 from tests.support.slate_requests import (
     ACTIONS,
     ITEMS,
     LAST_BITS,
-    MIXED,
-    SURFACES,
     Sizes,
-    chosen,
-    repeated,
     slates,
 )
 from unipinrec.models.transact import causal_blocks
-from unipinrec.models.transact.batch import NearestRows, RequestBatch
 from unipinrec.models.transact.causal_blocks import BLOCK, CausalBlocks, candidates_together
-from unipinrec.models.transact.config import TransactV2Config
 from unipinrec.models.transact.encoder_v2 import Tokens
 from unipinrec.models.transact.layer import CausalLayer
 from unipinrec.models.transact.module import TransActV2
 from unipinrec.models.transact.nearest import latest, nearest_rows
 
-SIZES = {
-    "max_candidates": 8, "max_events": 64, "realtime_events": 9, "lifelong_nearest": 5, "latest_events": 4,
-    "realtime_nearest": 3, "impressions_nearest": 6, "cross_dim": 24, "search_dim": 8,
-}  # fmt: skip
-
-
-def ranker(**changes: Any) -> TransActV2:
-    """Random weights, larger than at first, and random vectors to search by."""
-    config = TransactV2Config(
-        num_items=ITEMS, num_actions=ACTIONS, num_surfaces=SURFACES, **{**SIZES, **changes}
-    )
-    torch.manual_seed(0)
-    model = TransActV2(config)
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            nn.init.normal_(weight, std=0.6 * weight.size(-1) ** -0.5)
-    model.search_VW.copy_(torch.randint(-127, 128, model.search_VW.shape))
-    return model.eval()
-
-
-def logits(model: TransActV2, requests: RequestBatch, nearest: NearestRows | None = None) -> Tensor:
-    with torch.inference_mode():
-        return model(requests, nearest)
-
-
-def apart(one: Tensor, other: Tensor) -> float:
-    assert one.shape == other.shape
-    return float((one - other).detach().abs().max())
-
 
 @pytest.fixture(scope="module")
 def model() -> TransActV2:
     return ranker()
-
-
-def test_a_batch_gives_what_single_requests_give(model: TransActV2) -> None:
-    requests = slates().requests
-    whole = logits(model, requests)
-    singles = [logits(model, requests.requests(slice(row, row + 1))) for row in range(len(MIXED))]
-    assert apart(whole, torch.cat(singles)) < LAST_BITS
-    assert whole.std(0).min() > 0.01
-
-
-def test_leaving_out_and_reordering_candidates_changes_no_other(model: TransActV2) -> None:
-    requests = slates().requests
-    order = [3, 1, 4, 6, 12, 9, 13, 17, 15, 14]
-    assert apart(logits(model, chosen(requests, order)), logits(model, requests)[order]) < LAST_BITS
-
-
-def test_sequences_once_give_what_a_request_per_candidate_gives(model: TransActV2) -> None:
-    requests = slates().requests
-    assert apart(logits(model, requests), logits(model, repeated(requests))) < LAST_BITS
-
-
-def test_training_without_dropout_computes_what_evaluation_does() -> None:
-    model, requests = ranker(dropout=0.0), slates().requests
-    expected = logits(model, requests)
-    assert apart(logits(model.train(), requests), expected) < LAST_BITS
 
 
 def test_logged_rows_give_what_a_search_gives(model: TransActV2) -> None:
@@ -95,31 +36,11 @@ def test_logged_rows_give_what_a_search_gives(model: TransActV2) -> None:
     assert apart(logits(model, requests, other), logits(model, requests)) > LAST_BITS
 
 
-def test_gradients_are_finite_and_reach_every_parameter() -> None:
-    model = ranker().train()
-    model(slates().requests).square().sum().backward()
-    for name, weight in model.named_parameters():
-        assert weight.grad is not None, name
-        assert weight.grad.isfinite().all(), name
-        assert weight.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize(
-    "sizes", [[Sizes(0, 0, 3)], [Sizes(0, 0, 2), Sizes(0, 5, 1)], [Sizes(7, 0, 0), Sizes(2, 0, 2)]], ids=str
-)
-def test_requests_without_rows_or_candidates_are_finite(model: TransActV2, sizes: list[Sizes]) -> None:
-    logit_CA = model(slates(sizes).requests)
-    assert logit_CA.isfinite().all()
-    logit_CA.sum().backward()
-    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
-    model.zero_grad()
-
-
 @pytest.mark.parametrize("part", ["lifelong_nearest", "realtime_nearest", "impressions_nearest"])
 def test_a_part_may_have_no_tokens(part: str) -> None:
     model, requests = ranker(**{part: 0}), slates().requests
     assert logits(model, requests).isfinite().all()
-    assert model.encoder.position.weight.size(0) == 18 - SIZES[part]
+    assert model.encoder.position.weight.size(0) == 18 - SIZES_V2[part]
 
 
 def test_tokens_are_the_nearest_of_each_part_and_the_latest_in_order_of_time(model: TransActV2) -> None:

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.config import Config, Count
-from unipinrec.data.blended import engaged, item_counts, kept_sizes
 from unipinrec.data.feedviews import group_of, offsets
 from unipinrec.data.history import History
-from unipinrec.data.impressions import ImpressionSampler
 from unipinrec.data.impressions_log import ImpressionLog
-from unipinrec.data.interactions import InteractionDataset, Split, split_leave_one_out
+from unipinrec.data.interactions import InteractionDataset, Split
+from unipinrec.data.training_part import TrainingPart
 from unipinrec.models.transact.base_rates import BaseRates, user_counts
 from unipinrec.models.transact.batch import NearestRows, RankingBatch, RequestBatch
 from unipinrec.models.transact.rate_history import (
@@ -55,7 +55,7 @@ class SlateConfig(Config):
     """Seeds the choice of feedviews and the sampled impressions."""
 
 
-class SlateExamples(Dataset[RankingBatch]):
+class SlateExamples(TrainingPart[RankingBatch]):
     """Feedviews from the training part of a split alone (default: leave one out), some of each user an epoch.
 
     An item that a feedview shows twice is one candidate, its actions joined. Where the dataset has no
@@ -80,17 +80,14 @@ class SlateExamples(Dataset[RankingBatch]):
         items = len(dataset.item_ids_V)
         if vector_VE is not None and len(vector_VE) != items:
             raise ValueError(f"vectors are of {len(vector_VE)} items; allowed: {items}")
+        super().__init__(dataset, split)
         self.vector_VE = vector_VE
-        self._dataset, self._limits, self._config, self._nearest = dataset, limits, config, nearest
-        self._split = split or split_leave_one_out(dataset)
-        kept_F = kept_sizes(dataset, self._split)
-        self._user_F = group_of(dataset.feedviews.offset_U1)
-        self._slates = _Slates.of(dataset, kept_F)
+        self._limits, self._config, self._nearest = limits, config, nearest
+        self._slates = _Slates.of(dataset, self._kept_F)
         self._events = _Rows.acted_on(dataset)
         log = ImpressionLog.of(dataset)
         self._impressions = _Rows(log.rows, log.offset_U1[self._user_F], log.start_F)
-        self._draw = _Draw.of(self._user_F, kept_F > 0, engaged(dataset, kept_F), config)
-        self._sampler = ImpressionSampler(self.item_counts())
+        self._draw = _Draw.of(self._user_F, self._kept_F > 0, self._engaged_F, config)
         self._rates = self._rate_history()
         self.set_epoch(0)
 
@@ -119,23 +116,15 @@ class SlateExamples(Dataset[RankingBatch]):
         )
 
     @property
-    def interactions(self) -> InteractionDataset:
-        """Return the dataset that the examples are drawn from."""
-        return self._dataset
-
-    @property
+    @override
     def sha256(self) -> dict[str, str]:
         """Return the hashes of the dataset's tables, and of given vectors."""
-        hashes = dict(self._dataset.info.sha256)
+        hashes = dict(super().sha256)
         if self.vector_VE is not None:
             # Vectors that another machine computed differ in their last bits.
             rounded = quantised(self.vector_VE).numpy()
             hashes["given_vectors"] = hashlib.sha256(rounded.tobytes()).hexdigest()
         return hashes
-
-    def item_counts(self) -> Int64s:
-        """Return the number of training events of every item, [V]."""
-        return item_counts(self._dataset, self._split)
 
     def base_rates(self) -> BaseRates:
         """Return the rates at the end of training, with the prior and strengths of the examples' rates."""
@@ -176,8 +165,7 @@ class SlateExamples(Dataset[RankingBatch]):
         drawn = []
         for feedview, user in zip(feedview_R.tolist(), self._user_F[feedview_R].tolist(), strict=True):
             random = np.random.default_rng((self._config.seed, self._epoch, feedview))
-            seen_X = self._dataset.history(user).item_row_N[: self._split.train_end_U[user]]
-            drawn.append(self._sampler.draw(random, count, seen_X))
+            drawn.append(self._sampled(user, count, random))
         added_R = np.array([len(item_row) for item_row in drawn])
         request_C = np.concatenate(
             [group_of(slates.offset_F1), np.repeat(np.arange(len(feedview_R)), added_R)]
