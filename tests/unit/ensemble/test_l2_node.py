@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ensemble.executors.torchscript.engine import CpuEngine
 from ensemble.graph import MODEL_REPOSITORY, Tensors, call_in_process, ensembles_in
@@ -191,6 +192,21 @@ def test_many_candidates_are_ranked_as_a_few_are(ranker: RankerExported) -> None
             few = slice(begin, begin + 50)
             (right,) = offline.action_probabilities([request], [row_K[few]])
             assert np.allclose(found[few], right, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_several_threads_answer_as_one(ranker: RankerExported, threads: int) -> None:
+    offline, draw = OfflineSecondRanker(ranker.model), np.random.default_rng(3)
+    requests = [request_of(mixed(seed, length)) for seed, length in enumerate((0, 40, 17_500))]
+    candidates = [draw.permutation(ITEMS)[:count] for count in (3, 130, 100)]
+    alone = offline.action_probabilities(requests, candidates)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    together = offline.action_probabilities(requests, candidates)
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    for found, right in zip(together, alone, strict=True):
+        assert np.allclose(found, right, atol=1e-6)
 
 
 def test_impressions_change_what_the_second_ranker_says_and_nothing_before_it(

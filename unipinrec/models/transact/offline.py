@@ -13,6 +13,7 @@ from unipinrec.arrays import Int64s
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.module import TransAct, TransActV2
+from unipinrec.models.transact.parts import on_one_thread
 from unipinrec.models.transact.sequences import sequences_of
 
 LARGEST_FORWARD = 128
@@ -36,7 +37,8 @@ class OfflineSecondRanker:
             asked = [requests[place] for place, _ in group]
             chosen = [candidates[place][part] for place, part in group]
             batch = self.request_batch(asked, chosen).to(self._rates_device)
-            probability_CA = torch.sigmoid(self._model(batch))
+            with on_one_thread():
+                probability_CA = torch.sigmoid(self._model(batch))
             sizes = [len(row_K) for row_K in chosen]
             for (place, _), part_KA in zip(group, probability_CA.split(sizes), strict=True):
                 parts[place].append(part_KA)

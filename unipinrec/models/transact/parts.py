@@ -5,42 +5,74 @@ they wait for each other most of the time. Here they meet once.
 """
 
 import functools
+import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar, TypeVarTuple
 
 import torch
-from torch import Tensor
+
+Given = TypeVarTuple("Given")
+Made = TypeVar("Made")
 
 
-def side_by_side(compute: Callable[..., Tensor], parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Return what is computed of each part, without gradients, on as many threads as PyTorch may use."""
-    threads, given = torch.get_num_threads(), list(parts)
-    if threads == 1 or len(given) == 1:
+class _Own(threading.local):
+    """What each thread has of its own."""
+
+    parts: int | None = None
+    """How many parts are computed at once of what it computes; None: as many as PyTorch may use threads."""
+
+
+_own = _Own()
+
+
+def side_by_side(compute: Callable[[*Given], Made], parts: Iterable[tuple[*Given]]) -> list[Made]:
+    """Return what is computed of each part, without gradients, on as many threads as PyTorch may use.
+
+    The calling thread is one of them: it need not wait until others are awake.
+    """
+    given = list(parts)
+    threads = min(_own.parts or torch.get_num_threads(), len(given))
+    if threads < 2:
         return [compute(*part) for part in given]
-    return list(_pool(threads).map(functools.partial(_computed, compute), given))
+    made: dict[int, Made] = {}
+    places = itertools.count()
+
+    def take_parts() -> None:
+        # Whether gradients are wanted is a thread's own.
+        with torch.inference_mode(), on_one_thread(parts=1):
+            while (place := next(places)) < len(given):
+                made[place] = compute(*given[place])
+
+    others = [_pool(threads - 1).submit(take_parts) for _ in range(threads - 1)]
+    try:
+        take_parts()
+    finally:
+        for other in others:
+            # One that is not awake yet would find nothing left.
+            if not other.cancel():
+                other.result()
+    return [made[place] for place in range(len(given))]
 
 
-def _computed(compute: Callable[..., Tensor], part: tuple[Tensor, ...]) -> Tensor:
-    # Whether gradients are wanted is a thread's own.
-    with torch.inference_mode():
-        return compute(*part)
+@contextmanager
+def on_one_thread(parts: int | None = None) -> Iterator[None]:
+    """Have PyTorch compute on the calling thread alone, but for `parts` at once of `side_by_side`: as many as
+    it might use threads, if not told."""
+    threads, before = torch.get_num_threads(), _own.parts
+    _own.parts = parts or before or threads
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _own.parts = before
+        if threads > 1:
+            torch.set_num_threads(threads)
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    started = threading.Barrier(threads + 1)
-
-    def start() -> None:
-        # At its first operation a thread takes the common number, over what it was set to.
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-        started.wait()
-
-    pool = ThreadPoolExecutor(threads, initializer=start)
-    for _ in range(threads):
-        pool.submit(int)
-    started.wait()
-    # What a thread sets is its own number, and the one that later threads begin with.
-    torch.set_num_threads(threads)
-    return pool
+    return ThreadPoolExecutor(threads)
