@@ -5,6 +5,7 @@ Shapes: R requests, C candidates of all of them, V items, A actions, X of what i
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ def user_counts(sequences: RequestSequences, limits: Limits, actions: int) -> Co
     cut_R = events.lengths >= limits.max_events
     since_R[cut_R] = np.maximum(since_R, events.oldest(0))[cut_R]
     recent_N = _since(events, since_R)
-    acted_AR = [_counted(events, recent_N & (events.actions_N >> a & 1 == 1)) for a in range(actions)]
+    acted_AR = [_counted(events, recent_N & (events.actions_N & 1 << a != 0)) for a in range(actions)]
     shown_R = _counted(events, recent_N) + _counted(impressions, _since(impressions, since_R))
     return Counts(shown_R, np.stack(acted_AR, axis=1))
 
@@ -123,6 +124,5 @@ def _since(rows: PackedSequences, since_R: Int64s) -> Bools:
 
 def _counted(rows: PackedSequences, counts_N: Bools) -> Int64s:
     """Return how many rows of each request count, [R]."""
-    until_N1 = np.concatenate([[0], np.cumsum(counts_N, dtype=np.int64)])
-    counted_R: Int64s = np.diff(until_N1[rows.offset_R1])
-    return counted_R
+    bounds = pairwise(rows.offset_R1.tolist())
+    return np.array([np.count_nonzero(counts_N[begin:end]) for begin, end in bounds], np.int64)

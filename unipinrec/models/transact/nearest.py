@@ -6,7 +6,7 @@ Shapes: R requests, C candidates, V items, E width of the search vectors, K near
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unipinrec.models.transact.batch import NearestRows, PackedEvents, RequestBatch
 from unipinrec.models.transact.config import TransactV2Config
@@ -26,16 +26,12 @@ def parts_of(offset_R1: Tensor, config: TransactV2Config) -> tuple[Tensor, Tenso
 
 def latest(rows: PackedEvents, most: int) -> PackedEvents:
     """Return the latest rows of each request."""
-    lengths = rows.lengths
-    from_end_N = torch.repeat_interleave(rows.offset_R1[1:], lengths) - torch.arange(
-        len(rows.item_row_N), device=lengths.device
-    )
-    kept_N = from_end_N <= most
+    kept_R = rows.lengths.clamp(max=most)
+    offset_R1 = nn.functional.pad(kept_R.cumsum(0), (1, 0))
+    left_out_N = torch.repeat_interleave(rows.offset_R1[1:] - offset_R1[1:], kept_R)
+    place_N = torch.arange(len(left_out_N), device=kept_R.device) + left_out_N
     columns = ("item_row_N", "actions_N", "surface_N", "timestamp_N")
-    return PackedEvents(
-        **{name: getattr(rows, name)[kept_N] for name in columns},
-        offset_R1=torch.cat([lengths.new_zeros(1), lengths.clamp(max=most).cumsum(0)]),
-    )
+    return PackedEvents(**{name: getattr(rows, name)[place_N] for name in columns}, offset_R1=offset_R1)
 
 
 def nearest_rows(requests: RequestBatch, vector_VE: Tensor, config: TransactV2Config) -> NearestRows:
