@@ -16,7 +16,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import linear
 
 from unipinrec.models.transact.layer import HIDDEN, CausalLayer
 
@@ -60,10 +60,9 @@ class FoldedLayer:
             score_cQQ = score_cQN[:, :, begin:]
             score_cQQ += later_QQ[: score_cQQ.size(1), : score_cQQ.size(2)]
             read_cND[:, block] = torch.baddbmm(row_cND[:, block], score_cQN.softmax(-1), value_cND[:, seen])
-        if centred:
-            self._normalise(read_cND)
-        else:
-            read_cND = layer_norm(read_cND, read_cND.shape[-1:], eps=self.eps)
+        if not centred:
+            read_cND -= read_cND.mean(-1, keepdim=True)
+        self._normalise(read_cND)
         hidden_cNH = linear(read_cND, self.inner_HD).relu_()
         read_cND.flatten(0, 1).addmm_(hidden_cNH.flatten(0, 1), self.outer_DH.T)
         return self._normalise(read_cND)
