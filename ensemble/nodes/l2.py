@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.allocator import keep_freed_memory
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import LIFELONG, Arrays, stack, stamp_bundle, unstack_histories
 from ensemble.settings import ServingSettings
@@ -38,6 +39,7 @@ class L2Node:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         """Raises `BundleError` if the bundle has no second ranker."""
         torch.set_num_threads(settings.threads)
+        keep_freed_memory()
         self._bundle = loaded
         found = loaded.second_ranker()
         if found is None:
