@@ -37,9 +37,9 @@ from unipinrec.bundle import (
     verify_bundle,
 )
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.common.exports import Exports
 from unipinrec.models.policy.card import CARD
 from unipinrec.models.registry import find_model
-from unipinrec.models.spec import Exports
 from unipinrec.training.checkpoint import CheckpointState, load_model, load_state
 
 Report = Callable[[str], None]

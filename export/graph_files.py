@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.graph import load_graph
-from unipinrec.models.spec import Graph, OnnxNames
+from unipinrec.models.common.exports import Graph, OnnxNames
 
 
 def write_graph(path: Path, graph: Graph) -> Callable[..., object]:

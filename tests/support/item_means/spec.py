@@ -10,9 +10,10 @@ from tests.support.item_means.module import ItemMeans, ItemMeansConfig
 from unipinrec.config import TrainingConfig
 from unipinrec.data.blended import BlendedBatch, BlendedConfig, BlendedDataset
 from unipinrec.data.interactions import InteractionDataset
+from unipinrec.models.common.exports import Exports, Graph
 from unipinrec.models.common.objective import WHOLE, Losses, Objective, Share
 from unipinrec.models.common.offline import OfflineRequest
-from unipinrec.models.spec import Exports, Graph, ModelSpec
+from unipinrec.models.spec import ModelSpec
 
 
 class ItemMeansTraining(TrainingConfig):

@@ -50,6 +50,12 @@ def test_nodes_that_compute_nothing_with_it_need_no_pytorch(node: str) -> None:
     assert printed == "False\n"
 
 
+@pytest.mark.parametrize("node", ["retrieval", "ranking", "l2"])
+def test_nodes_that_rank_need_no_library_for_datasets(node: str) -> None:
+    printed = run("import sys", f"import ensemble.nodes.{node}", "print('polars' in sys.modules)")
+    assert printed == "False\n"
+
+
 def test_importing_everything_for_a_gpu_touches_none() -> None:
     printed = run(
         "import importlib, pkgutil, ensemble, torch",

@@ -9,7 +9,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from unipinrec.data.interactions import InteractionDataset
 from unipinrec.models.config import ItemConfig
 
 PRIME = 2**31 - 1
@@ -41,19 +40,6 @@ class Catalogue:
             torch.zeros(items, config.max_attributes, dtype=torch.long),
             torch.zeros(items, config.content_dim),
             torch.zeros(items, dtype=torch.bool),
-        )
-
-    @classmethod
-    def of_dataset(cls, dataset: InteractionDataset, config: ItemConfig, training_count_V: Tensor) -> Self:
-        """Return the items of a dataset; those without a training event are cold.
-
-        What the configuration has no room for is left out: a model may ignore attributes or content.
-        """
-        return cls(
-            id_slots(torch.tensor(dataset.item_ids_V), config),
-            torch.from_numpy(dataset.attributes_VX[:, : config.max_attributes]) + 1,
-            torch.from_numpy(dataset.content_VF[:, : config.content_dim]),
-            training_count_V == 0,
         )
 
 

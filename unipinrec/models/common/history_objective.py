@@ -13,8 +13,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from unipinrec.data.blended import BlendedBatch, BlendedDataset
-from unipinrec.models.common.catalogue import Catalogue
 from unipinrec.models.common.history_model import HistoryModel, JointModel, Reading
+from unipinrec.models.common.known_items import known_items
 from unipinrec.models.common.losses import SampledSoftmax, action_loss
 from unipinrec.models.common.objective import WHOLE, Losses, Objective, Part, Share
 from unipinrec.models.common.sketch import CountMinSketch
@@ -54,7 +54,7 @@ class RetrievalObjective(Objective):
     def of(cls, model: HistoryModel, config: RetrievalTraining, examples: BlendedDataset) -> Self:
         """Tell the model's embedder what the examples know of items, and return the model with its losses."""
         item_count_V = torch.from_numpy(examples.item_counts())
-        model.embedder.describe(Catalogue.of_dataset(examples.interactions, model.config, item_count_V))
+        model.embedder.describe(known_items(examples.interactions, model.config, item_count_V))
         return cls(model, config, examples.interactions.positive_mask)
 
     @override

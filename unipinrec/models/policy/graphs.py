@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from unipinrec.data.history import History
+from unipinrec.models.common.exports import Exports, Graph, OnnxNames
 from unipinrec.models.policy.config import PolicyConfig
 from unipinrec.models.policy.files import GRAPH
 from unipinrec.models.policy.module import PolicyGraph, StateTensors, ValueNetwork
 from unipinrec.models.policy.state import DAY_S, policy_state, stack_states
-from unipinrec.models.spec import Exports, Graph, OnnxNames
 
 EVENTS = ("requests", "events")
 NAMES = OnnxNames(

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from typing_extensions import override
 
-from unipinrec.models.common.catalogue import Catalogue
+from unipinrec.models.common.known_items import known_items
 from unipinrec.models.common.objective import WHOLE, Losses, Objective, Share
 from unipinrec.models.policy.config import PolicyTraining
 from unipinrec.models.policy.examples import PolicyBatch, PolicyExamples
@@ -30,7 +30,7 @@ class PolicyObjective(Objective):
         Items that have attributes or content are known by these alone, the others by their ids.
         """
         count_V = torch.from_numpy(examples.item_counts())
-        known = Catalogue.of_dataset(examples.interactions, model.config, count_V)
+        known = known_items(examples.interactions, model.config, count_V)
         # Ids would tell users apart by what they met, and so small a log teaches those better than tastes.
         described_V = (known.attribute_VX > 0).any(1) | (known.content_VF != 0).any(1)
         model.embedder.describe(replace(known, cold_V=known.cold_V | described_V))

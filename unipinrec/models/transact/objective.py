@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
-from unipinrec.models.common.catalogue import Catalogue
+from unipinrec.models.common.known_items import known_items
 from unipinrec.models.common.objective import WHOLE, Losses, Objective, Part, Share
 from unipinrec.models.transact.batch import RankingBatch
 from unipinrec.models.transact.config import TransactTraining, TransactV2Training
@@ -60,7 +60,7 @@ def describe(model: SecondRanker, examples: SlateExamples) -> None:
     Given vectors are content, in numbers near 1 as the dataset's own.
     """
     count_V = torch.from_numpy(examples.item_counts())
-    catalogue = Catalogue.of_dataset(examples.interactions, model.config, count_V)
+    catalogue = known_items(examples.interactions, model.config, count_V)
     if examples.vector_VE is not None:
         given_VE = examples.vector_VE * examples.vector_VE.size(1) ** 0.5
         catalogue = replace(catalogue, content_VF=torch.cat([catalogue.content_VF, given_VE], dim=1))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from unipinrec.data.history import History
+from unipinrec.models.common.exports import Exports, Reloaded
 from unipinrec.models.common.offline import OfflineRequest
-from unipinrec.models.spec import Exports, Reloaded
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.config import DAY_S, SecondRankerConfig, TransactConfig, TransactV2Config
 from unipinrec.models.transact.module import TransAct, TransActV2

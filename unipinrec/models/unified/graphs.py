@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unipinrec.models.spec import Exports, Graph
+from unipinrec.models.common.exports import Exports, Graph
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 from unipinrec.models.unified.module import UnifiedRecommender
