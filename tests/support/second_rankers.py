@@ -45,15 +45,16 @@ class RankerExported:
     model: TransAct | TransActV2
 
 
-def with_second_ranker(exported: Exported, folder: Path, name: str) -> RankerExported:
-    """Return a bundle of the exported model and of a second ranker that orders items otherwise."""
-    checkpoint = random_ranker(name, folder / "checkpoints", exported.dataset.info.sha256)
+def with_second_ranker(exported: Exported, folder: Path, name: str, **changes: object) -> RankerExported:
+    """Return a bundle of the exported model and of a second ranker that orders items otherwise; `changes` are
+    to its configuration."""
+    checkpoint = random_ranker(name, folder / "checkpoints", exported.dataset.info.sha256, **changes)
     return RankerExported(exported.with_second(checkpoint, folder / "bundles"), load_model(checkpoint))
 
 
-def random_ranker(name: str, folder: Path, dataset: dict[str, str]) -> Path:
+def random_ranker(name: str, folder: Path, dataset: dict[str, str], **changes: object) -> Path:
     """Weights so large that every part of a request counts, and small enough for probabilities between."""
-    config = CONFIGS[name]
+    config = CONFIGS[name].model_copy(update=changes)
     torch.manual_seed(31)
     model = find_model(name).make(config)
     for weight in model.parameters():

@@ -7,11 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.l2 import L2Node, L2Row
+from ensemble.settings import ServingSettings
 from export.bundle_writer import NotServedError, write_bundle
 from export.check import ExportMismatchError, refuse_if_different
-from tests.conftest import ITEMS, Exported
-from tests.support.second_rankers import CONFIGS, RankerExported, random_ranker, with_second_ranker
+from tests.conftest import ITEMS, NOW, Exported
+from tests.support.second_rankers import CONFIGS, RankerExported, mixed, random_ranker, with_second_ranker
 from unipinrec.bundle import SECOND_RANKERS, WEIGHTS, read_manifest
+from unipinrec.models.common.offline import OfflineRequest
+from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.transact.served import Probabilities, load_second_ranker, probe
 from unipinrec.training.checkpoint import latest_checkpoint
 
@@ -52,6 +57,34 @@ def test_its_weights_hold_the_vectors_of_all_items_in_place_of_the_embedder(
 def test_what_is_served_answers_as_eager_does(
     ranker: RankerExported, name: str, lengths: tuple[int, ...]
 ) -> None:
+    assert_answers_as_eager(ranker, name, lengths)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("transact-v2", {"nearest_counts": False}),
+        ("transact", {"fusion": "append", "outputs": "max"}),
+        ("transact", {"base_rates": False}),
+    ],
+)
+def test_so_does_one_of_another_configuration(
+    exported: Exported, tmp_path: Path, name: str, changes: dict[str, object]
+) -> None:
+    ranker = with_second_ranker(exported, tmp_path, name, **changes)
+    config = read_manifest(ranker.bundle).config_of(name, type(ranker.model.config))
+    assert {field: getattr(config, field) for field in changes} == changes
+    assert_answers_as_eager(ranker, name, (1, 700, 0, 20))
+    loaded = LoadedBundle.open(ranker.bundle)
+    node = L2Node(loaded, ServingSettings())
+    request = OfflineRequest(history=mixed(1, 300), request_time=NOW, surface=1)
+    row_K = np.arange(ITEMS)
+    (found_KA,) = node.run([L2Row(row_K, request)])
+    (expected_KA,) = OfflineSecondRanker(ranker.model).action_probabilities([request], [row_K])
+    np.testing.assert_allclose(found_KA, expected_KA, atol=1e-6, rtol=0)
+
+
+def assert_answers_as_eager(ranker: RankerExported, name: str, lengths: tuple[int, ...]) -> None:
     served = load_second_ranker(ranker.bundle / name / WEIGHTS, ranker.model.config)
     requests = probe(ranker.model, lengths, seed=70)
     with torch.inference_mode():
