@@ -32,6 +32,7 @@ from benchmarks.turns import (
 )
 from benchmarks.unified.plan import Kind, StackLoad
 from benchmarks.unified.stacks import Comparison, comparing, rotated
+from ensemble.executors.engines import second_ranker_of
 from ensemble.graph import MODEL_REPOSITORY, Tensors, read_config
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import LIFELONG, stack_histories, stamp_bundle
@@ -265,7 +266,10 @@ def node_input(bundle: LoadedBundle, candidates: int) -> Tensors:
 def measure_node(bundle: LoadedBundle, plan: SecondRankerPlan) -> NodeCost:
     """Return what a call of the node takes with the most candidates of a request, and the encoder alone."""
     config, candidates = config_of(bundle), bundle.manifest.model.max_candidates
-    node = L2Node(bundle, ServingSettings(bundle=bundle.folder, threads=plan.threads))
+    ranker = second_ranker_of(
+        {"model_instance_kind": "CPU"}, bundle, ServingSettings(bundle=bundle.folder, threads=plan.threads)
+    )
+    node = L2Node(bundle, ranker)
     tensors = node_input(bundle, candidates)
     model = load_second_ranker(bundle.folder / SPEC / WEIGHTS, config)
     if not isinstance(model, TransActV2):

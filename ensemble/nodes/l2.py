@@ -9,20 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from ensemble.arrays import PADDING, Floats, Int64s
+from ensemble.executors.second_ranker import SecondRanker, second_ranker_files
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.allocator import keep_freed_memory
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import LIFELONG, Arrays, stack, stamp_bundle, unstack_histories
-from ensemble.settings import ServingSettings
-from unipinrec.bundle import SECOND_RANKERS, WEIGHTS, BundleError
 from unipinrec.models.common.offline import OfflineRequest
-from unipinrec.models.transact.offline import OfflineSecondRanker
-from unipinrec.models.transact.served import load_second_ranker
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +32,15 @@ class L2Row:
 class L2Node:
     """Ranks by a model that reads long histories."""
 
-    def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
+    def __init__(self, loaded: LoadedBundle, ranker: SecondRanker) -> None:
         """Raises `BundleError` if the bundle has no second ranker."""
-        torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._bundle = loaded
-        found = loaded.second_ranker()
-        if found is None:
-            raise BundleError(f"bundle {loaded.id} holds no second ranker: {', '.join(SECOND_RANKERS)}")
-        folder, config = found
+        _, config = second_ranker_files(loaded)
         self._max_lifelong = config.max_events + config.max_impressions
-        self._ranker = OfflineSecondRanker(load_second_ranker(folder / WEIGHTS, config))
+        self._ranker = ranker
         self.metrics = CollectorRegistry()
+        self.metrics.register(ranker)
 
     def parse(self, arrays: Arrays) -> list[L2Row]:
         """Return a row for each user of one request. Raises what `check_between` does."""
@@ -68,11 +61,9 @@ class L2Node:
 
     def run(self, rows: Sequence[L2Row]) -> list[Floats]:
         """Return probabilities [K, A] of each row's candidates."""
-        with torch.inference_mode():
-            found = self._ranker.action_probabilities(
-                [row.request for row in rows], [row.candidate_row_K for row in rows]
-            )
-        return [probability_KA.numpy() for probability_KA in found]
+        return self._ranker.action_probabilities(
+            [row.request for row in rows], [row.candidate_row_K for row in rows]
+        )
 
     def pack(self, rows: Sequence[Floats]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -92,22 +93,48 @@ class Launches:
         yield rows
 
 
-class Calls:
+class Shape(Protocol):
+    """What a function is captured for."""
+
+    @property
+    def batch(self) -> int:
+        """Return the most rows of a batch."""
+
+
+Size = TypeVar("Size")
+Shaped = TypeVar("Shaped", bound=Shape)
+SizeOf = TypeVar("SizeOf", contravariant=True)
+ShapedOf = TypeVar("ShapedOf", bound=Shape, covariant=True)
+
+
+class Shapes(Protocol[SizeOf, ShapedOf]):
+    """All shapes of one function, as `Buckets` are."""
+
+    def largest_first(self) -> Sequence[ShapedOf]:
+        """Return every shape."""
+
+    def split(self, sizes: Sequence[SizeOf]) -> Sequence[tuple[ShapedOf, list[int]]]:
+        """Return rows of these sizes as batches: their shape, and the places of their rows."""
+
+
+class Calls(Generic[Size, Shaped]):
     """A function's calls by shape."""
 
-    def __init__(self, buckets: Buckets, make: Callable[[Bucket], StaticCall], launches: Launches) -> None:
+    def __init__(
+        self, buckets: Shapes[Size, Shaped], make: Callable[[Shaped], StaticCall], launches: Launches
+    ) -> None:
         """Make and warm up every shape, the largest first."""
         self._buckets = buckets
         self._launches = launches
-        self._calls: dict[Bucket, StaticCall] = {}
+        self._calls: dict[Shaped, StaticCall] = {}
         for bucket in buckets.largest_first():
             call = make(bucket)
             call.warm_up(launches.capture)
             launches.captured += call.is_captured
             self._calls[bucket] = call
 
-    def split(self, sizes: Sequence[int]) -> Iterator[tuple[StaticCall, Bucket, list[int]]]:
-        """Yield the calls that rows of so many tokens need, their shapes, and the places of their rows."""
+    def split(self, sizes: Sequence[Size]) -> Iterator[tuple[StaticCall, Shaped, list[int]]]:
+        """Yield the calls that rows of these sizes need, their shapes, and the places of their rows."""
         for bucket, places in self._buckets.split(sizes):
             call = self._calls[bucket]
             self._launches.count["graph" if call.is_captured else "eager"] += 1

@@ -31,7 +31,7 @@ class Parts:
 
     def calls(
         self, function: Function, sizes: Sequence[int], fields: Callable[[Bucket], Mapping[str, Field]]
-    ) -> Calls:
+    ) -> Calls[int, Bucket]:
         """Return the calls of a function for rows of these sizes; `fields` are those of a shape."""
 
         def make(bucket: Bucket) -> StaticCall:

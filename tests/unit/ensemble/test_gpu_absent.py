@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from ensemble.executors.engines import engine_of
+from ensemble.executors.engines import engine_of, second_ranker_of
 from ensemble.gpu_presence import NoGpuError
 from ensemble.kv.cuda.cuda_memory import CudaAllocator, CudaError
 from ensemble.loaded_bundle import LoadedBundle
@@ -35,11 +36,13 @@ def test_the_cpus_nodes_need_no_cuda_bindings() -> None:
     printed = run(
         "import sys",
         "sys.modules['cuda'] = None",
-        "import ensemble.executors.engines, ensemble.nodes.retrieval, ensemble.nodes.ranking",
+        "import ensemble.executors.engines",
+        "import ensemble.nodes.retrieval, ensemble.nodes.ranking, ensemble.nodes.l2",
         "print(sorted(name for name in sys.modules if name.startswith('ensemble.') and '.cuda' in name))",
+        "print('unipinrec.models.transact.kernels' in sys.modules)",
         "import ensemble.executors.cuda.engine",
     )
-    assert printed == "[]\n"
+    assert printed == "[]\nFalse\n"
 
 
 @pytest.mark.parametrize("node", ["history", "ann"])
@@ -76,7 +79,10 @@ def test_device_memory_is_refused_with_the_name_of_what_failed(tmp_path: Path) -
         allocator.open("00" * 64, 64)
 
 
-def test_an_instance_on_a_gpu_says_in_one_line_what_is_missing(loaded: LoadedBundle) -> None:
+@pytest.mark.parametrize("make", [engine_of, second_ranker_of])
+def test_an_instance_on_a_gpu_says_in_one_line_what_is_missing(
+    make: Callable[..., object], loaded: LoadedBundle
+) -> None:
     args = {"model_instance_kind": "GPU", "model_instance_device_id": "3"}
     with pytest.raises(NoGpuError, match=NO_GPU):
-        engine_of(args, loaded, ServingSettings())
+        make(args, loaded, ServingSettings())

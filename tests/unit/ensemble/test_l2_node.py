@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from ensemble.executors.engines import second_ranker_of
+from ensemble.executors.second_ranker import CpuSecondRanker, second_ranker_files
 from ensemble.executors.torchscript.engine import CpuEngine
 from ensemble.graph import MODEL_REPOSITORY, Tensors, call_in_process, ensembles_in
 from ensemble.loaded_bundle import LoadedBundle
@@ -55,7 +57,7 @@ class FullChain:
             "retrieval": RetrievalNode(bundle, settings, engines[0], "retrieval_0"),
             "ann": AnnNode(bundle, settings),
             "ranking": RankingNode(bundle, settings, engines[1]),
-            "l2": L2Node(bundle, settings),
+            "l2": L2Node(bundle, CpuSecondRanker(*second_ranker_files(bundle))),
             "scoring": ScoringNode(bundle, settings),
         }
         self.call = call_in_process(self.nodes)
@@ -323,4 +325,4 @@ def test_a_bundle_without_a_second_ranker_has_no_such_node(exported: Exported) -
     loaded = LoadedBundle.open(exported.bundle)
     message = f"^bundle {loaded.id} holds no second ranker: transact, transact-v2$"
     with pytest.raises(BundleError, match=message):
-        L2Node(loaded, ServingSettings())
+        second_ranker_of({"model_instance_kind": "CPU"}, loaded, ServingSettings())

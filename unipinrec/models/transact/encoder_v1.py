@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.transact.config import TransactConfig
-from unipinrec.models.transact.layer import HIDDEN, EncoderLayer
+from unipinrec.models.transact.layer import HIDDEN, EncoderLayer, joined
 
 ROWS_AT_ONCE = 8192
 """Of all candidates of a group of requests."""
@@ -63,13 +63,27 @@ class EventEncoder(nn.Module):
     ) -> Tensor:
         is_event_RN = torch.arange(event_RNS.size(1), device=length_R.device) < length_R.unsqueeze(1)
         if self.config.fusion == "append":
+            return self.of_rows(event_RNS, is_event_RN, candidate_CE, request_C)
+        bias_RN = _bias(is_event_RN, event_RNS.dtype)
+        row_CND = self.first.of_pairs(event_RNS, bias_RN, candidate_CE, request_C)
+        return self._behind_first(row_CND, bias_RN[request_C], is_event_RN[request_C])
+
+    def of_rows(
+        self, event_RNS: Tensor, is_event_RN: Tensor, candidate_CE: Tensor, request_C: Tensor
+    ) -> Tensor:
+        """Return what `forward` does, of each candidate's rows as they are.
+
+        No shape depends on values: a CUDA graph can hold it. Where the candidate is part of every row, a CPU
+        is slower by it.
+        """
+        if self.config.fusion == "append":
             row_CND, is_row_CN = self._appended(event_RNS, is_event_RN, candidate_CE, request_C)
-            bias_CN = _bias(is_row_CN, row_CND.dtype)
-            row_CND = self.first(row_CND, bias_CN)
         else:
-            bias_RN, is_row_CN = _bias(is_event_RN, event_RNS.dtype), is_event_RN[request_C]
-            row_CND = self.first.of_pairs(event_RNS, bias_RN, candidate_CE, request_C)
-            bias_CN = bias_RN[request_C]
+            row_CND, is_row_CN = joined(event_RNS, candidate_CE, request_C), is_event_RN[request_C]
+        bias_CN = _bias(is_row_CN, row_CND.dtype)
+        return self._behind_first(self.first(row_CND, bias_CN), bias_CN, is_row_CN)
+
+    def _behind_first(self, row_CND: Tensor, bias_CN: Tensor, is_row_CN: Tensor) -> Tensor:
         for number, layer in enumerate(self.others, 1):
             last = number == len(self.others) and self.maximum is None
             row_CND = layer(row_CND, bias_CN, self.config.first_rows if last else None)

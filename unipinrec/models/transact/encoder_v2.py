@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.features import EventGap
-from unipinrec.models.transact.batch import NearestRows, RequestBatch
+from unipinrec.models.transact.batch import NearestRows, PackedEvents, RequestBatch
 from unipinrec.models.transact.causal_blocks import CausalBlocks, candidates_together
 from unipinrec.models.transact.config import TransactV2Config
 from unipinrec.models.transact.layer import HIDDEN, CausalLayer
@@ -35,10 +35,13 @@ class Tokens:
     latest_length_C: Tensor
 
     @classmethod
-    def of(cls, requests: RequestBatch, nearest: NearestRows, config: TransactV2Config) -> "Tokens":
+    def of(
+        cls, requests: RequestBatch, nearest: NearestRows, config: TransactV2Config, fixed: bool = False
+    ) -> "Tokens":
         """Return the parts in their order, packed to the front.
 
-        A part's last slot is its newest row's: fewer rows leave the first slots of their part empty.
+        A part's last slot is its newest row's: fewer rows leave the first slots of their part empty. A
+        `fixed` number of tokens is that of all slots, however many are valid.
         """
         request_C = requests.request_of_candidate
         begin_C, end_C = parts_of(requests.events.offset_R1, config)[2][request_C].unbind(1)
@@ -62,9 +65,9 @@ class Tokens:
             begin += size
         valid_CT, slot_CT = torch.cat(valid, dim=1), torch.cat(slots, dim=1)
         length_C = valid_CT.sum(1)
-        if not valid_CT.all():
+        if fixed or not valid_CT.all():
             order_CT = (~valid_CT).to(torch.uint8).argsort(dim=1, stable=True)
-            order_CT = order_CT[:, : max(int(length_C.max()), 1)]
+            order_CT = order_CT if fixed else order_CT[:, : max(int(length_C.max()), 1)]
             kept_CT = valid_CT.gather(1, order_CT)
             row_CT, slot_CT = (place_CT.gather(1, order_CT) * kept_CT for place_CT in (row_CT, slot_CT))
         return cls(row_CT, slot_CT, length_C, nearest.older_count_C, latest_length_C)
@@ -102,10 +105,10 @@ class LifelongEncoder(nn.Module):
         `vectors` turns item rows into vectors.
         """
         feature_UD, place_CT = self._features(tokens, requests, vectors)
-        row_CTD = self._rows(feature_UD, place_CT, tokens.slot_CT, candidate_CE)
+        row_CTD = self.rows(feature_UD, place_CT, tokens.slot_CT, candidate_CE)
         for layer in self.layers:
             row_CTD = layer(row_CTD)
-        return self._summarised(row_CTD, tokens.length_C), row_CTD
+        return self.summarised(row_CTD, tokens.length_C), row_CTD
 
     def summaries(
         self,
@@ -124,16 +127,18 @@ class LifelongEncoder(nn.Module):
         parts = (column.split(size) for column in (place_CT, tokens.slot_CT, candidate_CE, tokens.length_C))
 
         def summarise(place_cT: Tensor, slot_cT: Tensor, candidate_cE: Tensor, length_c: Tensor) -> Tensor:
-            return self._summarised(encode(self._rows(feature_UD, place_cT, slot_cT, candidate_cE)), length_c)
+            return self.summarised(encode(self.rows(feature_UD, place_cT, slot_cT, candidate_cE)), length_c)
 
         return torch.cat(side_by_side(summarise, zip(*parts, strict=True)))
 
-    def _rows(self, feature_UD: Tensor, place_CT: Tensor, slot_CT: Tensor, candidate_CE: Tensor) -> Tensor:
+    def rows(self, feature_UD: Tensor, place_CT: Tensor, slot_CT: Tensor, candidate_CE: Tensor) -> Tensor:
+        """Return the transformer's input [C, T, D] of tokens whose features are at `place_CT`."""
         candidate_CD = nn.functional.pad(candidate_CE, (candidate_CE.size(1), 0))
         row_CTD = nn.functional.embedding(place_CT, feature_UD) + self.position(slot_CT)
         return row_CTD + candidate_CD.unsqueeze(1)
 
-    def _summarised(self, row_CTD: Tensor, length_C: Tensor) -> Tensor:
+    def summarised(self, row_CTD: Tensor, length_C: Tensor) -> Tensor:
+        """Return the maximum over each candidate's tokens of a linear map of their rows, [C, D]."""
         place_T = torch.arange(row_CTD.size(1), device=row_CTD.device)
         is_token_CT = place_T < length_C.unsqueeze(1)
         mapped_CTD = self.summary(row_CTD).masked_fill_(~is_token_CT.unsqueeze(-1), HIDDEN)
@@ -143,12 +148,18 @@ class LifelongEncoder(nn.Module):
         self, tokens: Tokens, requests: RequestBatch, vectors: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return what is known of each event that is read [U, D], and the place of each token's [C, T]."""
-        events, shown = requests.events, requests.impressions
-        request_X = torch.cat([_request_of(sequence.offset_R1) for sequence in (events, shown)])
-        read_X = torch.zeros(len(request_X) + 1, dtype=torch.long, device=request_X.device)
+        rows = len(requests.events.item_row_N) + len(requests.impressions.item_row_N)
+        read_X = torch.zeros(rows + 1, dtype=torch.long, device=tokens.row_CT.device)
         read_X[tokens.row_CT.flatten()] = 1
         place_X = read_X.cumsum(0) - 1
-        row_U = read_X[:-1].nonzero().squeeze(1)
+        feature_UD = self.features(read_X[:-1].nonzero().squeeze(1), requests, vectors)
+        # A row behind the last one stands for the padding of a batch without any row.
+        return nn.functional.pad(feature_UD, (0, 0, 0, 1)), place_X[tokens.row_CT]
+
+    def features(self, row_U: Tensor, requests: RequestBatch, vectors: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is known of rows among the events and, behind them, the impressions, [U, D]."""
+        events, shown = requests.events, requests.impressions
+        request_X = torch.cat([_request_of(sequence) for sequence in (events, shown)])
         item_U, actions_U, surface_U, timestamp_U = (
             torch.cat([getattr(events, name), getattr(shown, name)])[row_U]
             for name in ("item_row_N", "actions_N", "surface_N", "timestamp_N")
@@ -157,9 +168,7 @@ class LifelongEncoder(nn.Module):
         age_U = requests.request_time_R[request_X[row_U]] - timestamp_U
         feature_UD = nn.functional.pad(vector_UE, (0, vector_UE.size(1))) + self.surface(surface_U)
         feature_UD = feature_UD + action_embedding(actions_U, self.actions)
-        feature_UD = feature_UD + self.age_to_row(self.age(age_U, torch.ones_like(age_U)))
-        # A row behind the last one stands for the padding of a batch without any row.
-        return nn.functional.pad(feature_UD, (0, 0, 0, 1)), place_X[tokens.row_CT]
+        return feature_UD + self.age_to_row(self.age(age_U, torch.ones_like(age_U)))
 
 
 def action_embedding(actions_X: Tensor, table_AD: Tensor) -> Tensor:
@@ -169,5 +178,5 @@ def action_embedding(actions_X: Tensor, table_AD: Tensor) -> Tensor:
     return (hot_XA / hot_XA.sum(-1, keepdim=True).clamp(min=1)) @ table_AD
 
 
-def _request_of(offset_R1: Tensor) -> Tensor:
-    return torch.repeat_interleave(offset_R1.diff())
+def _request_of(rows: PackedEvents) -> Tensor:
+    return torch.repeat_interleave(rows.lengths, output_size=len(rows.item_row_N))

@@ -4,7 +4,7 @@ TransAct stands beside a learned vector of the user, PinnerFormer's, in its rank
 Here means of item vectors take its place, which need no model of their own.
 
 Shapes: R requests, N rows of a sequence of all requests, C candidates, A actions, D decays, K = (A + 1) D
-kinds of vector (the last action is "none": impressions), E item width.
+kinds of vector (the last action is "none": impressions), E item width, X any axes of rows.
 """
 
 from collections.abc import Callable
@@ -53,8 +53,18 @@ class Interests(nn.Module):
             total_RKE, weight_RK = self._sums(rows, hot_NA, requests.request_time_R, vector_NE, hidden_s_R)
             sums.append(total_RKE)
             weights.append(weight_RK)
-        weight_RK = torch.cat(weights, dim=1)
-        mean_RKE = torch.cat(sums, dim=1) / (weight_RK + 1).unsqueeze(-1)
+        return self.compared(torch.cat(sums, dim=1), torch.cat(weights, dim=1), request_C, candidate_CE)
+
+    def weights(self, hot_XA: Tensor, age_X: Tensor) -> Tensor:
+        """Return how much rows of these actions and ages in seconds count in each of their kinds, [X, K]."""
+        weight_XD = torch.exp2(-age_X.clamp(min=0).unsqueeze(-1) / self.half_life_D)
+        return (hot_XA.unsqueeze(-1) * weight_XD.unsqueeze(-2)).flatten(-2)
+
+    def compared(
+        self, total_RKE: Tensor, weight_RK: Tensor, request_C: Tensor, candidate_CE: Tensor
+    ) -> Tensor:
+        """Return what `forward` does of sums of weighted vectors and of their weights."""
+        mean_RKE = total_RKE / (weight_RK + 1).unsqueeze(-1)
         near_CK = torch.bmm(mean_RKE[request_C], candidate_CE.unsqueeze(-1)).squeeze(-1)
         near_CK = near_CK * (NEAR_SCALE * candidate_CE.size(-1) ** -0.5)
         return torch.cat([near_CK, weight_RK[request_C].log1p()], dim=1)
@@ -71,10 +81,9 @@ class Interests(nn.Module):
         lengths = rows.lengths
         request_N = torch.repeat_interleave(lengths, output_size=len(rows.item_row_N))
         age_N = request_time_R[request_N] - rows.timestamp_N
-        weight_ND = torch.exp2(-age_N.clamp(min=0).unsqueeze(1) / self.half_life_D).to(vector_NE.dtype)
         if hidden_s_R is not None:
-            weight_ND = weight_ND * (age_N >= hidden_s_R[request_N]).unsqueeze(1)
-        weight_NK = (hot_NA.unsqueeze(2) * weight_ND.unsqueeze(1)).flatten(1)
+            hot_NA = hot_NA * (age_N >= hidden_s_R[request_N]).unsqueeze(1)
+        weight_NK = self.weights(hot_NA, age_N).to(vector_NE.dtype)
         counts = lengths.tolist()
         pairs = zip(weight_NK.split(counts), vector_NE.split(counts), strict=True)
         sums = [(weight_nK.T @ vector_nE, weight_nK.sum(0)) for weight_nK, vector_nE in pairs]

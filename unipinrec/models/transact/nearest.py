@@ -3,6 +3,7 @@
 Shapes: R requests, C candidates, V items, E width of the search vectors, K nearest rows of a candidate.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -10,7 +11,11 @@ from torch import Tensor, nn
 
 from unipinrec.models.transact.batch import NearestRows, PackedEvents, RequestBatch
 from unipinrec.models.transact.config import TransactV2Config
-from unipinrec.models.transact.search import nearest, spans
+from unipinrec.models.transact.search import Nearest, nearest, spans
+
+Search = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Nearest]
+"""What `search.nearest` returns for the same arguments; the last is the longest span of a request with
+candidates."""
 
 
 def parts_of(offset_R1: Tensor, config: TransactV2Config) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,27 +39,34 @@ def latest(rows: PackedEvents, most: int) -> PackedEvents:
     return PackedEvents(**{name: getattr(rows, name)[place_N] for name in columns}, offset_R1=offset_R1)
 
 
-def nearest_rows(requests: RequestBatch, vector_VE: Tensor, config: TransactV2Config) -> NearestRows:
-    """Return the rows nearest to each candidate by int8 vectors of the catalogue, in order of time."""
+def nearest_rows(
+    requests: RequestBatch, vector_VE: Tensor, config: TransactV2Config, search: Search | None = None
+) -> NearestRows:
+    """Return the rows nearest to each candidate by int8 vectors of the catalogue, in order of time.
+
+    `search` takes the place of `search.nearest`.
+    """
     events, shown = requests.events, requests.impressions
     older_R2, rest_R2, _ = parts_of(events.offset_R1, config)
     candidate_CE = vector_VE[requests.candidate_item_C]
 
-    def found(rows: PackedEvents, span_R2: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def found(rows: PackedEvents, span_R2: Tensor, count: int, longest: int) -> tuple[Tensor, Tensor]:
         if count == 0:
             return candidate_CE.new_zeros(
                 len(candidate_CE), 0, dtype=torch.long
             ), requests.request_of_candidate * 0
-        row_CK, count_C = nearest(
-            vector_VE, rows.item_row_N, span_R2, candidate_CE, requests.candidate_offset_R1, count
-        )
+        given = (vector_VE, rows.item_row_N, span_R2, candidate_CE, requests.candidate_offset_R1, count)
+        row_CK, count_C = nearest(*given) if search is None else search(*given, longest)
         unused_CK = torch.arange(count, device=row_CK.device) >= count_C.unsqueeze(1)
         in_time_CK = row_CK.masked_fill(unused_CK, len(rows.item_row_N)).sort(dim=1).values
         return in_time_CK.masked_fill(unused_CK, 0), count_C
 
-    older_CK, older_count_C = found(events, older_R2, config.lifelong_nearest)
-    realtime_CK, realtime_count_C = found(events, rest_R2, config.realtime_nearest)
-    impression_CK, impression_count_C = found(shown, spans(shown.offset_R1), config.impressions_nearest)
+    older_CK, older_count_C = found(events, older_R2, config.lifelong_nearest, config.max_events)
+    rest = config.realtime_events - config.latest_events
+    realtime_CK, realtime_count_C = found(events, rest_R2, config.realtime_nearest, rest)
+    impression_CK, impression_count_C = found(
+        shown, spans(shown.offset_R1), config.impressions_nearest, config.max_impressions
+    )
     return NearestRows(
         older_CK=older_CK,
         older_count_C=older_count_C,
