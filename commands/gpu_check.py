@@ -11,7 +11,7 @@ from commands.errors import NO_GPU, one_line_errors
 from ensemble.gpu_presence import NoGpuError, require_gpu
 from ensemble.settings import ROOT
 
-SERVED = ("parity", "kv_path", "concurrency", "bad_input", "inner_nodes", "node_death")
+SERVED = ("parity", "kv_path", "concurrency", "bad_input", "inner_nodes", "node_death", "two_rankers")
 RUNS = (
     ("tests/gpu",),
     ("--profile=gpu", *(f"tests/served/test_{name}.py" for name in SERVED)),

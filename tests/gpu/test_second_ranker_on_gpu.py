@@ -1,6 +1,7 @@
 """The second ranker alone: answers against offline PyTorch on the host, and replayed graphs with launches."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,10 @@ import torch
 
 from ensemble.executors.cuda.ranker_kernels import kernels_for
 from ensemble.executors.cuda.second_ranker import GpuSecondRanker
+from ensemble.executors.engines import second_ranker_of
+from ensemble.loaded_bundle import LoadedBundle
+from ensemble.settings import ServingSettings
+from tests.conftest import ITEMS, NOW, Exported
 from tests.support.ranked_shapes import (
     COUNTS,
     LENGTHS,
@@ -16,6 +21,8 @@ from tests.support.ranked_shapes import (
     requests_of,
     shapes_of,
 )
+from tests.support.second_rankers import mixed, with_second_ranker
+from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.offline import OfflineSecondRanker
 
 NAMES = ("transact", "transact-v2")
@@ -56,6 +63,28 @@ def test_probabilities_are_those_of_offline_pytorch(
     for found_KA, right_KA in zip(found, right, strict=True):
         assert found_KA.shape == right_KA.shape
         assert np.allclose(found_KA, right_KA, rtol=0, atol=LARGEST[dtype])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundles_second_ranker_answers_as_on_a_cpu(
+    name: str, precision: str, exported: Exported, tmp_path: Path, device: torch.device
+) -> None:
+    loaded = LoadedBundle.open(with_second_ranker(exported, tmp_path, name).bundle)
+    settings = ServingSettings.model_validate({"gpu_precision": precision})
+    gpu = {"model_instance_kind": "GPU", "model_instance_device_id": str(device.index)}
+    requests = [
+        OfflineRequest(history=mixed(seed, length), request_time=NOW, surface=1)
+        for seed, length in enumerate((0, 1, 40, 400, 2_500, 40_000))
+    ]
+    candidates = [np.random.default_rng(seed).permutation(ITEMS)[:128] for seed in range(len(requests))]
+    found, right = (
+        second_ranker_of(args, loaded, settings).action_probabilities(requests, candidates)
+        for args in (gpu, {"model_instance_kind": "CPU"})
+    )
+    largest = LARGEST[torch.float32 if precision == "float32" else torch.float16]
+    for found_KA, right_KA in zip(found, right, strict=True):
+        assert np.allclose(found_KA, right_KA, rtol=0, atol=largest)
 
 
 @pytest.mark.parametrize("name", NAMES)

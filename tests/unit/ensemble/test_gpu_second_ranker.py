@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ensemble.executors.cuda.ranker_kernels import kernels_for
+from ensemble.executors.cuda.ranker_kernels import KernelEncoder, kernels_for
 from ensemble.executors.cuda.ranker_shapes import Asked, RankingShape, RankingShapes
 from ensemble.executors.cuda.second_ranker import FieldsRanker, GpuSecondRanker, Kernels, fields_of
 from ensemble.executors.cuda.static_call import Packing
@@ -65,6 +66,17 @@ def test_fixed_shapes_give_what_the_packed_module_gives(name: str, changes: dict
     for found_KA, right_KA in zip(found, right, strict=True):
         assert found_KA.dtype == np.float32
         assert found_KA.shape == right_KA.shape
+        assert np.allclose(found_KA, right_KA, rtol=0, atol=LAST_BITS)
+
+
+def test_fixed_shapes_of_the_papers_sizes_give_the_same() -> None:
+    model = random_model("transact-v2", **PAPERS)
+    lengths = ((0, 1), (1, 0), (99, 1), (100, 999), (149, 1_001), (16_000, 1_000), (20_000, 5_000))
+    requests, candidates = requests_of(lengths), candidates_of((3, 1, 2, 4, 5, 6, 8))
+    shapes = RankingShapes(max_rows=16_000, max_candidates=8, batches=(4,), most=16)
+    ranker = GpuSecondRanker(model, torch.device("cpu"), plain_kernels(model), shapes=shapes)
+    right = OfflineSecondRanker(model).action_probabilities(requests, candidates)
+    for found_KA, right_KA in zip(ranker.action_probabilities(requests, candidates), right, strict=True):
         assert np.allclose(found_KA, right_KA, rtol=0, atol=LAST_BITS)
 
 
@@ -184,6 +196,20 @@ def test_launches_and_the_memory_of_the_vectors_are_counted() -> None:
     assert told["unipinrec_bucket_rows_total/user"] == len(LENGTHS)
     assert told["unipinrec_launches_total/eager"] >= sum(COUNTS) / 16
     assert told["unipinrec_item_table_bytes"] > 0
+
+
+def test_sizes_without_a_kernel_are_refused_or_left_to_pytorch() -> None:
+    cpu = torch.device("cpu")
+    wide = random_model("transact-v2", search_dim=257)
+    with pytest.raises(ValueError, match=r"^search_dim is 257; allowed on a GPU: 1 to 256$"):
+        kernels_for(wide, cpu, torch.float16)
+    for changes, encoder in (({}, KernelEncoder), ({"item_dim": 24}, FunctionType)):
+        model = random_model("transact-v2", **changes)
+        kernels = kernels_for(model, cpu, torch.float16)
+        assert kernels is not None
+        assert isinstance(kernels.encode, encoder)
+        assert model.search_VW.shape == (ITEMS, 32)
+        assert not model.search_VW[:, model.config.search_dim :].any()
 
 
 def test_transact_v2_needs_kernels() -> None:
