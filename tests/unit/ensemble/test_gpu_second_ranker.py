@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ensemble.executors.cuda.ranker_kernels import KernelEncoder, kernels_for
 from ensemble.executors.cuda.ranker_shapes import Asked, RankingShape, RankingShapes
@@ -35,7 +34,7 @@ from tests.support.ranked_shapes import (
     requests_of,
     shapes_of,
 )
-from tests.support.slate_requests import ACTIONS, ITEMS, LAST_BITS, NOW, SURFACES
+from tests.support.slate_requests import ACTIONS, ITEMS, LAST_BITS, NOW, SURFACES, slates
 from unipinrec.models.transact.fixed import layers_of
 from unipinrec.models.transact.module import TransActV2
 from unipinrec.models.transact.offline import OfflineSecondRanker
@@ -132,18 +131,21 @@ def test_padding_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["transact", "transact-v2"])
 def test_a_graph_can_hold_it_for_no_shape_depends_on_values(name: str) -> None:
-    """What asks a tensor for its values, which a capture would not bear, fake tensors refuse."""
-    model = random_model(name)
-    words = Packing(fields_of(SHAPE, model)).words
+    """Tensors without memory refuse what asks for values, and to meet those that are still on the host."""
+    nowhere = torch.device("meta")
+    model = random_model(name).to(nowhere)
 
     def search(*given: Any) -> Nearest:
-        candidates, count = len(given[3]), given[5]
-        return Nearest(torch.zeros(candidates, count).long(), torch.zeros(candidates).long())
+        shape = (len(given[3]), given[5])
+        return Nearest(*(torch.empty(size, dtype=torch.int64, device=nowhere) for size in (shape, shape[:1])))
 
     kernels = Kernels(search, layers_of(model.encoder)) if isinstance(model, TransActV2) else None
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-        fields = Packing(fields_of(SHAPE, model)).views(torch.empty(words, dtype=torch.int64))
+    packing = Packing(fields_of(SHAPE, model))
+    fields = packing.views(torch.empty(packing.words, dtype=torch.int64, device=nowhere))
+    with torch.inference_mode():
         assert FieldsRanker(model, kernels)(fields).shape == (SHAPE.candidates, ACTIONS)
+    with torch.inference_mode(), pytest.raises((NotImplementedError, RuntimeError)):
+        model(slates().requests.to(nowhere))
 
 
 def test_the_kernels_give_what_the_packed_module_gives(tmp_path: Path) -> None:
