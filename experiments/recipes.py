@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal
+
+import numpy as np
 
 from experiments.variants import (
     DAY_S,
@@ -20,10 +23,11 @@ from experiments.variants import (
     depth,
     length,
     masking,
+    without,
 )
 from unipinrec.config import Config, TrainingConfig
 from unipinrec.data.blended import BlendedConfig
-from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.interactions import FOREVER, InteractionDataset
 from unipinrec.models.config import CatalogueConfig, JointTraining, ModelConfig, sized
 from unipinrec.models.registry import find_model
 from unipinrec.models.transact.config import SecondRankerConfig
@@ -56,7 +60,11 @@ class Recipe:
     variants: tuple[Variant, ...] = (UNIFIED,)
     seeds: tuple[int, ...] = (0,)
     test_share: float = 0.2
-    """Share of the log's time that is held out; `future_feedviews` alone."""
+    """Share of the feedviews, the latest ones, that are held out; `future_feedviews` alone."""
+    test_begin: int | None = None
+    """Unix seconds from which on is held out, in place of a share; `future_feedviews` alone."""
+    test_end: int = FOREVER
+    """Unix seconds from which on nothing is measured; `future_feedviews` alone."""
     feedviews_per_user: int = 3
     synthetic: bool = False
 
@@ -71,6 +79,12 @@ class Recipe:
                 raise ValueError(f"variant is {name}; allowed: {', '.join(known)}")
         chosen = tuple(variant for variant in self.variants if names is None or variant.name in names)
         return replace(self, variants=chosen, seeds=self.seeds if seeds is None else tuple(seeds))
+
+    def begin_of_test(self, dataset: InteractionDataset) -> int:
+        """Return the unix seconds from which on a dataset is held out."""
+        if self.test_begin is not None:
+            return self.test_begin
+        return int(np.quantile(dataset.feedviews.timestamp_F, 1 - self.test_share))
 
     def seeds_of(self, variant: Variant) -> tuple[int, ...]:
         """Return the seeds that a variant is trained with."""
@@ -118,6 +132,11 @@ _KUAIRAND_SIZES = {
     "layers": 2, "width": 32, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 8, "id_dim": 4,
     "dropout": 0.1, "time_periods_s": (DAY_S,),
 }  # fmt: skip
+
+_KUAIRAND_TEST = int(datetime(2022, 4, 16, 16, tzinfo=UTC).timestamp())
+"""17 April by the time zone of the log's dates."""
+_KUAIRAND_VALIDATION = _KUAIRAND_TEST - 2 * DAY_S
+"""15 April."""
 
 _SIMULATOR_SIZES = {
     "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "max_candidates": 64,
@@ -203,6 +222,7 @@ RECIPES = {
         variants=(UNIFIED, RANKING_ONLY, TRANSACT),
         seeds=(0, 1, 2),
         feedviews_per_user=1_000,
+        test_begin=_KUAIRAND_TEST,
     ),
     "ebnerd": _news("ebnerd"),
     "mind": _news("mind"),
@@ -253,3 +273,31 @@ ABLATIONS = {
     ),
 }
 """Of the second rankers, one thing at a time."""
+
+_STRONGER = {"weight_decay": 1.0, "id_dropout": 0.8}
+_FINER = (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S)
+TUNING = {
+    "kuairand": replace(
+        RECIPES["kuairand"],
+        variants=tuple(
+            without(
+                TRANSACT,
+                f"{name}-{epochs}",
+                f"{what}, epochs {epochs}",
+                model=model,
+                training=training | {"epochs": epochs},
+            )
+            for name, what, model, training in (
+                ("a", "as the recipe", {}, {}),
+                ("b", "stronger regularisation", {"dropout": 0.3}, _STRONGER),
+                ("c", "more half-lives", {"half_lives_s": _FINER}, {}),
+                ("d", "both", {"half_lives_s": _FINER, "dropout": 0.3}, _STRONGER),
+            )
+            for epochs in (1, 2, 4)
+        ),
+        seeds=(0,),
+        test_begin=_KUAIRAND_VALIDATION,
+        test_end=_KUAIRAND_TEST,
+    ),
+}
+"""Settings of a second ranker, compared on training dates alone."""

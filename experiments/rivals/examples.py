@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
-from unipinrec.data.interactions import InteractionDataset, split_at_time
+from unipinrec.data.interactions import split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.examples import SlateConfig, SlateExamples
@@ -72,15 +72,6 @@ class Examples:
         """Return the arrays by name, with labels or without."""
         names = [field.name for field in fields(self) if labels or field.name != "label_CA"]
         return {name: getattr(self, name) for name in names}
-
-
-def feedviews_between(
-    dataset: InteractionDataset, begin: int, end: int, most_per_user: int
-) -> FutureFeedviews:
-    """Return every user's first feedviews from a time on, those of them that are before another time."""
-    views = FutureFeedviews.of(dataset, split_at_time(dataset, begin), most_per_user)
-    early_F = dataset.feedviews.timestamp_F[views.feedview_F] < end
-    return FutureFeedviews(dataset, views.feedview_F[early_F], views.user_F[early_F])
 
 
 def _numbers(requests: RequestBatch) -> Float32s:

@@ -7,17 +7,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from experiments.recipes import RECIPES
+from experiments.recipes import RECIPES, TUNING
 from experiments.report import Machine, Row
 from experiments.rivals.budget import Budget
-from experiments.rivals.examples import Examples, feedviews_between
+from experiments.rivals.examples import Examples
 from experiments.rivals.report import Choice, RivalsReport
 from experiments.rivals.tables import BUDGET, FINAL, SEARCH, read_scores, write_budget, write_tables
 from experiments.scores import Measured, by_seed, ranking_scores, rates_scores
@@ -38,9 +37,6 @@ CONDITIONS = (
     "window mask, which raises TypeError there; with actions, which its own loader does not give",
     "SIM takes the latest 9 of the 100 events and searches 20 of them",
 )
-KUAIRAND_TEST = datetime(2022, 4, 16, 16, tzinfo=UTC)
-"""17 April in the time zone of the log's dates."""
-VALIDATION = timedelta(days=2)
 
 Tell = Callable[[str], object]
 
@@ -71,20 +67,19 @@ class RivalStudy:
         """
         name = dataset.info.name
         if name == "kuairand":
-            test = int(KUAIRAND_TEST.timestamp())
-            validation = test - int(VALIDATION.total_seconds())
-            budget = Budget(actions=("click", "long_view", "profile_enter"))
+            validation = TUNING[name].begin_of_test(dataset)
+            # Of few profile entries, models learn slowly.
+            budget = Budget(actions=("click", "long_view", "profile_enter"), epochs=20, patience=4)
         elif name == "simulator":
             share = 1 - RECIPES[name].test_share
-            time_F = dataset.feedviews.timestamp_F
-            validation, test = (int(np.quantile(time_F, part)) for part in (share * share, share))
+            validation = int(np.quantile(dataset.feedviews.timestamp_F, share * share))
             budget = Budget(actions=("click",))
         else:
             raise ValueError(f"dataset is {name}; allowed: kuairand, simulator")
         return cls(
             dataset=dataset,
             validation_begin=validation,
-            test_begin=test,
+            test_begin=RECIPES[name].begin_of_test(dataset),
             feedviews_per_user=RECIPES[name].feedviews_per_user,
             budget=budget,
             folder=folder,
@@ -130,9 +125,7 @@ class RivalStudy:
         """Write what the rivals' processes read. Those of the test feedviews get no labels."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_budget(self.folder / BUDGET, self.budget, self.dataset.info.actions)
-        validation = feedviews_between(
-            self.dataset, self.validation_begin, self.test_begin, self.feedviews_per_user
-        )
+        validation = self._between(self.validation_begin, self.test_begin)
         for name, views, begin in (
             (SEARCH, validation, self.validation_begin),
             (FINAL, self._views, self.test_begin),
@@ -142,7 +135,11 @@ class RivalStudy:
 
     @cached_property
     def _views(self) -> FutureFeedviews:
-        return feedviews_between(self.dataset, self.test_begin, FOREVER, self.feedviews_per_user)
+        return self._between(self.test_begin, FOREVER)
+
+    def _between(self, begin: int, end: int) -> FutureFeedviews:
+        split = split_at_time(self.dataset, begin)
+        return FutureFeedviews.of(self.dataset, split, self.feedviews_per_user, end)
 
     def _scores(self, rival: str, action: str) -> Path:
         return self.folder / f"{rival}-{action}"
@@ -179,5 +176,5 @@ class RivalStudy:
     def _measured(self, score_CA: Float32s) -> Measured:
         """Return AUC and gAUC of the actions that rivals are trained for."""
         areas = ranking_scores(self._views, score_CA).areas
-        names = [f"{kind} {action}" for kind in ("auc", "gauc") for action in self.budget.actions]
-        return Measured({}, {name: areas[name] for name in names})
+        kept = {name: area for name, area in areas.items() if name.split()[-1] in self.budget.actions}
+        return Measured({}, kept)

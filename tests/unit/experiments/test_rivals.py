@@ -10,11 +10,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from experiments.rivals.budget import Budget
-from experiments.rivals.examples import Examples, feedviews_between
+from experiments.rivals.examples import Examples
 from experiments.rivals.study import RivalStudy
 from experiments.rivals.tables import BUDGET, FINAL, PADDING, SEARCH, SELDOM, read_scores
 from unipinrec.arrays import AnyFloats
-from unipinrec.data.interactions import FOREVER, InteractionDataset
+from unipinrec.data.interactions import InteractionDataset, split_at_time
+from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 
@@ -55,7 +56,9 @@ def write_scores(study: RivalStudy, rival: str, score_KC: AnyFloats) -> None:
 def test_scores_are_measured_in_the_order_of_the_examples(study: RivalStudy) -> None:
     study.write()
     final, search = np.load(study.folder / FINAL), np.load(study.folder / SEARCH)
-    views = feedviews_between(study.dataset, study.test_begin, FOREVER, study.feedviews_per_user)
+    views = FutureFeedviews.of(
+        study.dataset, split_at_time(study.dataset, study.test_begin), study.feedviews_per_user
+    )
     np.testing.assert_array_equal(final["judged/item_C"], np.concatenate(views.items()))
     label_C = views.labels[:, study.dataset.info.actions.index(ACTION)]
     draw = np.random.default_rng(0)
@@ -85,7 +88,8 @@ def test_what_comes_later_changes_nothing_that_a_rival_learns_from(study: RivalS
     actions_S = np.where(time_S >= begin, 0, views.actions_S)
     other = replace(dataset, feedviews=replace(views, actions_S=actions_S))
     (fitted, judged), (fitted_other, judged_other) = (
-        Examples.before(feedviews_between(one, begin, FOREVER, 3), begin) for one in (dataset, other)
+        Examples.before(FutureFeedviews.of(one, split_at_time(one, begin), 3), begin)
+        for one in (dataset, other)
     )
     assert judged.label_CA.any()
     assert not judged_other.label_CA.any()
@@ -98,7 +102,7 @@ def test_what_comes_later_changes_nothing_that_a_rival_learns_from(study: RivalS
 
 def test_every_training_row_is_an_example_and_none_knows_its_own_labels(study: RivalStudy) -> None:
     dataset, begin = study.dataset, study.test_begin
-    fitted, _ = Examples.before(feedviews_between(dataset, begin, FOREVER, 3), begin)
+    fitted, _ = Examples.before(FutureFeedviews.of(dataset, split_at_time(dataset, begin), 3), begin)
     views = dataset.feedviews
     time_S = np.repeat(views.timestamp_F, np.diff(views.shown_offset_F1))
     assert len(fitted.item_C) == (time_S < begin).sum()
