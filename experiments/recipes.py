@@ -156,7 +156,20 @@ def _news(dataset: str) -> Recipe:
         protocol="future_feedviews",
         sizes=_NEWS_SIZES,
         training=JointTraining(epochs=10, batch_size=64, learning_rate=1e-3, id_dropout=0.5),
-        variants=(UNIFIED, RANKING_ONLY, RETRIEVAL_ONLY),
+        second=SecondRanker(
+            model={"item_dim": 16, "id_dim": 16, "cross_dim": 32, "head_hidden": 32},
+            training={
+                "epochs": 3,
+                "batch_size": 32,
+                "time_window_s": 0,
+                "learning_rate": 1e-3,
+                "weight_decay": 0.1,
+                "id_dropout": 0.5,
+            },
+            slates={"feedviews_per_user": 100, "kept_without_engagement": 1.0},
+        ),
+        variants=(UNIFIED, RANKING_ONLY, RETRIEVAL_ONLY, TRANSACT),
+        feedviews_per_user=100,
     )
 
 
@@ -208,14 +221,21 @@ RECIPES = {
         ),
         action_weights={"profile_enter": 4.0},
         second=SecondRanker(
-            model={"item_dim": 16, "id_dim": 16, "cross_dim": 32, "head_hidden": 32},
+            model={
+                "item_dim": 16,
+                "id_dim": 16,
+                "cross_dim": 32,
+                "head_hidden": 32,
+                "dropout": 0.3,
+                "half_lives_s": (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S),
+            },
             training={
-                "epochs": 3,
+                "epochs": 4,
                 "batch_size": 128,
                 "time_window_s": 0,
                 "learning_rate": 1e-3,
-                "weight_decay": 0.1,
-                "id_dropout": 0.5,
+                "weight_decay": 1.0,
+                "id_dropout": 0.8,
             },
             slates={"feedviews_per_user": 1_000, "kept_without_engagement": 1.0},
         ),
@@ -274,8 +294,15 @@ ABLATIONS = {
 }
 """Of the second rankers, one thing at a time."""
 
-_STRONGER = {"weight_decay": 1.0, "id_dropout": 0.8}
-_FINER = (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S)
+_LIGHTER: tuple[dict[str, Any], dict[str, Any]] = (
+    {"dropout": 0.1},
+    {"weight_decay": 0.1, "id_dropout": 0.5},
+)
+_STRONGER: tuple[dict[str, Any], dict[str, Any]] = (
+    {"dropout": 0.3},
+    {"weight_decay": 1.0, "id_dropout": 0.8},
+)
+_THREE, _FIVE = (900, 3 * DAY_S, 90 * DAY_S), (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S)
 TUNING = {
     "kuairand": replace(
         RECIPES["kuairand"],
@@ -284,14 +311,14 @@ TUNING = {
                 TRANSACT,
                 f"{name}-{epochs}",
                 f"{what}, epochs {epochs}",
-                model=model,
+                model=model | {"half_lives_s": half_lives_s},
                 training=training | {"epochs": epochs},
             )
-            for name, what, model, training in (
-                ("a", "as the recipe", {}, {}),
-                ("b", "stronger regularisation", {"dropout": 0.3}, _STRONGER),
-                ("c", "more half-lives", {"half_lives_s": _FINER}, {}),
-                ("d", "both", {"half_lives_s": _FINER, "dropout": 0.3}, _STRONGER),
+            for name, what, (model, training), half_lives_s in (
+                ("a", "lighter regularisation, 3 half-lives", _LIGHTER, _THREE),
+                ("b", "stronger regularisation, 3 half-lives", _STRONGER, _THREE),
+                ("c", "lighter regularisation, 5 half-lives", _LIGHTER, _FIVE),
+                ("d", "stronger regularisation, 5 half-lives", _STRONGER, _FIVE),
             )
             for epochs in (1, 2, 4)
         ),

@@ -23,6 +23,8 @@ from experiments.scores import Measured, by_seed, ranking_scores, rates_scores
 from unipinrec.arrays import Float32s
 from unipinrec.data.interactions import FOREVER, InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
+from unipinrec.models.config import sized
+from unipinrec.models.transact.config import TransactConfig
 
 MAIN = Path(__file__).with_name("rivals_main.py")
 LIBRARY = "fuxictr 2.3.10"
@@ -30,7 +32,8 @@ CONDITIONS = (
     "one model for each rival and action; every item shown in training is an example, in every epoch",
     "inputs as the second ranker's: ids, attributes, content and actions of the latest 100 events, the same "
     "of the candidate, the surface, rates of user, item and attributes for every action as known at the "
-    "request, how often each was shown, time since the last event, length of the history, clock and weekday",
+    "request, how often each was shown, time since the last event, length of the history, clock and weekday, "
+    "and counts of every action and of impressions by the second ranker's half-lives",
     "items shown once in training share an id with those never shown",
     "setting and number of epochs by AUC on the last part of the training time, then trained on all of it",
     "TransAct of 2 layers with its last output and the maximum, which is the library's default; without its "
@@ -52,6 +55,8 @@ class RivalStudy:
     test_begin: int
     feedviews_per_user: int
     """Most feedviews of a user that are measured."""
+    half_lives_s: tuple[int, ...]
+    """By which recent actions are counted, in seconds."""
     budget: Budget
     folder: Path
     """One for each dataset, times and budget."""
@@ -76,11 +81,13 @@ class RivalStudy:
             budget = Budget(actions=("click",))
         else:
             raise ValueError(f"dataset is {name}; allowed: kuairand, simulator")
+        ours = sized(TransactConfig, "demo", dataset.catalogue_fields | RECIPES[name].second.model)
         return cls(
             dataset=dataset,
             validation_begin=validation,
             test_begin=RECIPES[name].begin_of_test(dataset),
             feedviews_per_user=RECIPES[name].feedviews_per_user,
+            half_lives_s=ours.half_lives_s,
             budget=budget,
             folder=folder,
             synthetic=RECIPES[name].synthetic,
@@ -130,7 +137,7 @@ class RivalStudy:
             (SEARCH, validation, self.validation_begin),
             (FINAL, self._views, self.test_begin),
         ):
-            fitted, judged = Examples.before(views, begin)
+            fitted, judged = Examples.before(views, begin, self.half_lives_s)
             write_tables(self.folder / name, self.dataset, fitted, judged, labels=name == SEARCH)
 
     @cached_property
