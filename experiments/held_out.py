@@ -38,13 +38,13 @@ class HeldOut:
         """Return what training may see."""
         if self.recipe.protocol == "leave_one_out":
             return split_leave_one_out(self.dataset)
-        return split_at_time(self.dataset, self.recipe.begin_of_test(self.dataset))
+        return split_at_time(self.dataset, self.recipe.test_time(self.dataset)[0])
 
     @cached_property
     def views(self) -> FutureFeedviews:
         """Return the slates of the test time."""
-        recipe = self.recipe
-        return FutureFeedviews.of(self.dataset, self.split, recipe.feedviews_per_user, recipe.test_end)
+        _, end = self.recipe.test_time(self.dataset)
+        return FutureFeedviews.of(self.dataset, self.split, self.recipe.feedviews_per_user, end)
 
     def measure(self, variant: Variant, recommender: Any) -> Measured:
         """Return what a model reaches at the tasks that its variant is for.

@@ -62,9 +62,12 @@ class Recipe:
     test_share: float = 0.2
     """Share of the feedviews, the latest ones, that are held out; `future_feedviews` alone."""
     test_begin: int | None = None
-    """Unix seconds from which on is held out, in place of a share; `future_feedviews` alone."""
-    test_end: int = FOREVER
-    """Unix seconds from which on nothing is measured; `future_feedviews` alone."""
+    """Unix seconds from which on all is held out, in place of a share."""
+    validation_begin: int | None = None
+    """Unix seconds before that from which on settings are compared; else the same share of what is not held
+    out."""
+    validates: bool = False
+    """Whether to hold out what is before the test time in place of it, and to measure up to that alone."""
     feedviews_per_user: int = 3
     synthetic: bool = False
 
@@ -80,11 +83,14 @@ class Recipe:
         chosen = tuple(variant for variant in self.variants if names is None or variant.name in names)
         return replace(self, variants=chosen, seeds=self.seeds if seeds is None else tuple(seeds))
 
-    def begin_of_test(self, dataset: InteractionDataset) -> int:
-        """Return the unix seconds from which on a dataset is held out."""
-        if self.test_begin is not None:
-            return self.test_begin
-        return int(np.quantile(dataset.feedviews.timestamp_F, 1 - self.test_share))
+    def test_time(self, dataset: InteractionDataset) -> tuple[int, int]:
+        """Return the unix seconds from which on a dataset is held out, and those up to which is measured."""
+        share, given = 1 - self.test_share, (self.validation_begin, self.test_begin)
+        validation, test = (
+            int(np.quantile(dataset.feedviews.timestamp_F, part)) if begin is None else begin
+            for begin, part in zip(given, (share * share, share), strict=True)
+        )
+        return (validation, test) if self.validates else (test, FOREVER)
 
     def seeds_of(self, variant: Variant) -> tuple[int, ...]:
         """Return the seeds that a variant is trained with."""
@@ -118,6 +124,10 @@ class Recipe:
         return SlateConfig.model_validate({"seed": seed} | self.second.slates)
 
 
+_Setting = tuple[dict[str, Any], dict[str, Any]]
+"""Of the model and of its training."""
+
+
 def _known(kind: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that a model has: not every model has both heads and both losses."""
     return {name: value for name, value in fields.items() if name in kind.model_fields}
@@ -135,8 +145,6 @@ _KUAIRAND_SIZES = {
 
 _KUAIRAND_TEST = int(datetime(2022, 4, 16, 16, tzinfo=UTC).timestamp())
 """17 April by the time zone of the log's dates."""
-_KUAIRAND_VALIDATION = _KUAIRAND_TEST - 2 * DAY_S
-"""15 April."""
 
 _SIMULATOR_SIZES = {
     "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "max_candidates": 64,
@@ -243,6 +251,7 @@ RECIPES = {
         seeds=(0, 1, 2),
         feedviews_per_user=1_000,
         test_begin=_KUAIRAND_TEST,
+        validation_begin=_KUAIRAND_TEST - 2 * DAY_S,
     ),
     "ebnerd": _news("ebnerd"),
     "mind": _news("mind"),
@@ -294,37 +303,32 @@ ABLATIONS = {
 }
 """Of the second rankers, one thing at a time."""
 
-_LIGHTER: tuple[dict[str, Any], dict[str, Any]] = (
-    {"dropout": 0.1},
-    {"weight_decay": 0.1, "id_dropout": 0.5},
-)
-_STRONGER: tuple[dict[str, Any], dict[str, Any]] = (
-    {"dropout": 0.3},
-    {"weight_decay": 1.0, "id_dropout": 0.8},
-)
+_LIGHTER: _Setting = ({"dropout": 0.1}, {"weight_decay": 0.1, "id_dropout": 0.5})
+_STRONGER: _Setting = ({"dropout": 0.3}, {"weight_decay": 1.0, "id_dropout": 0.8})
 _THREE, _FIVE = (900, 3 * DAY_S, 90 * DAY_S), (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S)
-TUNING = {
-    "kuairand": replace(
-        RECIPES["kuairand"],
-        variants=tuple(
-            without(
-                TRANSACT,
-                f"{name}-{epochs}",
-                f"{what}, epochs {epochs}",
-                model=model | {"half_lives_s": half_lives_s},
-                training=training | {"epochs": epochs},
-            )
-            for name, what, (model, training), half_lives_s in (
-                ("a", "lighter regularisation, 3 half-lives", _LIGHTER, _THREE),
-                ("b", "stronger regularisation, 3 half-lives", _STRONGER, _THREE),
-                ("c", "lighter regularisation, 5 half-lives", _LIGHTER, _FIVE),
-                ("d", "stronger regularisation, 5 half-lives", _STRONGER, _FIVE),
-            )
-            for epochs in (1, 2, 4)
-        ),
-        seeds=(0,),
-        test_begin=_KUAIRAND_VALIDATION,
-        test_end=_KUAIRAND_TEST,
-    ),
-}
-"""Settings of a second ranker, compared on training dates alone."""
+
+
+def _tuning(recipe: Recipe) -> Recipe:
+    """Every setting with every number of epochs, one seed."""
+    settings = (
+        ("a", "lighter regularisation, 3 half-lives", _LIGHTER, _THREE),
+        ("b", "stronger regularisation, 3 half-lives", _STRONGER, _THREE),
+        ("c", "lighter regularisation, 5 half-lives", _LIGHTER, _FIVE),
+        ("d", "stronger regularisation, 5 half-lives", _STRONGER, _FIVE),
+    )
+    variants = tuple(
+        without(
+            TRANSACT,
+            f"{name}-{epochs}",
+            f"{what}, epochs {epochs}",
+            model=model | {"half_lives_s": half_lives_s},
+            training=training | {"epochs": epochs},
+        )
+        for name, what, (model, training), half_lives_s in settings
+        for epochs in (1, 2, 4)
+    )
+    return replace(recipe, variants=variants, seeds=(0,), validates=True)
+
+
+TUNING = {name: _tuning(RECIPES[name]) for name in ("kuairand", "ebnerd", "mind")}
+"""Settings of a second ranker, compared before the test time."""

@@ -6,14 +6,14 @@ Shapes: C candidates, K seeds, A actions.
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from experiments.recipes import RECIPES, TUNING
+from experiments.recipes import RECIPES
 from experiments.report import Machine, Row
 from experiments.rivals.budget import Budget
 from experiments.rivals.examples import Examples
@@ -72,25 +72,24 @@ class RivalStudy:
         """
         name = dataset.info.name
         if name == "kuairand":
-            validation = TUNING[name].begin_of_test(dataset)
             # Of few profile entries, models learn slowly.
             budget = Budget(actions=("click", "long_view", "profile_enter"), epochs=20, patience=4)
         elif name == "simulator":
-            share = 1 - RECIPES[name].test_share
-            validation = int(np.quantile(dataset.feedviews.timestamp_F, share * share))
             budget = Budget(actions=("click",))
         else:
             raise ValueError(f"dataset is {name}; allowed: kuairand, simulator")
-        ours = sized(TransactConfig, "demo", dataset.catalogue_fields | RECIPES[name].second.model)
+        recipe = RECIPES[name]
+        validation, test = replace(recipe, validates=True).test_time(dataset)
+        ours = sized(TransactConfig, "demo", dataset.catalogue_fields | recipe.second.model)
         return cls(
             dataset=dataset,
             validation_begin=validation,
-            test_begin=RECIPES[name].begin_of_test(dataset),
-            feedviews_per_user=RECIPES[name].feedviews_per_user,
+            test_begin=test,
+            feedviews_per_user=recipe.feedviews_per_user,
             half_lives_s=ours.half_lives_s,
             budget=budget,
             folder=folder,
-            synthetic=RECIPES[name].synthetic,
+            synthetic=recipe.synthetic,
         )
 
     def run(self, tell: Tell) -> RivalsReport:

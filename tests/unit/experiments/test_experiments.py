@@ -129,10 +129,9 @@ def test_a_recipes_test_time_is_held_out_and_measured_up_to_its_end(dataset: Int
     time_F = dataset.feedviews.timestamp_F
     begin, end = (int(np.quantile(time_F, part)) for part in (0.5, 0.8))
     given = replace(recipe("future_feedviews"), test_begin=begin)
-    whole, part, by_share = (
-        HeldOut(one, dataset)
-        for one in (given, replace(given, test_end=end), replace(given, test_begin=None, test_share=0.5))
-    )
+    before = replace(given, validation_begin=begin, test_begin=end, validates=True)
+    half = replace(given, test_begin=None, test_share=0.5)
+    whole, part, by_share = (HeldOut(one, dataset) for one in (given, before, half))
     for held_out in (whole, part, by_share):
         assert (held_out.split.test_begin_U == begin).all()
     np.testing.assert_array_equal(whole.views.feedview_F, by_share.views.feedview_F)
@@ -141,11 +140,16 @@ def test_a_recipes_test_time_is_held_out_and_measured_up_to_its_end(dataset: Int
     np.testing.assert_array_equal(part.views.feedview_F, whole.views.feedview_F[early_F])
 
 
-def test_settings_are_compared_on_days_before_the_test_time_alone() -> None:
-    final, tuning = RECIPES["kuairand"], TUNING["kuairand"]
-    assert final.test_begin is not None
-    assert tuning.test_begin == final.test_begin - 2 * DAY_S
-    assert tuning.test_end == final.test_begin
+@pytest.mark.parametrize("name", ["kuairand", "ebnerd"])
+def test_settings_are_compared_before_the_test_time_alone(dataset: InteractionDataset, name: str) -> None:
+    begin, end = TUNING[name].test_time(dataset)
+    test, forever = RECIPES[name].test_time(dataset)
+    assert begin < end == test < forever
+    if name == "kuairand":
+        assert end - begin == 2 * DAY_S
+    else:
+        time_F = dataset.feedviews.timestamp_F
+        assert np.mean(time_F < begin) == pytest.approx(0.64, abs=0.01)
 
 
 C = TypeVar("C", bound=CatalogueConfig)
