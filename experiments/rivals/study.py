@@ -73,7 +73,7 @@ class RivalStudy:
         name = dataset.info.name
         if name == "kuairand":
             # Of few profile entries, models learn slowly.
-            budget = Budget(actions=("click", "long_view", "profile_enter"), epochs=20, patience=4)
+            budget = Budget(actions=("click", "long_view", "profile_enter"), epochs=20, patience=2)
         elif name == "simulator":
             budget = Budget(actions=("click",))
         else:
