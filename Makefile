@@ -26,8 +26,8 @@ data: install ## Fetch MovieLens 100K
 demo: install ## Data, training, export, serving, requests, evaluation: about five minutes the first time
 	$(BIN)/unipinrec demo
 
-eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand, ebnerd, mind, simulator, lifelong, or policy or rivals after make oracles [DATA=files] [ABLATIONS=1]
-	$(BIN)/unipinrec eval $(DATASET) $(if $(DATA),--path $(DATA)) $(if $(ABLATIONS),--ablations)
+eval: install ## Train and evaluate from scratch: make eval DATASET=movielens, amazon, kuairand, ebnerd, mind, simulator, lifelong, or policy or rivals after make oracles [DATA=files] [ABLATIONS=1] [TUNING=1]
+	$(BIN)/unipinrec eval $(DATASET) $(if $(DATA),--path $(DATA)) $(if $(ABLATIONS),--ablations) $(if $(TUNING),--tuning)
 
 tables: install ## Turn the reports of make eval into docs/results.md
 	$(BIN)/unipinrec tables

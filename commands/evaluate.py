@@ -14,7 +14,7 @@ from experiments.gate import GateConfig, run_gate
 from experiments.policy.page import write_page
 from experiments.policy.report import PolicyStudyReport
 from experiments.policy.study import PolicyStudy, quick_study
-from experiments.recipes import ABLATIONS, RECIPES
+from experiments.recipes import ABLATIONS, RECIPES, TUNING
 from experiments.report import EvaluationReport
 from experiments.rivals.study import RivalStudy
 from experiments.runner import Runner
@@ -65,6 +65,13 @@ def eval_command(
             f"OUT/DATASET-ablations.json."
         ),
     ] = False,
+    tuning: Annotated[
+        bool,
+        typer.Option(
+            help=f"Of {', '.join(TUNING)}: settings of the second ranker, compared on training dates alone, "
+            f"into OUT/DATASET-tuning.json."
+        ),
+    ] = False,
 ) -> None:
     """Train every model of a dataset's recipe, measure them on held-out data, and write OUT/DATASET.json.
 
@@ -91,16 +98,21 @@ def eval_command(
             )
         if ablations and dataset not in ABLATIONS:
             raise ValueError(f"dataset is {dataset}; allowed with --ablations: {', '.join(ABLATIONS)}")
-        recipe = (ABLATIONS if ablations else RECIPES)[dataset].narrowed(
+        if tuning and (ablations or dataset not in TUNING):
+            raise ValueError(f"dataset is {dataset}; allowed with --tuning alone: {', '.join(TUNING)}")
+        kind = "-ablations" if ablations else "-tuning" if tuning else ""
+        recipe = (ABLATIONS if ablations else TUNING if tuning else RECIPES)[dataset].narrowed(
             only.split(",") if only else None, _numbers(seeds) if seeds else None
         )
         folder = data or Path("build/data", dataset)
         if not folder.exists():
             _prepare(dataset, path, folder, console)
         truth = Truth.load(folder) if recipe.synthetic else None
-        runner = Runner(recipe, InteractionDataset.load(folder), out / dataset, console.print, truth)
+        # What is tuned was trained on another part of the data, and may not be taken for the rest.
+        kept = out / (f"{dataset}{kind}" if tuning else dataset)
+        runner = Runner(recipe, InteractionDataset.load(folder), kept, console.print, truth)
         report = runner.run(workers)
-        written = out / f"{dataset}{'-ablations' if ablations else ''}.json"
+        written = out / f"{dataset}{kind}.json"
         report.write(written)
         console.print(f"report written to {written}")
 

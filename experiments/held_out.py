@@ -38,13 +38,13 @@ class HeldOut:
         """Return what training may see."""
         if self.recipe.protocol == "leave_one_out":
             return split_leave_one_out(self.dataset)
-        time_F = self.dataset.feedviews.timestamp_F
-        return split_at_time(self.dataset, int(np.quantile(time_F, 1 - self.recipe.test_share)))
+        return split_at_time(self.dataset, self.recipe.test_time(self.dataset)[0])
 
     @cached_property
     def views(self) -> FutureFeedviews:
-        """Return the slates after the cut."""
-        return FutureFeedviews.of(self.dataset, self.split, self.recipe.feedviews_per_user)
+        """Return the slates of the test time."""
+        _, end = self.recipe.test_time(self.dataset)
+        return FutureFeedviews.of(self.dataset, self.split, self.recipe.feedviews_per_user, end)
 
     def measure(self, variant: Variant, recommender: Any) -> Measured:
         """Return what a model reaches at the tasks that its variant is for.

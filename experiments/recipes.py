@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal
+
+import numpy as np
 
 from experiments.variants import (
     DAY_S,
@@ -13,6 +16,7 @@ from experiments.variants import (
     SASREC,
     TRANSACT,
     TRANSACT_ABLATIONS,
+    TRANSACT_ALONE,
     TRANSACT_V2,
     TRANSACT_V2_ABLATIONS,
     UNIFIED,
@@ -20,10 +24,11 @@ from experiments.variants import (
     depth,
     length,
     masking,
+    without,
 )
 from unipinrec.config import Config, TrainingConfig
 from unipinrec.data.blended import BlendedConfig
-from unipinrec.data.interactions import InteractionDataset
+from unipinrec.data.interactions import FOREVER, InteractionDataset
 from unipinrec.models.config import (
     CatalogueConfig,
     ItemConfig,
@@ -63,7 +68,14 @@ class Recipe:
     variants: tuple[Variant, ...] = (UNIFIED,)
     seeds: tuple[int, ...] = (0,)
     test_share: float = 0.2
-    """Share of the log's time that is held out; `future_feedviews` alone."""
+    """Share of the feedviews, the latest ones, that are held out; `future_feedviews` alone."""
+    test_begin: int | None = None
+    """Unix seconds from which on all is held out, in place of a share."""
+    validation_begin: int | None = None
+    """Unix seconds before that from which on settings are compared; else the same share of what is not held
+    out."""
+    validates: bool = False
+    """Whether to hold out what is before the test time in place of it, and to measure up to that alone."""
     feedviews_per_user: int = 3
     synthetic: bool = False
 
@@ -78,6 +90,15 @@ class Recipe:
                 raise ValueError(f"variant is {name}; allowed: {', '.join(known)}")
         chosen = tuple(variant for variant in self.variants if names is None or variant.name in names)
         return replace(self, variants=chosen, seeds=self.seeds if seeds is None else tuple(seeds))
+
+    def test_time(self, dataset: InteractionDataset) -> tuple[int, int]:
+        """Return the unix seconds from which on a dataset is held out, and those up to which is measured."""
+        share, given = 1 - self.test_share, (self.validation_begin, self.test_begin)
+        validation, test = (
+            int(np.quantile(dataset.feedviews.timestamp_F, part)) if begin is None else begin
+            for begin, part in zip(given, (share * share, share), strict=True)
+        )
+        return (validation, test) if self.validates else (test, FOREVER)
 
     def seeds_of(self, variant: Variant) -> tuple[int, ...]:
         """Return the seeds that a variant is trained with."""
@@ -117,6 +138,10 @@ class Recipe:
         return SlateConfig.model_validate({"seed": seed} | self.second.slates)
 
 
+_Setting = tuple[dict[str, Any], dict[str, Any]]
+"""Of the model and of its training."""
+
+
 def _known(kind: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that a model has: not every model has both heads and both losses."""
     return {name: value for name, value in fields.items() if name in kind.model_fields}
@@ -131,6 +156,9 @@ _KUAIRAND_SIZES = {
     "layers": 2, "width": 32, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 8, "id_dim": 4,
     "dropout": 0.1, "time_periods_s": (DAY_S,),
 }  # fmt: skip
+
+_KUAIRAND_TEST = int(datetime(2022, 4, 16, 16, tzinfo=UTC).timestamp())
+"""17 April by the time zone of the log's dates."""
 
 _SIMULATOR_SIZES = {
     "layers": 2, "width": 64, "heads": 2, "max_history": 64, "window_block": 16, "max_candidates": 64,
@@ -150,7 +178,20 @@ def _news(dataset: str) -> Recipe:
         protocol="future_feedviews",
         sizes=_NEWS_SIZES,
         training=JointTraining(epochs=10, batch_size=64, learning_rate=1e-3, id_dropout=0.5),
-        variants=(UNIFIED, RANKING_ONLY, RETRIEVAL_ONLY),
+        second=SecondRanker(
+            model={"item_dim": 16, "id_dim": 16, "cross_dim": 32, "head_hidden": 32},
+            training={
+                "epochs": 3,
+                "batch_size": 32,
+                "time_window_s": 0,
+                "learning_rate": 1e-3,
+                "weight_decay": 0.1,
+                "id_dropout": 0.5,
+            },
+            slates={"feedviews_per_user": 100, "kept_without_engagement": 1.0},
+        ),
+        variants=(UNIFIED, RANKING_ONLY, RETRIEVAL_ONLY, TRANSACT_ALONE),
+        feedviews_per_user=100,
     )
 
 
@@ -202,20 +243,29 @@ RECIPES = {
         ),
         action_weights={"profile_enter": 4.0},
         second=SecondRanker(
-            model={"item_dim": 16, "id_dim": 16, "cross_dim": 32, "head_hidden": 32},
+            model={
+                "item_dim": 16,
+                "id_dim": 16,
+                "cross_dim": 32,
+                "head_hidden": 32,
+                "dropout": 0.3,
+                "half_lives_s": (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S),
+            },
             training={
-                "epochs": 3,
+                "epochs": 4,
                 "batch_size": 128,
                 "time_window_s": 0,
                 "learning_rate": 1e-3,
-                "weight_decay": 0.1,
-                "id_dropout": 0.5,
+                "weight_decay": 1.0,
+                "id_dropout": 0.8,
             },
             slates={"feedviews_per_user": 1_000, "kept_without_engagement": 1.0},
         ),
-        variants=(UNIFIED, RANKING_ONLY, replace(TRANSACT, vectors=None)),
+        variants=(UNIFIED, RANKING_ONLY, TRANSACT_ALONE),
         seeds=(0, 1, 2),
         feedviews_per_user=1_000,
+        test_begin=_KUAIRAND_TEST,
+        validation_begin=_KUAIRAND_TEST - 2 * DAY_S,
     ),
     "ebnerd": _news("ebnerd"),
     "mind": _news("mind"),
@@ -264,3 +314,33 @@ ABLATIONS = {
     "lifelong": replace(RECIPES["lifelong"], variants=(TRANSACT, TRANSACT_V2, *TRANSACT_V2_ABLATIONS)),
 }
 """Of the second rankers, one thing at a time."""
+
+_LIGHTER: _Setting = ({"dropout": 0.1}, {"weight_decay": 0.1, "id_dropout": 0.5})
+_STRONGER: _Setting = ({"dropout": 0.3}, {"weight_decay": 1.0, "id_dropout": 0.8})
+_THREE, _FIVE = (900, 3 * DAY_S, 90 * DAY_S), (900, 7_200, DAY_S, 4 * DAY_S, 90 * DAY_S)
+
+
+def _tuning(recipe: Recipe) -> Recipe:
+    """Every setting with every number of epochs, one seed."""
+    settings = (
+        ("a", "lighter regularisation, 3 half-lives", _LIGHTER, _THREE),
+        ("b", "stronger regularisation, 3 half-lives", _STRONGER, _THREE),
+        ("c", "lighter regularisation, 5 half-lives", _LIGHTER, _FIVE),
+        ("d", "stronger regularisation, 5 half-lives", _STRONGER, _FIVE),
+    )
+    variants = tuple(
+        without(
+            TRANSACT_ALONE,
+            f"{name}-{epochs}",
+            f"{what}, epochs {epochs}",
+            model=model | {"half_lives_s": half_lives_s},
+            training=training | {"epochs": epochs},
+        )
+        for name, what, (model, training), half_lives_s in settings
+        for epochs in (1, 2, 4)
+    )
+    return replace(recipe, variants=variants, seeds=(0,), validates=True)
+
+
+TUNING = {name: _tuning(RECIPES[name]) for name in ("kuairand", "ebnerd", "mind")}
+"""Settings of a second ranker, compared before the test time."""

@@ -81,7 +81,8 @@ def by_seed(runs: Sequence[Measured]) -> dict[str, tuple[float, ...]]:
 
 
 def ranking_scores(views: FutureFeedviews, score_SA: Float32s) -> Measured:
-    """Return Hit@3 of every action that occurs, and AUC and gAUC of those that do not always occur."""
+    """Return Hit@3 of every action that occurs, and AUC and gAUC, by user and by slate, of those that do not
+    always occur."""
     hit_FA = hit_at_k(score_SA, views.labels, views.offsets, HITS)
     found = Measured({})
     for action, name in enumerate(views.dataset.info.actions):
@@ -91,7 +92,24 @@ def ranking_scores(views: FutureFeedviews, score_SA: Float32s) -> Measured:
             found.metrics[f"hit@{HITS} {name}"] = values
         if label_S.any() and not label_S.all():
             found.areas[f"auc {name}"] = auc_estimate(score_SA[:, action], label_S, views.users_of_items)
-            found.areas[f"gauc {name}"] = gauc(score_SA[:, action], label_S, views.users_of_items)
+            within = areas_within(views, score_SA[:, action], label_S)
+            found.areas.update({f"{kind} {name}": area for kind, area in within.items()})
+    return found
+
+
+def areas_within(
+    views: FutureFeedviews, score_S: Float32s, label_S: Bools, other_S: Float32s | None = None
+) -> dict[str, Estimate]:
+    """Return gAUC by user and by slate, or their differences from those of other scores, where there are any.
+
+    All items of a slate are scored with the same knowledge of the user. Between slates of one user, labels of
+    earlier ones become known, and whoever follows them gains across users and loses within.
+    """
+    found = {}
+    for kind, group_S in (("gauc", views.users_of_items), ("slate gauc", views.slates_of_items)):
+        shown_G, positives_G = np.bincount(group_S), np.bincount(group_S, label_S)
+        if ((positives_G > 0) & (positives_G < shown_G)).any():
+            found[kind] = gauc(score_S, label_S, views.users_of_items, group_S=group_S, other_S=other_S)
     return found
 
 

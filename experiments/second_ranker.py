@@ -13,12 +13,12 @@ from typing_extensions import override
 
 from experiments.held_out import HeldOut
 from experiments.report import Difference, Row, Section
-from experiments.scores import Measured, by_seed, current_rates_scores, rates_scores
+from experiments.scores import Measured, areas_within, by_seed, current_rates_scores, rates_scores
 from experiments.section import Question, Run
 from experiments.variants import UNIFIED, Variant
 from unipinrec.arrays import Bools, Float32s
-from unipinrec.evaluation.auc import auc_by_user, auc_difference, auc_estimate
-from unipinrec.evaluation.bootstrap import Estimate, estimate
+from unipinrec.evaluation.auc import auc_difference, auc_estimate
+from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.models.registry import find_model
 from unipinrec.models.transact.config import SecondRankerConfig
 
@@ -59,7 +59,7 @@ class SecondRanking(Question):
                 against.append(variant.name)
         self.what = (
             f"AUC of {self._names[0]} by the number of events in a request's history, in {BANDS} parts with "
-            f"equally many requests each. Differences of AUC and gAUC are paired by user."
+            f"equally many requests each. Differences of AUC and gAUC are paired by user or slate."
         )
         self.compared = ()
 
@@ -140,10 +140,8 @@ class SecondRanking(Question):
         for action, name in self._compared_actions():
             a_S, b_S, label_S = a_SA[:, action], b_SA[:, action], label_SA[:, action]
             found[f"auc {name}"] = auc_difference(a_S, b_S, label_S, user_S)
-            one, other = (auc_by_user(score_S, label_S, user_S) for score_S in (a_S, b_S))
-            gap_G = one.auc_G - other.auc_G
-            if len(gap_G):
-                found[f"gauc {name}"] = estimate(gap_G, weight_X=one.impressions_G)
+            within = areas_within(self._views, a_S, label_S, b_S)
+            found.update({f"{kind} {name}": gap for kind, gap in within.items()})
         for name, part_S in self._parts():
             found[name] = auc_difference(
                 a_SA[part_S, 0], b_SA[part_S, 0], label_SA[part_S, 0], user_S[part_S]

@@ -95,6 +95,7 @@ TRANSACT = Variant(
     retrieves=False,
     vectors=UNIFIED,
 )
+TRANSACT_ALONE = replace(TRANSACT, what="second ranker: TransAct, by item vectors of its own", vectors=None)
 TRANSACT_V2 = Variant(
     name="transact-v2",
     what="second ranker: TransAct V2, up to 16,000 events",

@@ -6,8 +6,7 @@ Shapes: C candidates, K seeds, A actions.
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -17,13 +16,15 @@ import numpy as np
 from experiments.recipes import RECIPES
 from experiments.report import Machine, Row
 from experiments.rivals.budget import Budget
-from experiments.rivals.examples import Examples, feedviews_between
+from experiments.rivals.examples import Examples
 from experiments.rivals.report import Choice, RivalsReport
 from experiments.rivals.tables import BUDGET, FINAL, SEARCH, read_scores, write_budget, write_tables
 from experiments.scores import Measured, by_seed, ranking_scores, rates_scores
 from unipinrec.arrays import Float32s
 from unipinrec.data.interactions import FOREVER, InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
+from unipinrec.models.config import sized
+from unipinrec.models.transact.config import TransactConfig
 
 MAIN = Path(__file__).with_name("rivals_main.py")
 LIBRARY = "fuxictr 2.3.10"
@@ -31,16 +32,14 @@ CONDITIONS = (
     "one model for each rival and action; every item shown in training is an example, in every epoch",
     "inputs as the second ranker's: ids, attributes, content and actions of the latest 100 events, the same "
     "of the candidate, the surface, rates of user, item and attributes for every action as known at the "
-    "request, how often each was shown, time since the last event, length of the history, clock and weekday",
+    "request, how often each was shown, time since the last event, length of the history, clock and weekday, "
+    "and counts of every action and of impressions by the second ranker's half-lives",
     "items shown once in training share an id with those never shown",
     "setting and number of epochs by AUC on the last part of the training time, then trained on all of it",
     "TransAct of 2 layers with its last output and the maximum, which is the library's default; without its "
     "window mask, which raises TypeError there; with actions, which its own loader does not give",
     "SIM takes the latest 9 of the 100 events and searches 20 of them",
 )
-KUAIRAND_TEST = datetime(2022, 4, 16, 16, tzinfo=UTC)
-"""17 April in the time zone of the log's dates."""
-VALIDATION = timedelta(days=2)
 
 Tell = Callable[[str], object]
 
@@ -56,6 +55,8 @@ class RivalStudy:
     test_begin: int
     feedviews_per_user: int
     """Most feedviews of a user that are measured."""
+    half_lives_s: tuple[int, ...]
+    """By which recent actions are counted, in seconds."""
     budget: Budget
     folder: Path
     """One for each dataset, times and budget."""
@@ -71,24 +72,24 @@ class RivalStudy:
         """
         name = dataset.info.name
         if name == "kuairand":
-            test = int(KUAIRAND_TEST.timestamp())
-            validation = test - int(VALIDATION.total_seconds())
-            budget = Budget(actions=("click", "long_view", "profile_enter"))
+            # Of few profile entries, models learn slowly.
+            budget = Budget(actions=("click", "long_view", "profile_enter"), epochs=20, patience=2)
         elif name == "simulator":
-            share = 1 - RECIPES[name].test_share
-            time_F = dataset.feedviews.timestamp_F
-            validation, test = (int(np.quantile(time_F, part)) for part in (share * share, share))
             budget = Budget(actions=("click",))
         else:
             raise ValueError(f"dataset is {name}; allowed: kuairand, simulator")
+        recipe = RECIPES[name]
+        validation, test = replace(recipe, validates=True).test_time(dataset)
+        ours = sized(TransactConfig, "demo", dataset.catalogue_fields | recipe.second.model)
         return cls(
             dataset=dataset,
             validation_begin=validation,
             test_begin=test,
-            feedviews_per_user=RECIPES[name].feedviews_per_user,
+            feedviews_per_user=recipe.feedviews_per_user,
+            half_lives_s=ours.half_lives_s,
             budget=budget,
             folder=folder,
-            synthetic=RECIPES[name].synthetic,
+            synthetic=recipe.synthetic,
         )
 
     def run(self, tell: Tell) -> RivalsReport:
@@ -130,19 +131,21 @@ class RivalStudy:
         """Write what the rivals' processes read. Those of the test feedviews get no labels."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_budget(self.folder / BUDGET, self.budget, self.dataset.info.actions)
-        validation = feedviews_between(
-            self.dataset, self.validation_begin, self.test_begin, self.feedviews_per_user
-        )
+        validation = self._between(self.validation_begin, self.test_begin)
         for name, views, begin in (
             (SEARCH, validation, self.validation_begin),
             (FINAL, self._views, self.test_begin),
         ):
-            fitted, judged = Examples.before(views, begin)
+            fitted, judged = Examples.before(views, begin, self.half_lives_s)
             write_tables(self.folder / name, self.dataset, fitted, judged, labels=name == SEARCH)
 
     @cached_property
     def _views(self) -> FutureFeedviews:
-        return feedviews_between(self.dataset, self.test_begin, FOREVER, self.feedviews_per_user)
+        return self._between(self.test_begin, FOREVER)
+
+    def _between(self, begin: int, end: int) -> FutureFeedviews:
+        split = split_at_time(self.dataset, begin)
+        return FutureFeedviews.of(self.dataset, split, self.feedviews_per_user, end)
 
     def _scores(self, rival: str, action: str) -> Path:
         return self.folder / f"{rival}-{action}"
@@ -179,5 +182,5 @@ class RivalStudy:
     def _measured(self, score_CA: Float32s) -> Measured:
         """Return AUC and gAUC of the actions that rivals are trained for."""
         areas = ranking_scores(self._views, score_CA).areas
-        names = [f"{kind} {action}" for kind in ("auc", "gauc") for action in self.budget.actions]
-        return Measured({}, {name: areas[name] for name in names})
+        kept = {name: area for name, area in areas.items() if name.split()[-1] in self.budget.actions}
+        return Measured({}, kept)

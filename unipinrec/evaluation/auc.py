@@ -98,14 +98,26 @@ def auc_by_user(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> UserAuc:
     return UserAuc(*(by_user[name].to_numpy() for name in ("user", "auc", "impressions")))
 
 
-def gauc(score_S: AnyFloats, label_S: Bools, user_S: Int64s) -> Estimate:
+def gauc(
+    score_S: AnyFloats,
+    label_S: Bools,
+    user_S: Int64s,
+    *,
+    group_S: Int64s | None = None,
+    other_S: AnyFloats | None = None,
+) -> Estimate:
     """Return the mean of `auc_by_user` weighted by impressions, with an interval from resampled users.
 
     What separates users from one another cannot raise it (Zhou et al., Deep Interest Network, arXiv
-    1706.06978, "Metrics"). To compare two rankers, pass their `auc_by_user` to `bootstrap.difference`.
+    1706.06978, "Metrics"). With `group_S`, areas are those within groups, such as slates, each of which is
+    one user's. With `other_S`, it is the paired difference: less what other scores reach.
 
-    Raises `ValueError` as `auc_by_user` does, and if no user has both labels.
+    Raises `ValueError` as `auc_by_user` does, and if no user, or no group, has both labels.
     """
-    by_user = auc_by_user(score_S, label_S, user_S)
-    check_at_least("users with both labels", len(by_user.auc_G), 1)
-    return estimate(by_user.auc_G, weight_X=by_user.impressions_G)
+    group_S = user_S if group_S is None else group_S
+    within = auc_by_user(score_S, label_S, group_S)
+    check_at_least("users with both labels", len(within.auc_G), 1)
+    area_G = within.auc_G if other_S is None else within.auc_G - auc_by_user(other_S, label_S, group_S).auc_G
+    groups, first = np.unique(group_S, return_index=True)
+    owner_G = user_S[first[np.searchsorted(groups, within.user_G)]]
+    return estimate(area_G, weight_X=within.impressions_G, cluster_X=owner_G)

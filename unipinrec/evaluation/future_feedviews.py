@@ -14,7 +14,7 @@ from unipinrec.arrays import Bools, Float32s, Int64s
 from unipinrec.data.feedviews import Feedview
 from unipinrec.data.history import UNKNOWN_ROW, History
 from unipinrec.data.impressions_log import ImpressionLog
-from unipinrec.data.interactions import InteractionDataset, Split
+from unipinrec.data.interactions import FOREVER, InteractionDataset, Split
 from unipinrec.evaluation.catalogue import rank_of_target
 from unipinrec.evaluation.recommender import QueryEmbedder, Ranker, Retriever
 from unipinrec.models.common.offline import OfflineRequest
@@ -24,7 +24,7 @@ CHUNK_FEEDVIEWS = 128
 
 @dataclass(frozen=True)
 class FutureFeedviews:
-    """The first feedviews of every user from the start of a split's test time on.
+    """The first feedviews of every user from the start of a split's test time on, up to its end.
 
     A request's history and impressions are everything before its feedview, also what lies after the start of
     the test time.
@@ -35,13 +35,16 @@ class FutureFeedviews:
     user_F: Int64s
 
     @classmethod
-    def of(cls, dataset: InteractionDataset, split: Split, most_per_user: int) -> "FutureFeedviews":
-        """Return at most `most_per_user` feedviews of each user."""
+    def of(
+        cls, dataset: InteractionDataset, split: Split, most_per_user: int, end: int = FOREVER
+    ) -> "FutureFeedviews":
+        """Return each user's first `most_per_user` feedviews, those of them before `end`, in unix seconds."""
         views = dataset.feedviews
         user_F = np.repeat(np.arange(len(dataset.user_ids_U)), np.diff(views.offset_U1))
         held_F = np.flatnonzero(views.timestamp_F >= split.test_begin_U[user_F])
         first_F = np.searchsorted(user_F[held_F], user_F[held_F])
         kept_F = held_F[np.arange(len(held_F)) - first_F < most_per_user]
+        kept_F = kept_F[views.timestamp_F[kept_F] < end]
         return cls(dataset, kept_F, user_F[kept_F])
 
     def requests(self) -> list[OfflineRequest]:
@@ -77,6 +80,11 @@ class FutureFeedviews:
     def users_of_items(self) -> Int64s:
         """Return who was shown each item, [S]."""
         return np.repeat(self.user_F, np.diff(self.offsets))
+
+    @cached_property
+    def slates_of_items(self) -> Int64s:
+        """Return which of the feedviews showed each item, [S] of 0 to F - 1."""
+        return np.repeat(np.arange(len(self.feedview_F)), np.diff(self.offsets))
 
     def targets(self, action_mask: int | None = None) -> Int64s:
         """Return each feedview's first item with a wanted action that is not in the history, or -1, [F].

@@ -21,6 +21,7 @@ from commands.app import app
             ["kuairand", "--ablations"],
             "dataset is kuairand; allowed with --ablations: simulator, lifelong",
         ),
+        (["amazon", "--tuning"], "dataset is amazon; allowed with --tuning alone: kuairand, ebnerd, mind"),
         (
             ["movielens", "--seeds", "1,a"],
             "seeds is 1,a; allowed: whole numbers from 0 on, with commas between",

@@ -71,6 +71,30 @@ def test_what_separates_users_raises_auc_and_not_gauc() -> None:
     assert gauc(score_S, label_S, user_S).mean == 0.5
 
 
+def test_slates_weigh_by_impressions_and_users_are_resampled_whole() -> None:
+    # Slates 0 and 1 of user 3 have areas 1 and 0, slate 2 of user 8 has 1/2; slate 3 has one label.
+    user_S = np.array([3, 3, 3, 3, 3, 8, 8, 8])
+    slate_S = np.array([0, 0, 1, 1, 1, 2, 2, 3])
+    score_S = np.array([2.0, 1, 1, 2, 2, 5, 5, 6])
+    label_S = np.array([True, False, True, False, False, True, False, True])
+    found = gauc(score_S, label_S, user_S, group_S=slate_S)
+    assert found.mean == pytest.approx((2 * 1 + 3 * 0 + 2 * 0.5) / 7)
+    assert (found.low, found.high) == pytest.approx((2 / 5, 0.5))
+    reverse = gauc(score_S, label_S, user_S, group_S=slate_S, other_S=-score_S)
+    assert reverse.mean == pytest.approx((2 * 1 - 3 * 1 + 2 * 0) / 7)
+
+
+def test_rates_that_follow_a_users_labels_lose_within_users_where_nothing_can_be_known() -> None:
+    random = np.random.default_rng(0)
+    rate_U1 = random.beta(2, 1, (300, 1))
+    label_UN = random.random((300, 12)) < rate_U1
+    before_UN = np.cumsum(label_UN, axis=1) - label_UN
+    score_S, label_S = ((before_UN + 1) / (np.arange(12) + 2)).ravel(), label_UN.ravel()
+    user_S = np.repeat(np.arange(300), 12)
+    assert auc(score_S, label_S) > 0.6
+    assert gauc(score_S, label_S, user_S).high < 0.4
+
+
 def test_the_interval_of_auc_is_that_of_weighted_scikit_learn() -> None:
     random = np.random.default_rng(0)
     user_S = random.integers(12, size=150) * 3

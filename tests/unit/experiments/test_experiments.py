@@ -1,5 +1,6 @@
 """A small comparison from data to report, and what its parts count."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.recipes import RECIPES, Recipe
+from experiments.held_out import HeldOut
+from experiments.recipes import RECIPES, TUNING, Recipe
 from experiments.runner import Runner, forward_flops
-from experiments.variants import INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, UNIFIED
+from experiments.variants import DAY_S, INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, UNIFIED
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.baselines.interleaved import InterleavedRecommender
@@ -121,6 +123,33 @@ def test_future_feedviews_are_the_first_after_the_cut_with_all_that_came_before(
             if actions & 0b1011 and row not in request.history.item_row_N
         ]
         assert target == (positive[0] if positive else -1)
+
+
+def test_a_recipes_test_time_is_held_out_and_measured_up_to_its_end(dataset: InteractionDataset) -> None:
+    time_F = dataset.feedviews.timestamp_F
+    begin, end = (int(np.quantile(time_F, part)) for part in (0.5, 0.8))
+    given = replace(recipe("future_feedviews"), test_begin=begin)
+    before = replace(given, validation_begin=begin, test_begin=end, validates=True)
+    half = replace(given, test_begin=None, test_share=0.5)
+    whole, part, by_share = (HeldOut(one, dataset) for one in (given, before, half))
+    for held_out in (whole, part, by_share):
+        assert (held_out.split.test_begin_U == begin).all()
+    np.testing.assert_array_equal(whole.views.feedview_F, by_share.views.feedview_F)
+    early_F = time_F[whole.views.feedview_F] < end
+    assert 0 < np.count_nonzero(early_F) < len(early_F)
+    np.testing.assert_array_equal(part.views.feedview_F, whole.views.feedview_F[early_F])
+
+
+@pytest.mark.parametrize("name", ["kuairand", "ebnerd"])
+def test_settings_are_compared_before_the_test_time_alone(dataset: InteractionDataset, name: str) -> None:
+    begin, end = TUNING[name].test_time(dataset)
+    test, forever = RECIPES[name].test_time(dataset)
+    assert begin < end == test < forever
+    if name == "kuairand":
+        assert end - begin == 2 * DAY_S
+    else:
+        time_F = dataset.feedviews.timestamp_F
+        assert np.mean(time_F < begin) == pytest.approx(0.64, abs=0.01)
 
 
 C = TypeVar("C", bound=CatalogueConfig)

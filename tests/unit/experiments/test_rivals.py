@@ -10,17 +10,19 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from experiments.rivals.budget import Budget
-from experiments.rivals.examples import Examples, feedviews_between
+from experiments.rivals.examples import Examples
 from experiments.rivals.study import RivalStudy
 from experiments.rivals.tables import BUDGET, FINAL, PADDING, SEARCH, SELDOM, read_scores
 from unipinrec.arrays import AnyFloats
-from unipinrec.data.interactions import FOREVER, InteractionDataset
+from unipinrec.data.interactions import InteractionDataset, split_at_time
+from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.simulator.config import SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 
 ACTION = "save"
 CHOSEN = 2
 """Place of a setting."""
+HALF_LIVES_S = (900, 86_400)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def write_scores(study: RivalStudy, rival: str, score_KC: AnyFloats) -> None:
 def test_scores_are_measured_in_the_order_of_the_examples(study: RivalStudy) -> None:
     study.write()
     final, search = np.load(study.folder / FINAL), np.load(study.folder / SEARCH)
-    views = feedviews_between(study.dataset, study.test_begin, FOREVER, study.feedviews_per_user)
+    views = FutureFeedviews.of(
+        study.dataset, split_at_time(study.dataset, study.test_begin), study.feedviews_per_user
+    )
     np.testing.assert_array_equal(final["judged/item_C"], np.concatenate(views.items()))
     label_C = views.labels[:, study.dataset.info.actions.index(ACTION)]
     draw = np.random.default_rng(0)
@@ -85,20 +89,23 @@ def test_what_comes_later_changes_nothing_that_a_rival_learns_from(study: RivalS
     actions_S = np.where(time_S >= begin, 0, views.actions_S)
     other = replace(dataset, feedviews=replace(views, actions_S=actions_S))
     (fitted, judged), (fitted_other, judged_other) = (
-        Examples.before(feedviews_between(one, begin, FOREVER, 3), begin) for one in (dataset, other)
+        Examples.before(FutureFeedviews.of(one, split_at_time(one, begin), 3), begin, HALF_LIVES_S)
+        for one in (dataset, other)
     )
     assert judged.label_CA.any()
     assert not judged_other.label_CA.any()
     for name, array in fitted.arrays(labels=True).items():
         np.testing.assert_array_equal(array, fitted_other.arrays(labels=True)[name])
     actions = len(dataset.info.actions)
-    of_items = slice(actions + 8, None)
+    of_items = slice(actions + 8, 3 * actions + 10)
     np.testing.assert_array_equal(judged.number_CX[:, of_items], judged_other.number_CX[:, of_items])
 
 
 def test_every_training_row_is_an_example_and_none_knows_its_own_labels(study: RivalStudy) -> None:
     dataset, begin = study.dataset, study.test_begin
-    fitted, _ = Examples.before(feedviews_between(dataset, begin, FOREVER, 3), begin)
+    fitted, _ = Examples.before(
+        FutureFeedviews.of(dataset, split_at_time(dataset, begin), 3), begin, HALF_LIVES_S
+    )
     views = dataset.feedviews
     time_S = np.repeat(views.timestamp_F, np.diff(views.shown_offset_F1))
     assert len(fitted.item_C) == (time_S < begin).sum()
@@ -107,6 +114,26 @@ def test_every_training_row_is_an_example_and_none_knows_its_own_labels(study: R
     shown_before_CX = fitted.number_CX[:, 2 * len(dataset.info.actions) + 8]
     assert (fitted.event_actions_N != 0).all()
     assert (shown_before_CX == 0).sum() >= len(first_C)
+
+
+def test_recent_actions_and_impressions_count_half_after_each_half_life(study: RivalStudy) -> None:
+    dataset, begin = study.dataset, study.test_begin
+    views = FutureFeedviews.of(dataset, split_at_time(dataset, begin), 3)
+    _, judged = Examples.before(views, begin, HALF_LIVES_S)
+    actions = len(dataset.info.actions)
+    found_RX = judged.number_CX[views.offsets[:-1], 3 * actions + 10 :]
+    kinds = [*(1 << np.arange(actions)), 0]
+    for request, found_X in zip(views.requests()[:50], found_RX, strict=False):
+        history, impressions = request.history[-100:], request.impressions
+        assert impressions is not None
+        expected = []
+        for kind in kinds:
+            rows = history if kind else impressions
+            happened_N = (rows.actions_N & kind) == kind
+            for half_life in HALF_LIVES_S:
+                age_N = (request.request_time - rows.timestamp_N) / half_life
+                expected.append(np.log1p((happened_N * 2.0**-age_N).sum()))
+        np.testing.assert_allclose(found_X, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_items_that_training_seldom_saw_share_an_id(study: RivalStudy) -> None:

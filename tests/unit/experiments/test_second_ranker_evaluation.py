@@ -13,7 +13,7 @@ from experiments.recipes import ABLATIONS, RECIPES, Recipe, SecondRanker
 from experiments.report import EvaluationReport
 from experiments.runner import Runner
 from experiments.tables import write_tables
-from experiments.variants import TRANSACT, TRANSACT_V2, TRANSACT_V2_ABLATIONS, UNIFIED
+from experiments.variants import TRANSACT, TRANSACT_ALONE, TRANSACT_V2, TRANSACT_V2_ABLATIONS, UNIFIED
 from unipinrec.arrays import Int64s
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
@@ -162,5 +162,5 @@ def test_ablations_differ_from_their_base_and_have_it_beside_them() -> None:
                 same = replace(variant, name=base.name, what=base.what, vectors=base.vectors)
                 assert replace(same, model={}, training={}, ablates=None) == base
     assert TRANSACT in RECIPES["simulator"].variants
-    assert replace(TRANSACT, vectors=None) in RECIPES["kuairand"].variants
+    assert TRANSACT_ALONE in RECIPES["kuairand"].variants
     assert TRANSACT_V2 in RECIPES["lifelong"].variants
