@@ -146,13 +146,13 @@ TRANSACT_V2_ABLATIONS = (
         model={"max_events": 100, "lifelong_nearest": 0},
     ),
     without(
+        TRANSACT_V2, "no-next", "without the Next Action Loss", training={"next_action_negatives": "none"}
+    ),
+    without(
         TRANSACT_V2,
         "in-batch",
         "next actions against others' events",
         training={"next_action_negatives": "in_batch"},
-    ),
-    without(
-        TRANSACT_V2, "no-next", "without the Next Action Loss", training={"next_action_negatives": "none"}
     ),
     without(
         TRANSACT_V2,
