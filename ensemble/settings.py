@@ -79,8 +79,8 @@ class ServingSettings(BaseSettings):
     """Intra-operation threads of each node's process. More shorten a lone request and cost throughput as
     soon as the nodes' threads outnumber the cores."""
     max_events: Count = 8192
-    """Events that an inline history may carry. Higher limits cost request bytes; the trunk reads the most
-    recent `max_history` in any case."""
+    """Events that an inline history, or all users of a request to `append_events` together, may have. Higher
+    limits cost request bytes; the trunk reads the most recent `max_history` in any case."""
     append_events: bool = False
     """Whether callers may add events to stored histories, by the model `append_events`. Triton asks nobody
     who they are: whoever reaches its ports can then write to any user's history."""

@@ -60,6 +60,9 @@ def check_append(arrays: Arrays, model: UnifiedConfig, *, max_events: int) -> No
     _check_bytes(arrays, "USER_ID", 1, LONGEST_USER_ID)
     _check_events(arrays, "", model, max_events, latest=LATEST_TIMESTAMP)
     _check_range(arrays, "ITEM_IDS", PADDING, 2**63 - 1, "event")
+    total = int((arrays["ITEM_IDS"] != PADDING).sum())
+    if total > max_events:
+        raise InvalidInputError(f"ITEM_IDS has {total} events of all users; allowed: 0 to {max_events}")
     if "EVENT_IDS" in arrays:
         _check_bytes(arrays, "EVENT_IDS", 0, LONGEST_EVENT_ID, "event")
 

@@ -126,6 +126,10 @@ def test_a_request_without_events_changes_nothing(node: AppendEventsNode) -> Non
         ),
         ({"ITEM_IDS": np.zeros((2, 6), np.int64)}, "ITEM_IDS has 6 values; allowed: 0 to 5"),
         (
+            {"ITEM_IDS": np.zeros((2, 3), np.int64), "TIMESTAMPS": np.zeros((2, 3), np.int64)},
+            "ITEM_IDS has 6 events of all users; allowed: 0 to 5",
+        ),
+        (
             {"ACTIONS": np.array([[1, 8, 7], [0, 0, 0]])},
             "ACTIONS is 8 at user 0, event 1; allowed: 0 to 7",
         ),
