@@ -163,11 +163,18 @@ def merge(stored: Events, appended: Events) -> Events:
 
 
 def is_new(stored: Events, appended: Events) -> NDArray[np.bool_]:
-    """Return which of the appended events [N] are neither stored nor appended before; dtype `IDENTIFIED`."""
-    id_N = appended["event_id"]
-    alike = np.isin(stored["timestamp"], appended["timestamp"])
-    alike |= np.isin(stored["event_id"], id_N[id_N != NO_EVENT_ID])
-    events = np.concatenate([stored[alike], appended])
+    """Return which of the appended events [N] are neither stored nor appended before. Both are in order of
+    time, in dtype `IDENTIFIED`."""
+    id_N = appended["event_id"][appended["event_id"] != NO_EVENT_ID]
+    if len(id_N):
+        alike = np.isin(stored["timestamp"], appended["timestamp"]) | np.isin(stored["event_id"], id_N)
+        stored = stored[alike]
+    else:
+        stored = stored[np.searchsorted(stored["timestamp"], appended["timestamp"][0]) :]
+    events = np.concatenate([stored, appended])
+    new = np.ones(len(events), bool)
+    if len(events) == 1:
+        return new
     without_id = events["event_id"] == NO_EVENT_ID
     described = (events["actions"] == 0, events["surface"], events["item_id"], events["timestamp"])
     columns = np.stack(
@@ -176,6 +183,5 @@ def is_new(stored: Events, appended: Events) -> NDArray[np.bool_]:
     # A stable order: of equal ones, the first stays the first.
     order = np.lexsort(columns)
     repeats = (columns[:, order[1:]] == columns[:, order[:-1]]).all(axis=0)
-    new = np.ones(len(events), bool)
     new[order[1:][repeats]] = False
-    return new[len(events) - len(appended) :]
+    return new[len(stored) :]
