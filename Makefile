@@ -42,7 +42,7 @@ bench-ann: install ## Measure the kinds of item index on synthetic vectors, up t
 bench-gpu: install ## Ranking forwards, graphs, FP8 and served requests on one NVIDIA GPU: 40 minutes; [ARGS='--only table']
 	$(BIN)/unipinrec bench gpu $(ARGS)
 
-bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, or options or precision of what make demo left; minutes each
+bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, appends, or options or precision of what make demo left; minutes each
 	$(BIN)/unipinrec bench sweep $(SUBJECT) $(ARGS)
 
 loadtest: install ## Replay traffic on a server by Locust: make loadtest [ARGS='--rate 50 --shape spike'] [ARGS=--web]

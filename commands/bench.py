@@ -19,6 +19,7 @@ from benchmarks.gpu.show import plot as plot_gpu
 from benchmarks.gpu.show import show as show_gpu
 from benchmarks.policy import PolicyPlan, measure_policy
 from benchmarks.second_ranker import SecondRankerPlan, measure_second_ranker
+from benchmarks.sweep.appends import appends
 from benchmarks.sweep.growth import growth
 from benchmarks.sweep.nearest import nearest_events
 from benchmarks.sweep.options import options
@@ -206,6 +207,7 @@ class Subject(StrEnum):
     OPTIONS = "options"
     PRECISION = "precision"
     NEAREST = "nearest"
+    APPENDS = "appends"
 
 
 @app.command("sweep")
@@ -215,7 +217,7 @@ def bench_sweep(
         typer.Argument(
             help="growth: cost against history, candidates, batch, users and catalogue; options: other "
             "precisions, compilers and storage; precision: what fewer bits cost in held-out quality; "
-            "nearest: the second ranker's search."
+            "nearest: the second ranker's search; appends: events that callers add, with a server."
         ),
     ],
     most: Annotated[
@@ -240,11 +242,14 @@ def bench_sweep(
 ) -> None:
     """Vary one thing after another, on one thread of this process, and measure everything at each value."""
     tell = narrator(plain_console())
-    with one_line_errors(BundleError, StoreError, PreparedDatasetError, DatasetMismatchError, ValueError):
+    expected = (BundleError, StoreError, ServerError, PreparedDatasetError, DatasetMismatchError, ValueError)
+    with one_line_errors(*expected):
         if subject is Subject.GROWTH:
             report = growth(seconds, most, tell)
         elif subject is Subject.NEAREST:
             report = nearest_events(seconds, most, tell)
+        elif subject is Subject.APPENDS:
+            report = appends(out.absolute(), seconds, tell)
         elif subject is Subject.OPTIONS:
             report = options(bundle, users or 300, seconds, tell)
         else:

@@ -26,6 +26,12 @@ def serve(
     histories: Annotated[
         Path | None, typer.Option(help="Store of the users' histories, which `unipinrec store` fills.")
     ] = None,
+    append_events: Annotated[
+        bool | None,
+        typer.Option(
+            "--append-events/--no-append-events", help="Let callers add events to stored histories."
+        ),
+    ] = None,
     address: Annotated[
         str, typer.Option(help="IPv4 address to listen on. There is no authentication.")
     ] = "127.0.0.1",
@@ -80,6 +86,7 @@ def serve(
         # A path on the command line starts where the user is, not at the repository.
         "bundle": bundle and bundle.absolute(),
         "histories": histories and histories.absolute(),
+        "append_events": append_events,
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "ann_device": ann_device,

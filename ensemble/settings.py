@@ -79,8 +79,14 @@ class ServingSettings(BaseSettings):
     """Intra-operation threads of each node's process. More shorten a lone request and cost throughput as
     soon as the nodes' threads outnumber the cores."""
     max_events: Count = 8192
-    """Events that an inline history may carry. Higher limits cost request bytes; the trunk reads the most
-    recent `max_history` in any case."""
+    """Events that an inline history, or all users of a request to `append_events` together, may have. Higher
+    limits cost request bytes; the trunk reads the most recent `max_history` in any case."""
+    append_events: bool = False
+    """Whether callers may add events to stored histories, by the model `append_events`. Triton asks nobody
+    who they are: whoever reaches its ports can then write to any user's history."""
+    max_stored_events: Count = 32_768
+    """Latest events of a user that the store keeps; an append drops older ones for good. Fewer save disk and
+    reading, 32 bytes each; a second ranker reads as many as it was trained with, impressions among them."""
     max_exclude: Annotated[int, Field(ge=0)] = 1024
     """Items that a request may exclude. Each makes the index search look further."""
     explore_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0

@@ -4,9 +4,9 @@ Shapes: U users, E events of all users, N events of one user, V items.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Int64s = NDArray[np.int64]
 
 COLUMNS = ("item_ids", "actions", "timestamps", "surfaces")
+EVENT_IDS = "event_ids"
 SHOWN_CHARACTERS = 80
 """Characters of a refused value that its error message shows."""
 
@@ -41,6 +42,8 @@ class UserHistory:
     actions_N: Int64s
     timestamp_N: Int64s
     surface_N: Int64s
+    event_ids: Sequence[str] = field(default=(), kw_only=True)
+    """Of each event, empty for one without; none at all where no event has one."""
 
     def __len__(self) -> int:
         return len(self.item_id_N)
@@ -54,7 +57,8 @@ class UserHistory:
         """Return the fields of the user's line in a traffic file."""
         columns = (self.item_id_N, self.actions_N, self.timestamp_N, self.surface_N)
         lists = {name: column.tolist() for name, column in zip(COLUMNS, columns, strict=True)}
-        return {"user_id": self.user_id, **lists}
+        ids = {EVENT_IDS: list(self.event_ids)} if any(self.event_ids) else {}
+        return {"user_id": self.user_id, **lists, **ids}
 
     @classmethod
     def of_fields(cls, fields: Any) -> Self:
@@ -75,11 +79,13 @@ class UserHistory:
         columns.append(
             _column(fields, COLUMNS[3]) if COLUMNS[3] in fields else np.zeros(len(columns[0]), np.int64)
         )
+        ids = _event_ids(fields)
         lengths = {name: len(column) for name, column in zip(COLUMNS, columns, strict=True)}
+        lengths |= {EVENT_IDS: len(ids)} if EVENT_IDS in fields else {}
         if len(set(lengths.values())) > 1:
             raise HistoriesError(f"lengths are {lengths}; allowed: lists of one length")
         _check_ascending(columns[2])
-        return cls(str(user_id), *columns)
+        return cls(str(user_id), *columns, event_ids=ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +182,16 @@ def _column(fields: Mapping[str, Any], name: str) -> Int64s:
             return np.array(values, np.int64)
     place = next(place for place, value in enumerate(values) if not _is_integer(value))
     raise HistoriesError(f"{name} is {_shown(values[place])} at event {place}; allowed: integers of 64 bits")
+
+
+def _event_ids(fields: Mapping[str, Any]) -> list[str]:
+    values = fields.get(EVENT_IDS, [])
+    if not isinstance(values, list):
+        raise HistoriesError(f"{EVENT_IDS} is {_shown(values)}; allowed: a list of texts")
+    for place, value in enumerate(values):
+        if not isinstance(value, str):
+            raise HistoriesError(f"{EVENT_IDS} is {_shown(value)} at event {place}; allowed: texts")
+    return values
 
 
 def _is_integer(value: Any) -> bool:

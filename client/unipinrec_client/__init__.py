@@ -12,6 +12,8 @@ from unipinrec_client.grpc_client import AsyncGrpcClient, GrpcClient
 from unipinrec_client.http_client import AsyncHttpClient, HttpClient
 from unipinrec_client.retry import RetryPolicy
 from unipinrec_client.types import (
+    AppendRequest,
+    AppendResponse,
     Event,
     PolicyDecision,
     Recommendation,
@@ -20,6 +22,8 @@ from unipinrec_client.types import (
 )
 
 __all__ = [
+    "AppendRequest",
+    "AppendResponse",
     "AsyncClient",
     "AsyncGrpcClient",
     "AsyncHttpClient",

@@ -25,7 +25,13 @@ from unipinrec_client.errors import (
 from unipinrec_client.exploration import exploration_record
 from unipinrec_client.grpc_client import GrpcClient
 from unipinrec_client.http_client import HttpClient
-from unipinrec_client.types import Event, Recommendation, RecommendRequest, RecommendResponse
+from unipinrec_client.types import (
+    AppendRequest,
+    Event,
+    Recommendation,
+    RecommendRequest,
+    RecommendResponse,
+)
 from unipinrec_client.values import user_id_bytes
 
 EXIT_FAILED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
@@ -134,6 +140,28 @@ def recommend(
 
 
 @app.command()
+def append(
+    user: Annotated[str, typer.Option(help="User id.")],
+    events: Annotated[
+        str,
+        typer.Argument(
+            help="JSON file with a list of {item_id, actions, timestamp, surface, event_id}; - reads stdin."
+        ),
+    ],
+    url: UrlOption = None,
+    protocol: ProtocolOption = "grpc",
+    timeout: TimeoutOption = 10.0,
+) -> None:
+    """Add events to a user's stored history. One that is there already is not stored again."""
+    with _errors_on_one_line():
+        request = AppendRequest(user_id=user, events=_read_events("events", events))
+        with _client(protocol, url, "recommend", timeout) as client:
+            response = client.append_events(request)
+    too_old = len(request.events) - response.stored - response.duplicates
+    typer.echo(f"{response.stored} stored · {response.duplicates} duplicates · {too_old} too old")
+
+
+@app.command()
 def health(
     url: UrlOption = None,
     protocol: ProtocolOption = "grpc",
@@ -185,18 +213,22 @@ def _fail(error: Exception, code: int) -> NoReturn:
 def _read_history(source: str, users: int) -> list[Event]:
     if users > 1:
         raise ValueError(f"--history is given for {users} users; allowed: one --user")
+    return _read_events("--history", source)
+
+
+def _read_events(name: str, source: str) -> list[Event]:
     content = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8"))
     if not isinstance(content, list):
-        raise ValueError(f"--history holds a {type(content).__name__}; allowed: a list of events")
-    return [_event(position, fields) for position, fields in enumerate(content)]
+        raise ValueError(f"{name} holds a {type(content).__name__}; allowed: a list of events")
+    return [_event(f"{name}[{position}]", fields) for position, fields in enumerate(content)]
 
 
-def _event(position: int, fields: Any) -> Event:
+def _event(name: str, fields: Any) -> Event:
     try:
         return Event(**fields)
     except TypeError:
-        allowed = "{item_id, actions, timestamp, surface}, all but surface required"
-        raise ValueError(f"--history[{position}] is {fields!r}; allowed: {allowed}") from None
+        allowed = "{item_id, actions, timestamp, surface, event_id}, the first three required"
+        raise ValueError(f"{name} is {fields!r}; allowed: {allowed}") from None
 
 
 def _weights(option: str, text: str | None) -> list[float] | None:

@@ -12,10 +12,22 @@ from typing import Any, Self
 
 from unipinrec_client.errors import RecommendError, translate
 from unipinrec_client.retry import RetryPolicy
-from unipinrec_client.types import RecommendRequest, RecommendResponse
-from unipinrec_client.wire import OUTPUT_RANKS, TRITON_TYPES, Arrays, decode, encode
+from unipinrec_client.types import AppendRequest, AppendResponse, RecommendRequest, RecommendResponse
+from unipinrec_client.wire import (
+    APPEND_RANKS,
+    OUTPUT_RANKS,
+    TRITON_TYPES,
+    Arrays,
+    decode,
+    decode_append,
+    encode,
+    encode_append,
+)
 
 DEFAULT_RETRY = RetryPolicy()
+
+APPEND_EVENTS = "append_events"
+"""The model that takes events, whichever is asked for recommendations."""
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600
 """A year. gRPC takes a deadline that it cannot represent for one that has passed."""
@@ -108,14 +120,29 @@ class Client(Connection, ABC):
         self._check_usable()
         requests = tuple(requests)
         arrays = encode(requests)
-
         with _named(request_id) as name:
+            return decode(self._call(self.model, arrays, name), requests, name)
 
-            def attempt(seconds: float) -> Arrays:
-                with self._failures():
-                    return self._infer(arrays, name, seconds)
+    def append_events(self, request: AppendRequest, *, request_id: str | None = None) -> AppendResponse:
+        """Add events to one user's stored history; raises as `append_events_many` does."""
+        return self.append_events_many([request], request_id=request_id)[0]
 
-            return decode(self.retry.call(attempt, self.timeout_s), requests, name)
+    def append_events_many(
+        self, requests: Iterable[AppendRequest], *, request_id: str | None = None
+    ) -> tuple[AppendResponse, ...]:
+        """Add events to the stored histories of several users, of all or of none, from one Triton request.
+        When it returns they are on the server's disk, and the users' next recommendations know them.
+
+        The server takes at most 256 users at a time. An event is stored once however often it is sent, so
+        that a call that failed or timed out, whose events may be stored or not, can be made again.
+
+        Raises as `recommend_many` does, and `RecommendError` where the server takes no events.
+        """
+        self._check_usable()
+        requests = tuple(requests)
+        arrays = encode_append(requests)
+        with _named(request_id) as name:
+            return decode_append(self._call(APPEND_EVENTS, arrays, name), requests, name)
 
     def ready(self) -> bool:
         """Return whether the server can be reached and reports the model as ready.
@@ -134,8 +161,17 @@ class Client(Connection, ABC):
     def close(self) -> None:
         """Close the connection; later calls raise `RuntimeError`."""
 
+    def _call(self, model: str, arrays: Arrays, request_id: str) -> Arrays:
+        """The outputs of a model, asked again where that may help."""
+
+        def attempt(seconds: float) -> Arrays:
+            with self._failures():
+                return self._infer(model, arrays, request_id, seconds)
+
+        return self.retry.call(attempt, self.timeout_s)
+
     @abstractmethod
-    def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
+    def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
 
     @abstractmethod
     def _model_ready(self, timeout_s: float) -> bool: ...
@@ -166,14 +202,22 @@ class AsyncClient(Connection, ABC):
         self._check_usable()
         requests = tuple(requests)
         arrays = encode(requests)
-
         with _named(request_id) as name:
+            return decode(await self._call(self.model, arrays, name), requests, name)
 
-            async def attempt(seconds: float) -> Arrays:
-                with self._failures():
-                    return await self._infer(arrays, name, seconds)
+    async def append_events(self, request: AppendRequest, *, request_id: str | None = None) -> AppendResponse:
+        """Add events to one user's stored history, as `Client.append_events_many` does."""
+        return (await self.append_events_many([request], request_id=request_id))[0]
 
-            return decode(await self.retry.call_async(attempt, self.timeout_s), requests, name)
+    async def append_events_many(
+        self, requests: Iterable[AppendRequest], *, request_id: str | None = None
+    ) -> tuple[AppendResponse, ...]:
+        """Add events to stored histories, as `Client.append_events_many` does."""
+        self._check_usable()
+        requests = tuple(requests)
+        arrays = encode_append(requests)
+        with _named(request_id) as name:
+            return decode_append(await self._call(APPEND_EVENTS, arrays, name), requests, name)
 
     async def ready(self) -> bool:
         """Return whether the server reports the model as ready, which `Client.ready` says the limits of."""
@@ -208,8 +252,17 @@ class AsyncClient(Connection, ABC):
     @abstractmethod
     def _connect(self) -> Any: ...
 
+    async def _call(self, model: str, arrays: Arrays, request_id: str) -> Arrays:
+        """The outputs of a model, asked again where that may help."""
+
+        async def attempt(seconds: float) -> Arrays:
+            with self._failures():
+                return await self._infer(model, arrays, request_id, seconds)
+
+        return await self.retry.call_async(attempt, self.timeout_s)
+
     @abstractmethod
-    async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
+    async def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
 
     @abstractmethod
     async def _model_ready(self, timeout_s: float) -> bool: ...
@@ -276,4 +329,4 @@ def to_inputs(arrays: Arrays, input_type: Any) -> list[Any]:
 
 def to_arrays(result: Any) -> Arrays:
     """Return the outputs of tritonclient's `InferResult` by name, None for a missing one."""
-    return {name: result.as_numpy(name) for name in OUTPUT_RANKS}
+    return {name: result.as_numpy(name) for name in (*OUTPUT_RANKS, *APPEND_RANKS)}

@@ -54,7 +54,10 @@ def translate(error: Exception) -> RecommendError:
         kind = _KIND_OF_STATUS.get(status or "", RecommendError)
         message = str(error.message())
         if UNKNOWN_MODEL in message:
-            message += "; allowed: recommend, and recommend_full where the bundle holds a second ranker"
+            message += (
+                "; allowed: recommend, recommend_full where the bundle holds a second ranker, and"
+                " append_events where the server takes events"
+            )
         return kind(message, status)
     text = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):

@@ -94,9 +94,11 @@ class _GrpcConnection(Connection):
             "channel_args": channel_arguments(self.url),
         }
 
-    def _infer_arguments(self, arrays: Arrays, request_id: str, timeout_s: float) -> dict[str, Any]:
+    def _infer_arguments(
+        self, model: str, arrays: Arrays, request_id: str, timeout_s: float
+    ) -> dict[str, Any]:
         return {
-            "model_name": self.model,
+            "model_name": model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
             "headers": _metadata(with_routing(self.headers, arrays["USER_ID"])),
@@ -133,9 +135,11 @@ class GrpcClient(_GrpcConnection, Client):
         if not grpc_use.broken_by:
             self._triton.close()
 
-    def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
+    def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         with grpc_use.call():
-            return to_arrays(self._triton.infer(**self._infer_arguments(arrays, request_id, timeout_s)))
+            return to_arrays(
+                self._triton.infer(**self._infer_arguments(model, arrays, request_id, timeout_s))
+            )
 
     def _model_ready(self, timeout_s: float) -> bool:
         with grpc_use.call():
@@ -152,8 +156,8 @@ class AsyncGrpcClient(_GrpcConnection, AsyncClient):
     def _connect(self) -> Any:
         return tritonclient.grpc.aio.InferenceServerClient(**self._triton_options())
 
-    async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
-        arguments = self._infer_arguments(arrays, request_id, timeout_s)
+    async def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
+        arguments = self._infer_arguments(model, arrays, request_id, timeout_s)
         return to_arrays(await self._connected().infer(**arguments))
 
     async def _model_ready(self, timeout_s: float) -> bool:

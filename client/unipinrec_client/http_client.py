@@ -28,9 +28,9 @@ class _HttpConnection(Connection):
     def _address(self, url: str, ssl: bool) -> str:
         return http_address(url, ssl=ssl)
 
-    def _infer_arguments(self, arrays: Arrays, request_id: str) -> dict[str, Any]:
+    def _infer_arguments(self, model: str, arrays: Arrays, request_id: str) -> dict[str, Any]:
         return {
-            "model_name": self.model,
+            "model_name": model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.http.InferInput),
             # A copy, because the library writes the size of this request's header into it.
@@ -69,9 +69,9 @@ class HttpClient(_HttpConnection, Client):
             ssl_options={} if self.root_certificates is None else {"ca_certs": self.root_certificates},
         )
 
-    def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
+    def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         with self._connection(timeout_s) as triton:
-            return to_arrays(triton.infer(**self._infer_arguments(arrays, request_id)))
+            return to_arrays(triton.infer(**self._infer_arguments(model, arrays, request_id)))
 
     def _model_ready(self, timeout_s: float) -> bool:
         with self._connection(timeout_s) as triton:
@@ -115,9 +115,11 @@ class AsyncHttpClient(_HttpConnection, AsyncClient):
             ssl_context=context,
         )
 
-    async def _infer(self, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
+    async def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         async with asyncio.timeout(timeout_s):
-            return to_arrays(await self._connected().infer(**self._infer_arguments(arrays, request_id)))
+            return to_arrays(
+                await self._connected().infer(**self._infer_arguments(model, arrays, request_id))
+            )
 
     async def _model_ready(self, timeout_s: float) -> bool:
         async with asyncio.timeout(timeout_s):

@@ -22,6 +22,9 @@ class Event:
     """Unix seconds."""
     surface: int = 0
     """Where in the product it happened."""
+    event_id: str = ""
+    """Name of the event, for `append_events` alone: of events of a user with one name, the first is stored.
+    Without a name, events of a user with one item, timestamp and surface are the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,30 @@ class RecommendRequest:
     to the server: a policy's choice where it has one, else the bundle's."""
     exclude_item_ids: Iterable[int] | None = ()
     """Items that must not be returned, in any order; None means none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppendRequest:
+    """Events to add to one user's stored history."""
+
+    user_id: UserId
+    """External user id."""
+    events: Sequence[Event]
+    """Oldest first. They may be older than stored ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppendResponse:
+    """What became of one user's events, all of which are on the server's disk. What is neither stored nor a
+    duplicate is older than the latest events that the server keeps."""
+
+    user_id: UserId
+    """As it was in the request."""
+    stored: int
+    duplicates: int
+    """Events that were stored already, or came twice."""
+    request_id: str = field(default="", compare=False)
+    """What the server's logs and traces call the request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,11 +1,13 @@
 """What the fields of a request may hold. Numpy and tritonclient would convert much else without a word."""
 
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from unipinrec_client.types import Event, RecommendRequest, UserId
+from unipinrec_client.types import Event, UserId
+
+Request = TypeVar("Request")
 
 _LONGEST_SHOWN = 100
 
@@ -15,14 +17,14 @@ _BOOLEANS = (bool, np.bool_)
 _TEXTS = (str, bytes, bytearray, memoryview)
 
 
-def checked_requests(requests: Iterable[RecommendRequest]) -> tuple[RecommendRequest, ...]:
-    """Return the requests; raise `ValueError` for none, and for anything else."""
+def checked_requests(requests: Iterable[Request], kind: type[Request]) -> tuple[Request, ...]:
+    """Return the requests of one kind; raise `ValueError` for none, and for anything else."""
     found = tuple(requests)
     if not found:
         raise ValueError("requests is empty; allowed: 1 and more")
     for index, request in enumerate(found):
-        if not isinstance(request, RecommendRequest):
-            raise ValueError(f"requests[{index}] is {_shown(request)}; allowed: a RecommendRequest")
+        if not isinstance(request, kind):
+            raise ValueError(f"requests[{index}] is {_shown(request)}; allowed: {kind.__name__}")
     return found
 
 
@@ -41,14 +43,23 @@ def user_id_bytes(user_id: UserId) -> bytes:
     raise ValueError(f"user_id is {_shown(user_id)}; allowed: text, bytes or an integer")
 
 
-def checked_history(history: Any) -> list[Event]:
-    """Return the events; raise `ValueError` for what is not a sequence of `Event`."""
-    if isinstance(history, Set) or not _is_row(history):
-        raise ValueError(f"history is {_shown(history)}; allowed: a sequence of Event, oldest first, or None")
-    events = list(history)
+def event_id_bytes(event_id: str) -> bytes:
+    """Return an event id as it is sent; raise `ValueError` for what is no text, or has no UTF-8 form."""
+    try:
+        return event_id.encode()
+    except (AttributeError, UnicodeEncodeError):
+        raise ValueError(f"event_id is {_shown(event_id)}; allowed: text with a UTF-8 form") from None
+
+
+def checked_events(name: str, given: Any) -> list[Event]:
+    """Return the events; raise `ValueError` with `name` for what is not a sequence of `Event`."""
+    if isinstance(given, Set) or not _is_row(given):
+        orelse = ", or None" if name == "history" else ""
+        raise ValueError(f"{name} is {_shown(given)}; allowed: a sequence of Event, oldest first{orelse}")
+    events = list(given)
     for index, event in enumerate(events):
         if not isinstance(event, Event):
-            raise ValueError(f"history[{index}] is {_shown(event)}; allowed: an Event")
+            raise ValueError(f"{name}[{index}] is {_shown(event)}; allowed: an Event")
     return events
 
 

@@ -9,12 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from unipinrec_client.errors import RecommendError
-from unipinrec_client.types import PolicyDecision, Recommendation, RecommendRequest, RecommendResponse
+from unipinrec_client.types import (
+    AppendRequest,
+    AppendResponse,
+    Event,
+    PolicyDecision,
+    Recommendation,
+    RecommendRequest,
+    RecommendResponse,
+)
 from unipinrec_client.values import (
-    checked_history,
+    checked_events,
     checked_integers,
     checked_requests,
     checked_weights,
+    event_id_bytes,
     user_id_bytes,
 )
 
@@ -36,14 +45,19 @@ TRITON_TYPES = {
     "OUTCOME_WEIGHTS": "FP32",
     "UTILITY_WEIGHTS": "FP32",
     "EXCLUDE_ITEM_IDS": "INT64",
+    "ITEM_IDS": "INT64",
+    "ACTIONS": "INT64",
+    "TIMESTAMPS": "INT64",
+    "SURFACES": "INT64",
+    "EVENT_IDS": "BYTES",
 }
 """Triton's type of every input."""
 
 _EVENT_FIELDS = {
-    "HISTORY_ITEM_IDS": "item_id",
-    "HISTORY_ACTIONS": "actions",
-    "HISTORY_TIMESTAMPS": "timestamp",
-    "HISTORY_SURFACES": "surface",
+    "ITEM_IDS": "item_id",
+    "ACTIONS": "actions",
+    "TIMESTAMPS": "timestamp",
+    "SURFACES": "surface",
 }
 
 # Requests name no outputs, and so get all: asking an ensemble for fewer than it declares can fail with
@@ -62,6 +76,9 @@ OUTPUT_RANKS = {
 }
 """Number of dimensions of every output, the batch included."""
 
+APPEND_RANKS = {"STORED": 2, "DUPLICATES": 2}
+"""Those of the model `append_events`."""
+
 DECISION = "POLICY_DECISION"
 """Servers from before there were policies do not have it."""
 FIRST_PROBABILITIES = "FIRST_ACTION_PROBS"
@@ -79,15 +96,13 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     Raises `ValueError` for values that have no encoding: no users, an optional field set for some users
     only, values of another type, integers beyond the tensor's type, weights of different lengths.
     """
-    requests = checked_requests(requests)
+    requests = checked_requests(requests, RecommendRequest)
     ids = [[user_id_bytes(request.user_id)] for request in requests]
     arrays: Arrays = {"USER_ID": np.array(ids, dtype=np.object_)}
     histories = _of_all_or_none("history", requests)
     if histories is not None:
-        events = [checked_history(history) for history in histories]
-        for name, field in _EVENT_FIELDS.items():
-            rows = [[getattr(event, field) for event in history] for history in events]
-            arrays[name] = _integers(name, rows, PADDING_ITEM_ID if name == "HISTORY_ITEM_IDS" else 0)
+        events = [checked_events("history", history) for history in histories]
+        arrays |= _event_columns("HISTORY_", events)
     for name in ("REQUEST_TIME", "SURFACE", "NUM_RESULTS"):
         scalars = _of_all_or_none(name.lower(), requests)
         if scalars is not None:
@@ -101,6 +116,44 @@ def encode(requests: Iterable[RecommendRequest]) -> Arrays:
     if any(exclusions):
         arrays["EXCLUDE_ITEM_IDS"] = _padded(exclusions, PADDING_ITEM_ID)
     return arrays
+
+
+def encode_append(requests: Iterable[AppendRequest]) -> Arrays:
+    """Return the input tensors of one Triton request to `append_events` for all users, keyed by tensor name.
+
+    USER_ID is [B,1], the events' columns are [B,N], padded at the end with item id -1 and zeros; EVENT_IDS
+    is left out where no event has one. Raises `ValueError` for values that have no encoding: no users, values
+    of another type, integers beyond the tensor's type.
+    """
+    requests = checked_requests(requests, AppendRequest)
+    ids = [[user_id_bytes(request.user_id)] for request in requests]
+    events = [checked_events("events", request.events) for request in requests]
+    arrays: Arrays = {"USER_ID": np.array(ids, dtype=np.object_), **_event_columns("", events)}
+    names = [[event_id_bytes(event.event_id) for event in row] for row in events]
+    if any(map(any, names)):
+        arrays["EVENT_IDS"] = np.full(arrays["ITEM_IDS"].shape, b"", np.object_)
+        for row, values in enumerate(names):
+            arrays["EVENT_IDS"][row, : len(values)] = values
+    return arrays
+
+
+def decode_append(
+    arrays: Mapping[str, npt.NDArray[Any] | None], requests: Sequence[AppendRequest], request_id: str = ""
+) -> tuple[AppendResponse, ...]:
+    """Return one response per request, in their order. `arrays` holds STORED and DUPLICATES [B,1]. Raises
+    `RecommendError` if one is missing or of another shape."""
+    stored, duplicates = (
+        _output(name, arrays.get(name), len(requests), rank) for name, rank in APPEND_RANKS.items()
+    )
+    return tuple(
+        AppendResponse(
+            user_id=request.user_id,
+            stored=int(stored[row, 0]),
+            duplicates=int(duplicates[row, 0]),
+            request_id=request_id,
+        )
+        for row, request in enumerate(requests)
+    )
 
 
 def decode(
@@ -118,7 +171,7 @@ def decode(
         found[DECISION] = np.full((len(requests), 1), b"{}", np.object_)
     if found[FIRST_PROBABILITIES] is None:
         del found[FIRST_PROBABILITIES]
-    outputs = {name: _output(name, array, len(requests)) for name, array in found.items()}
+    outputs = {name: _output(name, array, len(requests), OUTPUT_RANKS[name]) for name, array in found.items()}
     width = outputs["ITEM_IDS"].shape[1]
     for name in ("SCORES", "ACTION_PROBS", FIRST_PROBABILITIES, "RETRIEVED_BY"):
         if name in outputs and outputs[name].shape[1] != width:
@@ -150,6 +203,18 @@ def _of_all_or_none(field: str, requests: Sequence[RecommendRequest]) -> list[An
     return values
 
 
+def _event_columns(kind: str, events: Sequence[Sequence[Event]]) -> Arrays:
+    """The columns of each user's events, as tensors whose names begin with `kind`."""
+    return {
+        f"{kind}{name}": _integers(
+            f"{kind}{name}",
+            [[getattr(event, field) for event in row] for row in events],
+            PADDING_ITEM_ID if field == "item_id" else 0,
+        )
+        for name, field in _EVENT_FIELDS.items()
+    }
+
+
 def _integers(name: str, rows: Sequence[Any], padding: int = 0) -> npt.NDArray[np.int64]:
     return _padded([checked_integers(name, values) for values in rows], padding)
 
@@ -172,13 +237,11 @@ def _weights(name: str, rows: list[Any]) -> npt.NDArray[np.float32]:
     return np.array(found, dtype=np.float32)
 
 
-def _output(name: str, array: npt.NDArray[Any] | None, batch: int) -> npt.NDArray[Any]:
+def _output(name: str, array: npt.NDArray[Any] | None, batch: int, rank: int) -> npt.NDArray[Any]:
     if array is None:
         raise RecommendError(f"{name} is missing from the server's answer")
-    if array.ndim != OUTPUT_RANKS[name] or array.shape[0] != batch:
-        raise RecommendError(
-            f"{name} has shape {array.shape}; allowed: {OUTPUT_RANKS[name]} dimensions, {batch} users"
-        )
+    if array.ndim != rank or array.shape[0] != batch:
+        raise RecommendError(f"{name} has shape {array.shape}; allowed: {rank} dimensions, {batch} users")
     return array
 
 

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from ensemble.arrays import PADDING
 from ensemble.nodes.contract import LARGEST_WEIGHT, LIFELONG, WINDOW, Arrays, InvalidInputError, check_bundle
 from unipinrec.bundle import Manifest
-from unipinrec.data.limits import LONGEST_USER_ID
+from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_EVENT_ID, LONGEST_USER_ID
 from unipinrec.models.unified.config import UnifiedConfig
 
 LATEST_TIME_S = 253_402_300_799
 """The last second of the year 9999."""
 
-HISTORY = ("HISTORY_ITEM_IDS", "HISTORY_ACTIONS", "HISTORY_TIMESTAMPS")
+EVENTS = ("ITEM_IDS", "ACTIONS", "TIMESTAMPS")
+"""What each event has, as the names of tensors end."""
+HISTORY = tuple(f"HISTORY_{name}" for name in EVENTS)
 
 PARALLEL = {
     "EVENT_ACTIONS": "EVENT_ITEMS",
@@ -39,9 +41,7 @@ PARALLEL = {
 def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_exclude: int) -> None:
     """Refuse what the contract does not allow. Raises `InvalidInputError`, which names the tensor, its value
     and the allowed range."""
-    for user_id in arrays["USER_ID"].ravel():
-        if len(user_id) > LONGEST_USER_ID:
-            raise InvalidInputError(f"USER_ID has {len(user_id)} bytes; allowed: 0 to {LONGEST_USER_ID}")
+    _check_bytes(arrays, "USER_ID", 0, LONGEST_USER_ID)
     _check_history(arrays, model, max_events)
     _check_range(arrays, "REQUEST_TIME", 0, LATEST_TIME_S)
     _check_context(arrays, model)
@@ -52,6 +52,19 @@ def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_
                 f"OUTCOME_WEIGHTS is all 0 at user {int(empty_B.argmax())}; allowed: at least one above 0"
             )
     _check_width(arrays, "EXCLUDE_ITEM_IDS", 0, max_exclude)
+
+
+def check_append(arrays: Arrays, model: UnifiedConfig, *, max_events: int) -> None:
+    """Refuse events that the bundle would not read from a store. Raises `InvalidInputError`, as
+    `check_request` does."""
+    _check_bytes(arrays, "USER_ID", 1, LONGEST_USER_ID)
+    _check_events(arrays, "", model, max_events, latest=LATEST_TIMESTAMP)
+    _check_range(arrays, "ITEM_IDS", PADDING, 2**63 - 1, "event")
+    total = int((arrays["ITEM_IDS"] != PADDING).sum())
+    if total > max_events:
+        raise InvalidInputError(f"ITEM_IDS has {total} events of all users; allowed: 0 to {max_events}")
+    if "EVENT_IDS" in arrays:
+        _check_bytes(arrays, "EVENT_IDS", 0, LONGEST_EVENT_ID, "event")
 
 
 def check_between(arrays: Arrays, manifest: Manifest, *, max_lifelong: int = 0) -> None:
@@ -102,23 +115,30 @@ def _check_history(arrays: Arrays, model: UnifiedConfig, max_events: int) -> Non
     if len(given) < len(HISTORY):
         missing = next(name for name in HISTORY if name not in arrays)
         raise InvalidInputError(f"{missing} is missing; allowed: {', '.join(HISTORY)} all three or none")
-    _check_width(arrays, "HISTORY_ITEM_IDS", 0, max_events)
-    expected = arrays["HISTORY_ITEM_IDS"].shape[1]
-    for name in (*HISTORY[1:], "HISTORY_SURFACES"):
+    _check_events(arrays, "HISTORY_", model, max_events, latest=LATEST_TIME_S)
+
+
+def _check_events(arrays: Arrays, kind: str, model: UnifiedConfig, max_events: int, *, latest: int) -> None:
+    """Refuse events of which a tensor is of another width or out of range, or whose times do not ascend. The
+    names of their tensors begin with `kind`; `latest` is the last time that is allowed."""
+    items = f"{kind}ITEM_IDS"
+    _check_width(arrays, items, 0, max_events)
+    expected = arrays[items].shape[1]
+    for name in (f"{kind}{end}" for end in (*EVENTS[1:], "SURFACES", "EVENT_IDS")):
         if name in arrays and arrays[name].shape[1] != expected:
             raise InvalidInputError(
-                f"{name} has {arrays[name].shape[1]} values; allowed: {expected}, as many as HISTORY_ITEM_IDS"
+                f"{name} has {arrays[name].shape[1]} values; allowed: {expected}, as many as {items}"
             )
-    real_BN = _check_padding(arrays, "HISTORY_ITEM_IDS")
-    _check_range(arrays, "HISTORY_ACTIONS", 0, 2**model.num_actions - 1, "event", real_BN)
-    _check_range(arrays, "HISTORY_TIMESTAMPS", 0, LATEST_TIME_S, "event", real_BN)
-    _check_range(arrays, "HISTORY_SURFACES", 0, model.num_surfaces - 1, "event", real_BN)
-    timestamp_BN = arrays["HISTORY_TIMESTAMPS"]
+    real_BN = _check_padding(arrays, items)
+    _check_range(arrays, f"{kind}ACTIONS", 0, 2**model.num_actions - 1, "event", real_BN)
+    _check_range(arrays, f"{kind}TIMESTAMPS", 0, latest, "event", real_BN)
+    _check_range(arrays, f"{kind}SURFACES", 0, model.num_surfaces - 1, "event", real_BN)
+    timestamp_BN = arrays[f"{kind}TIMESTAMPS"]
     falls_BN = (timestamp_BN[:, 1:] < timestamp_BN[:, :-1]) & real_BN[:, 1:]
     if falls_BN.any():
         user, event = (int(axis[0]) for axis in np.nonzero(falls_BN))
         raise InvalidInputError(
-            f"HISTORY_TIMESTAMPS is {timestamp_BN[user, event + 1]} at user {user}, event {event + 1}; "
+            f"{kind}TIMESTAMPS is {timestamp_BN[user, event + 1]} at user {user}, event {event + 1}; "
             f"allowed: ascending, at least {timestamp_BN[user, event]}"
         )
 
@@ -131,6 +151,13 @@ def _check_item_rows(arrays: Arrays, name: str, most: int, num_items: int) -> No
         allowed = f"0 to {num_items - 1}, and {PADDING} for padding"
         _refuse_where(wrong_BX, name, arrays[name], allowed, "place")
         _check_padding(arrays, name)
+
+
+def _check_bytes(arrays: Arrays, name: str, least: int, most: int, column: str = "") -> None:
+    for place, value in np.ndenumerate(arrays[name]):
+        if not least <= len(value) <= most:
+            where = f" at user {place[0]}, {column} {place[1]}" if column else ""
+            raise InvalidInputError(f"{name} has {len(value)} bytes{where}; allowed: {least} to {most}")
 
 
 def _check_padding(arrays: Arrays, name: str) -> NDArray[np.bool_]:

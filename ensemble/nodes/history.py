@@ -57,7 +57,7 @@ class HistoryNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
-        self._store = open_histories(settings.histories)
+        self._store = open_histories(settings.histories, settings.max_stored_events)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
         policy = loaded.policy()

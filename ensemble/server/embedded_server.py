@@ -24,6 +24,8 @@ from ensemble.server.installation import Installation
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
+from ensemble.stores.history_store import StoreError
+from ensemble.stores.stores import make_histories
 from unipinrec.bundle import BundleError, read_manifest
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
@@ -33,6 +35,8 @@ BASELINE = "recommend_separate"
 BUNDLE_MODEL = "bundle_model"
 """Parameter of a model's configuration: models of a bundle, without which there is nothing for it to do. With
 one of them there is."""
+SETTING = "setting"
+"""Parameter of a model's configuration: the setting without which it is left out."""
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
@@ -94,7 +98,8 @@ class EmbeddedServer:
         self.settings = settings
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
         graphs = ensembles_in(model_repository)
-        spared = _without_model(model_repository, settings.bundle)
+        switched_off = _switched_off(model_repository, settings)
+        spared = switched_off | _without_model(model_repository, settings.bundle)
         self.not_served = sorted(name for name, graph in graphs.items() if graph.nodes & spared)
         """The ensembles that a bundle with one more model would have."""
         left_out = set(self.not_served) | (set() if baseline else {BASELINE} & graphs.keys())
@@ -130,9 +135,12 @@ class EmbeddedServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so. Raises
-        `ServerError` if this machine misses a requirement."""
+        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so. A store
+        that callers may append to is made before. Raises `ServerError` if this machine misses a requirement,
+        or the store cannot be made."""
         triton_server = Installation.find(self.settings.triton_home)
+        if self.settings.append_events:
+            _make_store(self.settings.histories)
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -313,6 +321,21 @@ def _without_model(model_repository: Path, bundle: Path) -> set[str]:
     paths = model_repository.glob("*/config.pbtxt")
     needed = {path.parent.name: read_config(path).parameters[BUNDLE_MODEL].string_value for path in paths}
     return {node for node, models in needed.items() if models and held.isdisjoint(models.split())}
+
+
+def _switched_off(model_repository: Path, settings: ServingSettings) -> set[str]:
+    """The nodes that a setting leaves out."""
+    chosen = settings.model_dump()
+    paths = model_repository.glob("*/config.pbtxt")
+    needed = {path.parent.name: read_config(path).parameters[SETTING].string_value for path in paths}
+    return {node for node, name in needed.items() if name and not chosen[name]}
+
+
+def _make_store(histories: Path) -> None:
+    try:
+        make_histories(histories)
+    except (StoreError, OSError) as error:
+        raise ServerError(str(error)) from error
 
 
 def _trace_flags(settings: ServingSettings) -> list[str]:

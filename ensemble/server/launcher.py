@@ -16,8 +16,9 @@ import numpy as np
 import tritonclient.grpc as triton
 from rich.console import Console
 
+from ensemble.arrays import PADDING
 from ensemble.gpu_presence import require_gpu
-from ensemble.graph import MODEL_REPOSITORY, read_config
+from ensemble.graph import MODEL_REPOSITORY, call_server, read_config
 from ensemble.nodes.contract import CHECK, COMMAND
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
@@ -58,6 +59,22 @@ class UserCanary:
         for error in [errors.get() for _ in range(self.requests)]:
             if error is not None:
                 raise error
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AppendCanary:
+    """An append of no events, which takes the writers' turn and changes nothing."""
+
+    model: str = "append_events"
+    timeout_s: float = 5.0
+    """Seconds until it counts as failed; while an import writes, every append waits."""
+
+    def __call__(self, client: triton.InferenceServerClient) -> None:
+        """Ask it. Raises `InferenceServerException` unless it is answered in time."""
+        nothing = {name: np.zeros((1, 1), np.int64) for name in ("ACTIONS", "TIMESTAMPS")}
+        user = np.array([[b"canary"]], np.object_)
+        items = np.full((1, 1), PADDING)
+        call_server(client, self.timeout_s)(self.model, {"USER_ID": user, "ITEM_IDS": items, **nothing})
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -137,7 +154,9 @@ def serve(
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if not ipaddress.IPv4Address(endpoints.address).is_loopback:
         say(f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.")
-    if not settings.histories.exists():
+        if settings.append_events:
+            say("Warning: whoever reaches it can add events to any user's history.")
+    if not settings.histories.exists() and not settings.append_events:
         say(
             f"Warning: no store of histories at {settings.histories}: users who send none are new ones; "
             "`unipinrec store import` makes it."
@@ -184,7 +203,7 @@ def _keep_serving(
     say: Callable[[str], None],
     example: str,
 ) -> None:
-    canaries = ensemble_canaries(server)
+    canaries = canaries_of(server)
     has_served = False
     while not stop.asked:
         try:
@@ -227,15 +246,20 @@ def _requests(endpoints: Endpoints, user: str) -> str:
     )
 
 
-def ensemble_canaries(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
-    """Return a canary for each ensemble that the server loads: with all of them answered, it serves."""
-    return [UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles]
+def canaries_of(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
+    """Return a canary for each ensemble that the server loads, and one for appends if it takes them: with all
+    of them answered, it serves."""
+    appends = AppendCanary(timeout_s=timeout_s)
+    return [
+        *(UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles),
+        *([appends] if appends.model in server.models else []),
+    ]
 
 
 def watchdog_of(server: EmbeddedServer, report: Callable[[str], None]) -> Watchdog:
     """Return the watchdog of all nodes of a server, those beside the ensembles too."""
     beside = {name: CommandCanary(model=name) for name in server.beside}
-    return Watchdog(server, ensemble_canaries(server), beside=beside, report=report)
+    return Watchdog(server, canaries_of(server), beside=beside, report=report)
 
 
 def example_user(histories: Path) -> str:

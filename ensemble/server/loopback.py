@@ -7,7 +7,7 @@ from pathlib import Path
 from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import check_bundle, ensemble_canaries
+from ensemble.server.launcher import canaries_of, check_bundle
 from ensemble.settings import ServingSettings
 
 CANARY_TIMEOUT_S = 30.0
@@ -42,6 +42,6 @@ def serve_on_loopback(
     )
     with server:
         server.start()
-        for canary in ensemble_canaries(server, CANARY_TIMEOUT_S):
+        for canary in canaries_of(server, CANARY_TIMEOUT_S):
             server.wait_until_serving(canary, start_timeout_s)
         yield server

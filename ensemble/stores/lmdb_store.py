@@ -10,11 +10,20 @@ from typing import Self, TypeVar
 import lmdb
 import numpy as np
 
-from ensemble.stores.history_store import EVENT, Events, StoreError, Written, check_events, merge
+from ensemble.stores.event_chunks import EventChunks, Tables
+from ensemble.stores.history_store import (
+    EVENT,
+    IDENTIFIED,
+    Appended,
+    Events,
+    StoreError,
+    Written,
+    check_events,
+)
 from unipinrec.data.limits import LONGEST_USER_ID
 
-DATABASE = b"histories-1"
-"""The table in LMDB's file. Its name tells a store of this layout from any other file of LMDB's."""
+MOST_EVENTS = 32_768
+"""Latest events of a user that are kept unless told otherwise: a mebibyte of each."""
 DATA = "data.mdb"
 GROWTH_BYTES = 256 << 20
 """Least room that a full map grows by. It is address space: the file grows as it is written."""
@@ -31,58 +40,76 @@ class LmdbHistoryStore:
     to write to the folder too, and processes of several containers need one PID namespace.
     """
 
-    def __init__(self, path: Path, *, writable: bool = False) -> None:
-        """Open the folder to read, or else to write too, which makes it where there is none. Raises
-        `StoreError` if something else is there, or the folder cannot be opened or not be written to."""
-        self._path = path
-        _check_folder(path, writable)
-        with self._failing():
+    def __init__(self, path: Path, *, writable: bool = False, most_events: int = MOST_EVENTS) -> None:
+        """Open the folder to read, or else to write too, which makes it where there is none. Of each user the
+        latest `most_events` are read, and kept when more are appended.
+
+        Raises `StoreError` if something else is there, or the folder cannot be opened or not be written to.
+        """
+        self.path = path
+        self._most_events = most_events
+        check_folder(path, writable)
+        with failing_in_one_line(self.path):
             # A map of size 0 is as large as the writer has last made it.
             self._environment = lmdb.open(
                 str(path),
                 map_size=0,
                 readonly=not writable,
-                max_dbs=1,
+                max_dbs=2,
                 readahead=False,
                 max_spare_txns=1,
                 mode=MODE,
             )
         try:
-            with self._failing():
+            with failing_in_one_line(self.path):
                 # What a killed reader has left would keep its pages from being used again.
                 self._environment.reader_check()
                 is_new = writable and self._environment.stat()["entries"] == 0
-                self._histories = self._environment.open_db(DATABASE, create=is_new)
+                self._tables = Tables.open(self._environment, create=is_new)
         except StoreError:
             self._environment.close()
             raise
 
     def read(self, user_id: bytes) -> Events:
-        """Return all stored events of a user, oldest first; empty for an unknown user."""
-        if not 0 < len(user_id) <= LONGEST_USER_ID:
-            return np.empty(0, EVENT)
-        return self._read(lambda transaction: _events(transaction, user_id))
+        """Return the stored events of a user, oldest first; empty for an unknown user."""
+        events = self._read(lambda chunks: self._stored(chunks, user_id))
+        found = np.empty(len(events), EVENT)
+        for name in EVENT.names or ():
+            found[name] = events[name]
+        return found
 
     def first_users(self, count: int) -> list[bytes]:
         """Return the ids of at most `count` users, in the order of their bytes."""
-        return self._read(lambda transaction: [bytes(key) for key, _ in islice(transaction.cursor(), count)])
+        return self._read(lambda chunks: list(islice(chunks.users(), count)))
 
-    def append(self, user_id: bytes, events: Events) -> None:
+    def histories(self) -> Iterator[tuple[bytes, Events]]:
+        """Yield the id and the events, with the keys of their ids, of every user, as they are at the first.
+        What others write meanwhile takes new room."""
+        with self._reading() as chunks:
+            for user_id in chunks.users():
+                yield user_id, chunks.events(user_id, self._most_events)
+
+    def append(self, user_id: bytes, events: Events) -> Appended:
         """Add events to a user's. Raises `InvalidEventsError` and `StoreError`, as the protocol says."""
-        self.append_all([(user_id, events)])
+        return self.append_all([(user_id, events)])[0]
 
-    def append_all(self, histories: Collection[tuple[bytes, Events]]) -> Written:
-        """Append to many users, all or nothing. Returns how many histories and events were written."""
-        return self._write(lambda transaction: _put(transaction, histories))
+    def append_all(self, histories: Collection[tuple[bytes, Events]]) -> list[Appended]:
+        """Append to many users, all or nothing. Returns what became of the events of each."""
+        return self._write(lambda chunks: [self._append(chunks, *history) for history in histories])
 
     def replace_all(self, histories: Callable[[], Iterable[tuple[bytes, Events]]]) -> Written:
         """Store these in place of all that there are. Returns how many histories and events were written."""
 
-        def change(transaction: lmdb.Transaction) -> Written:
-            transaction.drop(self._histories, delete=False)
-            return _put(transaction, histories())
+        def change(chunks: EventChunks) -> Written:
+            chunks.clear()
+            stored = [self._append(chunks, *history).stored for history in histories()]
+            return Written(np.count_nonzero(stored), sum(stored))
 
         return self._write(change)
+
+    def delete(self, user_id: bytes) -> int:
+        """Forget a user. Returns how many events there were."""
+        return self._write(lambda chunks: chunks.delete(user_id))
 
     def close(self) -> None:
         """Unmap the file."""
@@ -94,59 +121,63 @@ class LmdbHistoryStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, look: Callable[[lmdb.Transaction], Found]) -> Found:
+    def _append(self, chunks: EventChunks, user_id: bytes, events: Events) -> Appended:
+        return chunks.append(user_id, check_events(user_id, events), self._most_events)
+
+    def _stored(self, chunks: EventChunks, user_id: bytes) -> Events:
+        known = 0 < len(user_id) <= LONGEST_USER_ID
+        return chunks.events(user_id, self._most_events) if known else np.empty(0, IDENTIFIED)
+
+    def _read(self, look: Callable[[EventChunks], Found]) -> Found:
+        with self._reading() as chunks:
+            return look(chunks)
+
+    @contextmanager
+    def _reading(self) -> Iterator[EventChunks]:
+        """A transaction of its own, and so with all that was written before it."""
         while True:
             try:
-                # A transaction of its own, and so with all that was written before it.
-                with self._environment.begin(db=self._histories) as transaction:
-                    return look(transaction)
+                transaction = self._environment.begin(buffers=True)
+                break
             except lmdb.MapResizedError:
                 self._environment.set_mapsize(0)
+        with transaction:
+            yield EventChunks(transaction, self._tables)
 
-    def _write(self, change: Callable[[lmdb.Transaction], Found]) -> Found:
-        with self._failing():
+    def _write(self, change: Callable[[EventChunks], Found]) -> Found:
+        with failing_in_one_line(self.path):
             while True:
                 try:
-                    with self._environment.begin(db=self._histories, write=True) as transaction:
-                        return change(transaction)
+                    with self._environment.begin(write=True) as transaction:
+                        return change(EventChunks(transaction, self._tables))
                 except lmdb.MapFullError:
                     size = self._environment.info()["map_size"]
                     self._environment.set_mapsize(size + max(size, GROWTH_BYTES))
                 except lmdb.MapResizedError:
                     self._environment.set_mapsize(0)
 
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Say LMDB's errors in one line with the store's path."""
-        try:
-            yield
-        except lmdb.NotFoundError:
-            raise StoreError(f"history store {self._path} is of another layout") from None
-        except lmdb.LockError as error:
-            raise StoreError(
-                f"history store {self._path}: {error}; another process has the same process id, as in a "
-                "second container: give them one PID namespace"
-            ) from error
-        except lmdb.Error as error:
-            raise StoreError(f"history store {self._path}: {error}") from error
+
+@contextmanager
+def failing_in_one_line(path: Path) -> Iterator[None]:
+    """Raise `StoreError`, in one line with the store's path, for LMDB's errors."""
+    try:
+        yield
+    except lmdb.NotFoundError:
+        raise StoreError(
+            f"history store {path} is of another layout; `unipinrec store compact` rewrites an older one"
+        ) from None
+    except lmdb.LockError as error:
+        raise StoreError(
+            f"history store {path}: {error}; another process has the same process id, as in a "
+            "second container: give them one PID namespace"
+        ) from error
+    except lmdb.Error as error:
+        raise StoreError(f"history store {path}: {error}") from error
 
 
-def _events(transaction: lmdb.Transaction, user_id: bytes) -> Events:
-    return np.frombuffer(transaction.get(user_id, b""), EVENT)
-
-
-def _put(transaction: lmdb.Transaction, histories: Iterable[tuple[bytes, Events]]) -> Written:
-    """Add events to those that there are; nobody is stored without events."""
-    users, total = 0, 0
-    for user_id, given in histories:
-        events = check_events(user_id, given)
-        if len(events):
-            transaction.put(user_id, merge(_events(transaction, user_id), events).tobytes())
-            users, total = users + 1, total + len(events)
-    return Written(users, total)
-
-
-def _check_folder(path: Path, writable: bool) -> None:
+def check_folder(path: Path, writable: bool) -> None:
+    """Raises `StoreError` unless a store is there, or one can be made and is to be, and its lock file can be
+    written to. Makes the folder of one that is to be made."""
     if not (path / DATA).is_file():
         if not writable or (path.exists() and not _is_empty_folder(path)):
             raise StoreError(f"{path} is no history store; `unipinrec store` makes one in a new folder")

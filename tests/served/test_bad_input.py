@@ -213,7 +213,9 @@ def test_the_ensemble_of_a_model_that_the_bundle_lacks_is_not_served(
     address = server.grpc_url if make is GrpcClient else server.http_url
     with make(address, model="recommend_full") as client:
         assert not client.ready()
-        with pytest.raises(RecommendError, match=r"'recommend_full' is not found; .* holds a second ranker$"):
+        with pytest.raises(
+            RecommendError, match=r"'recommend_full' is not found; .* holds a second ranker, and append_"
+        ):
             client.recommend(COLD)
 
 

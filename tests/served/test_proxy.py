@@ -101,6 +101,7 @@ def test_requests_without_the_header_go_to_all_replicas(proxy: Proxy) -> None:
         ("GET", "/v2/models/recommend/config", 403),
         ("GET", "/v2/models/recommend/stats", 403),
         ("POST", "/v2/models/ranking/infer", 403),
+        ("POST", "/v2/models/append_events/infer", 403),
         ("POST", "/v2/repository/index", 403),
         ("POST", "/v2/repository/models/recommend/unload", 403),
         ("GET", "/v2/systemsharedmemory/status", 403),

@@ -17,7 +17,7 @@ from unipinrec_client import (
 from unipinrec_client.cli import app
 
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.launcher import ensemble_canaries
+from ensemble.server.launcher import canaries_of
 from ensemble.server.watchdog import Watchdog
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.conftest import NOW, Exported, serving
@@ -170,7 +170,7 @@ def test_a_ranker_that_is_killed_is_loaded_again_while_one_ranker_answers_on(
             assert of_one_ranker.recommend(users[0]).recommendations
             return any("l2 died; loaded again" in line for line in lines)
 
-        with Watchdog(full, ensemble_canaries(full), report=lines.append, interval_s=0.5):
+        with Watchdog(full, canaries_of(full), report=lines.append, interval_s=0.5):
             assert holds_within(HEAL_S, revived)
         after = [client.recommend(user) for user in users]
     assert_alike(after, before, promised)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.sweep.appends import alone
 from benchmarks.sweep.graphs import ServedGraphs
 from benchmarks.sweep.growth import growth
 from benchmarks.sweep.nearest import nearest_events
@@ -199,3 +200,13 @@ def test_a_folder_without_a_checkpoint_is_refused_in_one_line(tmp_path: Path) ->
         f"--training is {tmp_path}, which holds no checkpoint; run `unipinrec train`"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_is_read_and_appended_to_while_its_user_stays_as_long(tmp_path: Path) -> None:
+    found = alone(tmp_path, 300, 0.001)
+    assert found.keys() == {"read, ms", "append of one, ms", "append of one with an id, ms"}
+    assert all(float(ms) > 0 for ms in found.values())
+    with LmdbHistoryStore(tmp_path / "alone-300", most_events=300) as store:
+        time_N = store.read(b"measured")["timestamp"]
+    assert len(time_N) == 300
+    assert (np.diff(time_N) == 1).all()

@@ -139,6 +139,59 @@ def test_lines_are_appended_in_order_of_time(histories: Path, tmp_path: Path) ->
     }
 
 
+def test_events_that_are_there_already_are_told_and_not_stored_again(histories: Path, tmp_path: Path) -> None:
+    ids = {"event_ids": ["a", "b"]}
+    run("append", lines(tmp_path, ANN, {**ANN, **ids, "user_id": "bob"}))
+    again = [ANN, {**ANN, **ids, "user_id": "bob", "timestamps": [11, 31]}, {**ANN, "user_id": "bob"}]
+    code, out, _ = run("append", lines(tmp_path, *again))
+    assert (code, out) == (0, f"2 events of 3 users appended to {histories}, 4 duplicates")
+    assert stored(histories)["bob"] == [(1, 1, 10, 0), (1, 1, 10, 0), (7, 3, 30, 1), (7, 3, 30, 1)]
+
+
+def test_only_the_latest_events_are_kept(
+    histories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIPINREC_MAX_STORED_EVENTS", "1")
+    code, out, _ = run("append", lines(tmp_path, ANN))
+    assert (code, out) == (0, f"1 events of 1 users appended to {histories}, 1 too old to be kept")
+    with LmdbHistoryStore(histories, most_events=1) as store:
+        assert store.read(b"ann").tolist() == [(7, 3, 30, 1)]
+
+
+def test_what_is_exported_makes_an_equal_store(histories: Path, tmp_path: Path) -> None:
+    raw = [
+        ANN,
+        {**ANN, "user_id": "bob", "event_ids": ["a", ""]},
+        {**ANN, "user_id": "\udcff", "actions": [0, 0]},
+    ]
+    run("append", lines(tmp_path, *raw))
+    assert run("export", tmp_path / "out.jsonl")[0] == 0
+    copy = tmp_path / "copy"
+    assert run("append", tmp_path / "out.jsonl", "--histories", copy)[0] == 0
+    assert whole(copy) == whole(histories)
+    assert whole(copy).keys() == {b"ann", b"bob", b"\xff"}
+    run("append", lines(tmp_path, raw[1]), "--histories", copy)
+    assert whole(copy) == whole(histories)
+    assert run("export", tmp_path / "one.jsonl", "--user", "ann")[0] == 0
+    assert json.loads((tmp_path / "one.jsonl").read_text()) == ANN
+
+
+def whole(path: Path) -> dict[bytes, list[tuple[int, ...]]]:
+    with LmdbHistoryStore(path) as store:
+        return {user: events.tolist() for user, events in store.histories()}
+
+
+def test_a_user_is_deleted_and_the_file_compacted(histories: Path, tmp_path: Path) -> None:
+    run("append", lines(tmp_path, ANN, {**ANN, "user_id": "bob"}))
+    assert run("delete-user", "ann")[:2] == (0, f"2 events of ann deleted from {histories}")
+    assert stored(histories).keys() == {"bob"}
+    before = (histories / "data.mdb").stat().st_size
+    code, out, _ = run("compact")
+    after = (histories / "data.mdb").stat().st_size
+    assert (code, out) == (0, f"{histories} has {after:,} bytes; before: {before:,}")
+    assert stored(histories).keys() == {"bob"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -150,6 +203,10 @@ def test_lines_are_appended_in_order_of_time(histories: Path, tmp_path: Path) ->
         ({"user_id": ""}, "user_id '' has 0 bytes; allowed: 1 to 256"),
         ({"user_id": "\ud800"}, "surrogates not allowed"),
         ({"item_ids": [1]}, "allowed: lists of one length"),
+        ({"event_ids": ["a"]}, "allowed: lists of one length"),
+        ({"event_ids": ["a", 7]}, "event_ids is 7 at event 1; allowed: texts"),
+        ({"event_ids": "ab"}, 'event_ids is "ab"; allowed: a list of texts'),
+        ({"event_ids": ["a", "x" * 257]}, "event_id has 257 bytes; allowed: 0 to 256"),
     ],
 )
 def test_a_wrong_line_is_named_with_its_value_and_nothing_is_appended(

@@ -9,15 +9,28 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lmdb
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ensemble.settings import ROOT
-from ensemble.stores.history_store import EVENT, InvalidEventsError, StoreError
-from ensemble.stores.lmdb_store import DATABASE, LmdbHistoryStore
+from ensemble.stores.compaction import FIRST_LAYOUT, compact
+from ensemble.stores.event_chunks import CHUNK_EVENTS, CHUNKS
+from ensemble.stores.history_store import (
+    EVENT,
+    Appended,
+    Events,
+    InvalidEventsError,
+    StoreError,
+    event_key,
+    exported_id,
+)
+from ensemble.stores.lmdb_store import LmdbHistoryStore
 from ensemble.stores.stores import open_histories
 
 Event = tuple[int, int, int, int]
@@ -35,9 +48,9 @@ seen = 0
 while seen < int(sys.argv[2]):
     times = [store.read(user)["timestamp"].tolist() for user in (b"ann", b"bob")]
     for found in times:
-        assert found == list(range(len(found))), found
+        assert found == list(range(len(found))), found[:9]
     # Both are appended to in one step, and were read one after the other.
-    assert seen <= len(times[0]) <= len(times[1]), times
+    assert seen <= len(times[0]) <= len(times[1]), seen
     seen = len(times[0])
 print(seen, flush=True)
 """
@@ -48,11 +61,11 @@ import sys
 from pathlib import Path
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 
-def look(transaction):
-    before = [transaction.get(b"%d" % user) for user in range(20)]
+def look(chunks):
+    before = [chunks.events(b"%d" % user, 999).tolist() for user in range(20)]
     print("open", flush=True)
     sys.stdin.readline()
-    return before == [transaction.get(b"%d" % user) for user in range(20)]
+    return before == [chunks.events(b"%d" % user, 999).tolist() for user in range(20)]
 
 print(LmdbHistoryStore(Path(sys.argv[1]))._read(look), flush=True)
 """
@@ -134,15 +147,17 @@ def test_every_history_is_read_as_it_was_written(path: Path) -> None:
         assert store.first_users(2) == [b"\0", b"ann"]
 
 
-def test_an_event_is_28_bytes_little_endian_without_gaps(path: Path) -> None:
+def test_an_event_is_32_bytes_little_endian_without_gaps(path: Path) -> None:
     with LmdbHistoryStore(path, writable=True) as store:
         store.append(b"ann", events(EXTREMES))
     with (
         lmdb.open(str(path), readonly=True, max_dbs=1) as environment,
-        environment.begin(db=environment.open_db(DATABASE, create=False)) as transaction,
+        environment.begin(db=environment.open_db(CHUNKS, create=False)) as transaction,
     ):
-        stored = transaction.get(b"ann")
-    assert stored == b"".join(struct.pack("<qqqi", *event) for event in EXTREMES)
+        [stored] = [value for _, value in transaction.cursor()]
+    assert stored == b"".join(
+        struct.pack("<qqQIi", item, time, 0, actions, surface) for item, actions, time, surface in EXTREMES
+    )
 
 
 @pytest.mark.parametrize("user_id", [b"", b"an", b"anna", b"ANN", b"ann\0", b"\xff", b"x" * 256, b"x" * 600])
@@ -216,7 +231,7 @@ def test_many_are_appended_to_in_one_step_and_counted(store: LmdbHistoryStore) -
     store.append(b"ann", events(many(2)))
     assert store.append_all(
         [(b"ann", events(many(3, first=2))), (b"bob", events(many(4))), (b"cy", events([]))]
-    ) == (2, 7)
+    ) == [(3, 0), (4, 0), (0, 0)]
     assert rows(store.read(b"ann")) == many(5)
     assert rows(store.read(b"bob")) == many(4)
 
@@ -262,7 +277,7 @@ def test_the_map_grows_as_often_as_it_is_full(path: Path, monkeypatch: pytest.Mo
 
 def test_readers_in_other_processes_follow_a_writer_and_the_growth_of_the_map(path: Path) -> None:
     """The writer outgrows the map that the readers opened, which then have to take the larger one."""
-    steps, block = 60, 1_000
+    steps, block = 30, 1_000
     until = str(steps * block)
     with (
         LmdbHistoryStore(path, writable=True) as store,
@@ -398,3 +413,192 @@ def test_a_write_is_on_disk_when_it_returns(path: Path) -> None:
         assert store._environment.flags()["sync"]
         store.append(b"ann", events([(6, 1, 78, 0)]))
         assert rows(store.read(b"ann")) == [(5, 1, 77, 0), (6, 1, 78, 0)]
+
+
+def identified(rows: list[tuple[int, int, int, int, str]]) -> Events:
+    found = [(*row[:4], event_key(row[4].encode())) for row in rows]
+    return np.array(found, [*((name, "<i8") for name in EVENT.names or ()), ("event_id", "<u8")])
+
+
+def test_an_event_without_an_id_is_stored_once_by_item_time_and_surface(store: LmdbHistoryStore) -> None:
+    first = [(1, 1, 10, 0), (2, 1, 10, 0), (1, 1, 20, 0)]
+    assert store.append(b"ann", events(first)) == Appended(stored=3, duplicates=0)
+    again = [(1, 7, 10, 0), (1, 1, 10, 1), (1, 0, 10, 0), (1, 1, 30, 0), (1, 1, 30, 0)]
+    assert store.append(b"ann", events(again)) == Appended(stored=3, duplicates=2)
+    assert rows(store.read(b"ann")) == [
+        *first[:2],
+        # On another surface, and what was shown before it was acted on.
+        *again[1:3],
+        first[2],
+        again[3],
+    ]
+    assert store.append(b"bob", events(first)) == Appended(stored=3, duplicates=0)
+
+
+def test_an_event_with_an_id_is_stored_once_by_it_whatever_else_it_says(store: LmdbHistoryStore) -> None:
+    assert store.append(b"ann", events(many(400))) == Appended(400, 0)
+    assert store.append(
+        b"ann", identified([(1, 1, 10, 0, "a"), (1, 1, 10, 0, "b"), (1, 1, 500, 0, "a")])
+    ) == (2, 1)
+    assert store.append(b"ann", identified([(9, 3, 300, 1, "b"), (9, 3, 300, 1, "")])) == (1, 1)
+    assert rows(store.read(b"ann"))[10:13] == [many(400)[10], (1, 1, 10, 0), (1, 1, 10, 0)]
+    assert len(store.read(b"ann")) == 403
+
+
+def test_an_event_id_has_a_key_that_an_export_keeps() -> None:
+    keys = [event_key(name) for name in (b"a", b"b", b"x" * 256, "ü".encode())]
+    assert len(set(keys)) == len(keys)
+    assert [event_key(exported_id(key).encode()) for key in [0, *keys]] == [0, *keys]
+    with pytest.raises(InvalidEventsError, match=r"^event_id has 257 bytes; allowed: 0 to 256$"):
+        event_key(b"x" * 257)
+
+
+USERS = [b"an", b"ann", b"ann\0\0\0\0"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.lists(
+        st.tuples(
+            st.sampled_from(USERS),
+            st.integers(0, 1000).map(lambda first: 7 * first),
+            st.integers(1, 200),
+            st.sampled_from([0, 1, 7]),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+    most=st.sampled_from([1, 5, 127, 128, 300, 10_000]),
+)
+def test_in_whatever_order_events_come_the_latest_are_read_once_and_in_order(
+    blocks: list[tuple[bytes, int, int, int, int, bool]], most: int
+) -> None:
+    """Against sorting a dictionary of all events."""
+    unions: dict[bytes, dict[object, Event]] = {}
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "histories"
+        with LmdbHistoryStore(path, writable=True, most_events=most) as store:
+            for user, first, length, step, item, with_ids in blocks:
+                union = unions.setdefault(user, {})
+                before = len(union)
+                named = [
+                    (item, 1 + n % 3, time, n % 2, f"{time}" if with_ids and n % 5 else "")
+                    for n, time in enumerate(first + step * n for n in range(length))
+                ]
+                for *event, name in named:
+                    union.setdefault(name or (event[0], *event[2:]), tuple(event))
+                appended = store.append(user, identified(named))
+                new = len(union) - before
+                assert len(union) > most or appended == (new, length - new)
+        with LmdbHistoryStore(path, most_events=most) as store:
+            assert store.first_users(9) == sorted(unions)
+            for user, union in unions.items():
+                found, right = rows(store.read(user)), sorted(union.values(), key=lambda event: event[2])
+                assert len(found) == min(len(right), most)
+                # Of the oldest second that is kept, which events are depends on which have been dropped.
+                cut = found[0][2] if len(right) > most else -1
+                assert [e for e in found if e[2] > cut] == [e for e in right[-most:] if e[2] > cut]
+                assert found[0][2] == right[-most:][0][2]
+
+
+def test_old_chunks_are_dropped_and_later_ones_stay(path: Path) -> None:
+    with LmdbHistoryStore(path, writable=True, most_events=300) as store:
+        for first in range(0, 2_000, 40):
+            store.append(b"ann", events(many(40, first)))
+        assert store.append(b"ann", events(many(5))) == Appended(stored=0, duplicates=0)
+        assert rows(store.read(b"ann")) == many(300, first=1_700)
+        assert chunks_in(store) == 300 // CHUNK_EVENTS + 1
+    with LmdbHistoryStore(path, writable=True, most_events=10) as store:
+        store.append(b"ann", events(many(1, first=2_000)))
+        assert rows(store.read(b"ann")) == many(10, first=1_991)
+        assert chunks_in(store) == 1
+
+
+def chunks_in(store: LmdbHistoryStore) -> int:
+    with store._environment.begin() as transaction:
+        return transaction.stat(store._tables.chunks)["entries"]
+
+
+def test_an_append_writes_a_few_pages_however_long_the_history_is(path: Path) -> None:
+    with LmdbHistoryStore(path, writable=True) as store:
+        store.append(b"ann", events(many(30_000)))
+        written = []
+        for first in range(30_000, 30_040, 2):
+            before = chunk_pages(store)
+            store.append(b"ann", events(many(2, first)))
+            written.append(len(chunk_pages(store) - before))
+    assert max(written) <= 2
+
+
+def chunk_pages(store: LmdbHistoryStore) -> set[tuple[bytes, bytes]]:
+    """Keys and contents of the chunks."""
+    with store._environment.begin(store._tables.chunks) as transaction:
+        return set(transaction.cursor())
+
+
+def test_a_deleted_user_is_gone_and_others_stay(path: Path) -> None:
+    with LmdbHistoryStore(path, writable=True) as store:
+        store.append_all([(user, events(many(300))) for user in (b"ann", b"ann\0", b"bob")])
+        assert store.delete(b"ann") == 300
+        assert store.delete(b"ann") == store.delete(b"cy") == 0
+        assert store.first_users(9) == [b"ann\0", b"bob"]
+        assert rows(store.read(b"ann")) == []
+        assert b"ann" not in dict(store.histories())
+        assert chunks_in(store) == 2 * 3
+        # Who comes back begins anew, and nothing is a duplicate of what was deleted.
+        assert store.append(b"ann", events(many(2))) == Appended(stored=2, duplicates=0)
+        assert rows(store.read(b"ann")) == many(2)
+        assert rows(store.read(b"bob")) == rows(store.read(b"ann\0")) == many(300)
+
+
+def test_compaction_leaves_no_byte_of_what_was_deleted(path: Path) -> None:
+    ids = identified([(2**62 + 99, 1, 5, 0, "an id")])
+    with LmdbHistoryStore(path, writable=True) as store:
+        store.append_all([(b"somebody to forget", ids), (b"bob", events(many(300))), (b"cy", ids)])
+        for user in range(200):
+            store.append(b"%d" % user, events(many(500)))
+        for user in range(200):
+            store.delete(b"%d" % user)
+        store.delete(b"somebody to forget")
+        store.delete(b"cy")
+        stored = {user: found.tolist() for user, found in store.histories()}
+    path.chmod(0o750)
+    (path / "data.mdb").chmod(0o640)
+    held = (path / "data.mdb").read_bytes()
+    before, after = compact(path)
+    left = (path / "data.mdb").read_bytes()
+    assert len(left) == after < before == len(held)
+    for secret in (b"somebody to forget", struct.pack("<q", 2**62 + 99)):
+        assert secret in held
+        assert secret not in left
+    assert (path / "data.mdb").stat().st_mode & 0o777 == 0o640
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+    with LmdbHistoryStore(path, writable=True) as store:
+        assert {user: found.tolist() for user, found in store.histories()} == stored
+        assert store.append(b"bob", events(many(301))) == Appended(stored=1, duplicates=300)
+
+
+def test_a_store_that_another_process_has_open_is_not_compacted(path: Path) -> None:
+    written(path, b"ann", 1)
+    before = (path / "data.mdb").stat().st_ino
+    with process(HOLDER, path), pytest.raises(StoreError, match=rf"^history store {path} is in use; stop "):
+        compact(path)
+    assert (path / "data.mdb").stat().st_ino == before
+    compact(path)
+    assert (path / "data.mdb").stat().st_ino != before
+
+
+def test_an_older_store_is_refused_until_it_is_compacted(path: Path) -> None:
+    path.mkdir(parents=True)
+    with lmdb.open(str(path), max_dbs=1) as old, old.begin(write=True) as transaction:
+        table = old.open_db(FIRST_LAYOUT, transaction)
+        transaction.put(b"ann", events([*many(200), (7 * 199, 7, 199, 1)]).tobytes(), db=table)
+    for writable in (False, True):
+        with pytest.raises(
+            StoreError, match=r"of another layout; `unipinrec store compact` rewrites an older"
+        ):
+            LmdbHistoryStore(path, writable=writable)
+    compact(path)
+    with LmdbHistoryStore(path) as store:
+        assert rows(store.read(b"ann")) == [*many(200)]
