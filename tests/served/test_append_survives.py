@@ -93,7 +93,9 @@ def kill_node(server: EmbeddedServer) -> None:
     until_answering(server)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(MORE_KILLS, marks=[pytest.mark.slow, pytest.mark.timeout(1_800)])])
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(MORE_KILLS, marks=[pytest.mark.slow, pytest.mark.timeout(1_800)])]
+)
 def test_what_was_answered_is_there_once_after_processes_were_killed(
     exported: Exported, tmp_path: Path, profile: str | None, kills: int
 ) -> None:
