@@ -66,19 +66,22 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import Restarts, serve
+from ensemble.server.backoff import Backoff
+from ensemble.server.launcher import serve
 from ensemble.server.server_error import ServerError
 from ensemble.settings import ServingSettings
 
-folder, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, http_port, grpc_port, metrics_port, health_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
 try:
     serve(
         ServingSettings(bundle=folder / "bundle", histories=folder / "histories"),
         console=Console(),
-        endpoints=Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port),
+        endpoints=Endpoints(
+            http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, health_port=health_port
+        ),
         model_repository=folder / "models",
         log_path=folder / "server.log",
-        restarts=Restarts((0.0, 0.0, 0.0, 0.0)),
+        backoff=Backoff(first_s=0.1, longest_s=0.1),
     )
 except ServerError as error:
     sys.exit(str(error))
@@ -109,7 +112,7 @@ class Launcher:
         return self._output.read_text()
 
     def processes(self) -> list[psutil.Process]:
-        """The server and its nodes."""
+        """The server, its nodes and the reaper."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def server(self) -> psutil.Process | None:
