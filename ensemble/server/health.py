@@ -110,6 +110,9 @@ class Health:
     def respond(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         """Answer a request, as WSGI wants it."""
         path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return []
         if path == "/metrics":
             answer: Iterable[bytes] = make_wsgi_app(self.metrics)(environ, start)
             return answer

@@ -197,15 +197,15 @@ def _keep_serving(
                 canaries = canaries_of(server)
                 if not all(server.wait_until_serving(c, cancelled=lambda: stop.asked) for c in canaries):
                     return
-            say(f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
-            if not has_served:
-                say(_requests(server.endpoints, example))
-            else:
-                health.started(SERVER, well=True)
-            has_served, serves, failed_starts = True, True, 0
-            backoff.serves(time.monotonic())
-            health.end(SERVER)
             with watchdog_of(server, say, health):
+                say(f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
+                if not has_served:
+                    say(_requests(server.endpoints, example))
+                else:
+                    health.started(SERVER, well=True)
+                has_served, serves, failed_starts = True, True, 0
+                backoff.serves(time.monotonic())
+                health.end(SERVER)
                 while not stop.asked:
                     server.check_running()
                     time.sleep(POLL_S)

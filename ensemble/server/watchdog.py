@@ -97,6 +97,7 @@ class Watchdog:
         ]
 
     def __enter__(self) -> Self:
+        self._discover()
         for thread in self._threads:
             thread.start()
         return self
@@ -123,8 +124,7 @@ class Watchdog:
         self._look_at_server(now)
         if now - self._discovered >= DISCOVERY_S:
             self._discovered = now
-            for node in self._server.processes():
-                self._known.setdefault(node.pid, node)
+            self._discover()
         found: dict[str, Fates] = {}
         for pid, node in list(self._known.items()):
             if node.model in self._replacing:
@@ -140,6 +140,10 @@ class Watchdog:
             if model in self._server.models and client.is_model_ready(model, client_timeout=ADMIN_TIMEOUT_S):
                 self._replace(model, fates)
         self._show_readiness(client)
+
+    def _discover(self) -> None:
+        for node in self._server.processes():
+            self._known.setdefault(node.pid, node)
 
     def _look_at_server(self, now: float) -> None:
         if psutil.Process(self._server.pid).status() != psutil.STATUS_STOPPED:

@@ -1,4 +1,7 @@
-"""The launcher as a process, with an ensemble `recommend` of two Python nodes that echo the user id."""
+"""The launcher as a process, with an ensemble `recommend` of two Python nodes that echo the user id.
+
+For the user `deadlock` a node never comes back, for `slow` it computes for longer than it may hang.
+"""
 
 import os
 import signal
@@ -12,6 +15,7 @@ import psutil
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
+from ensemble.server.node_process import NodeProcess
 from ensemble.settings import ROOT, SHARED_MEMORY
 from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -19,19 +23,33 @@ from tests.served.nodes import call
 from tests.support.waiting import holds_within
 
 NODE = """
-import os, sys, time
+import os, sys, threading, time
+from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from ensemble.nodes.busy import Busy
 
 class TritonPythonModel:
     def initialize(self, args):
         time.sleep({load_s})
+        self.busy = Busy(Path(os.environ["UNIPINREC_RUNTIME_DIR"]))
 
     def execute(self, requests):
+        with self.busy:
+            return self.answers(requests)
+
+    def answers(self, requests):
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", self.answer(r))]) for r in requests]
 
     def answer(self, request):
         user = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+        if user[0, 0] == b"deadlock":
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        began = time.monotonic()
+        while user[0, 0] == b"slow" and time.monotonic() - began < 8:
+            pass
         told = {{
             b"prefix": sys.prefix,
             b"numpy": np.__version__,
@@ -117,6 +135,11 @@ class Launcher:
 
     def server(self) -> psutil.Process | None:
         return next((process for process in self.processes() if process.name() == "tritonserver"), None)
+
+    def node(self, name: str) -> psutil.Process:
+        """A process of a node."""
+        found = [node for process in self.processes() if (node := NodeProcess.of(process))]
+        return next(node.process for node in found if node.model == name)
 
     def wait_for(self, text: str, times: int = 1) -> str:
         """Waits until it has printed a text that often; returns all that it has printed."""

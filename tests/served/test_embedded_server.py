@@ -82,7 +82,7 @@ def test_watchdog_revives_a_dead_node_alone(server: EmbeddedServer) -> None:
     assert after["second"] == before["second"]
     assert after["first"] != before["first"]
     assert len(lines) == 1
-    assert lines[0].startswith("watchdog: first died; loaded again in ")
+    assert lines[0].startswith("watchdog: first_0_0 died; loaded again in ")
 
 
 def test_watchdog_loads_a_model_whose_load_failed(server: EmbeddedServer) -> None:
@@ -91,6 +91,7 @@ def test_watchdog_loads_a_model_whose_load_failed(server: EmbeddedServer) -> Non
         client.unload_model("second", headers=server.admin_headers)
     with Watchdog(server, [UserCanary()], report=lines.append, interval_s=0.5):
         assert holds_within(20, lambda: any("answered again" in line for line in lines))
+    assert any(line.startswith("watchdog: second is not loaded; loaded again in ") for line in lines)
     assert infer(server, "someone") == "someone"
 
 
