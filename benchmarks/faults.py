@@ -40,7 +40,7 @@ NODES = tuple(step.node for step in ensembles_in(MODEL_REPOSITORY)["recommend"].
 SERVER = "tritonserver"
 BEFORE_S = 2.0
 """Of load before a fault."""
-READY_S = 120.0
+READY_S = 240.0
 """For which a launcher may take until it is ready, and what was left until it is gone."""
 POLL_S = 0.05
 TOLERANCE = 1e-3

@@ -51,7 +51,7 @@ def test_listens_on_loopback_only(server: EmbeddedServer) -> None:
     listening = {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
     # gRPC listens on the IPv6 form of the same IPv4 loopback address.
     assert {ip.removeprefix("::ffff:") for ip, _ in listening} == {"127.0.0.1"}
-    assert {port for _, port in listening} == set(server.endpoints.ports.values())
+    assert {port for _, port in listening} == set(server.endpoints.triton_ports.values())
 
 
 def test_metrics_are_served(server: EmbeddedServer) -> None:
