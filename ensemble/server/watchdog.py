@@ -125,21 +125,33 @@ class Watchdog:
         if now - self._discovered >= DISCOVERY_S:
             self._discovered = now
             self._discover()
-        found: dict[str, Fates] = {}
+        lost: dict[int, tuple[NodeProcess, Fate]] = {}
         for pid, node in list(self._known.items()):
             if node.model in self._replacing:
                 continue
             fate = node.fate(now, self._server.settings.runtime_dir, self._hang_s)
             if fate is not None:
                 self._known.pop(pid, None)
-                found.setdefault(node.model, {})[node.instance] = fate
+                lost[pid] = node, fate
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        for model, fates in found.items():
-            # Processes of a model that is unloaded end by right.
-            if model in self._server.models and client.is_model_ready(model, client_timeout=ADMIN_TIMEOUT_S):
-                self._replace(model, fates)
+        if lost:
+            self._replace_lost(client, lost)
         self._show_readiness(client)
+
+    def _replace_lost(
+        self, client: triton.InferenceServerClient, lost: Mapping[int, tuple[NodeProcess, Fate]]
+    ) -> None:
+        """Replace instances whose process is lost, but for those that end by right: of a model that is
+        unloaded, or that another process has followed."""
+        followed = {node.instance for node in self._server.processes() if node.pid not in lost}
+        found: dict[str, Fates] = {}
+        for node, fate in lost.values():
+            if node.model in self._server.models and node.instance not in followed:
+                found.setdefault(node.model, {})[node.instance] = fate
+        for model, fates in found.items():
+            if client.is_model_ready(model, client_timeout=ADMIN_TIMEOUT_S):
+                self._replace(model, fates)
 
     def _discover(self) -> None:
         for node in self._server.processes():
@@ -240,10 +252,14 @@ class Watchdog:
     def _load_missing(self, client: triton.InferenceServerClient) -> None:
         headers = self._server.admin_headers
         index = client.get_model_repository_index(headers=headers, client_timeout=ADMIN_TIMEOUT_S).models
-        absent = {model.name for model in index if model.state in ("", "UNAVAILABLE")}
-        for model in self._server.models:
-            if model in absent:
-                self._replace(model, {model: Fate.MISSING})
+        state = {model.name: model.state for model in index}
+        missing = [model for model in self._server.models if state.get(model) != "READY"]
+        if any(state.get(model) in ("LOADING", "UNLOADING") for model in missing):
+            return
+        # Triton loads ensembles again as soon as their nodes are there.
+        nodes = [model for model in missing if model not in self._server.ensembles]
+        for model in nodes or missing:
+            self._replace(model, {model: Fate.MISSING})
 
     def _judge_server(self, client: triton.InferenceServerClient, failures: Sequence[str]) -> None:
         """End a server that answers nobody, while nothing is known that would explain it."""
