@@ -1,0 +1,75 @@
+"""Other processes that read and write a store."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ensemble.settings import ROOT
+
+READER = """
+import sys, time
+from pathlib import Path
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+
+store = LmdbHistoryStore(Path(sys.argv[1]))
+print("open", flush=True)
+seen = 0
+while seen < int(sys.argv[2]):
+    times = [store.read(user)["timestamp"].tolist() for user in (b"ann", b"bob")]
+    for found in times:
+        assert found == list(range(len(found))), found[:9]
+    # Both are appended to in one step, and were read one after the other.
+    assert seen <= len(times[0]) <= len(times[1]), seen
+    seen = len(times[0])
+print(seen, flush=True)
+"""
+"""Reads two users until each has so many events, and fails where it finds others than were written."""
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+
+def look(chunks):
+    before = [chunks.events(b"%d" % user, 999).tolist() for user in range(20)]
+    print("open", flush=True)
+    sys.stdin.readline()
+    return before == [chunks.events(b"%d" % user, 999).tolist() for user in range(20)]
+
+print(LmdbHistoryStore(Path(sys.argv[1]))._read(look), flush=True)
+"""
+"""Reads twice in one transaction, as a read does that takes long."""
+WRITER = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from ensemble.stores.history_store import EVENT
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+
+store = LmdbHistoryStore(Path(sys.argv[1]), writable=True)
+store.append(b"ann", np.array([(5, 1, 77, 0)], EVENT))
+os.kill(os.getpid(), 9)
+"""
+
+
+def append_elsewhere(path: Path) -> int:
+    """Returns the exit code of a process that appends one event and is killed at once."""
+    return subprocess.run([sys.executable, "-c", WRITER, str(path)], check=False, cwd=ROOT).returncode
+
+
+@contextmanager
+def process(
+    code: str, path: Path, *arguments: str, under: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """A process from when it has opened the store."""
+    command = [*under, sys.executable, "-c", code, str(path), *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "open\n", started.communicate()
+        try:
+            yield started
+        finally:
+            started.kill()
