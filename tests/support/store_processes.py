@@ -53,6 +53,47 @@ store.append(b"ann", np.array([(5, 1, 77, 0)], EVENT))
 os.kill(os.getpid(), 9)
 """
 
+APPENDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from ensemble.stores.history_store import EVENT, StoreError
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+
+print("open", flush=True)
+path, user, number = Path(sys.argv[1]), sys.argv[2].encode(), 0
+while Path(sys.argv[3]).exists():
+    try:
+        with LmdbHistoryStore(path, writable=True) as store:
+            assert len(store.read(user)) == number, (number, len(store.read(user)))
+            store.append(user, np.array([(5, 1, number, 0)], EVENT))
+            number += 1
+        time.sleep(0.02)
+    except StoreError as error:
+        assert "is being compacted; try again once that is done" in str(error), error
+print(number, flush=True)
+"""
+"""Opens the store, reads its own user, appends an event and closes the store, and rests, as long as a file is
+there."""
+
+COMPACTOR = """
+import sys
+from pathlib import Path
+from ensemble.stores.compaction import compact
+from ensemble.stores.history_store import StoreError
+
+print("open", flush=True)
+done = 0
+while Path(sys.argv[2]).exists():
+    try:
+        compact(Path(sys.argv[1]))
+        done += 1
+    except StoreError as error:
+        assert "is in use; stop the servers" in str(error), error
+print(done, flush=True)
+"""
+"""Compacts the store as often as nobody has it open, as long as a file is there."""
+
 
 def append_elsewhere(path: Path) -> int:
     """Returns the exit code of a process that appends one event and is killed at once."""

@@ -1,6 +1,8 @@
 """A compacted store holds what it held before, and no byte of what was deleted."""
 
 import struct
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import lmdb
@@ -12,7 +14,7 @@ from ensemble.stores.history_store import (
     StoreError,
 )
 from ensemble.stores.lmdb_store import LmdbHistoryStore
-from tests.support.store_processes import HOLDER, process
+from tests.support.store_processes import APPENDER, COMPACTOR, HOLDER, process
 from tests.support.stored_events import events, identified, many, rows, written
 
 
@@ -66,3 +68,24 @@ def test_an_older_store_is_refused_until_it_is_compacted(path: Path) -> None:
     compact(path)
     with LmdbHistoryStore(path) as store:
         assert rows(store.read(b"ann")) == [*many(200)]
+
+
+def test_processes_that_open_and_append_while_others_compact_lose_nothing(path: Path, tmp_path: Path) -> None:
+    written(path, b"bob", 2_000)
+    going = tmp_path / "going"
+    going.touch()
+    with ExitStack() as stack:
+        appenders = [
+            stack.enter_context(process(APPENDER, path, user, str(going))) for user in ("ann", "cy", "di")
+        ]
+        compactors = [stack.enter_context(process(COMPACTOR, path, str(going))) for _ in range(2)]
+        time.sleep(3.0)
+        going.unlink()
+        ended = [running.communicate(timeout=60) for running in (*appenders, *compactors)]
+    assert [errors for _, errors in ended] == [""] * 5
+    *appended, one, other = (int(out) for out, _ in ended)
+    assert min(appended) > 0
+    assert one + other > 0
+    with LmdbHistoryStore(path) as store:
+        assert [len(store.read(user)) for user in (b"ann", b"cy", b"di")] == appended
+        assert rows(store.read(b"bob")) == many(2_000)
