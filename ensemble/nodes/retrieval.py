@@ -1,6 +1,7 @@
 """The `retrieval` node: encodes histories, into slots of a KV pool, and makes query embeddings."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ensemble.kv.prefix_cache import PrefixCache, ScratchHistories
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
+from ensemble.nodes.forgetting import Forgetting
 from ensemble.settings import ServingSettings
 from unipinrec.data.history import History
 
@@ -46,6 +48,9 @@ class RetrievalNode:
         self._bundle = loaded
         self._engine = engine
         model = loaded.manifest.model
+        # Whoever computes, or wipes what others computed.
+        self._alone = threading.Lock()
+        self._forgetting: Forgetting | None = None
         self._histories: PrefixCache | ScratchHistories
         if instance is None:
             self._histories = ScratchHistories(engine.encode, engine.private())
@@ -81,13 +86,27 @@ class RetrievalNode:
             for user, history in enumerate(unstack_histories(arrays))
         ]
 
+    def follow_deletions(self, settings: ServingSettings) -> None:
+        """Wipe what is kept of users who are deleted from the store, in a thread, until `close`. This process
+        must not have the store open yet."""
+        again_s = settings.lease_ms / 1000
+        self._forgetting = Forgetting(settings.histories, self.forget, again_s)
+        self._forgetting.watch()
+
+    @torch.inference_mode()
+    def forget(self, owners: Collection[bytes]) -> None:
+        """Wipe what is kept of owners, between two batches."""
+        with self._alone:
+            self._histories.forget(owners)
+
     @torch.inference_mode()
     def run(self, rows: Sequence[RetrievalRow]) -> list[Retrieved]:
         """Return queries and handles after one forward for what is not cached; slots are complete then."""
-        encoded = self._histories.encode([row.history for row in rows])
-        queries = self._engine.generate(
-            self._histories.storage, [row.asked for row in rows], [history.place for history in encoded]
-        )
+        with self._alone:
+            encoded = self._histories.encode([row.history for row in rows])
+            queries = self._engine.generate(
+                self._histories.storage, [row.asked for row in rows], [history.place for history in encoded]
+            )
         return [Retrieved(made, history.handle) for made, history in zip(queries, encoded, strict=True)]
 
     def pack(self, rows: Sequence[Retrieved]) -> dict[str, NDArray[Any]]:
@@ -101,5 +120,7 @@ class RetrievalNode:
         }
 
     def close(self) -> None:
-        """Remove the pool."""
+        """Remove the pool, and follow deletions no longer."""
+        if self._forgetting is not None:
+            self._forgetting.close()
         self._histories.close()

@@ -1,11 +1,12 @@
 """Notices of users who were deleted, by which whoever keeps something of a user elsewhere learns of it."""
 
 import time
-from hashlib import blake2b
 from struct import Struct
 from typing import Any, NamedTuple
 
 import lmdb
+
+from ensemble.owners import OWNER_BYTES, owners_of
 
 NOTICES = b"deleted-1"
 """The table, which stores of before there were notices lack."""
@@ -13,7 +14,7 @@ KEPT_S = 86_400
 """How long a notice stays, for readers that were held up. It is dropped at the next deletion after."""
 
 KEY = Struct(">Q")
-VALUE = Struct("<Q16s")
+TIME = Struct("<Q")
 
 
 class Notice(NamedTuple):
@@ -21,17 +22,12 @@ class Notice(NamedTuple):
 
     number: int
     """Counted up, from 1."""
-    user: bytes
-    """`user_digest` of the id."""
-
-
-def user_digest(user_id: bytes) -> bytes:
-    """Return 16 bytes that stand for a user. Whoever can guess the id can tell that they do."""
-    return blake2b(user_id, digest_size=VALUE.size - 8).digest()
+    owners: list[bytes]
+    """All that may stand for the user: `ensemble.owners`."""
 
 
 class DeletionNotices:
-    """The notices in one transaction."""
+    """The notices in one transaction: unix seconds and owners, by number."""
 
     def __init__(self, transaction: lmdb.Transaction, table: Any) -> None:
         self._transaction, self._table = transaction, table
@@ -41,8 +37,8 @@ class DeletionNotices:
         now = int(time.time())
         with self._transaction.cursor(self._table) as cursor:
             number = KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 1
-            cursor.put(KEY.pack(number), VALUE.pack(now, user_digest(user_id)))
-            while cursor.first() and VALUE.unpack(cursor.value())[0] < now - KEPT_S:
+            cursor.put(KEY.pack(number), TIME.pack(now) + b"".join(owners_of(user_id)))
+            while cursor.first() and TIME.unpack_from(cursor.value())[0] < now - KEPT_S:
                 cursor.delete()
 
     def after(self, number: int) -> list[Notice]:
@@ -50,4 +46,8 @@ class DeletionNotices:
         with self._transaction.cursor(self._table) as cursor:
             if not cursor.set_range(KEY.pack(number + 1)):
                 return []
-            return [Notice(*KEY.unpack(key), VALUE.unpack(value)[1]) for key, value in cursor]
+            return [Notice(KEY.unpack(key)[0], _owners(bytes(value))) for key, value in cursor]
+
+
+def _owners(value: bytes) -> list[bytes]:
+    return [value[begin : begin + OWNER_BYTES] for begin in range(TIME.size, len(value), OWNER_BYTES)]

@@ -114,12 +114,13 @@ class LmdbHistoryStore:
 
     def deleted_after(self, number: int) -> list[Notice]:
         """Return the notices of deleted users with numbers above one; 0: all that are left."""
-        if self._tables.notices is None:
-            self._tables = Tables.open(self._environment, writable=False)
-        table = self._tables.notices
-        if table is None:
-            return []
-        return self._read(lambda chunks: DeletionNotices(chunks.transaction, table).after(number))
+        with failing_in_one_line(self.path):
+            if self._tables.notices is None:
+                self._tables = Tables.open(self._environment, writable=False)
+            table = self._tables.notices
+            if table is None:
+                return []
+            return self._read(lambda chunks: DeletionNotices(chunks.transaction, table).after(number))
 
     def close(self) -> None:
         """Unmap the file."""
