@@ -114,3 +114,18 @@ def process(
             yield started
         finally:
             started.kill()
+
+
+def elsewhere(path: Path, statement: str) -> None:
+    """Run a statement on `store`, which a process opens to write to."""
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from ensemble.stores.history_store import EVENT
+from ensemble.stores.lmdb_store import LmdbHistoryStore
+
+with LmdbHistoryStore(Path(sys.argv[1]), writable=True) as store:
+    {statement}
+"""
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, cwd=ROOT)
