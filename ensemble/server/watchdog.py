@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Self
 
 import tritonclient.grpc as triton
-from google.protobuf.json_format import MessageToJson
 
 from ensemble.server.embedded_server import Canary, EmbeddedServer, failure_of
 
@@ -112,14 +111,12 @@ class Watchdog:
 
     def _replace(self, client: triton.InferenceServerClient, model: str) -> None:
         """Start the model's instances anew, beside the old ones if they fit."""
-        headers = self._server.admin_headers
-        config = client.get_model_config(model, headers=headers, client_timeout=INDEX_TIMEOUT_S).config
-        config.parameters["started"].string_value = str(time.time_ns())
+        self._server.repository.renew(model)
         try:
-            self._load(client, model, MessageToJson(config, preserving_proto_field_name=True))
+            self._load(client, model)
         except triton.InferenceServerException as error:
             self._tell(f"watchdog: {model} does not start beside its old processes ({error}); in their place")
-            client.unload_model(model, headers=headers)
+            client.unload_model(model, headers=self._server.admin_headers)
             self._load(client, model)
 
     def _load_missing(self, client: triton.InferenceServerClient, failure: str) -> None:
@@ -132,13 +129,9 @@ class Watchdog:
         for model in missing:
             self._load(client, model)
 
-    def _load(self, client: triton.InferenceServerClient, model: str, config: str | None = None) -> None:
-        client.load_model(
-            model,
-            headers=self._server.admin_headers,
-            config=config,
-            client_timeout=float(self._server.settings.load_timeout_s),
-        )
+    def _load(self, client: triton.InferenceServerClient, model: str) -> None:
+        timeout_s = float(self._server.settings.load_timeout_s)
+        client.load_model(model, headers=self._server.admin_headers, client_timeout=timeout_s)
 
     def _tell(self, line: str) -> None:
         if not self._stopped.is_set():
