@@ -29,6 +29,7 @@ from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.stores import make_histories
+from unipinrec.bundle import BundleError, read_manifest
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 5 * 2**20
@@ -152,9 +153,13 @@ class EmbeddedServer:
 
     def node_set(self, number: int, bundle: Path) -> NodeSet:
         """Return the set of nodes that would serve a bundle."""
-        settings = self.settings.model_copy(update={"bundle": bundle})
-        selection = Selection.of(self._source, settings, baseline=self._baseline)
-        return NodeSet(number=number, bundle=bundle, selection=selection, base=settings.runtime_dir)
+        manifest = None
+        with suppress(BundleError):
+            manifest = read_manifest(bundle)
+        held = manifest.models.keys() if manifest else None
+        selection = Selection.of(self._source, self.settings, held, baseline=self._baseline)
+        base = self.settings.runtime_dir
+        return NodeSet(number=number, bundle=bundle, manifest=manifest, selection=selection, base=base)
 
     def start(self) -> None:
         """Start the process, again after `stop` too; it serves `settings.bundle` once `wait_until_serving`
@@ -166,12 +171,10 @@ class EmbeddedServer:
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
-        self.serving, self.standby = self.node_set(FIRST, self.settings.bundle), None
-        self.repository = ServedRepository(runtime_dir / "models", self._source, self._profile)
-        self.repository.write_nodes(self.serving)
-        self.repository.write_alone(self.serving)
-        for ensemble in self.ensembles:
-            self.repository.write_ensemble(ensemble, ensemble, self.serving)
+        with self.changing:
+            self.serving, self.standby = self.node_set(FIRST, self.settings.bundle), None
+            self.repository = ServedRepository(runtime_dir / "models", self._source, self._profile)
+            self.repository.write_all(self.serving)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         # What ended one process stays in the log of the next.
         with self.log_path.open("ab" if self._starts else "wb") as log:

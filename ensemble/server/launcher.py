@@ -5,7 +5,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -256,10 +256,36 @@ def canaries_of(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
     ]
 
 
+class CurrentCanaries:
+    """The canaries of what a server holds whenever they are gone through: a rollout changes it."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+
+    def __iter__(self) -> Iterator[Canary]:
+        yield from canaries_of(self._server)
+        yield from (UserCanary(model=name) for name in self._server.standby_ensembles)
+
+
+class CurrentCommands(Mapping[str, Canary]):
+    """The canaries of models that answer commands and that a server holds, by model."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+
+    def __getitem__(self, model: str) -> Canary:
+        return CommandCanary(model=model)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._server.beside)
+
+    def __len__(self) -> int:
+        return len(self._server.beside)
+
+
 def watchdog_of(server: EmbeddedServer, report: Callable[[str], None]) -> Watchdog:
-    """Return the watchdog of all nodes of a server, those beside the ensembles too."""
-    beside = {name: CommandCanary(model=name) for name in server.beside}
-    return Watchdog(server, canaries_of(server), beside=beside, report=report)
+    """Return the watchdog of all nodes of a server, also those beside the ensembles and those that stand by."""
+    return Watchdog(server, CurrentCanaries(server), beside=CurrentCommands(server), report=report)
 
 
 def example_user(histories: Path) -> str:

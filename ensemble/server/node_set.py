@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ensemble.server.selection import Selection
+from unipinrec.bundle import Manifest
 
 FIRST, SECOND = 1, 2
 """What tells the two sets apart."""
@@ -24,11 +25,18 @@ class NodeSet:
     number: int
     """`FIRST` or `SECOND`: the nodes of the first set bear their own names."""
     bundle: Path
+    manifest: Manifest | None
+    """None for what is no bundle, of which the nodes tell when they load it."""
     selection: Selection
     base: Path
     """The server's runtime folder."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     """When callers were last turned to it."""
+
+    @property
+    def bundle_id(self) -> str:
+        """The id of its bundle."""
+        return self.manifest.bundle_id if self.manifest else self.bundle.name
 
     @property
     def runtime_dir(self) -> Path:

@@ -9,7 +9,6 @@ from typing import Self
 from ensemble.graph import Graph, ensembles_in, read_config
 from ensemble.nodes.contract import COMMAND
 from ensemble.settings import ServingSettings
-from unipinrec.bundle import BundleError, read_manifest
 
 BASELINE = "recommend_separate"
 """The ensemble of two separately served models, to measure against."""
@@ -36,12 +35,15 @@ class Selection:
     """The ensembles that a bundle with one more model would have."""
 
     @classmethod
-    def of(cls, model_repository: Path, settings: ServingSettings, *, baseline: bool) -> Self:
-        """Return what serves `settings.bundle`; `baseline` adds `recommend_separate` and its nodes."""
+    def of(
+        cls, model_repository: Path, settings: ServingSettings, held: Set[str] | None, *, baseline: bool
+    ) -> Self:
+        """Return what serves a bundle that holds these models, None if that is unknown; `baseline` adds
+        `recommend_separate` and its nodes."""
         paths = model_repository.glob("*/config.pbtxt")
         configs = {path.parent.name: read_config(path) for path in sorted(paths)}
         graphs = ensembles_in(model_repository)
-        held, chosen = _models_of(settings.bundle), settings.model_dump()
+        chosen = settings.model_dump()
 
         def is_spared(name: str) -> bool:
             needed, setting = (configs[name].parameters[key].string_value for key in (BUNDLE_MODEL, SETTING))
@@ -60,14 +62,6 @@ class Selection:
             commanded=tuple(n for n in alone if any(t.name == COMMAND for t in configs[n].input)),
             not_served=tuple(sorted(not_served)),
         )
-
-
-def _models_of(bundle: Path) -> Set[str] | None:
-    """None for what is no bundle, of which the nodes tell when they load it."""
-    try:
-        return read_manifest(bundle).models.keys()
-    except BundleError:
-        return None
 
 
 def _in_order(graphs: Iterable[Graph]) -> Iterator[str]:

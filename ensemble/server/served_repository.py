@@ -32,6 +32,13 @@ class ServedRepository:
         self._source = source
         self._profile = profile
 
+    def write_all(self, nodes: NodeSet) -> None:
+        """Write all that a server starts with."""
+        self.write_nodes(nodes)
+        self.write_alone(nodes)
+        for ensemble in nodes.selection.ensembles:
+            self.write_ensemble(ensemble, ensemble, nodes)
+
     def write_nodes(self, nodes: NodeSet) -> None:
         """Let the nodes of a set read their bundle and runtime folder in their own configurations."""
         nodes.runtime_dir.mkdir(exist_ok=True)

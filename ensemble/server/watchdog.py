@@ -37,17 +37,18 @@ class Watchdog:
     def __init__(
         self,
         server: EmbeddedServer,
-        canaries: Sequence[Canary],
+        canaries: Iterable[Canary],
         *,
         beside: Mapping[str, Canary] | None = None,
         report: Callable[[str], None],
         interval_s: float = 2.0,
     ) -> None:
-        """`beside` are canaries of nodes that no request waits for, by model: one that hangs is replaced, as
-        one that is dead. `report` gets a line for each finding; `interval_s` is in seconds between rounds."""
+        """Each round goes through `canaries` anew, and through `beside`, canaries of nodes that no request
+        waits for, by model: one of these that hangs is replaced, as one that is dead. `report` gets a line
+        for each finding; `interval_s` is in seconds between rounds."""
         self._server = server
         self._canaries = canaries
-        self._beside = dict(beside or {})
+        self._beside = beside or {}
         self._report = report
         self._interval_s = interval_s
         self._failures = 0
@@ -88,12 +89,13 @@ class Watchdog:
         self._failures += 1
         dead = dead_models(failures, self._server.models)
         hung = [model for model, rounds in self._silent.items() if rounds >= SILENT_ROUNDS]
-        if dead:
-            self._revive(client, dead, "died")
-        elif hung:
-            self._revive(client, hung, "hung")
-        elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
-            self._load_missing(client, failures[0])
+        with self._server.changing:
+            if dead:
+                self._revive(client, dead, "died")
+            elif hung:
+                self._revive(client, hung, "hung")
+            elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
+                self._load_missing(client, failures[0])
 
     def _revive(self, client: triton.InferenceServerClient, models: Sequence[str], fate: str) -> None:
         began = time.monotonic()
