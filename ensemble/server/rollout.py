@@ -67,8 +67,8 @@ class Rollout:
             "standby": server.standby and _told(server, server.standby),
         }
 
-    def deploy(self, bundle: Path, tell: Tell) -> None:
-        """Turn callers to a bundle, and keep the nodes of the one before for `rollback`.
+    def deploy(self, bundle: Path, tell: Tell, *, free_old: bool = False) -> None:
+        """Turn callers to a bundle, and keep the nodes of the one before for `rollback` unless `free_old`.
 
         Raises `ServerError`, and callers keep what they had, if the bundle is not sound, does not fit what
         callers send and the store holds, does not load or does not answer.
@@ -93,6 +93,8 @@ class Rollout:
                     server.standby = None
                     self._remove(loader, nodes)
                 raise
+            if free_old:
+                self._free(loader, tell)
 
     def rollback(self, tell: Tell) -> None:
         """Turn callers back to the bundle before, whose nodes stand by. Raises `ServerError` if there are
@@ -197,6 +199,7 @@ class Rollout:
         timeout_s = float(self._server.settings.exit_timeout_s)
         for name in map(standby_name, nodes.selection.ensembles):
             loader.unload(name, timeout_s)
+            loader.repository.remove(name)
         loader.until_idle(nodes.nodes, timeout_s)
         # In the order of the graph, so that no request is cut off from its next step.
         for name in nodes.nodes:
@@ -207,11 +210,15 @@ class Rollout:
     def _move_link(self, bundle: Path, tell: Tell) -> None:
         if self._link is None or self._link.resolve() == bundle:
             return
-        draft = self._link.with_name(f".{self._link.name}-{os.getpid()}")
-        draft.unlink(missing_ok=True)
         beside = bundle.parent == self._link.parent.resolve()
-        draft.symlink_to(bundle.name if beside else bundle)
-        draft.replace(self._link)
+        draft = self._link.with_name(f".{self._link.name}-{os.getpid()}")
+        try:
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(bundle.name if beside else bundle)
+            draft.replace(self._link)
+        except OSError as error:  # As in a container that may only read bundles.
+            tell(f"{self._link} stays as it is, which the next start will serve: {error.strerror}")
+            return
         tell(f"{self._link} is {bundle.name} from here on")
 
 
