@@ -76,8 +76,8 @@ class EntryPoint:
         return type(self).node(loaded, settings)
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-        settings = ServingSettings()
+        """Load the bundle that the model's configuration names, else the server's settings."""
+        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         # Only the backend's own processes have this module.

@@ -1,0 +1,96 @@
+"""Loads and unloads models of a running server, and says what they do."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Self
+
+import tritonclient.grpc as triton
+
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.server_error import ServerError
+
+ASK_TIMEOUT_S = 10.0
+POLL_S = 0.05
+QUIET_S = 1.0
+"""For which no count of requests may change until nodes are taken for idle."""
+
+
+class ModelLoader:
+    """A connection to the process that the server has now, and to none that takes its place."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+        self._pid = server.pid
+        self._client = server.client()
+        self.repository = server.repository
+        """What it loads from; that of another process lies elsewhere."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    @property
+    def client(self) -> triton.InferenceServerClient:
+        """Raises `ServerError` if the server was started again meanwhile."""
+        if self._server.pid != self._pid:
+            raise ServerError("the server was started again meanwhile")
+        return self._client
+
+    def load(self, model: str) -> None:
+        """Load what the repository says of a model, and return when callers get it. Raises `ServerError`."""
+        timeout_s = float(self._server.settings.load_timeout_s)
+        try:
+            self.client.load_model(model, headers=self._server.admin_headers, client_timeout=timeout_s)
+        except triton.InferenceServerException as error:
+            raise ServerError(f"{model} does not load: {_first_line(error)}") from error
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """Refuse requests to a model, wait for those that it has, and end its processes, also one that has
+        not answered within `timeout_s`."""
+        processes = self._server.node_processes(model)
+        headers, deadline = self._server.admin_headers, time.monotonic() + timeout_s
+        try:
+            self.client.unload_model(model, headers=headers)
+            while model in self._loaded() and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+        except triton.InferenceServerException as error:
+            raise ServerError(f"{model} does not unload: {_first_line(error)}") from error
+        # Triton waits in vain for an instance that has died, and leaves the others running.
+        for pid in set(processes) & set(self._server.node_processes(model)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def until_idle(self, models: Iterable[str], timeout_s: float) -> None:
+        """Wait until none of the models answers anything any more, or `timeout_s` has gone by."""
+        models, deadline = list(models), time.monotonic() + timeout_s
+        before = self._answered(models)
+        while time.monotonic() < deadline:
+            time.sleep(QUIET_S)
+            after = self._answered(models)
+            if after == before:
+                return
+            before = after
+
+    def _loaded(self) -> set[str]:
+        index = self.client.get_model_repository_index(
+            headers=self._server.admin_headers, client_timeout=ASK_TIMEOUT_S
+        )
+        return {model.name for model in index.models if model.state in ("READY", "UNLOADING")}
+
+    def _answered(self, models: Iterable[str]) -> list[int]:
+        headers = self._server.admin_headers
+        found = [
+            self.client.get_inference_statistics(model, headers=headers, client_timeout=ASK_TIMEOUT_S)
+            for model in models
+        ]
+        counts = [stats.inference_stats for answer in found for stats in answer.model_stats]
+        return [count.success.count + count.fail.count for count in counts]
+
+
+def _first_line(error: triton.InferenceServerException) -> str:
+    return (error.message() or "").strip().partition("\n")[0]
