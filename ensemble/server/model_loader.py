@@ -9,7 +9,7 @@ from typing import Self
 
 import tritonclient.grpc as triton
 
-from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.embedded_server import NO_PROXY, EmbeddedServer
 from ensemble.server.server_error import ServerError
 
 ASK_TIMEOUT_S = 10.0
@@ -24,7 +24,8 @@ class ModelLoader:
     def __init__(self, server: EmbeddedServer) -> None:
         self._server = server
         self._pid = server.pid
-        self._client = server.client()
+        # A server's own clients give up connecting sooner than a busy machine may take to answer.
+        self._client = triton.InferenceServerClient(server.grpc_url, channel_args=[NO_PROXY])
         self.repository = server.repository
         """What it loads from; that of another process lies elsewhere."""
 

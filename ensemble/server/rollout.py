@@ -91,7 +91,7 @@ class Rollout:
             except FAILURES:
                 if server.serving.number != nodes.number:
                     server.standby = None
-                    self._remove(loader, nodes)
+                    self._clear_up(loader, nodes, tell)
                 raise
             if free_old:
                 self._free(loader, tell)
@@ -194,6 +194,12 @@ class Rollout:
             self._server.standby = None
         tell(f"Freeing {nodes.bundle_id}")
         self._remove(loader, nodes)
+
+    def _clear_up(self, loader: ModelLoader, nodes: NodeSet, tell: Tell) -> None:
+        try:
+            self._remove(loader, nodes)
+        except FAILURES as error:  # Why the bundle is refused matters more.
+            tell(f"{nodes.bundle_id} may still be loaded: {error}")
 
     def _remove(self, loader: ModelLoader, nodes: NodeSet) -> None:
         timeout_s = float(self._server.settings.exit_timeout_s)
