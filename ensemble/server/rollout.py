@@ -206,7 +206,8 @@ class Rollout:
         for name in map(standby_name, nodes.selection.ensembles):
             loader.unload(name, timeout_s)
             loader.repository.remove(name)
-        loader.until_idle(nodes.nodes, timeout_s)
+        loaded = loader.loaded()
+        loader.until_idle([name for name in nodes.nodes if name in loaded], timeout_s)
         # In the order of the graph, so that no request is cut off from its next step.
         for name in nodes.nodes:
             loader.unload(name, timeout_s)
