@@ -1,4 +1,4 @@
-"""The `unipinrec` command, which loads no more than it needs to roll out a bundle: turning back must be fast."""
+"""The `unipinrec` command. Rolling a bundle back must be fast, so that little is loaded for it."""
 
 import sys
 

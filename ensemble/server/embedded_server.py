@@ -47,11 +47,12 @@ LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
 
 PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """Which Triton would ask on the way to a receiver of spans, also to one that `no_proxy` lists."""
+NO_PROXY = ("grpc.enable_http_proxy", 0)
+"""The server is on this machine, which no proxy of the environment leads to."""
 CHANNEL_ARGUMENTS = (
     # gRPC's own pauses between attempts to connect grow to minutes.
     *((f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")),
-    # The server is on this machine, which no proxy of the environment leads to.
-    ("grpc.enable_http_proxy", 0),
+    NO_PROXY,
 )
 
 _libc = ctypes.CDLL(None)

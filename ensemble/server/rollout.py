@@ -91,7 +91,7 @@ class Rollout:
             except FAILURES:
                 if server.serving.number != nodes.number:
                     server.standby = None
-                    self._remove(loader, nodes)
+                    self._clear_up(loader, nodes, tell)
                 raise
             if free_old:
                 self._free(loader, tell)
@@ -195,12 +195,19 @@ class Rollout:
         tell(f"Freeing {nodes.bundle_id}")
         self._remove(loader, nodes)
 
+    def _clear_up(self, loader: ModelLoader, nodes: NodeSet, tell: Tell) -> None:
+        try:
+            self._remove(loader, nodes)
+        except FAILURES as error:  # Why the bundle is refused matters more.
+            tell(f"{nodes.bundle_id} may still be loaded: {error}")
+
     def _remove(self, loader: ModelLoader, nodes: NodeSet) -> None:
         timeout_s = float(self._server.settings.exit_timeout_s)
         for name in map(standby_name, nodes.selection.ensembles):
             loader.unload(name, timeout_s)
             loader.repository.remove(name)
-        loader.until_idle(nodes.nodes, timeout_s)
+        loaded = loader.loaded()
+        loader.until_idle([name for name in nodes.nodes if name in loaded], timeout_s)
         # In the order of the graph, so that no request is cut off from its next step.
         for name in nodes.nodes:
             loader.unload(name, timeout_s)
