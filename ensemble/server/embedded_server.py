@@ -95,7 +95,7 @@ class EmbeddedServer:
         self.grpc_url = self.endpoints.grpc_url
         self.http_url = self.endpoints.http_url
         self.metrics_url = self.endpoints.metrics_url
-        self.settings = settings
+        self.settings = settings.sealing()
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
         graphs = ensembles_in(model_repository)
         switched_off = _switched_off(model_repository, settings)

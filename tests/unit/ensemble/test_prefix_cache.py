@@ -172,8 +172,8 @@ class Instances:
         others = PoolDirectory(self.folder, memory)
         self.caches[instance] = PrefixCache(self.side.encode, self.pools[instance], others, self.chain)
 
-    def chain(self, history: History) -> EventChain:
-        return EventChain(history, "bundle", BLOCK)
+    def chain(self, history: History, owner: bytes) -> EventChain:
+        return EventChain(history, "bundle", BLOCK, owner)
 
     @torch.inference_mode()
     def ask(self, instance: int, wanted: list[tuple[int, int]]) -> list[Encoded]:
