@@ -12,6 +12,9 @@ from unipinrec.data.history import History
 
 DIGEST_BYTES = 16
 """128 bits: no two histories can be made to share a digest, so a match needs no second look."""
+LEAST_REUSED = 16
+"""Positions below which a prefix is not worth a slot that may be another user's, unless it is all of a
+history."""
 RECENT_BLOCKS = 2
 """Latest blocks in which every position has a digest. A slot that lags further behind is met at the end of a
 block, so that a long history costs few digests."""

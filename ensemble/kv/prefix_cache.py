@@ -7,14 +7,11 @@ from typing import Generic
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from ensemble.kv.event_chain import EventChain
+from ensemble.kv.event_chain import LEAST_REUSED, EventChain
 from ensemble.kv.pool import Handle, KVPool, Match, PoolDirectory, no_slot
 from ensemble.kv.prefill import CachedSequence, Prefill, Prefiller
 from ensemble.kv.slot_storage import Storage
 from unipinrec.data.history import History
-
-LEAST_REUSED = 16
-"""Positions below which a prefix is not worth a slot that may be another user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +33,9 @@ class ScratchHistories(Generic[Storage]):
         self._encode = encode
         self._computed = 0
 
-    def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """Encode every history whole; return a result for each, in order."""
+    def encode(self, histories: Sequence[History], owners: Sequence[bytes] | None = None) -> list[Encoded]:
+        """Encode every history whole, whoever they are of; return a result for each, in order."""
+        del owners
         spare = range(self.storage.layout.slots, self.storage.layout.slots + len(histories))
         whole = [Prefill(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
         self._encode(self.storage, whole)
@@ -82,7 +80,7 @@ class PrefixCache:
         encode: Prefiller,
         pool: KVPool,
         others: PoolDirectory,
-        make_chain: Callable[[History], EventChain],
+        make_chain: Callable[[History, bytes], EventChain],
     ) -> None:
         self.storage = pool.storage
         self._encode = encode
@@ -92,9 +90,11 @@ class PrefixCache:
         self._spare_end = pool.storage.layout.slots
         self._counted: Counter[str] = Counter()
 
-    def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """Encode what is new of every history; return a result for each, in order, whose slot is complete."""
-        chains = [self._make_chain(history) for history in histories]
+    def encode(self, histories: Sequence[History], owners: Sequence[bytes] | None = None) -> list[Encoded]:
+        """Encode what is new of every history; return a result for each, in order, whose slot is complete.
+        Histories of different `owners` share nothing; by default, all have the same."""
+        owners = [b""] * len(histories) if owners is None else owners
+        chains = [self._make_chain(*of) for of in zip(histories, owners, strict=True)]
         claims: dict[bytes, _Claim] = {}
         busy: set[int] = set()
         try:

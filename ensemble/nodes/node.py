@@ -25,6 +25,7 @@ from ensemble.nodes.contract import (
     InvalidInputError,
 )
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
+from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -206,5 +207,7 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return _Failure("invalid", error)
     except BundleMismatchError as error:
         return _Failure("mismatch", error)
+    except StaleSealError as error:
+        return _Failure("stale", error)
     except Exception as error:
         return _Failure("internal", error)
