@@ -35,9 +35,6 @@ WINDOW, LIFELONG = "EVENT", "LIFELONG"
 """Histories of a request, by what the names of their tensors begin with: the events that the trunk reads, and
 all rows that the second ranker may read, impressions among them."""
 
-LARGEST_WEIGHT = 1e30
-"""Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
-
 
 class InvalidInputError(ValueError):
     """A request that the contract refuses; the message names the tensor, its value and the allowed range."""
