@@ -127,6 +127,13 @@ def _check_sizes(manifest: Manifest) -> int:
     for name, model in manifest.models.items():
         weights = model.files[WEIGHTS].size if WEIGHTS in model.files else SPARE
         most |= {f"{name}/{file}": SPARE + 2 * weights for file in model.files if file.endswith(".pt")}
+    config = manifest.model
+    layers = 4 * config.layers * (4 + 2 * config.feedforward_ratio) * config.width**2
+    weights = manifest.models[UNIFIED].files[WEIGHTS].size
+    if weights < layers:
+        refuse(
+            f"{UNIFIED}/{WEIGHTS}", "its size in bytes", weights, f"{layers} at least, of the layers alone"
+        )
     total = 0
     for name, file in manifest.all_files():
         size = file.size if file else 0
