@@ -11,8 +11,6 @@ from typing import Self
 
 import psutil
 import tritonclient.grpc as triton
-from google.protobuf.json_format import MessageToJson
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from ensemble.server.backoff import Backoff
 from ensemble.server.embedded_server import Canary, EmbeddedServer, failure_of
@@ -59,18 +57,19 @@ class Watchdog:
     def __init__(
         self,
         server: EmbeddedServer,
-        canaries: Sequence[Canary],
+        canaries: Iterable[Canary],
         *,
         beside: Mapping[str, Canary] | None = None,
         report: Callable[[str], None],
         health: Health | None = None,
         interval_s: float = 2.0,
     ) -> None:
-        """`beside` are canaries of nodes that no request waits for, by model: one that is silent is replaced.
-        `report` gets a line for each finding; `interval_s` is in seconds between rounds of canaries."""
+        """Each round goes through `canaries` anew, and through `beside`, canaries of nodes that no request
+        waits for, by model: one that is silent is replaced. `report` gets a line for each finding;
+        `interval_s` is in seconds between rounds of canaries."""
         self._server = server
         self._canaries = canaries
-        self._beside = dict(beside or {})
+        self._beside = beside or {}
         self._report = report
         self._health = health or Health()
         self._interval_s = interval_s
@@ -93,6 +92,7 @@ class Watchdog:
             for name, step, pause_s in (
                 ("watchdog", self._look, POLL_S),
                 ("canaries", self._round, interval_s),
+                ("readiness", self._show_readiness, POLL_S),
             )
         ]
 
@@ -129,7 +129,7 @@ class Watchdog:
         for pid, node in list(self._known.items()):
             if node.model in self._replacing:
                 continue
-            fate = node.fate(now, self._server.settings.runtime_dir, self._hang_s)
+            fate = node.fate(now, self._server.runtime_dir_of(node.model), self._hang_s)
             if fate is not None:
                 self._known.pop(pid, None)
                 lost[pid] = node, fate
@@ -137,7 +137,6 @@ class Watchdog:
                     os.kill(pid, signal.SIGKILL)
         if lost:
             self._replace_lost(client, lost)
-        self._show_readiness(client)
 
     def _replace_lost(
         self, client: triton.InferenceServerClient, lost: Mapping[int, tuple[NodeProcess, Fate]]
@@ -194,7 +193,8 @@ class Watchdog:
         replacement = Replacement(self._server, model, fates)
         while not self._ended.wait(backoff.pause_s(time.monotonic())):
             try:
-                replacement.attempt(self._ended)
+                with self._server.changing:
+                    replacement.attempt(self._ended)
             except Exception as error:
                 self._health.started(model, well=False)
                 self._tell(f"{what}; it cannot be loaded again: {error}")
@@ -285,73 +285,48 @@ class Replacement:
         self._server = server
         self._model = model
         self._instances = fates
-        self._missing = Fate.MISSING in fates.values()
-        self._others_serve = False
-        self._config: ModelConfig | None = None
+        self._groups = {_group_of(instance) for instance in fates}
+        self._is_missing = Fate.MISSING in fates.values()
 
     def attempt(self, ended: threading.Event) -> None:
         """Start them, once. Raises `InferenceServerException` if they do not start."""
         with self._server.client() as client:
-            if self._missing:
-                self._load(client, self._config)
+            if self._is_missing:
+                self._load(client)
                 return
-            if self._config is None:
-                self._config = self._own_config(client)
-            old = self._processes_to_end()
+            old = {
+                node.pid: node.instance
+                for node in self._server.processes()
+                if node.model == self._model and _group_of(node.instance) in self._groups
+            }
             for pid, instance in old.items():
                 if instance in self._instances:
                     _kill(pid)
-            try:
-                self._swap(client, self._config)
-            except triton.InferenceServerException:
-                if self._others_serve:
-                    raise
-                # Memory may hold one pool of an instance and not two.
-                client.unload_model(self._model, headers=self._server.admin_headers)
-                self._missing = True
-                self._load(client, self._config)
+            self._swap(client)
             if any(node.pid in old for node in self._server.processes()):
                 ended.wait(DRAIN_S)
                 for pid in old:
                     _kill(pid)
 
-    def _swap(self, client: triton.InferenceServerClient, config: ModelConfig) -> None:
+    def _swap(self, client: triton.InferenceServerClient) -> None:
         """Take away the groups of dead instances, if others serve meanwhile, and put new ones there."""
-        dead = {name.rpartition("_")[0] for name in self._instances}
-        rest = ModelConfig()
-        rest.CopyFrom(config)
-        del rest.instance_group[:]
-        rest.instance_group.extend(group for group in config.instance_group if group.name not in dead)
-        self._others_serve = bool(rest.instance_group)
-        if self._others_serve:
-            self._load(client, rest)
-        for group in config.instance_group:
-            if group.name in dead:
-                # A policy that nobody defines changes nothing but that the groups differ.
-                group.host_policy = f"started-{time.time_ns()}"
-        self._load(client, config)
+        others_serve = self._server.repository.leave_out(self._model, self._groups)
+        if others_serve:
+            self._load(client)
+        self._server.repository.renew(self._model, self._groups)
+        try:
+            self._load(client)
+        except triton.InferenceServerException:
+            if others_serve:
+                raise
+            # Memory may hold one pool of an instance and not two.
+            client.unload_model(self._model, headers=self._server.admin_headers)
+            self._is_missing = True
+            self._load(client)
 
-    def _own_config(self, client: triton.InferenceServerClient) -> ModelConfig:
-        asked = {"headers": self._server.admin_headers, "client_timeout": ADMIN_TIMEOUT_S}
-        config: ModelConfig = client.get_model_config(self._model, **asked).config
-        return config
-
-    def _processes_to_end(self) -> dict[int, str]:
-        """The processes of the groups that are replaced, by process id."""
-        groups = {name.rpartition("_")[0] for name in self._instances}
-        return {
-            node.pid: node.instance
-            for node in self._server.processes()
-            if node.model == self._model and node.instance.rpartition("_")[0] in groups
-        }
-
-    def _load(self, client: triton.InferenceServerClient, config: ModelConfig | None) -> None:
-        client.load_model(
-            self._model,
-            headers=self._server.admin_headers,
-            config=None if config is None else MessageToJson(config, preserving_proto_field_name=True),
-            client_timeout=float(self._server.settings.load_timeout_s),
-        )
+    def _load(self, client: triton.InferenceServerClient) -> None:
+        timeout_s = float(self._server.settings.load_timeout_s)
+        client.load_model(self._model, headers=self._server.admin_headers, client_timeout=timeout_s)
 
 
 def answered_requests(client: triton.InferenceServerClient, server: EmbeddedServer) -> int:
@@ -373,6 +348,11 @@ def owner_of(instance: str, models: Iterable[str]) -> str | None:
 
 def _counted(before: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
     return {name: before.get(name, 0) + 1 for name in names}
+
+
+def _group_of(instance: str) -> str:
+    """The name of the instance group, to which Triton adds a number."""
+    return instance.rpartition("_")[0]
 
 
 def _kill(pid: int) -> None:

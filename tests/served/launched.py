@@ -23,16 +23,17 @@ from tests.served.nodes import call
 from tests.support.waiting import holds_within
 
 NODE = """
-import os, sys, threading, time
-from pathlib import Path
+import json, os, sys, threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from ensemble.nodes.busy import Busy
+from ensemble.settings import ServingSettings
 
 class TritonPythonModel:
     def initialize(self, args):
         time.sleep({load_s})
-        self.busy = Busy(Path(os.environ["UNIPINREC_RUNTIME_DIR"]))
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.busy = Busy(ServingSettings().with_parameters(parameters).runtime_dir)
 
     def execute(self, requests):
         with self.busy:
