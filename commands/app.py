@@ -3,7 +3,7 @@
 import typer
 
 try:
-    from commands import answers, bench, data, store
+    from commands import answers, bench, bundle, data, store
     from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(answers.app, name="answers")
 app.add_typer(bench.app, name="bench")
 app.add_typer(policy, name="policy")

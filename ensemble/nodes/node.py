@@ -25,9 +25,13 @@ from ensemble.nodes.contract import (
     InvalidInputError,
 )
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
+from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
+
+LONGEST_ID_TOLD = 128
+"""Characters of a request's id that come back in an error."""
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -157,9 +161,18 @@ class EntryPoint:
         told = {"request_id": request.request_id(), "reason": failure.reason}
         if failure.reason == "internal":
             log.error("a request failed", exc_info=error, extra=told)
-            return errors(f"{type(error).__name__}: {error}", errors.INTERNAL)
+            return errors(named(f"{type(error).__name__}: {error}", request), errors.INTERNAL)
         log.info("a request was refused: %s", error, extra=told)
-        return errors(str(error), errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE)
+        return errors(
+            named(str(error), request),
+            errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE,
+        )
+
+
+def named(message: str, request: Any) -> str:
+    """Return what a caller is told of a failed request, with the request's id behind it where it has one."""
+    request_id = request.request_id()[:LONGEST_ID_TOLD]
+    return f"{message} [request {request_id}]" if request_id else message
 
 
 def log_as_json(node: str, instance: str, level: str) -> None:
@@ -206,5 +219,7 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return _Failure("invalid", error)
     except BundleMismatchError as error:
         return _Failure("mismatch", error)
+    except StaleSealError as error:
+        return _Failure("stale", error)
     except Exception as error:
         return _Failure("internal", error)

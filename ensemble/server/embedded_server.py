@@ -92,7 +92,7 @@ class EmbeddedServer:
         self.grpc_url = self.endpoints.grpc_url
         self.http_url = self.endpoints.http_url
         self.metrics_url = self.endpoints.metrics_url
-        self.settings = settings
+        self.settings = settings.sealing()
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
         self._source = model_repository
         self._baseline = baseline

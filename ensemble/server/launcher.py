@@ -17,6 +17,7 @@ import tritonclient.grpc as triton
 from rich.console import Console
 
 from ensemble.arrays import PADDING
+from ensemble.bundle_check.bounded import check_bundle_bounded
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, call_server, read_config
 from ensemble.nodes.contract import CHECK, COMMAND
@@ -24,11 +25,12 @@ from ensemble.server.control import Control, listening
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.rollout import Rollout
-from ensemble.server.server_error import ServerError, ServerKilledError
+from ensemble.server.server_error import BundleRefusedError, ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.stores import open_histories
+from unipinrec.bundle import BundleError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
@@ -144,14 +146,17 @@ def serve(
     node that is loaded again loads the bundle of the others. A server that has served and is killed by a
     signal, as one request can do to Triton 2.51, is started again, as often as `restarts` grant.
 
-    Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, and
-    `NoGpuError` if the profile asks for a GPU and there is none.
+    Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, its
+    subclass `BundleRefusedError` if the bundle is not to be served, and `NoGpuError` if the profile asks for
+    a GPU and there is none.
     """
-    check_bundle(settings.bundle)
+    require_bundle(settings.bundle)
     example = example_user(settings.histories)
     check_profile(profile, model_repository)
     endpoints = endpoints or Endpoints()
     endpoints.check()
+    with console.status("Checking the bundle …"):
+        check_bundle(settings.bundle)
     # Unwrapped and unstyled, so that commands can be copied whole.
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if not ipaddress.IPv4Address(endpoints.address).is_loopback:
@@ -308,9 +313,19 @@ def example_user(histories: Path) -> str:
 
 
 def check_bundle(bundle: Path) -> None:
-    """Raises `ServerError` unless `bundle` is a bundle's folder; the nodes verify its files."""
+    """Check all that a bundle holds before anything loads it, in a process of its own for seconds. Raises
+    `BundleRefusedError`, one line that names the file."""
+    require_bundle(bundle)
+    try:
+        check_bundle_bounded(bundle)
+    except BundleError as error:
+        raise BundleRefusedError(str(error)) from error
+
+
+def require_bundle(bundle: Path) -> None:
+    """Raises `BundleRefusedError` unless `bundle` is a bundle's folder; the nodes verify its files."""
     if not (bundle / "manifest.json").is_file():
-        raise ServerError(
+        raise BundleRefusedError(
             f"--bundle is {bundle}, which has no manifest.json; make one: `make demo` or `unipinrec export`"
         )
 
