@@ -12,6 +12,7 @@ try:
     from commands.image_check import image_check
     from commands.loadtest import loadtest
     from commands.policy.app import app as policy
+    from commands.rollout import deploy, rollback, status
     from commands.serve import serve
     from commands.soak import soak
     from commands.train import train_command
@@ -40,6 +41,9 @@ app.command("loadtest")(loadtest)
 app.command("capacity")(capacity)
 app.command("soak")(soak)
 app.command("serve")(serve)
+app.command("deploy")(deploy)
+app.command("rollback")(rollback)
+app.command("status")(status)
 app.command("gpu-check", context_settings=PASS_ON)(gpu_check)
 app.command("image-check")(image_check)
 app.command("demo")(demo)

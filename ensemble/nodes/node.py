@@ -25,6 +25,7 @@ from ensemble.nodes.contract import (
     InvalidInputError,
 )
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
+from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,8 @@ class EntryPoint:
         return type(self).node(loaded, settings)
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-        settings = ServingSettings()
+        """Load the bundle that the model's configuration names, else the server's settings."""
+        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         # Only the backend's own processes have this module.
@@ -218,5 +219,7 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return _Failure("invalid", error)
     except BundleMismatchError as error:
         return _Failure("mismatch", error)
+    except StaleSealError as error:
+        return _Failure("stale", error)
     except Exception as error:
         return _Failure("internal", error)

@@ -165,13 +165,16 @@ def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_secret_travels_apart_from_what_may_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = ServingSettings(admin_key=SecretStr("s3cret"))
-    assert "s3cret" not in repr(sent) + str(sent.as_environment())
+    sent = ServingSettings(admin_key=SecretStr("s3cret"), seal_key=SecretStr("5e" * 32))
+    shown = repr(sent) + str(sent.as_environment())
+    assert "s3cret" not in shown
+    assert "5e5e" not in shown
     for name, value in (sent.as_environment() | sent.secret_environment()).items():
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
     # One that a child must not have is not inherited either.
-    assert ServingSettings(admin_key=None).secret_environment() == {"UNIPINREC_ADMIN_KEY": ""}
+    nothing = {"UNIPINREC_ADMIN_KEY": "", "UNIPINREC_SEAL_KEY": ""}
+    assert ServingSettings(admin_key=None, seal_key=None).secret_environment() == nothing
 
 
 def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:
