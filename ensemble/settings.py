@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -24,6 +25,9 @@ Precision = Literal["float32", "bfloat16", "int8"]
 """What a server may keep keys and values in."""
 
 Count = Annotated[int, Field(ge=1)]
+
+BUNDLE, RUNTIME_DIR = "bundle", "runtime_dir"
+"""Settings that a node's own configuration has, since a server may hold two bundles at once."""
 
 
 class ServingSettings(BaseSettings):
@@ -146,6 +150,11 @@ class ServingSettings(BaseSettings):
         if url is not None and not _is_receiver(url):
             raise PydanticCustomError("trace_url", "allowed: http://host:port/path or https://host:port/path")
         return url
+
+    def with_parameters(self, parameters: Mapping[str, Mapping[str, str]]) -> Self:
+        """Return the settings of a node with `parameters` in its configuration, as Triton tells them."""
+        own = {name: parameters[name] for name in (BUNDLE, RUNTIME_DIR) if name in parameters}
+        return self.model_copy(update={name: Path(said["string_value"]) for name, said in own.items()})
 
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process reads equal settings, but for the secrets."""

@@ -28,9 +28,6 @@ COMMAND = "COMMAND"
 CHECK = b'{"check": true}'
 """A command that is refused unless the node works."""
 
-LARGEST_WEIGHT = 1e30
-"""Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
-
 
 class InvalidInputError(ValueError):
     """A request that the contract refuses; the message names the tensor, its value and the allowed range."""

@@ -30,6 +30,9 @@ from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
+LONGEST_ID_TOLD = 128
+"""Characters of a request's id that come back in an error."""
+
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
@@ -77,8 +80,8 @@ class EntryPoint:
         return type(self).node(loaded, settings)
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-        settings = ServingSettings()
+        """Load the bundle that the model's configuration names, else the server's settings."""
+        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         # Only the backend's own processes have this module.
@@ -158,9 +161,18 @@ class EntryPoint:
         told = {"request_id": request.request_id(), "reason": failure.reason}
         if failure.reason == "internal":
             log.error("a request failed", exc_info=error, extra=told)
-            return errors(f"{type(error).__name__}: {error}", errors.INTERNAL)
+            return errors(named(f"{type(error).__name__}: {error}", request), errors.INTERNAL)
         log.info("a request was refused: %s", error, extra=told)
-        return errors(str(error), errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE)
+        return errors(
+            named(str(error), request),
+            errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE,
+        )
+
+
+def named(message: str, request: Any) -> str:
+    """Return what a caller is told of a failed request, with the request's id behind it where it has one."""
+    request_id = request.request_id()[:LONGEST_ID_TOLD]
+    return f"{message} [request {request_id}]" if request_id else message
 
 
 def log_as_json(node: str, instance: str, level: str) -> None:
