@@ -18,12 +18,17 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
+    ADMISSION,
     ASKED_OUTPUTS,
     REQUEST_ID,
+    TIMEOUT,
     Arrays,
     BundleMismatchError,
+    ExpiredError,
     InvalidInputError,
+    RefusedError,
 )
+from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.settings import ServingSettings
 
@@ -67,6 +72,8 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    answers: ClassVar[bool] = False
+    """Whether a request has ended with the node's answer."""
 
     def make(
         self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]
@@ -82,6 +89,7 @@ class EntryPoint:
         log_as_json(model, instance, settings.log_level)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
+        self._in_flight = InFlightTables(settings.runtime_dir)
         self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
         registry = CollectorRegistry()
         text = "Requests that the node answered with an error"
@@ -101,7 +109,8 @@ class EntryPoint:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
         began = time.perf_counter()
-        parsed = [_attempt(self._parse, request) for request in requests]
+        tickets = [self._ticket(request) for request in requests]
+        parsed = [_attempt(self._parse, arrived) for arrived in zip(requests, tickets, strict=True)]
         good = [rows for rows in parsed if isinstance(rows, list)]
         ready = time.perf_counter()
         results = _attempt(self._run, good)
@@ -115,6 +124,9 @@ class EntryPoint:
         responses = [
             self._respond(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)
         ]
+        for ticket, response in zip(tickets, responses, strict=True):
+            if ticket is not None and (self.answers or response.has_error()):
+                self._in_flight.close(ticket)
         seconds = (ready - began, computed - ready, time.perf_counter() - computed)
         self._rows.observe(sum(len(rows) for rows in good))
         for stage, taken in zip(STAGES, seconds, strict=True):
@@ -127,7 +139,14 @@ class EntryPoint:
             self._export.stop()
         self._node.close()
 
-    def _parse(self, request: Any) -> list[Any]:
+    def _ticket(self, request: Any) -> Ticket | None:
+        tensor = self._backend.get_input_tensor_by_name(request, ADMISSION)
+        return None if tensor is None else Ticket.of_array(tensor.as_numpy())
+
+    def _parse(self, arrived: tuple[Any, Ticket | None]) -> list[Any]:
+        request, ticket = arrived
+        if ticket is not None and (late_us := now_us() - ticket.deadline_us) > 0:
+            raise ExpiredError(f"the request's deadline passed {late_us / 1e3:.0f} ms ago")
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         return self._node.parse(arrays | _beside(request, len(next(iter(arrays.values())))))
 
@@ -185,6 +204,7 @@ def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {
         REQUEST_ID: np.full((users, 1), name, np.object_),
         ASKED_OUTPUTS: np.array(asked, np.object_),
+        TIMEOUT: np.array([request.timeout()], np.int64),
     }
     try:
         told = json.loads(request.parameters())
@@ -204,6 +224,10 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return step(argument)
     except InvalidInputError as error:
         return _Failure("invalid", error)
+    except RefusedError as error:
+        return _Failure("refused", error)
+    except ExpiredError as error:
+        return _Failure("expired", error)
     except BundleMismatchError as error:
         return _Failure("mismatch", error)
     except Exception as error:
