@@ -47,7 +47,7 @@ CANARY_S = 2.0
 BURST_S = 0.01
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FloodPlan:
     """What is measured, and for how long."""
 
@@ -247,7 +247,9 @@ class Flood:
             text = connection.getresponse().read().decode()
         samples = (s for family in text_string_to_metric_families(text) for s in family.samples)
         return sum(
-            s.value for s in samples if s.name == "unipinrec_batch_rows_sum" and s.labels["node"] == "ranking"
+            s.value
+            for s in samples
+            if s.name.startswith("unipinrec_batch_rows_sum") and s.labels["node"] == "ranking"
         )
 
 

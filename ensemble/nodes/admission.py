@@ -1,5 +1,6 @@
 """Which requests the edge lets in: those that can be answered before their callers stop waiting."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -64,10 +65,14 @@ class Admission:
         self._in_flight = InFlight(runtime_dir)
         self._estimate = Estimate()
         self._settled_us = 0
+        # Metrics are read by another thread.
+        self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
         """Yield what Prometheus reads: who is under way, and what that means for who comes next."""
-        users = self._in_flight.users
+        with self._lock:
+            self._settle(now_us())
+            users = self._in_flight.users
         yield GaugeMetricFamily("unipinrec_in_flight_users", "Users whose requests are under way", users)
         text = "Time after which a request that comes now is expected to be answered"
         yield GaugeMetricFamily("unipinrec_expected_seconds", text, self._estimate.expect_us(1, users) / 1e6)
@@ -85,17 +90,22 @@ class Admission:
         timeout_us = min(timeout_us, LONGEST_TIMEOUT_US) or self._deadline_us
         if not self._most:
             return Ticket(at_us + timeout_us)
-        if at_us - self._settled_us >= SETTLE_US:
-            self._settled_us = at_us
-            for ended in self._in_flight.settle(at_us):
-                self._estimate.learn(ended.took_us, ended.users, ended.ahead)
-        self._check(users, timeout_us, canary=canary)
-        return self._in_flight.open(users, at_us + timeout_us, at_us)
+        with self._lock:
+            self._settle(at_us)
+            self._check(users, timeout_us, canary=canary)
+            return self._in_flight.open(users, at_us + timeout_us, at_us)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Count a request no longer that the edge itself has refused after all."""
         if ticket.table:
-            self._in_flight.withdraw(ticket)
+            with self._lock:
+                self._in_flight.withdraw(ticket)
+
+    def _settle(self, at_us: int) -> None:
+        if at_us - self._settled_us >= SETTLE_US:
+            self._settled_us = at_us
+            for ended in self._in_flight.settle(at_us):
+                self._estimate.learn(ended.took_us, ended.users, ended.ahead)
 
     def _check(self, users: int, timeout_us: int, *, canary: bool) -> None:
         ahead = self._in_flight.users
