@@ -293,6 +293,8 @@ def bench_flood(
         sizes=sizes,
         times=times,
         seconds=seconds,
+        capacity_s=min(seconds, FloodPlan.capacity_s),
+        after_s=min(seconds, FloodPlan.after_s),
         deadline_ms=deadline_ms,
         callers=callers,
         without_s=without_s,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 from unipinrec_client import (
     AsyncGrpcClient,
     AsyncHttpClient,
@@ -23,7 +25,7 @@ from unipinrec_client import (
     UnavailableError,
 )
 
-from benchmarks.flood import FloodPlan, measure_flood
+from commands.app import app
 from ensemble.server.embedded_server import EmbeddedServer, failure_of
 from ensemble.server.launcher import UserCanary
 from tests.conftest import Exported, serving
@@ -208,11 +210,17 @@ def test_callers_who_are_gone_are_not_counted_for_long(server: EmbeddedServer, e
 
 
 def test_a_flood_is_measured(tmp_path: Path) -> None:
-    shorter = {"capacity_s": 3.0, "seconds": 5.0, "after_s": 5.0, "without_s": 0.0, "users": 200}
-    report = measure_flood(FloodPlan(out=tmp_path, **shorter), print)
-    points = {point.value: point.measured for point in report.sweeps["with admission"]}
-    flood, burst = points["flood"], points["burst"]
-    assert flood["offered, 1/s"] > 3 * points["closed loop"]["answered, 1/s"]
+    arguments = ("bench", "flood", "--seconds", "5", "--without", "0", "--out", str(tmp_path))
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(app, arguments)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert result.exit_code == 0, result.output
+    points = json.loads((tmp_path / "flood.json").read_text())["sweeps"]["with admission"]
+    measured = {point["value"]: point["measured"] for point in points}
+    flood, burst = measured["flood"], measured["burst"]
+    assert flood["offered, 1/s"] > 3 * measured["closed loop"]["answered, 1/s"]
     assert flood["answered in time, 1/s"] > 0
     assert flood["refused, 1/s"] > 0
     assert flood["other, 1/s"] == 0
