@@ -69,7 +69,7 @@ class ServingSettings(BaseSettings):
     deadline_ms: Count = 10_000
     """Milliseconds after which nobody waits for an answer any more, for callers who send no `timeout`: what
     is not answered then is not computed further. The client sends its own timeout, by default the same."""
-    max_in_flight: Annotated[int, Field(ge=0, le=4_000)] = 256
+    max_in_flight: Annotated[int, Field(ge=0, le=1_000)] = 256
     """Users whose requests may be under way at once; others are refused, as is what would come later than its
     caller waits. More let patient callers wait longer, in queues that nothing else bounds. 0 lets everybody
     in."""

@@ -21,10 +21,10 @@ SCORE_PADDING = float(np.finfo(np.float32).min)
 ADMIN_HEADER = "unipinrec-admin-key"
 """gRPC metadata or HTTP header with the key of restricted commands. It is a secret: no log may have it."""
 
-REQUEST_ID, ADMIN_KEY, ASKED_OUTPUTS, TIMEOUT = "REQUEST_ID", "ADMIN_KEY", "ASKED_OUTPUTS", "TIMEOUT"
+REQUEST_ID, ADMIN_KEY, ASKED_OUTPUTS = "REQUEST_ID", "ADMIN_KEY", "ASKED_OUTPUTS"
 """What nodes find among a request's tensors without the caller's sending it so: its id for each user, BYTES
-[B, 1], where it came with one, its admin key, BYTES [1], the names of the outputs that are wanted, BYTES
-[any], and the microseconds that the caller waits, INT64 [1], 0 where it does not say."""
+[B, 1], where it came with one, its admin key, BYTES [1], and the names of the outputs that are wanted, BYTES
+[any]."""
 
 ADMISSION = "ADMISSION"
 """The ticket of a request that the edge has let in, INT64 [B, 3]: `ensemble/nodes/in_flight.py`."""

@@ -15,23 +15,18 @@ from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.admission import Admission
+from ensemble.nodes import in_flight
 from ensemble.nodes.checks import check_request
 from ensemble.nodes.contract import (
     ADMISSION,
     ASKED_OUTPUTS,
-    CANARY,
     LIFELONG,
-    REQUEST_ID,
-    TIMEOUT,
     Arrays,
     stack,
     stack_histories,
     stamp_bundle,
 )
-from ensemble.nodes.in_flight import Ticket
-from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender
-from ensemble.policy.request_channel import Ticket as PolicyTicket
+from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
 from ensemble.stores.stores import open_histories
@@ -42,7 +37,8 @@ from unipinrec.models.transact.sequences import Limits
 
 log = logging.getLogger(__name__)
 
-NEVER_LATE = Ticket(2**63 - 1)
+NEVER_LATE = in_flight.Ticket(2**63 - 1).to_array(1)[0]
+"""Where no edge has admitted the request, as outside of a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +59,16 @@ class Assembled:
     """Events that were ignored because the bundle does not know their item, action or surface."""
     question: Question | None
     """To the policy; None where there is none, or the request says itself what an action is worth."""
-    admission: Ticket
-    """Which goes with the request."""
-    ticket: PolicyTicket = NOTHING_ASKED
+    admission: Int64s
+    """What goes with the request through the graph."""
+    ticket: Ticket = NOTHING_ASKED
     """Under which scoring finds what a policy says of it."""
 
 
 class HistoryNode:
     """Looks stored histories up, checks what was sent, and fills defaults in."""
 
-    def __init__(
-        self, loaded: LoadedBundle, settings: ServingSettings, admission: Admission | None = None
-    ) -> None:
-        """Without `admission`, as outside of a server, every request is let in."""
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._vocabulary = loaded.vocabulary()
         self._store = open_histories(settings.histories, settings.max_stored_events)
@@ -87,10 +80,7 @@ class HistoryNode:
         ranker = loaded.second_ranker()
         self._ranker_config = ranker[1] if ranker else None
         self._limits = {"max_events": settings.max_events, "max_exclude": settings.max_exclude}
-        self._admission = admission
         self.metrics = CollectorRegistry()
-        if admission is not None:
-            self.metrics.register(admission)
         self._unknown_items = Counter(
             "unipinrec_unknown_items",
             "Events that were ignored because the bundle does not know their item, action or surface",
@@ -101,17 +91,9 @@ class HistoryNode:
         )
 
     def parse(self, arrays: Arrays) -> list[Assembled]:
-        """Return a row for each user of one request. Raises `RefusedError` for what cannot be answered in
-        time, and `InvalidInputError` for what is not allowed."""
-        # What is refused costs no check: an overloaded server gets many of them.
-        ticket = self._admit(arrays)
-        try:
-            check_request(arrays, self._bundle.manifest.model, **self._limits)
-            return [self._assemble(arrays, row, ticket) for row in range(len(arrays["USER_ID"]))]
-        except Exception:
-            if self._admission is not None:
-                self._admission.withdraw(ticket)
-            raise
+        """Return a row for each user of one request. Raises `InvalidInputError` for what is not allowed."""
+        check_request(arrays, self._bundle.manifest.model, **self._limits)
+        return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
         """Return the rows, counted, with tickets of what the policy was asked."""
@@ -133,7 +115,7 @@ class HistoryNode:
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
             "POLICY_TICKET": np.array([row.ticket for row in rows], np.int64),
-            ADMISSION: rows[0].admission.to_array(len(rows)),
+            ADMISSION: np.stack([row.admission for row in rows]),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
@@ -143,14 +125,7 @@ class HistoryNode:
             self._store.close()
         self._policy.close()
 
-    def _admit(self, arrays: Arrays) -> Ticket:
-        if self._admission is None:
-            return NEVER_LATE
-        canary = REQUEST_ID in arrays and arrays[REQUEST_ID][0, 0] == CANARY.encode()
-        timeout_us = int(arrays[TIMEOUT][0]) if TIMEOUT in arrays else 0
-        return self._admission.admit(len(arrays["USER_ID"]), timeout_us, canary=canary)
-
-    def _assemble(self, arrays: Arrays, user: int, ticket: Ticket) -> Assembled:
+    def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         given = self._given(arrays, user)
         history = History(
             item_row_N=self._vocabulary.rows_of(given["item_id"]),
@@ -185,7 +160,7 @@ class HistoryNode:
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
             question=question,
-            admission=ticket,
+            admission=arrays[ADMISSION][user] if ADMISSION in arrays else NEVER_LATE,
         )
 
     def _lifelong(self, arrays: Arrays, known: History, request_time: int) -> History | None:

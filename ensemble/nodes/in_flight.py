@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDER = "in-flight"
-PLACES = 4096
+PLACES = 1024
 """Requests that may be under way at once."""
 CLOSED = np.dtype([("deadline_us", "<i8"), ("at_us", "<i8")])
 OVERTAKEN_US = 500_000
@@ -54,6 +54,7 @@ class Ended:
     """A request that has ended."""
 
     took_us: int
+    """Until its answer, or until a node found it too late."""
     users: int
     ahead: int
     """Users of the requests that were under way when it was admitted."""
@@ -96,7 +97,7 @@ class InFlight:
         return Ticket(deadline_us, self._table, place)
 
     def settle(self, at_us: int) -> Iterator[Ended]:
-        """Count no longer what has ended, and yield what a node closed. What nobody closed ends with its
+        """Count no longer what has ended, and yield what took its time. What nobody closed ends with its
         deadline, or when it has been overtaken."""
         open_P = self._users_P > 0
         closed_P = open_P & (self._closed_P["deadline_us"] == self._deadline_P)
@@ -105,19 +106,12 @@ class InFlight:
         lost_P = open_P & ~closed_P
         lost_P &= (self._deadline_P < at_us) | (self._opened_P < self._latest_us - OVERTAKEN_US)
         for place in np.flatnonzero(closed_P | lost_P).tolist():
-            if closed_P[place]:
-                took_us = int(self._closed_P["at_us"][place] - self._opened_P[place])
-                yield Ended(took_us, int(self._users_P[place]), int(self._ahead_P[place]))
-            self._release(place)
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """Count a request no longer."""
-        self._release(ticket.place)
-
-    def _release(self, place: int) -> None:
-        self.users -= int(self._users_P[place])
-        self._users_P[place] = 0
-        self._free.append(place)
+            at_us, users = int(self._closed_P["at_us"][place]), int(self._users_P[place])
+            if closed_P[place] and at_us:
+                yield Ended(at_us - int(self._opened_P[place]), users, int(self._ahead_P[place]))
+            self.users -= users
+            self._users_P[place] = 0
+            self._free.append(place)
 
 
 class InFlightTables:
@@ -127,8 +121,9 @@ class InFlightTables:
         self._folder = runtime_dir / FOLDER
         self._closed: dict[int, NDArray[Any]] = {}
 
-    def close(self, ticket: Ticket) -> None:
-        """Say that a request has ended, unless nobody counts it or its edge is gone."""
+    def close(self, ticket: Ticket, *, timed: bool = True) -> None:
+        """Say that a request has ended, unless nobody counts it or its edge is gone. `timed` says whether the
+        time that it took tells what others will take."""
         if ticket.table <= 0 or not 0 <= ticket.place < PLACES:
             return
         closed_P = self._closed.get(ticket.table)
@@ -136,7 +131,7 @@ class InFlightTables:
             with suppress(OSError, ValueError):
                 closed_P = self._closed[ticket.table] = self._open(ticket.table)
         if closed_P is not None:
-            closed_P["at_us"][ticket.place] = now_us()
+            closed_P["at_us"][ticket.place] = now_us() if timed else 0
             # Last, because it is what the edge looks at.
             closed_P["deadline_us"][ticket.place] = ticket.deadline_us
 

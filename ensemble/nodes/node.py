@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,6 @@ from ensemble.nodes.contract import (
     ADMISSION,
     ASKED_OUTPUTS,
     REQUEST_ID,
-    TIMEOUT,
     Arrays,
     BundleMismatchError,
     ExpiredError,
@@ -33,6 +33,9 @@ from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, 
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
+
+GIVES_WAY = 10
+"""Niceness of a node that computes: where a process without wants the same processor, it gets a tenth."""
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -72,6 +75,9 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    computes: ClassVar[bool] = False
+    """Whether a batch takes the processor for long. Such a node gives way to the server and to the edge, so
+    that what is refused is refused at once however much is computed."""
     answers: ClassVar[bool] = False
     """Whether a request has ended with the node's answer."""
 
@@ -84,6 +90,8 @@ class EntryPoint:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
+        if self.computes:
+            os.nice(GIVES_WAY)
         settings = ServingSettings()
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
@@ -109,7 +117,7 @@ class EntryPoint:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
         began = time.perf_counter()
-        tickets = [self._ticket(request) for request in requests]
+        tickets = [_attempt(self.ticket, request) for request in requests]
         parsed = [_attempt(self._parse, arrived) for arrived in zip(requests, tickets, strict=True)]
         good = [rows for rows in parsed if isinstance(rows, list)]
         ready = time.perf_counter()
@@ -124,9 +132,8 @@ class EntryPoint:
         responses = [
             self._respond(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)
         ]
-        for ticket, response in zip(tickets, responses, strict=True):
-            if ticket is not None and (self.answers or response.has_error()):
-                self._in_flight.close(ticket)
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            self._close(ticket, outcome)
         seconds = (ready - began, computed - ready, time.perf_counter() - computed)
         self._rows.observe(sum(len(rows) for rows in good))
         for stage, taken in zip(STAGES, seconds, strict=True):
@@ -139,16 +146,27 @@ class EntryPoint:
             self._export.stop()
         self._node.close()
 
-    def _ticket(self, request: Any) -> Ticket | None:
+    def ticket(self, request: Any) -> Ticket | None:
+        """Return what the edge has sent along with a request; None where it did not come from there."""
         tensor = self._backend.get_input_tensor_by_name(request, ADMISSION)
         return None if tensor is None else Ticket.of_array(tensor.as_numpy())
 
-    def _parse(self, arrived: tuple[Any, Ticket | None]) -> list[Any]:
+    def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
+        reason = outcome.reason if isinstance(outcome, _Failure) else ""
+        if isinstance(ticket, Ticket) and (reason or self.answers):
+            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+
+    def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
         request, ticket = arrived
+        if isinstance(ticket, _Failure):
+            raise ticket.error
         if ticket is not None and (late_us := now_us() - ticket.deadline_us) > 0:
             raise ExpiredError(f"the request's deadline passed {late_us / 1e3:.0f} ms ago")
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        return self._node.parse(arrays | _beside(request, len(next(iter(arrays.values())))))
+        users = len(next(iter(arrays.values())))
+        if ticket is not None:
+            arrays[ADMISSION] = ticket.to_array(users)
+        return self._node.parse(arrays | _beside(request, users))
 
     def _run(self, good: list[list[Any]]) -> list[list[Any]]:
         """The results of each request's rows, all computed together."""
@@ -204,7 +222,6 @@ def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {
         REQUEST_ID: np.full((users, 1), name, np.object_),
         ASKED_OUTPUTS: np.array(asked, np.object_),
-        TIMEOUT: np.array([request.timeout()], np.int64),
     }
     try:
         told = json.loads(request.parameters())

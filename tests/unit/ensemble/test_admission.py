@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.nodes.admission import CANARIES, FEW, SHARE, Admission, Estimate
+from ensemble.nodes.admission import CANARIES, FEW, SETTLE_US, SHARE, Admission, Estimate
 from ensemble.nodes.contract import RefusedError
 from ensemble.nodes.in_flight import OVERTAKEN_US, PLACES, InFlight, InFlightTables, Ticket
 
@@ -33,6 +33,13 @@ def test_a_request_is_under_way_until_another_process_closes_it(tmp_path: Path) 
     assert edge.users == 2
     node.close(first)
     assert [ended.ahead for ended in edge.settle(30)] == [0]
+    assert edge.users == 0
+
+
+def test_what_took_no_time_that_tells_anything_ends_in_silence(tmp_path: Path) -> None:
+    edge, node = InFlight(tmp_path), InFlightTables(tmp_path)
+    node.close(edge.open(2, SECOND_US, 0), timed=False)
+    assert list(edge.settle(10)) == []
     assert edge.users == 0
 
 
@@ -123,10 +130,9 @@ def test_a_few_are_always_let_in_and_everybody_without_a_limit(tmp_path: Path) -
 def test_room_comes_back_when_requests_end(tmp_path: Path) -> None:
     gate, node = admission(tmp_path, max_in_flight=10), InFlightTables(tmp_path)
     tickets = [gate.admit(1, 0) for _ in range(10)]
-    for ticket in tickets[:4]:
+    for ticket in tickets[:5]:
         node.close(ticket)
-    gate.withdraw(tickets[5])
-    time.sleep(0.01)
+    time.sleep(2 * SETTLE_US / SECOND_US)
     for _ in range(5):
         gate.admit(1, 0)
     with pytest.raises(RefusedError):
