@@ -315,6 +315,8 @@ def _named(request_id: str | None) -> Iterator[str]:
         yield name
     except RecommendError as error:
         error.request_id = name
+        # The server's nodes say it in their text, for clients without such a field.
+        error.args = (str(error).removesuffix(f" [request {name[:128]}]"),)
         raise
 
 

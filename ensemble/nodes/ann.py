@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Histogram
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.checks import check_between
-from ensemble.nodes.contract import Arrays, stack, stamp_bundle
+from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.seal import CANDIDATE_SEAL, QUERY_SEAL, SEALED_LEFT_OUT, Seal
+from ensemble.nodes.sealed_history import rows_from_bytes
 from ensemble.settings import ServingSettings
 from unipinrec import bundle
 
@@ -27,6 +28,7 @@ FOUND = (0, 1, 4, 16, 64, 256, 1024)
 class Search:
     """One user's query embeddings, and what must not be found."""
 
+    token: bytes
     query_QE: Floats
     budget_Q: Int64s
     origin_Q: NDArray[np.int32]
@@ -37,6 +39,7 @@ class Search:
 class Candidates:
     """Items found, best first."""
 
+    token: bytes
     item_row_K: Int64s
     origin_K: NDArray[np.int32]
     """Which query embedding found the item first, as `QueryPlan.origins` numbers them."""
@@ -46,8 +49,7 @@ class AnnNode:
     """Inner-product search over the embedder's outputs."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
-        self._bundle = loaded
-        self._exclude_seen = settings.exclude_seen
+        self._seal = Seal(settings, loaded.id)
         on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
         self._index: NearestItems = on_cpu
         if settings.ann_device == "cuda":
@@ -61,20 +63,18 @@ class AnnNode:
         )
 
     def parse(self, arrays: Arrays) -> list[Search]:
-        """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest)
-        left_out_BX = arrays["EXCLUDED_ITEMS"]
-        if self._exclude_seen:
-            left_out_BX = np.concatenate([left_out_BX, arrays["SEEN_ITEMS"]], axis=1)
+        """Return a row for each user of one request. Raises what `Seal.open` does."""
         rows = []
-        for user, budget_Q in enumerate(arrays["QUERY_BUDGETS"]):
-            made, left_out_X = budget_Q > 0, left_out_BX[user]
+        for user, opened in enumerate(self._seal.open(arrays, SEALED_LEFT_OUT, QUERY_SEAL)):
+            budget_Q = arrays["QUERY_BUDGETS"][user]
+            made = budget_Q > 0
             rows.append(
                 Search(
+                    token=opened.token,
                     query_QE=arrays["QUERY_EMBEDDINGS"][user][made],
                     budget_Q=budget_Q[made],
                     origin_Q=arrays["QUERY_ORIGINS"][user][made],
-                    left_out_X=left_out_X[(left_out_X >= 0) & (left_out_X < self._index.items)],
+                    left_out_X=rows_from_bytes(opened.content[SEALED_LEFT_OUT]),
                 )
             )
         return rows
@@ -88,11 +88,11 @@ class AnnNode:
 
     def pack(self, rows: Sequence[Candidates]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
-        return {
+        made = {
             "CANDIDATE_ITEMS": stack([row.item_row_K for row in rows], PADDING),
             "CANDIDATE_ORIGINS": stack([row.origin_K for row in rows], 0),
-            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
+        return {**made, **self._seal.close(CANDIDATE_SEAL, [row.token for row in rows], beside=made)}
 
     def close(self) -> None:
         """Release nothing: all that the node holds ends with the process."""
@@ -108,4 +108,4 @@ class AnnNode:
             kept.append(np.flatnonzero(allowed_X)[:budget])
             taken = np.concatenate([taken, item_row_X[kept[-1]]])
         query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
-        return Candidates(taken, row.origin_Q[query_K])
+        return Candidates(row.token, taken, row.origin_Q[query_K])

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
-from ensemble.nodes.contract import LARGEST_WEIGHT, LIFELONG, WINDOW, Arrays, InvalidInputError, check_bundle
-from unipinrec.bundle import Manifest
+from ensemble.nodes.contract import Arrays, InvalidInputError
+from unipinrec.bundle import LARGEST_WEIGHT, Manifest
 from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_EVENT_ID, LONGEST_USER_ID
 from unipinrec.models.unified.config import UnifiedConfig
 
@@ -23,19 +23,6 @@ LATEST_TIME_S = 253_402_300_799
 EVENTS = ("ITEM_IDS", "ACTIONS", "TIMESTAMPS")
 """What each event has, as the names of tensors end."""
 HISTORY = tuple(f"HISTORY_{name}" for name in EVENTS)
-
-PARALLEL = {
-    "EVENT_ACTIONS": "EVENT_ITEMS",
-    "EVENT_TIMESTAMPS": "EVENT_ITEMS",
-    "EVENT_SURFACES": "EVENT_ITEMS",
-    "LIFELONG_ACTIONS": "LIFELONG_ITEMS",
-    "LIFELONG_TIMESTAMPS": "LIFELONG_ITEMS",
-    "LIFELONG_SURFACES": "LIFELONG_ITEMS",
-    "CANDIDATE_ORIGINS": "CANDIDATE_ITEMS",
-    "QUERY_EMBEDDINGS": "QUERY_BUDGETS",
-    "QUERY_ORIGINS": "QUERY_BUDGETS",
-}
-"""Tensors between nodes that have a value, or a vector, for each value of another one."""
 
 
 def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_exclude: int) -> None:
@@ -67,34 +54,14 @@ def check_append(arrays: Arrays, model: UnifiedConfig, *, max_events: int) -> No
         _check_bytes(arrays, "EVENT_IDS", 0, LONGEST_EVENT_ID, "event")
 
 
-def check_between(arrays: Arrays, manifest: Manifest, *, max_lifelong: int = 0) -> None:
-    """Refuse tensors that no node of this graph makes; `max_lifelong` are the rows that the second ranker
-    reads of a user at most. Raises `InvalidInputError`, naming the tensor, its size or value and the allowed
-    range, and `BundleMismatchError` if a node of another bundle made them."""
+def check_between(arrays: Arrays, manifest: Manifest) -> None:
+    """Refuse what no node of this graph makes, of the tensors that nothing vouches for. Raises
+    `InvalidInputError`, naming the tensor, its size or value and the allowed range."""
     model = manifest.model
-    check_bundle(arrays, manifest.bundle_id)
-    _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, model.num_items)
-    _check_item_rows(arrays, "CANDIDATE_ITEMS", model.max_candidates, model.num_items)
-    _check_item_rows(arrays, "LIFELONG_ITEMS", max_lifelong, model.num_items)
-    for name, other in PARALLEL.items():
-        if name in arrays and arrays[name].shape[:2] != arrays[other].shape:
-            raise InvalidInputError(f"{name} has another shape than {other}; allowed: the same")
-    for kind in (WINDOW, LIFELONG):
-        _check_range(arrays, f"{kind}_ACTIONS", 0, 2**model.num_actions - 1, "event")
-        _check_range(arrays, f"{kind}_SURFACES", 0, model.num_surfaces - 1, "event")
     _check_context(arrays, model)
-    for name in ("CANDIDATE_PROBS", "FIRST_PROBS"):
-        _check_probabilities(arrays, name, model.num_actions)
-    if "QUERY_EMBEDDINGS" in arrays and arrays["QUERY_EMBEDDINGS"].shape[2] != model.item_dim:
-        width = arrays["QUERY_EMBEDDINGS"].shape[2]
-        raise InvalidInputError(f"QUERY_EMBEDDINGS has width {width}; allowed: {model.item_dim}")
-    if "QUERY_BUDGETS" in arrays:
-        budget_BQ, most = arrays["QUERY_BUDGETS"], model.max_candidates
-        for total in np.where(budget_BQ >= 0, budget_BQ, most + 1).sum(axis=1).tolist():
-            if not 1 <= total <= most:
-                raise InvalidInputError(
-                    f"QUERY_BUDGETS adds up to {total}; allowed: 1 to {most}, none negative"
-                )
+    _check_probabilities(arrays, "FIRST_PROBS", model.num_actions)
+    if "CANDIDATE_ORIGINS" in arrays and arrays["CANDIDATE_ORIGINS"].shape != arrays["CANDIDATE_ITEMS"].shape:
+        raise InvalidInputError("CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same")
 
 
 def _check_context(arrays: Arrays, model: UnifiedConfig) -> None:
@@ -141,16 +108,6 @@ def _check_events(arrays: Arrays, kind: str, model: UnifiedConfig, max_events: i
             f"{kind}TIMESTAMPS is {timestamp_BN[user, event + 1]} at user {user}, event {event + 1}; "
             f"allowed: ascending, at least {timestamp_BN[user, event]}"
         )
-
-
-def _check_item_rows(arrays: Arrays, name: str, most: int, num_items: int) -> None:
-    """Refuse rows that are of no item: vectors are gathered by them, and negative ones count from the end."""
-    if name in arrays:
-        _check_width(arrays, name, 1, most)
-        wrong_BX = (arrays[name] < PADDING) | (arrays[name] >= num_items)
-        allowed = f"0 to {num_items - 1}, and {PADDING} for padding"
-        _refuse_where(wrong_BX, name, arrays[name], allowed, "place")
-        _check_padding(arrays, name)
 
 
 def _check_bytes(arrays: Arrays, name: str, least: int, most: int, column: str = "") -> None:

@@ -30,12 +30,16 @@ from ensemble.nodes.contract import (
 )
 from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
+from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
 GIVES_WAY = 10
 """Niceness of a node that computes: where a process without wants the same processor, it gets a tenth."""
+
+LONGEST_ID_TOLD = 128
+"""Characters of a request's id that come back in an error."""
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -89,10 +93,10 @@ class EntryPoint:
         return type(self).node(loaded, settings)
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
+        """Load the bundle that the model's configuration names, else the server's settings."""
         if self.computes:
             os.nice(GIVES_WAY)
-        settings = ServingSettings()
+        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         # Only the backend's own processes have this module.
@@ -194,9 +198,18 @@ class EntryPoint:
         told = {"request_id": request.request_id(), "reason": failure.reason}
         if failure.reason == "internal":
             log.error("a request failed", exc_info=error, extra=told)
-            return errors(f"{type(error).__name__}: {error}", errors.INTERNAL)
+            return errors(named(f"{type(error).__name__}: {error}", request), errors.INTERNAL)
         log.info("a request was refused: %s", error, extra=told)
-        return errors(str(error), errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE)
+        return errors(
+            named(str(error), request),
+            errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE,
+        )
+
+
+def named(message: str, request: Any) -> str:
+    """Return what a caller is told of a failed request, with the request's id behind it where it has one."""
+    request_id = request.request_id()[:LONGEST_ID_TOLD]
+    return f"{message} [request {request_id}]" if request_id else message
 
 
 def log_as_json(node: str, instance: str, level: str) -> None:
@@ -247,5 +260,7 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return _Failure("expired", error)
     except BundleMismatchError as error:
         return _Failure("mismatch", error)
+    except StaleSealError as error:
+        return _Failure("stale", error)
     except Exception as error:
         return _Failure("internal", error)

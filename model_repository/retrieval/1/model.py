@@ -17,4 +17,6 @@ class TritonPythonModel(EntryPoint):
     def make(self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]) -> RetrievalNode:
         """Return the node with a KV pool of this instance."""
         engine = engine_of(args, loaded, settings)
-        return RetrievalNode(loaded, settings, engine, args["model_instance_name"])
+        node = RetrievalNode(loaded, settings, engine, args["model_instance_name"])
+        node.follow_deletions(settings)
+        return node

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from ensemble.executors.second_ranker import CpuSecondRanker, second_ranker_files
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.l2 import L2Node, L2Row
+from ensemble.settings import ServingSettings
 from export.bundle_writer import NotServedError, write_bundle
 from export.check import ExportMismatchError, refuse_if_different
 from tests.conftest import ITEMS, NOW, Exported
@@ -76,12 +77,12 @@ def test_so_does_one_of_another_configuration(
     assert {field: getattr(config, field) for field in changes} == changes
     assert_answers_as_eager(ranker, name, (1, 700, 0, 20))
     loaded = LoadedBundle.open(ranker.bundle)
-    node = L2Node(loaded, CpuSecondRanker(*second_ranker_files(loaded)))
+    node = L2Node(loaded, CpuSecondRanker(*second_ranker_files(loaded)), ServingSettings())
     request = OfflineRequest(history=mixed(1, 300), request_time=NOW, surface=1)
     row_K = np.arange(ITEMS)
-    (found_KA,) = node.run([L2Row(row_K, request)])
+    (found,) = node.run([L2Row(b"", row_K, request)])
     (expected_KA,) = OfflineSecondRanker(ranker.model).action_probabilities([request], [row_K])
-    np.testing.assert_allclose(found_KA, expected_KA, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found.probability_KA, expected_KA, atol=1e-6, rtol=0)
 
 
 def assert_answers_as_eager(ranker: RankerExported, name: str, lengths: tuple[int, ...]) -> None:
