@@ -144,7 +144,7 @@ class Launcher:
 
     def wait_for(self, text: str, times: int = 1) -> str:
         """Waits until it has printed a text that often; returns all that it has printed."""
-        holds_within(60, lambda: self.output.count(text) >= times or self.process.poll() is not None)
+        holds_within(120, lambda: self.output.count(text) >= times or self.process.poll() is not None)
         assert self.output.count(text) == times, self.output
         return self.output
 
@@ -161,10 +161,14 @@ class Launcher:
         return [path.name for path in SHARED_MEMORY.iterdir() if f"-{self.process.pid}-" in path.name]
 
 
-def write_deployment(folder: Path) -> Path:
-    """A bundle, a store of one user, and a model repository that answers at once."""
-    (folder / "bundle").mkdir()
-    (folder / "bundle" / "manifest.json").write_text("{}")
+def write_deployment(folder: Path, bundle: Path | None = None) -> Path:
+    """A bundle, which the launcher wants to be a real one, a store of one user, and a model repository that
+    answers at once."""
+    if bundle is None:
+        (folder / "bundle").mkdir()
+        (folder / "bundle" / "manifest.json").write_text("{}")
+    else:
+        (folder / "bundle").symlink_to(bundle)
     with LmdbHistoryStore(folder / "histories", writable=True) as store:
         store.append(b"user 7", np.ones(1, EVENT))
     for name in ("first", "second"):

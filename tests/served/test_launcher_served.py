@@ -13,6 +13,7 @@ import pytest
 
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import FAILED_STARTS
+from tests.conftest import Exported
 from tests.served.exchange import exchange
 from tests.served.launched import NODE, NODE_CONFIG, Launcher, alive, infer, write_deployment, write_model
 from tests.support.waiting import holds_within
@@ -26,8 +27,8 @@ def endpoints() -> Endpoints:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_deployment(tmp_path)
+def folder(tmp_path: Path, exported: Exported) -> Path:
+    return write_deployment(tmp_path, exported.bundle)
 
 
 @pytest.fixture

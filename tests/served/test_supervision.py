@@ -13,8 +13,9 @@ import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 
 from ensemble.server.endpoints import Endpoints
+from tests.conftest import Exported
 from tests.served.exchange import exchange
-from tests.served.launched import NODE, NODE_CONFIG, Launcher, infer, write_deployment, write_model
+from tests.served.launched import Launcher, infer, write_deployment
 from tests.support.waiting import holds_within
 
 PATIENCE_S = 60
@@ -26,8 +27,8 @@ def endpoints() -> Endpoints:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_deployment(tmp_path)
+def folder(tmp_path: Path, exported: Exported) -> Path:
+    return write_deployment(tmp_path, exported.bundle)
 
 
 @pytest.fixture
@@ -112,16 +113,18 @@ def test_a_slow_node_that_computes_is_left_alone(launcher: Launcher, endpoints: 
 
 
 def test_a_node_that_cannot_start_is_tried_again_until_it_can(
-    launcher: Launcher, folder: Path, endpoints: Endpoints
+    launcher: Launcher, endpoints: Endpoints
 ) -> None:
-    write_model(folder, "second", NODE_CONFIG.format(name="second"), "import no_such_module\n")
+    entry = Path(infer(endpoints, "runtime")) / "models" / "second" / "1" / "model.py"
+    code = entry.read_text()
+    entry.write_text("import no_such_module\n")
     launcher.node("second").kill()
     assert holds_within(PATIENCE_S, lambda: "it cannot be loaded again: " in launcher.output)
     status, body = told(endpoints)
     (outage,) = [found for found in body["outages"] if found["what"] == "second_0_0"]
     assert (status, outage["reason"]) == (503, "died")
     assert told(endpoints, "/livez") == (200, {"alive": True})
-    write_model(folder, "second", NODE_CONFIG.format(name="second"), NODE.format(load_s=0))
+    entry.write_text(code)
     assert holds_within(PATIENCE_S, lambda: is_ready(endpoints) == (True, True))
     assert infer(endpoints, "someone") == "someone"
     assert counted(endpoints, "unipinrec_restarts_total", what="second", result="failed") >= 1
