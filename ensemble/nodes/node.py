@@ -24,6 +24,7 @@ from ensemble.nodes.contract import (
     BundleMismatchError,
     InvalidInputError,
 )
+from ensemble.nodes.impossible_shapes import tolerate_impossible_shapes
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
@@ -78,6 +79,7 @@ class EntryPoint:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the server's settings name."""
+        tolerate_impossible_shapes()
         settings = ServingSettings()
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
@@ -129,7 +131,7 @@ class EntryPoint:
         self._node.close()
 
     def _parse(self, request: Any) -> list[Any]:
-        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        arrays = {tensor.name(): _array_of(tensor) for tensor in request.inputs()}
         return self._node.parse(arrays | _beside(request, len(next(iter(arrays.values())))))
 
     def _run(self, good: list[list[Any]]) -> list[list[Any]]:
@@ -177,6 +179,14 @@ def log_as_json(node: str, instance: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def _array_of(tensor: Any) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.as_numpy()
+    shape = tuple(tensor.shape())
+    if array.shape != shape:
+        raise InvalidInputError(f"{tensor.name()} has shape {list(shape)}; allowed: as many values as it has")
+    return array
 
 
 def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:
