@@ -83,6 +83,8 @@ class EntryPoint:
         settings = ServingSettings()
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
+        inputs = json.loads(args["model_config"])["input"]
+        self._required = [tensor["name"] for tensor in inputs if not tensor.get("optional")]
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
         self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
@@ -132,6 +134,10 @@ class EntryPoint:
 
     def _parse(self, request: Any) -> list[Any]:
         arrays = {tensor.name(): _array_of(tensor) for tensor in request.inputs()}
+        # Triton 2.51 counts the inputs only, so that an optional one can stand in for one that is not.
+        for name in self._required:
+            if name not in arrays:
+                raise InvalidInputError(f"{name} is missing; allowed: {', '.join(self._required)}")
         return self._node.parse(arrays | _beside(request, len(next(iter(arrays.values())))))
 
     def _run(self, good: list[list[Any]]) -> list[list[Any]]:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,9 +100,8 @@ def unharmed(server: EmbeddedServer, exported: Exported, found: dict[str, Any]) 
     def sample(when: str) -> list[tuple[int, ...]]:
         found[f"rss_bytes_{when}"], found[f"shared_bytes_{when}"] = watch.rss_bytes(), watch.shared_bytes()
         with GrpcClient(server.grpc_url) as client:
-            return [
-                tuple(item.item_id for item in client.recommend(request).recommendations) for request in asked
-            ]
+            answers = [client.recommend(request).recommendations for request in asked]
+        return [tuple(item.item_id for item in answer) for answer in answers]
 
     before = processes(server), sample("before")
     yield
@@ -138,7 +137,7 @@ def test_malformed_requests_are_refused_or_answered_rightly_and_end_no_process(
     if count == MANY:
         conditions = {"machine": machine(), "seed": SEED, "models": target.models, "data": "synthetic"}
         took = {"seconds": time.monotonic() - began, "left_out": LEFT_OUT}
-        write_report(RESULT, conditions | took | found | asdict(judged))
+        write_report(RESULT, conditions | took | found | judged.report())
     assert judged.wrong == []
     assert warm_up.wrong == []
     assert found["shared_growth"] < 1.2

@@ -141,8 +141,8 @@ def more_values(draw: Draw, request: WireRequest, _: WireRequest) -> None:
     tensor = _tensor(draw, request)
     count = draw.choice((129, 1025, 8193, 20_000))
     if tensor.datatype in CODES:
-        tensor.shape = [tensor.shape[0], *[1] * (len(tensor.shape) - 2), count]
-        tensor.content = draw.randbytes(SIZES[tensor.datatype]) * (tensor.shape[0] * count)
+        tensor.shape = [*[1] * (len(tensor.shape) - 1), count]
+        tensor.content = draw.randbytes(SIZES[tensor.datatype]) * count
 
 
 def other_text(draw: Draw, request: WireRequest, _: WireRequest) -> None:
@@ -280,6 +280,13 @@ class Judged:
     node's seeing the request."""
     wrong: list[str] = field(default_factory=list)
     """What no rule allows."""
+
+    def report(self) -> dict[str, Any]:
+        """Return the counts, the largest first."""
+        counts = {"by_status": self.by_status, "of_triton": self.of_triton, "by_change": self.by_change}
+        return {"requests": self.requests, "wrong": self.wrong} | {
+            name: dict(counter.most_common()) for name, counter in counts.items()
+        }
 
     def add(self, change: str, protocol: str, model: str, reply: Reply, item_ids: set[int]) -> None:
         self.requests += 1
