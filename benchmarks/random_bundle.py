@@ -98,12 +98,13 @@ def make_random_bundle(
     *,
     sizes: str = "bench-cpu",
     retrieval_steps: int = 1,
+    seed: int = SEED,
 ) -> RandomBundle:
     """Return the bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there.
 
-    `sizes` names a preset of the model.
+    `sizes` names a preset of the model, and `seed` is that of its weights.
     """
-    base = folder / f"{sizes}-{items}-items-{retrieval_steps}-steps-{_digest()}"
+    base = folder / f"{sizes}-{items}-items-{retrieval_steps}-steps-{seed}-{_digest()}"
     try:
         return _open(base, sizes)
     except BundleError:
@@ -114,7 +115,7 @@ def make_random_bundle(
     events = {"user_id": ["stored"], "item_id": [FIRST_ITEM], "actions": [1], "timestamp": [1_700_000_000]}
     write_prepared(base / "data", pl.DataFrame(events), catalogue, INFO)
     dataset = InteractionDataset.load(base / "data")
-    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes)
+    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes, seed)
     write_bundle(checkpoint, dataset, base / "bundles", retrieval_steps=retrieval_steps, report=report)
     return _open(base, sizes)
 
@@ -127,12 +128,12 @@ def _open(base: Path, sizes: str) -> RandomBundle:
     return RandomBundle(bundle, manifest, checkpoint, sizes)
 
 
-def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
+def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str, seed: int) -> Path:
     config = preset(sizes, **dataset.catalogue_fields)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         model = find_model(UNIFIED).make(config)
-    spread_weights(model, SEED)
+    spread_weights(model, seed)
     return save_model(folder, UNIFIED, config, model, dataset.info.sha256)
 
 

@@ -37,7 +37,8 @@ from ensemble.graph import Tensors
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.l2 import L2Node
 from ensemble.nodes.seal import CANDIDATE_SEAL, SEALED_LIFELONG, Seal
-from ensemble.nodes.sealed_history import OWNER_BYTES, SealedHistory
+from ensemble.nodes.sealed_history import SealedHistory
+from ensemble.owners import OWNER_BYTES
 from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import events_of
 from ensemble.stores.lmdb_store import LmdbHistoryStore

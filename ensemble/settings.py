@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -24,6 +25,9 @@ Precision = Literal["float32", "bfloat16", "int8"]
 """What a server may keep keys and values in."""
 
 Count = Annotated[int, Field(ge=1)]
+
+BUNDLE, RUNTIME_DIR = "bundle", "runtime_dir"
+"""Settings that a node's own configuration has, since a server may hold two bundles at once."""
 
 
 class ServingSettings(BaseSettings):
@@ -71,6 +75,13 @@ class ServingSettings(BaseSettings):
     load_timeout_s: Count = 1800
     """Seconds that the nodes may take to load, at the start and after one has died. A GPU's nodes compile for
     minutes when `compile_cache` is empty."""
+    deadline_ms: Count = 10_000
+    """Milliseconds after which nobody waits for an answer any more, for callers who send no `timeout`: what
+    is not answered then is not computed further. The client sends its own timeout, by default the same."""
+    max_in_flight: Annotated[int, Field(ge=0, le=1_000)] = 256
+    """Users whose requests may be under way at once; others are refused, as is what would come later than its
+    caller waits. More let patient callers wait longer, in queues that nothing else bounds. 0 lets everybody
+    in."""
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""
@@ -146,6 +157,11 @@ class ServingSettings(BaseSettings):
         if url is not None and not _is_receiver(url):
             raise PydanticCustomError("trace_url", "allowed: http://host:port/path or https://host:port/path")
         return url
+
+    def with_parameters(self, parameters: Mapping[str, Mapping[str, str]]) -> Self:
+        """Return the settings of a node with `parameters` in its configuration, as Triton tells them."""
+        own = {name: parameters[name] for name in (BUNDLE, RUNTIME_DIR) if name in parameters}
+        return self.model_copy(update={name: Path(said["string_value"]) for name, said in own.items()})
 
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process reads equal settings, but for the secrets."""

@@ -123,9 +123,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(dataset, load_model(checkpoint), bundle, folder / "histories")
 
 
-def random_checkpoint(config: UnifiedConfig, folder: Path, dataset: InteractionDataset) -> Path:
+def random_checkpoint(
+    config: UnifiedConfig, folder: Path, dataset: InteractionDataset, seed: int = 11
+) -> Path:
     """Weights so large that scores of different items are far apart, without a training run."""
-    torch.manual_seed(11)
+    torch.manual_seed(seed)
     model = UnifiedRecommender(config)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:

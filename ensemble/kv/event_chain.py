@@ -31,6 +31,7 @@ class EventChain:
         """`bundle_id` keys the digests: other weights make other keys and values. `block` is the number of
         events by which a window moves. Events of another `owner` have other digests; BOS alone tells nothing,
         and is everybody's."""
+        self.owner = owner
         fields = (history.item_row_N, history.actions_N, history.timestamp_N, history.surface_N)
         event_NX = np.stack(fields, axis=1).astype(np.int64)
         events, size = memoryview(event_NX.tobytes()), event_NX.itemsize * event_NX.shape[1]

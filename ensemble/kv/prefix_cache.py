@@ -1,7 +1,7 @@
 """Slots for the histories of a batch: continued where a prefix is known, else filled from the start."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -46,6 +46,9 @@ class ScratchHistories(Generic[Storage]):
             for slot, length in zip(spare, lengths, strict=True)
         ]
 
+    def forget(self, owners: Collection[bytes]) -> None:
+        """Do nothing: the next batch overwrites the spare slots."""
+
     def collect(self) -> Iterable[Metric]:
         """Yield the positions computed and padded; none is ever reused."""
         yield _positions(computed=self._computed, reused=0, padding=self._encode.padding)
@@ -84,6 +87,7 @@ class PrefixCache:
         self._pool = pool
         self._others = others
         self._make_chain = make_chain
+        self._spare_end = pool.storage.layout.slots
         self._counted: Counter[str] = Counter()
 
     def encode(self, histories: Sequence[History], owners: Sequence[bytes] | None = None) -> list[Encoded]:
@@ -99,6 +103,7 @@ class PrefixCache:
                     slot, cached = self._find_slot(chain, busy)
                     if slot is None:
                         slot = self.storage.layout.slots + len(claims) - len(busy)
+                        self._spare_end = max(self._spare_end, slot + 1)
                     else:
                         busy.add(slot)
                     claims[chain.whole] = _Claim(history, chain, slot, cached)
@@ -114,6 +119,13 @@ class PrefixCache:
         self._counted["reused"] += sum(len(chain) for chain in chains) - computed
         return [self._lease(claims[chain.whole]) for chain in chains]
 
+    def forget(self, owners: Collection[bytes]) -> None:
+        """Overwrite all that is kept of owners with zeros: their slots, and every spare slot, which may be
+        anyone's. No batch may be under way; handles of it are invalid then."""
+        self._counted["wiped"] += self._pool.wipe(owners)
+        for slot in range(self.storage.layout.slots, self._spare_end):
+            self.storage.clear(slot)
+
     def collect(self) -> Iterable[Metric]:
         """Yield the positions computed, reused and padded, and how full the pool is."""
         pool, storage = self._pool, self.storage
@@ -125,6 +137,9 @@ class PrefixCache:
         )
         yield CounterMetricFamily(
             "unipinrec_kv_pool_full", "Users for whom no slot was free", self._counted["full"]
+        )
+        yield CounterMetricFamily(
+            "unipinrec_kv_wiped", "Slots that were wiped since their user was deleted", self._counted["wiped"]
         )
         yield GaugeMetricFamily("unipinrec_kv_slots", "Slots of the pool", storage.layout.slots)
         yield GaugeMetricFamily("unipinrec_kv_slots_in_use", "Slots that hold a prefix", pool.slots_in_use)
@@ -146,10 +161,10 @@ class PrefixCache:
             if slot is not None:
                 return slot, cached
         if own is None:
-            return self._pool.acquire(), 0
+            return self._pool.acquire(chain.owner), 0
         if self._pool.resume(own):
             return own.slot, _reusable(own, chain)
-        slot = self._pool.acquire()
+        slot = self._pool.acquire(chain.owner)
         if slot is None:
             return None, 0
         # The lease that forbids overwriting it also keeps it from being given to another user.
@@ -162,7 +177,7 @@ class PrefixCache:
             match = pool.find(chain)
             if match is None or match.length <= least or not _is_worth(match, chain):
                 continue
-            slot = self._pool.acquire()
+            slot = self._pool.acquire(chain.owner)
             if slot is None:
                 return None, 0
             self.storage.copy(slot, pool.storage, match.slot, match.length)

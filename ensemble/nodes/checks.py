@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
-from ensemble.nodes.contract import LARGEST_WEIGHT, Arrays, InvalidInputError
-from unipinrec.bundle import Manifest
+from ensemble.nodes.contract import Arrays, InvalidInputError
+from unipinrec.bundle import LARGEST_WEIGHT, Manifest
 from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_EVENT_ID, LONGEST_USER_ID
 from unipinrec.models.unified.config import UnifiedConfig
 

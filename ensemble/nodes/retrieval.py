@@ -1,6 +1,7 @@
 """The `retrieval` node: encodes histories, into slots of a KV pool, and makes query embeddings."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ensemble.kv.prefix_cache import PrefixCache, ScratchHistories
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.forgetting import Forgetting
 from ensemble.nodes.seal import KV_HANDLE, QUERY_SEAL, SEALED_HISTORY, Opened, Seal
 from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import ServingSettings
@@ -51,6 +53,9 @@ class RetrievalNode:
         self._seal = Seal(settings, loaded.id)
         self._engine = engine
         model = loaded.manifest.model
+        # Whoever computes, or wipes what others computed.
+        self._alone = threading.Lock()
+        self._forgetting: Forgetting | None = None
         self._histories: PrefixCache | ScratchHistories
         if instance is None:
             self._histories = ScratchHistories(engine.encode, engine.private())
@@ -75,13 +80,27 @@ class RetrievalNode:
         check_between(arrays, self._bundle.manifest)
         return [self._row(arrays, user, row) for user, row in enumerate(opened)]
 
+    def follow_deletions(self, settings: ServingSettings) -> None:
+        """Wipe what is kept of users who are deleted from the store, in a thread, until `close`. This process
+        must not have the store open yet."""
+        again_s = settings.lease_ms / 1000
+        self._forgetting = Forgetting(settings.histories, self.forget, again_s)
+        self._forgetting.watch()
+
+    @torch.inference_mode()
+    def forget(self, owners: Collection[bytes]) -> None:
+        """Wipe what is kept of owners, between two batches."""
+        with self._alone:
+            self._histories.forget(owners)
+
     @torch.inference_mode()
     def run(self, rows: Sequence[RetrievalRow]) -> list[Retrieved]:
         """Return queries and handles after one forward for what is not cached; slots are complete then."""
-        encoded = self._histories.encode([row.history for row in rows], [row.owner for row in rows])
-        queries = self._engine.generate(
-            self._histories.storage, [row.asked for row in rows], [history.place for history in encoded]
-        )
+        with self._alone:
+            encoded = self._histories.encode([row.history for row in rows], [row.owner for row in rows])
+            queries = self._engine.generate(
+                self._histories.storage, [row.asked for row in rows], [history.place for history in encoded]
+            )
         return [
             Retrieved(row.token, made, history.handle)
             for row, made, history in zip(rows, queries, encoded, strict=True)
@@ -102,7 +121,9 @@ class RetrievalNode:
         }
 
     def close(self) -> None:
-        """Remove the pool."""
+        """Remove the pool, and follow deletions no longer."""
+        if self._forgetting is not None:
+            self._forgetting.close()
         self._histories.close()
 
     def _row(self, arrays: Arrays, user: int, opened: Opened) -> RetrievalRow:

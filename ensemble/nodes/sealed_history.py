@@ -3,7 +3,6 @@
 Shapes: N events, X item rows.
 """
 
-import hashlib
 import secrets
 import struct
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import numpy as np
 
 from ensemble.arrays import PADDING, Int64s
 from ensemble.kv.event_chain import LEAST_REUSED
+from ensemble.owners import OWNER_BYTES, owner_digest
 from unipinrec.data.history import History
 
 EVENT = np.dtype([("item_row", "<i4"), ("actions", "<u4"), ("timestamp", "<i8"), ("surface", "<i4")])
 """20 bytes an event: a model has at most 32 actions."""
-OWNER_BYTES = 16
 CONTEXT = struct.Struct(f"<qqq{OWNER_BYTES}s")
 """Request time, surface, number of events, owner."""
 LEAST_BYTES = 4096
@@ -67,7 +66,7 @@ def owner_of(user_id: bytes, *, stored: bool, events: int) -> bytes:
     """
     if not stored and events + 1 < LEAST_REUSED:
         return secrets.token_bytes(OWNER_BYTES)
-    return hashlib.blake2b(user_id, digest_size=OWNER_BYTES, person=b"stored" if stored else b"sent").digest()
+    return owner_digest(user_id, "stored" if stored else "sent")
 
 
 def rows_to_bytes(item_row_X: Int64s) -> bytes:

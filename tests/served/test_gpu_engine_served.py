@@ -92,7 +92,7 @@ def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
 
     def take_over(inputs: Tensors) -> None:
         (handle,) = handles_of(server.settings.bundle.name, inputs)
-        path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
+        path = next(server.serving.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
         np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
 
     right = answer_by_steps(server, request)

@@ -142,7 +142,7 @@ def test_command_fails_with_one_line(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(serve)
     result = CliRunner().invoke(app, ["--bundle", str(tmp_path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith(f"--bundle is {tmp_path}, which has no manifest.json")
     assert result.output.count("\n") == 1
 
