@@ -168,7 +168,8 @@ class EntryPoint:
 
     def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
         reason = outcome.reason if isinstance(outcome, _Failure) else ""
-        if isinstance(ticket, Ticket) and (reason or self.answers):
+        # Whoever makes tensors up, a ticket among them, ends nobody's stay.
+        if isinstance(ticket, Ticket) and reason != "invalid" and (reason or self.answers):
             self._in_flight.close(ticket, timed=reason in ("", "expired"))
 
     def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
