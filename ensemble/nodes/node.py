@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.busy import Busy
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
@@ -80,6 +82,8 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    may_wait: ClassVar[bool] = False
+    """Whether it waits for other processes as long as they like, so that waiting is no sign of a hang."""
     computes: ClassVar[bool] = False
     """Whether a batch takes the processor for long. Such a node gives way to the server and to the edge, so
     that what is refused is refused at once however much is computed."""
@@ -103,6 +107,7 @@ class EntryPoint:
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
+        self._busy = nullcontext() if self.may_wait else Busy(settings.runtime_dir)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
         self._in_flight = InFlightTables(settings.runtime_dir)
@@ -127,6 +132,10 @@ class EntryPoint:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
+        with self._busy:
+            return self._answer(requests)
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
         began = time.perf_counter()
         tickets = [_attempt(self.ticket, request) for request in requests]
         parsed = [_attempt(self._parse, arrived) for arrived in zip(requests, tickets, strict=True)]
