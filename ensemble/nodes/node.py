@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.busy import Busy
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
@@ -71,6 +73,8 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    may_wait: ClassVar[bool] = False
+    """Whether it waits for other processes as long as they like, so that waiting is no sign of a hang."""
 
     def make(
         self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]
@@ -84,6 +88,7 @@ class EntryPoint:
         settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
+        self._busy = nullcontext() if self.may_wait else Busy(settings.runtime_dir)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
         self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
@@ -104,6 +109,10 @@ class EntryPoint:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
+        with self._busy:
+            return self._answer(requests)
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
         began = time.perf_counter()
         parsed = [_attempt(self._parse, request) for request in requests]
         good = [rows for rows in parsed if isinstance(rows, list)]
