@@ -221,6 +221,16 @@ class EmbeddedServer:
                 time.sleep(POLL_S)
         return False
 
+    def stands_by(self, model: str) -> bool:
+        """Return whether a model is one that no caller's request reaches."""
+        return self.standby is not None and model in (*self.standby.nodes, *self.standby_ensembles)
+
+    def bundle_of(self, model: str) -> Path | None:
+        """Return the bundle of a model; None for one that is not to be loaded."""
+        if self.standby is not None and self.stands_by(model):
+            return self.standby.bundle
+        return self.serving.bundle if model in self.models else None
+
     def runtime_dir_of(self, model: str) -> Path:
         """Return the folder in which the nodes of a model keep what they share."""
         stands_by = self.standby is not None and model in self.standby.nodes

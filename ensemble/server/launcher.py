@@ -275,7 +275,6 @@ class CurrentCanaries:
 
     def __iter__(self) -> Iterator[Canary]:
         yield from canaries_of(self._server)
-        yield from (UserCanary(model=name) for name in self._server.standby_ensembles)
 
 
 class CurrentCommands(Mapping[str, Canary]):
