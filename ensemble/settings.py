@@ -75,6 +75,13 @@ class ServingSettings(BaseSettings):
     load_timeout_s: Count = 1800
     """Seconds that the nodes may take to load, at the start and after one has died. A GPU's nodes compile for
     minutes when `compile_cache` is empty."""
+    deadline_ms: Count = 10_000
+    """Milliseconds after which nobody waits for an answer any more, for callers who send no `timeout`: what
+    is not answered then is not computed further. The client sends its own timeout, by default the same."""
+    max_in_flight: Annotated[int, Field(ge=0, le=1_000)] = 256
+    """Users whose requests may be under way at once; others are refused, as is what would come later than its
+    caller waits. More let patient callers wait longer, in queues that nothing else bounds. 0 lets everybody
+    in."""
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes import in_flight
 from ensemble.nodes.checks import check_request
-from ensemble.nodes.contract import ASKED_OUTPUTS, Arrays
+from ensemble.nodes.contract import ADMISSION, ASKED_OUTPUTS, Arrays
 from ensemble.nodes.seal import POLICY_TICKET, SEALED_HISTORY, SEALED_LEFT_OUT, SEALED_LIFELONG, Seal
 from ensemble.nodes.sealed_history import SealedHistory, owner_of, rows_to_bytes
 from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
@@ -29,6 +30,9 @@ from unipinrec.models.policy.state import policy_state
 from unipinrec.models.transact.sequences import Limits
 
 log = logging.getLogger(__name__)
+
+NEVER_LATE = in_flight.Ticket(2**63 - 1).to_array(1)[0]
+"""Where no edge has admitted the request, as outside of a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class Assembled:
     """Events that were ignored because the bundle does not know their item, action or surface."""
     question: Question | None
     """To the policy; None where there is none, or the request says itself what an action is worth."""
+    admission: Int64s
+    """What goes with the request through the graph."""
     ticket: Ticket = NOTHING_ASKED
     """Under which scoring finds what a policy says of it."""
 
@@ -105,6 +111,7 @@ class HistoryNode:
             **self._seal.close(POLICY_TICKET, tokens, tickets),
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
+            ADMISSION: np.stack([row.admission for row in rows]),
         }
 
     def close(self) -> None:
@@ -151,6 +158,7 @@ class HistoryNode:
             left_out_row_X=self._left_out(arrays, user, events),
             unknown_items=len(history) - len(known),
             question=question,
+            admission=arrays[ADMISSION][user] if ADMISSION in arrays else NEVER_LATE,
         )
 
     def _lifelong(self, arrays: Arrays, known: History, request_time: int) -> History | None:

@@ -94,7 +94,7 @@ class EmbeddedServer:
         self.metrics_url = self.endpoints.metrics_url
         self.settings = settings.sealing()
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
-        self._source = model_repository
+        self._model_repository = self._source = model_repository
         self._baseline = baseline
         self._profile = profile
         self.serving = self.node_set(FIRST, settings.bundle)
@@ -173,8 +173,10 @@ class EmbeddedServer:
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
         with self.changing:
+            models = runtime_dir / "models"
+            self.repository = ServedRepository(models, self._model_repository, self._profile)
+            self._source = self.repository.source
             self.serving, self.standby = self.node_set(FIRST, self.settings.bundle), None
-            self.repository = ServedRepository(runtime_dir / "models", self._source, self._profile)
             self.repository.write_all(self.serving)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         # What ended one process stays in the log of the next.

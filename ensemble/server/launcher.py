@@ -20,7 +20,7 @@ from ensemble.arrays import PADDING
 from ensemble.bundle_check.bounded import check_bundle_bounded
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, call_server, read_config
-from ensemble.nodes.contract import CHECK, COMMAND
+from ensemble.nodes.contract import CANARY, CHECK, COMMAND
 from ensemble.server.control import Control, listening
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
@@ -54,11 +54,16 @@ class UserCanary:
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Send them. Raises `InferenceServerException` unless all are answered in time."""
         user = triton.InferInput("USER_ID", [1, 1], "BYTES")
-        user.set_data_from_numpy(np.array([[b"canary"]], dtype=np.object_))
+        user.set_data_from_numpy(np.array([[CANARY.encode()]], dtype=np.object_))
         errors: Queue[triton.InferenceServerException | None] = Queue()
         for _ in range(self.requests):
             client.async_infer(
-                self.model, [user], lambda error, **_: errors.put(error), client_timeout=self.timeout_s
+                self.model,
+                [user],
+                lambda error, **_: errors.put(error),
+                request_id=CANARY,
+                timeout=round(1e6 * self.timeout_s),
+                client_timeout=self.timeout_s,
             )
         for error in [errors.get() for _ in range(self.requests)]:
             if error is not None:

@@ -26,6 +26,7 @@ from ensemble.server.model_loader import ModelLoader
 from ensemble.server.node_set import NodeSet, standby_name
 from ensemble.server.server_error import ServerError
 from ensemble.stores.stores import open_histories
+from unipinrec.bundle import Manifest
 
 CANARIES, AT_ONCE = 48, 4
 """Requests that a bundle has to answer before callers get it. Graphs are optimised in the first runs of each
@@ -79,7 +80,8 @@ class Rollout:
             self._check(folder)
             server = self._server
             nodes = server.node_set(server.serving.other, folder)
-            _check_fits(server.serving, nodes)
+            if server.serving.manifest is not None and nodes.manifest is not None:
+                check_fits(server.serving.manifest, nodes.manifest)
             if server.standby is not None:
                 self._free(loader, tell)
             try:
@@ -229,11 +231,9 @@ class Rollout:
         tell(f"{self._link} is {bundle.name} from here on")
 
 
-def _check_fits(serving: NodeSet, nodes: NodeSet) -> None:
-    """Refuse a bundle that would read other things in stored histories and in what callers send."""
-    old, new = serving.manifest, nodes.manifest
-    if new is None or old is None:
-        return
+def check_fits(old: Manifest, new: Manifest) -> None:
+    """Raises `RolloutError` for a bundle that serves already, and for one that would read other things in
+    stored histories and in what callers send."""
     if new.bundle_id == old.bundle_id:
         raise RolloutError(f"bundle {new.bundle_id} is the one that serves")
     for field in ("actions", "surfaces"):

@@ -29,7 +29,8 @@ class ServedRepository:
         """Write to `folder` what `source` has; `profile` takes `configs/<profile>.pbtxt` of each model that
         has it."""
         self.folder = folder
-        self._source = source
+        # What is written later has to fit what is loaded, whatever becomes of a checkout meanwhile.
+        self.source = shutil.copytree(source, folder.with_name(f"{folder.name}-source"))
         self._profile = profile
 
     def write_all(self, nodes: NodeSet) -> None:
@@ -76,15 +77,15 @@ class ServedRepository:
         self._write(name, config)
 
     def _config_of(self, model: str) -> ModelConfig:
-        chosen = self._source / model / "configs" / f"{self._profile}.pbtxt"
-        return read_config(chosen if chosen.is_file() else self._source / model / CONFIG)
+        chosen = self.source / model / "configs" / f"{self._profile}.pbtxt"
+        return read_config(chosen if chosen.is_file() else self.source / model / CONFIG)
 
     def _copy(self, model: str, name: str) -> None:
         folder = self.folder / name
         if folder.exists():
             return
         left_out = shutil.ignore_patterns("__pycache__", "configs", CONFIG)
-        shutil.copytree(self._source / model, folder, ignore=left_out)
+        shutil.copytree(self.source / model, folder, ignore=left_out)
         # An ensemble's folder is empty in a checkout, and Triton wants it.
         (folder / "1").mkdir(exist_ok=True)
         for path in folder.rglob("*.py"):
