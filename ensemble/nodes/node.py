@@ -28,7 +28,7 @@ from ensemble.nodes.contract import (
     InvalidInputError,
     RefusedError,
 )
-from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
+from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
@@ -156,9 +156,13 @@ class EntryPoint:
         return None if tensor is None else Ticket.of_array(tensor.as_numpy())
 
     def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
-        reason = outcome.reason if isinstance(outcome, _Failure) else ""
-        if isinstance(ticket, Ticket) and (reason or self.answers):
-            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+        if not isinstance(ticket, Ticket):
+            return
+        if isinstance(outcome, _Failure):
+            expired = outcome.reason == "expired"
+            self._in_flight.close(ticket, Ending.EXPIRED if expired else Ending.FAILED)
+        elif self.answers:
+            self._in_flight.close(ticket, Ending.ANSWERED)
 
     def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
         request, ticket = arrived
