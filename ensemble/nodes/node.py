@@ -31,7 +31,7 @@ from ensemble.nodes.contract import (
     RefusedError,
 )
 from ensemble.nodes.impossible_shapes import tolerate_impossible_shapes
-from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
+from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.nodes.seal import Seal, StaleSealError
 from ensemble.settings import ServingSettings
@@ -176,10 +176,13 @@ class EntryPoint:
         return Ticket.of_array(np.frombuffer(opened.content[ADMISSION], np.int64)[None])
 
     def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
-        reason = outcome.reason if isinstance(outcome, _Failure) else ""
-        # Whoever makes tensors up, a ticket among them, ends nobody's stay.
-        if isinstance(ticket, Ticket) and reason != "invalid" and (reason or self.answers):
-            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+        if not isinstance(ticket, Ticket):
+            return
+        if isinstance(outcome, _Failure):
+            expired = outcome.reason == "expired"
+            self._in_flight.close(ticket, Ending.EXPIRED if expired else Ending.FAILED)
+        elif self.answers:
+            self._in_flight.close(ticket, Ending.ANSWERED)
 
     def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
         request, ticket = arrived
