@@ -269,7 +269,7 @@ def measure_node(bundle: LoadedBundle, plan: SecondRankerPlan) -> NodeCost:
     ranker = second_ranker_of(
         {"model_instance_kind": "CPU"}, bundle, ServingSettings(bundle=bundle.folder, threads=plan.threads)
     )
-    node = L2Node(bundle, ranker)
+    node = L2Node(bundle, ServingSettings(), ranker)
     tensors = node_input(bundle, candidates)
     model = load_second_ranker(bundle.folder / SPEC / WEIGHTS, config)
     if not isinstance(model, TransActV2):

@@ -34,7 +34,7 @@ class _HttpConnection(Connection):
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.http.InferInput),
             # A copy, because the library writes the size of this request's header into it.
-            "headers": with_routing(self.headers, arrays["USER_ID"]),
+            "headers": with_routing(self.headers, arrays.get("USER_ID")),
         }
 
     def _failure(self, error: Exception) -> RecommendError:

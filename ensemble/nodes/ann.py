@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Histogram
 
 from ensemble.arrays import PADDING, Floats, Int64s
+from ensemble.index.beside import Beside, Found
 from ensemble.index.item_search import ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
-from ensemble.nodes.contract import Arrays, stack, stamp_bundle
+from ensemble.nodes.contract import CATALOGUE_VERSION, Arrays, stack, stamp_bundle
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec import bundle
 
 FOUND = (0, 1, 4, 16, 64, 256, 1024)
@@ -31,6 +33,7 @@ class Search:
     budget_Q: Int64s
     origin_Q: NDArray[np.int32]
     left_out_X: Int64s
+    catalogue_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class AnnNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._exclude_seen = settings.exclude_seen
+        self._items = ServedItems.open(loaded, settings)
         on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
         self._index: NearestItems = on_cpu
         if settings.ann_device == "cuda":
@@ -62,7 +66,13 @@ class AnnNode:
 
     def parse(self, arrays: Arrays) -> list[Search]:
         """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest)
+        self._items.refresh()
+        check_between(
+            arrays,
+            self._bundle.manifest,
+            item_rows=self._items.rows,
+            catalogue_version=self._items.version,
+        )
         left_out_BX = arrays["EXCLUDED_ITEMS"]
         if self._exclude_seen:
             left_out_BX = np.concatenate([left_out_BX, arrays["SEEN_ITEMS"]], axis=1)
@@ -74,13 +84,15 @@ class AnnNode:
                     query_QE=arrays["QUERY_EMBEDDINGS"][user][made],
                     budget_Q=budget_Q[made],
                     origin_Q=arrays["QUERY_ORIGINS"][user][made],
-                    left_out_X=left_out_X[(left_out_X >= 0) & (left_out_X < self._index.items)],
+                    left_out_X=left_out_X[(left_out_X >= 0) & (left_out_X < self._items.rows)],
+                    catalogue_version=int(arrays[CATALOGUE_VERSION][user, 0]),
                 )
             )
         return rows
 
     def run(self, rows: Sequence[Search]) -> list[Candidates]:
         """Return the candidates, found row by row: rows differ in how many items they must fetch."""
+        self._items.refresh()
         found = [self._search(row) for row in rows]
         for candidates in found:
             self._candidates.observe(len(candidates.item_row_K))
@@ -100,7 +112,7 @@ class AnnNode:
     def _search(self, row: Search) -> Candidates:
         """In generation order, each query embedding takes its budget of what nothing before it took. It looks
         for as many as all of them may take, since those before it may have found the same."""
-        item_row_QX = self._index.nearest(row.query_QE, int(row.budget_Q.sum()), row.left_out_X)
+        item_row_QX = self._nearest(row, int(row.budget_Q.sum()))
         taken = np.empty(0, np.int64)
         kept = []
         for item_row_X, budget in zip(item_row_QX, row.budget_Q, strict=True):
@@ -109,3 +121,18 @@ class AnnNode:
             taken = np.concatenate([taken, item_row_X[kept[-1]]])
         query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
         return Candidates(taken, row.origin_Q[query_K])
+
+    def _nearest(self, row: Search, count: int) -> Int64s:
+        """The items of the bundle's index and of those beside it, as they were at the request's version, but
+        for those that have been removed since."""
+        items = self._items
+        in_bundle_X = row.left_out_X < items.in_bundle
+        gone_G = items.gone(row.catalogue_version)
+        item_row_QF = self._index.nearest(row.query_QE, count, row.left_out_X[in_bundle_X], gone_G)
+        vector_OE, living_O = items.beside(row.catalogue_version)
+        if not living_O.any():
+            return item_row_QF
+        beside = Beside(vector_OE, living_O, items.in_bundle)
+        left_out_O = row.left_out_X[~in_bundle_X] - items.in_bundle
+        found = Found(item_row_QF, items.vectors_of(np.maximum(item_row_QF, 0)))
+        return beside.merged(row.query_QE, count, found, left_out_O)

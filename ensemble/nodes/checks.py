@@ -12,9 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
-from ensemble.nodes.contract import LARGEST_WEIGHT, LIFELONG, WINDOW, Arrays, InvalidInputError, check_bundle
+from ensemble.nodes.contract import (
+    CATALOGUE_VERSION,
+    LARGEST_WEIGHT,
+    LIFELONG,
+    WINDOW,
+    Arrays,
+    InvalidInputError,
+    check_bundle,
+)
 from unipinrec.bundle import Manifest
-from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_EVENT_ID, LONGEST_USER_ID
+from unipinrec.data.limits import (
+    LARGEST_ATTRIBUTE,
+    LARGEST_CONTENT,
+    LATEST_TIMESTAMP,
+    LONGEST_EVENT_ID,
+    LONGEST_TITLE,
+    LONGEST_USER_ID,
+    MOST_ATTRIBUTES,
+)
 from unipinrec.models.unified.config import UnifiedConfig
 
 LATEST_TIME_S = 253_402_300_799
@@ -23,6 +39,9 @@ LATEST_TIME_S = 253_402_300_799
 EVENTS = ("ITEM_IDS", "ACTIONS", "TIMESTAMPS")
 """What each event has, as the names of tensors end."""
 HISTORY = tuple(f"HISTORY_{name}" for name in EVENTS)
+
+PUT, REMOVE, CHECK_ONLY = OPERATIONS = (b"put", b"remove", b"check")
+"""On items; a check changes nothing."""
 
 PARALLEL = {
     "EVENT_ACTIONS": "EVENT_ITEMS",
@@ -67,15 +86,44 @@ def check_append(arrays: Arrays, model: UnifiedConfig, *, max_events: int) -> No
         _check_bytes(arrays, "EVENT_IDS", 0, LONGEST_EVENT_ID, "event")
 
 
-def check_between(arrays: Arrays, manifest: Manifest, *, max_lifelong: int = 0) -> None:
-    """Refuse tensors that no node of this graph makes; `max_lifelong` are the rows that the second ranker
-    reads of a user at most. Raises `InvalidInputError`, naming the tensor, its size or value and the allowed
-    range, and `BundleMismatchError` if a node of another bundle made them."""
+def check_updates(arrays: Arrays, content_dim: int) -> None:
+    """Refuse changes of items that no dataset would hold, or whose content is not of the bundle's width, 0
+    where it has none. Raises `InvalidInputError`, as `check_request` does."""
+    _check_range(arrays, "ITEM_ID", 0, 2**63 - 1)
+    for user, operation in enumerate(arrays["OPERATION"][:, 0]):
+        if operation not in OPERATIONS:
+            allowed = ", ".join(name.decode() for name in OPERATIONS)
+            raise InvalidInputError(f"OPERATION is {operation!r:.40} at user {user}; allowed: {allowed}")
+    if "TITLE" in arrays:
+        _check_bytes(arrays, "TITLE", 0, LONGEST_TITLE)
+        for user, title in enumerate(arrays["TITLE"][:, 0]):
+            if not _is_text(title):
+                raise InvalidInputError(f"TITLE is {title!r:.40} at user {user}; allowed: UTF-8")
+    if "ATTRIBUTES" in arrays:
+        _check_width(arrays, "ATTRIBUTES", 0, MOST_ATTRIBUTES)
+        _check_range(arrays, "ATTRIBUTES", PADDING, LARGEST_ATTRIBUTE, "attribute")
+        _check_padding(arrays, "ATTRIBUTES")
+    if "CONTENT" in arrays:
+        _check_width(arrays, "CONTENT", content_dim, content_dim)
+        # NaN is not within the range either.
+        wrong_BF = ~(np.abs(arrays["CONTENT"]) <= LARGEST_CONTENT)
+        allowed = f"-{LARGEST_CONTENT} to {LARGEST_CONTENT}"
+        _refuse_where(wrong_BF, "CONTENT", arrays["CONTENT"], allowed, "number")
+
+
+def check_between(
+    arrays: Arrays, manifest: Manifest, *, item_rows: int, catalogue_version: int = 0, max_lifelong: int = 0
+) -> None:
+    """Refuse tensors that no node of this graph makes; `item_rows` and `catalogue_version` are those of
+    `ServedItems`, `max_lifelong` the rows that the second ranker reads of a user at most. Raises
+    `InvalidInputError`, naming the tensor, its size or value and the allowed range, and `BundleMismatchError`
+    if a node of another bundle made them."""
     model = manifest.model
     check_bundle(arrays, manifest.bundle_id)
-    _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, model.num_items)
-    _check_item_rows(arrays, "CANDIDATE_ITEMS", model.max_candidates, model.num_items)
-    _check_item_rows(arrays, "LIFELONG_ITEMS", max_lifelong, model.num_items)
+    _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, item_rows)
+    _check_item_rows(arrays, "CANDIDATE_ITEMS", model.max_candidates, item_rows)
+    _check_item_rows(arrays, "LIFELONG_ITEMS", max_lifelong, item_rows)
+    _check_range(arrays, CATALOGUE_VERSION, 0, catalogue_version)
     for name, other in PARALLEL.items():
         if name in arrays and arrays[name].shape[:2] != arrays[other].shape:
             raise InvalidInputError(f"{name} has another shape than {other}; allowed: the same")
@@ -143,12 +191,12 @@ def _check_events(arrays: Arrays, kind: str, model: UnifiedConfig, max_events: i
         )
 
 
-def _check_item_rows(arrays: Arrays, name: str, most: int, num_items: int) -> None:
+def _check_item_rows(arrays: Arrays, name: str, most: int, item_rows: int) -> None:
     """Refuse rows that are of no item: vectors are gathered by them, and negative ones count from the end."""
     if name in arrays:
         _check_width(arrays, name, 1, most)
-        wrong_BX = (arrays[name] < PADDING) | (arrays[name] >= num_items)
-        allowed = f"0 to {num_items - 1}, and {PADDING} for padding"
+        wrong_BX = (arrays[name] < PADDING) | (arrays[name] >= item_rows)
+        allowed = f"0 to {item_rows - 1}, and {PADDING} for padding"
         _refuse_where(wrong_BX, name, arrays[name], allowed, "place")
         _check_padding(arrays, name)
 
@@ -158,6 +206,14 @@ def _check_bytes(arrays: Arrays, name: str, least: int, most: int, column: str =
         if not least <= len(value) <= most:
             where = f" at user {place[0]}, {column} {place[1]}" if column else ""
             raise InvalidInputError(f"{name} has {len(value)} bytes{where}; allowed: {least} to {most}")
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check_padding(arrays: Arrays, name: str) -> NDArray[np.bool_]:

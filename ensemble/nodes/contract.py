@@ -26,6 +26,9 @@ REQUEST_ID, ADMIN_KEY, ASKED_OUTPUTS = "REQUEST_ID", "ADMIN_KEY", "ASKED_OUTPUTS
 [B, 1], where it came with one, its admin key, BYTES [1], and the names of the outputs that are wanted, BYTES
 [any]."""
 
+CATALOGUE_VERSION = "CATALOGUE_VERSION"
+"""Changes of items that the nodes of a request know of at least."""
+
 COMMAND = "COMMAND"
 """Input of a node that is no step of an ensemble: what it is to do, as JSON."""
 CHECK = b'{"check": true}'

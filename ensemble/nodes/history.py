@@ -16,10 +16,19 @@ from prometheus_client import CollectorRegistry, Counter
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_request
-from ensemble.nodes.contract import ASKED_OUTPUTS, LIFELONG, Arrays, stack, stack_histories, stamp_bundle
+from ensemble.nodes.contract import (
+    ASKED_OUTPUTS,
+    CATALOGUE_VERSION,
+    LIFELONG,
+    Arrays,
+    stack,
+    stack_histories,
+    stamp_bundle,
+)
 from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
+from ensemble.stores.served_items import ServedItems
 from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
@@ -47,6 +56,8 @@ class Assembled:
     """Events that were ignored because the bundle does not know their item, action or surface."""
     question: Question | None
     """To the policy; None where there is none, or the request says itself what an action is worth."""
+    catalogue_version: int
+    """Of the rows, beyond the bundle's, that the items' ids have become."""
     ticket: Ticket = NOTHING_ASKED
     """Under which scoring finds what a policy says of it."""
 
@@ -56,7 +67,7 @@ class HistoryNode:
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
-        self._vocabulary = loaded.vocabulary()
+        self._items = ServedItems.open(loaded, settings)
         self._store = open_histories(settings.histories, settings.max_stored_events)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
@@ -79,6 +90,7 @@ class HistoryNode:
     def parse(self, arrays: Arrays) -> list[Assembled]:
         """Return a row for each user of one request. Raises `InvalidInputError` for what is not allowed."""
         check_request(arrays, self._bundle.manifest.model, **self._limits)
+        self._items.refresh()
         return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
@@ -101,6 +113,7 @@ class HistoryNode:
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
             "POLICY_TICKET": np.array([row.ticket for row in rows], np.int64),
+            CATALOGUE_VERSION: np.array([[row.catalogue_version] for row in rows], np.int64),
             "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
@@ -113,7 +126,7 @@ class HistoryNode:
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         given = self._given(arrays, user)
         history = History(
-            item_row_N=self._vocabulary.rows_of(given["item_id"]),
+            item_row_N=self._items.rows_of(given["item_id"]),
             actions_N=given["actions"].astype(np.int64),
             timestamp_N=given["timestamp"].astype(np.int64),
             surface_N=given["surface"].astype(np.int64),
@@ -131,7 +144,7 @@ class HistoryNode:
         surface = _scalar(arrays, "SURFACE", user, 0)
         question = None
         if self._policy_config is not None and "UTILITY_WEIGHTS" not in arrays:
-            state = policy_state(events, request_time, surface, self._policy_config)
+            state = policy_state(self._in_bundle(events), request_time, surface, self._policy_config)
             question = Question(state.events, request_time, surface)
         weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
         return Assembled(
@@ -145,7 +158,13 @@ class HistoryNode:
             excluded_row_X=self._excluded(arrays, user),
             unknown_items=len(history) - len(known),
             question=question,
+            catalogue_version=self._items.version,
         )
+
+    def _in_bundle(self, events: History) -> History:
+        """Events in the bundle's own rows, which are all that the policy knows."""
+        known = replace(events, item_row_N=self._items.in_bundle_rows(events.item_row_N))
+        return known[known.item_row_N != PADDING]
 
     def _lifelong(self, arrays: Arrays, known: History, request_time: int) -> History | None:
         asked = ASKED_OUTPUTS not in arrays or f"{LIFELONG}_ITEMS".encode() in arrays[ASKED_OUTPUTS]
@@ -168,7 +187,7 @@ class HistoryNode:
     def _excluded(self, arrays: Arrays, user: int) -> Int64s:
         if "EXCLUDE_ITEM_IDS" not in arrays:
             return np.empty(0, np.int64)
-        row = self._vocabulary.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])
+        row = self._items.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])
         known: Int64s = np.unique(row[row != PADDING])
         return known
 

@@ -18,6 +18,8 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.allocator import keep_freed_memory
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import LIFELONG, Arrays, stack, stamp_bundle, unstack_histories
+from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec.models.common.offline import OfflineRequest
 
 
@@ -32,19 +34,21 @@ class L2Row:
 class L2Node:
     """Ranks by a model that reads long histories."""
 
-    def __init__(self, loaded: LoadedBundle, ranker: SecondRanker) -> None:
+    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, ranker: SecondRanker) -> None:
         """Raises `BundleError` if the bundle has no second ranker."""
         keep_freed_memory()
         self._bundle = loaded
         _, config = second_ranker_files(loaded)
         self._max_lifelong = config.max_events + config.max_impressions
         self._ranker = ranker
+        self._items = ServedItems.open(loaded, settings)
         self.metrics = CollectorRegistry()
         self.metrics.register(ranker)
 
     def parse(self, arrays: Arrays) -> list[L2Row]:
         """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest, max_lifelong=self._max_lifelong)
+        item_rows = self._items.refresh().rows
+        check_between(arrays, self._bundle.manifest, item_rows=item_rows, max_lifelong=self._max_lifelong)
         return [
             L2Row(
                 candidate_row_K=item_row_K[item_row_K != PADDING],

@@ -23,6 +23,7 @@ from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
 from ensemble.nodes.metrics import with_series
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec.data.history import History
 
 KV_SOURCES = ("prefill", "prefix", "recomputed")
@@ -55,6 +56,7 @@ class RankingNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine) -> None:
         self._bundle = loaded
         self._engine = engine
+        self._items = ServedItems.open(loaded, settings)
         self._histories = ScratchHistories(engine.encode, engine.private())
         engine.prepare(self._histories.storage, ("encode", "score"))
         self._pools = PoolDirectory(settings.runtime_dir, engine)
@@ -70,7 +72,7 @@ class RankingNode:
 
     def parse(self, arrays: Arrays) -> list[RankingRow]:
         """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest)
+        check_between(arrays, self._bundle.manifest, item_rows=self._items.refresh().rows)
         rows = []
         for user, history in enumerate(unstack_histories(arrays)):
             kept = arrays["CANDIDATE_ITEMS"][user] != PADDING

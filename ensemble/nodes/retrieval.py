@@ -18,6 +18,7 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec.data.history import History
 
 
@@ -45,6 +46,7 @@ class RetrievalNode:
     ) -> None:
         self._bundle = loaded
         self._engine = engine
+        self._items = ServedItems.open(loaded, settings)
         model = loaded.manifest.model
         self._histories: PrefixCache | ScratchHistories
         if instance is None:
@@ -66,7 +68,7 @@ class RetrievalNode:
 
     def parse(self, arrays: Arrays) -> list[RetrievalRow]:
         """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest)
+        check_between(arrays, self._bundle.manifest, item_rows=self._items.refresh().rows)
         return [
             RetrievalRow(
                 history=history,

@@ -20,6 +20,7 @@ from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import SCORE_PADDING, Arrays, stack, stamp_bundle
 from ensemble.nodes.utility import Choice, UtilityChooser, WeightRequest
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +53,18 @@ class ScoringNode:
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
-        self._vocabulary = loaded.vocabulary()
+        self._items = ServedItems.open(loaded, settings)
         self.metrics = CollectorRegistry()
         self._utility = UtilityChooser(loaded, settings, self.metrics)
 
     def parse(self, arrays: Arrays) -> list[ScoringRow]:
         """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest)
+        check_between(arrays, self._bundle.manifest, item_rows=self._items.refresh().rows)
         return [self._row(arrays, user) for user in range(len(arrays["CANDIDATE_ITEMS"]))]
 
     def run(self, rows: Sequence[ScoringRow]) -> list[Scored]:
-        """Return the answer of each row."""
+        """Return the answer of each row, without what has been removed meanwhile."""
+        self._items.refresh()
         return [self._score(row, self._utility.choose(row.weights)) for row in rows]
 
     def pack(self, rows: Sequence[Scored]) -> dict[str, NDArray[Any]]:
@@ -96,8 +98,9 @@ class ScoringNode:
 
     def _score(self, row: ScoringRow, choice: Choice) -> Scored:
         score_K = (row.probability_KA * choice.weight_A).sum(axis=1)
-        item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
-        order = np.lexsort((item_id_K, -score_K))[: row.num_results]
+        item_id_K = self._items.ids_of(row.candidate_row_K)
+        order = np.lexsort((item_id_K, -score_K))
+        order = order[~self._items.is_removed(row.candidate_row_K[order])][: row.num_results]
         return Scored(
             item_id_K=item_id_K[order],
             score_K=score_K[order],

@@ -25,7 +25,7 @@ from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remov
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.stores.history_store import StoreError
-from ensemble.stores.stores import make_histories
+from ensemble.stores.stores import make_catalogue, make_histories
 from unipinrec.bundle import BundleError, read_manifest
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
@@ -140,7 +140,9 @@ class EmbeddedServer:
         or the store cannot be made."""
         triton_server = Installation.find(self.settings.triton_home)
         if self.settings.append_events:
-            _make_store(self.settings.histories)
+            _make_store(make_histories, self.settings.histories)
+        if self.settings.update_items:
+            _make_store(make_catalogue, self.settings.catalogue)
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -325,15 +327,14 @@ def _without_model(model_repository: Path, bundle: Path) -> set[str]:
 
 def _switched_off(model_repository: Path, settings: ServingSettings) -> set[str]:
     """The nodes that a setting leaves out."""
-    chosen = settings.model_dump()
     paths = model_repository.glob("*/config.pbtxt")
     needed = {path.parent.name: read_config(path).parameters[SETTING].string_value for path in paths}
-    return {node for node, name in needed.items() if name and not chosen[name]}
+    return {node for node, name in needed.items() if name and not getattr(settings, name)}
 
 
-def _make_store(histories: Path) -> None:
+def _make_store(make: Callable[[Path], None], path: Path) -> None:
     try:
-        make_histories(histories)
+        make(path)
     except (StoreError, OSError) as error:
         raise ServerError(str(error)) from error
 

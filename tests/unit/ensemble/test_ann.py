@@ -88,6 +88,7 @@ def request(
         "EXCLUDED_ITEMS": rows(excluded),
         "QUERY_BUDGETS": np.stack(share_BQ),
         "QUERY_ORIGINS": np.tile(np.arange(len(query_BQE[0]), dtype=np.int32), (users, 1)),
+        "CATALOGUE_VERSION": np.zeros((users, 1), np.int64),
         "BUNDLE_ID": np.full((users, 1), loaded.id.encode(), np.object_),
     }
 

@@ -57,7 +57,7 @@ class FullChain:
             "retrieval": RetrievalNode(bundle, settings, engines[0], "retrieval_0"),
             "ann": AnnNode(bundle, settings),
             "ranking": RankingNode(bundle, settings, engines[1]),
-            "l2": L2Node(bundle, CpuSecondRanker(*second_ranker_files(bundle))),
+            "l2": L2Node(bundle, settings, CpuSecondRanker(*second_ranker_files(bundle))),
             "scoring": ScoringNode(bundle, settings),
         }
         self.call = call_in_process(self.nodes)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from ensemble.executors.second_ranker import CpuSecondRanker, second_ranker_files
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.l2 import L2Node, L2Row
+from ensemble.settings import ServingSettings
 from export.bundle_writer import NotServedError, write_bundle
 from export.check import ExportMismatchError, refuse_if_different
 from tests.conftest import ITEMS, NOW, Exported
@@ -76,7 +77,7 @@ def test_so_does_one_of_another_configuration(
     assert {field: getattr(config, field) for field in changes} == changes
     assert_answers_as_eager(ranker, name, (1, 700, 0, 20))
     loaded = LoadedBundle.open(ranker.bundle)
-    node = L2Node(loaded, CpuSecondRanker(*second_ranker_files(loaded)))
+    node = L2Node(loaded, ServingSettings(), CpuSecondRanker(*second_ranker_files(loaded)))
     request = OfflineRequest(history=mixed(1, 300), request_time=NOW, surface=1)
     row_K = np.arange(ITEMS)
     (found_KA,) = node.run([L2Row(row_K, request)])
