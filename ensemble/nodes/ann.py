@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.beside import Beside, Found
-from ensemble.index.item_search import ItemSearch, NearestItems
+from ensemble.index.item_search import NOTHING, ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import CATALOGUE_VERSION, Arrays, stack, stamp_bundle
@@ -112,7 +112,9 @@ class AnnNode:
     def _search(self, row: Search) -> Candidates:
         """In generation order, each query embedding takes its budget of what nothing before it took. It looks
         for as many as all of them may take, since those before it may have found the same."""
-        item_row_QX = self._nearest(row, int(row.budget_Q.sum()))
+        item_row_QX = self._nearest(
+            row.query_QE, int(row.budget_Q.sum()), row.left_out_X, row.catalogue_version
+        )
         taken = np.empty(0, np.int64)
         kept = []
         for item_row_X, budget in zip(item_row_QX, row.budget_Q, strict=True):
@@ -122,17 +124,19 @@ class AnnNode:
         query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
         return Candidates(taken, row.origin_Q[query_K])
 
-    def _nearest(self, row: Search, count: int) -> Int64s:
-        """The items of the bundle's index and of those beside it, as they were at the request's version, but
-        for those that have been removed since."""
+    def nearest(self, query_QE: Floats, count: int) -> Int64s:
+        """Return item rows [Q, K] of largest inner product among the items that there are, best first."""
+        return self._nearest(query_QE, count, NOTHING, self._items.refresh().version)
+
+    def _nearest(self, query_QE: Floats, count: int, left_out_X: Int64s, version: int) -> Int64s:
+        """The items of the bundle's index and of those beside it, as they were at a version, but for those
+        that have been removed since."""
         items = self._items
-        in_bundle_X = row.left_out_X < items.in_bundle
-        gone_G = items.gone(row.catalogue_version)
-        item_row_QF = self._index.nearest(row.query_QE, count, row.left_out_X[in_bundle_X], gone_G)
-        vector_OE, living_O = items.beside(row.catalogue_version)
+        in_bundle_X = left_out_X < items.in_bundle
+        item_row_QF = self._index.nearest(query_QE, count, left_out_X[in_bundle_X], items.gone(version))
+        vector_OE, living_O = items.beside(version)
         if not living_O.any():
             return item_row_QF
         beside = Beside(vector_OE, living_O, items.in_bundle)
-        left_out_O = row.left_out_X[~in_bundle_X] - items.in_bundle
         found = Found(item_row_QF, items.vectors_of(np.maximum(item_row_QF, 0)))
-        return beside.merged(row.query_QE, count, found, left_out_O)
+        return beside.merged(query_QE, count, found, left_out_X[~in_bundle_X] - items.in_bundle)

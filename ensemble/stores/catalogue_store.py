@@ -88,7 +88,8 @@ class CatalogueStore:
 
     @property
     def transactions(self) -> int:
-        """The number of the last transaction on disk, of any process: one look at mapped memory."""
+        """The number of the last transaction on disk, of any process: one look at mapped memory. For a moment
+        it may be one that nobody can read yet."""
         number: int = self._environment.info()["last_txnid"]
         return number
 
@@ -127,6 +128,8 @@ class CatalogueTransaction:
 
     def __init__(self, transaction: lmdb.Transaction, store: CatalogueStore) -> None:
         self._transaction, self._tables = transaction, store.tables
+        self.number: int = transaction.id()
+        """Of the last transaction that it sees, or its own if it writes."""
 
     @property
     def version(self) -> int:

@@ -88,15 +88,15 @@ class CatalogueWriter:
 
     def take_over(self) -> None:
         """Make rows of what others have noted. Costs a look at mapped memory where nothing has been."""
-        seen = self._store.transactions
-        if seen == self._seen:
+        if self._store.transactions == self._seen:
             return
         with self._turn:
             self._items.refresh()
             with self._store.writing() as transaction:
                 self._take(transaction)
+                # Without a change of its own, it ends as the one before it.
+                self._seen = transaction.number - 1
             self._items.refresh()
-        self._seen = seen
 
     def close(self) -> None:
         """Let another process write for the bundle."""

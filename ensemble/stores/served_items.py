@@ -107,14 +107,13 @@ class ServedItems:
     def refresh(self) -> Self:
         """Look at what has been written, in any process, before this call. Costs a look at mapped memory
         where nothing has."""
-        if self._store is not None:
-            seen = self._store.transactions
-            if seen != self._transactions:
-                with self._store.reading() as transaction:
-                    values = transaction.records(self._bundle.id, self.version)
-                if values:
-                    self._apply(np.frombuffer(b"".join(values), self.record))
-                self._transactions = seen
+        if self._store is None or self._store.transactions == self._transactions:
+            return self
+        with self._store.reading() as transaction:
+            values = transaction.records(self._bundle.id, self.version)
+        if values:
+            self._apply(np.frombuffer(b"".join(values), self.record))
+        self._transactions = transaction.number
         return self
 
     def rows_of(self, item_id: Int64s) -> Int64s:

@@ -192,6 +192,16 @@ def test_what_is_stored_is_there_when_it_is_opened_again(
     assert (again.beside(2)[1] == items.beside(2)[1]).all()
 
 
+def test_what_cannot_be_read_yet_is_looked_for_again(
+    writer: CatalogueWriter, items: ServedItems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB shows a transaction's number before others can read what it wrote."""
+    monkeypatch.setattr(CatalogueStore, "transactions", property(lambda _: 1_000_000))
+    items.refresh()
+    writer.update([(NEW, item(1))])
+    assert items.refresh().rows == ITEMS + 1
+
+
 def test_looking_again_changes_nothing(writer: CatalogueWriter, items: ServedItems) -> None:
     writer.update([(NEW, item(1))])
     for _ in range(3):
