@@ -113,7 +113,7 @@ class AddedItems:
             elif name == "search_VW":
                 column[first:end] = quantised(torch.from_numpy(given_NW))
             else:
-                column[first:end] = (column[row_N].T * known_N).T
+                column[first:end] = column[row_N] * known_N.view(-1, *(1 for _ in column.shape[1:]))
         self._length += len(base_row_N)
         shown = {name: column[:end] for name, column in self._columns.items()}
         self._ranker.model.embedder.vector_VE = shown.pop("vector_VE")
