@@ -41,7 +41,7 @@ ITEMS, ADDED, REMOVED = 40_000, 10_000, 1_000
 """With so many items a bundle's index is a graph."""
 CONTENT = 32
 FIRST_NEW = 10_000_000
-AT_ONCE = 250
+AT_ONCE, REMOVED_AT_ONCE = 250, 25
 CALLERS, EVENTS = 4, 50
 QUERIES, NOISE = 500, 0.3
 SEED = 5
@@ -97,7 +97,8 @@ def item_changes(
                 "index": bundle.manifest.index,
                 "added": added,
                 "removed": removed,
-                "items of a request": AT_ONCE,
+                "items added by a request": AT_ONCE,
+                "items removed by a request": REMOVED_AT_ONCE,
                 "callers of recommendations": CALLERS,
                 "events of a history": EVENTS,
                 "seconds of a phase without changes": 20 * seconds,
@@ -127,7 +128,7 @@ class Changes:
         """Add all; return how fast."""
         rows = self.content_NF.tolist()
         made = [Item(item_id=FIRST_NEW + n, title=f"new {n}", content=row) for n, row in enumerate(rows)]
-        return await _timed(made, client.put_items)
+        return await _timed(made, client.put_items, AT_ONCE)
 
     async def remove(self, client: AsyncGrpcClient, load: "Load") -> Measures:
         """Remove some, and from each answer on look out for them."""
@@ -137,7 +138,7 @@ class Changes:
             now = time.perf_counter()
             load.removed_at.update(dict.fromkeys(part, now))
 
-        return await _timed(self.removed_ids.tolist(), call)
+        return await _timed(self.removed_ids.tolist(), call, REMOVED_AT_ONCE)
 
     def fresh(self) -> tuple[Int64s, Floats]:
         """Return the ids and the offline model's vectors [V, E] of all items that are left."""
@@ -244,11 +245,11 @@ def _share(found: Sequence[Int64s] | Int64s, right: Int64s) -> float:
     return float(np.mean([np.isin(one, other).mean() for one, other in zip(right, found, strict=True)]))
 
 
-async def _timed(changes: Sequence[Any], call: Callable[[Any], Awaitable[Any]]) -> Measures:
+async def _timed(changes: Sequence[Any], call: Callable[[Any], Awaitable[Any]], at_once: int) -> Measures:
     took_s, began = [], time.perf_counter()
-    for first in range(0, len(changes), AT_ONCE):
+    for first in range(0, len(changes), at_once):
         asked = time.perf_counter()
-        await call(changes[first : first + AT_ONCE])
+        await call(changes[first : first + at_once])
         took_s.append(time.perf_counter() - asked)
     rate = len(changes) / (time.perf_counter() - began)
     return {"items, 1/s": rate, "update p50, ms": 1e3 * float(np.median(took_s))}
