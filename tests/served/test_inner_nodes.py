@@ -110,6 +110,7 @@ def test_inner_nodes_refuse_what_no_node_would_send(
             "QUERY_ORIGINS": np.array([[0]], np.int32),
             "SEEN_ITEMS": int64(-1),
             "EXCLUDED_ITEMS": int64(-1),
+            "CATALOGUE_VERSION": int64(0),
         },
         "ranking": asked | {"CANDIDATE_ITEMS": int64(7, 8), "KV_HANDLE": int64(0, 0, 0, 0, 0, 0)},
         "scoring": {

@@ -165,6 +165,7 @@ def test_a_node_on_the_gpu_answers_as_one_on_the_cpu(
         "QUERY_ORIGINS": np.array([[0, 1]], np.int32),
         "SEEN_ITEMS": np.array([[0, 5, 5, -1]]),
         "EXCLUDED_ITEMS": np.array([[2]]),
+        "CATALOGUE_VERSION": np.array([[0]]),
         "BUNDLE_ID": np.full((1, 1), loaded.id.encode(), dtype=np.object_),
     }
     (expected,), (found,) = (node.run(node.parse(request)) for node in (on_cpu, on_gpu))
