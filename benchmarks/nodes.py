@@ -21,7 +21,7 @@ from ensemble.settings import ServingSettings
 def nodes_in_process(settings: ServingSettings) -> Iterator[dict[str, Node[Any, Any]]]:
     """Yield the nodes by their names in the repository, with a pool of their own."""
     folder, lock = claim_folder(settings.runtime_dir)
-    chosen = settings.model_copy(update={"runtime_dir": folder})
+    chosen = settings.sealing().model_copy(update={"runtime_dir": folder})
     loaded = LoadedBundle.open(settings.bundle)
     engine = CpuEngine(loaded, settings.kv_precision)
     nodes: dict[str, Node[Any, Any]] = {

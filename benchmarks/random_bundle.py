@@ -100,14 +100,16 @@ def make_random_bundle(
     *,
     sizes: str = "bench-cpu",
     retrieval_steps: int = 1,
+    seed: int = SEED,
     content: int = 0,
 ) -> RandomBundle:
     """Return the bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there.
 
-    `sizes` names a preset of the model, `content` is the width of the items' content vectors.
+    `sizes` names a preset of the model, `seed` is that of its weights, and `content` the width of the items'
+    content vectors.
     """
     described = f"-{content}-wide" if content else ""
-    base = folder / f"{sizes}-{items}-items{described}-{retrieval_steps}-steps-{_digest()}"
+    base = folder / f"{sizes}-{items}-items{described}-{retrieval_steps}-steps-{seed}-{_digest()}"
     try:
         return _open(base, sizes)
     except BundleError:
@@ -121,7 +123,7 @@ def make_random_bundle(
     events = {"user_id": ["stored"], "item_id": [FIRST_ITEM], "actions": [1], "timestamp": [1_700_000_000]}
     write_prepared(base / "data", pl.DataFrame(events), catalogue, INFO)
     dataset = InteractionDataset.load(base / "data")
-    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes)
+    checkpoint = _checkpoint(dataset, base / "checkpoints", sizes, seed)
     write_bundle(checkpoint, dataset, base / "bundles", retrieval_steps=retrieval_steps, report=report)
     return _open(base, sizes)
 
@@ -143,12 +145,12 @@ def _open(base: Path, sizes: str) -> RandomBundle:
     return RandomBundle(bundle, manifest, checkpoint, sizes)
 
 
-def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str) -> Path:
+def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str, seed: int) -> Path:
     config = preset(sizes, **dataset.catalogue_fields)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         model = find_model(UNIFIED).make(config)
-    spread_weights(model, SEED)
+    spread_weights(model, seed)
     if config.content_dim:
         seen = torch.ones(config.num_items)
         model.embedder.describe(known_items(dataset, config, seen))

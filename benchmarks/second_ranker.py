@@ -33,10 +33,12 @@ from benchmarks.turns import (
 from benchmarks.unified.plan import Kind, StackLoad
 from benchmarks.unified.stacks import Comparison, comparing, rotated
 from ensemble.executors.engines import second_ranker_of
-from ensemble.graph import MODEL_REPOSITORY, Tensors, read_config
+from ensemble.graph import Tensors
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import LIFELONG, stack_histories, stamp_bundle
 from ensemble.nodes.l2 import L2Node
+from ensemble.nodes.seal import CANDIDATE_SEAL, SEALED_LIFELONG, Seal
+from ensemble.nodes.sealed_history import SealedHistory
+from ensemble.owners import OWNER_BYTES
 from ensemble.settings import ServingSettings
 from ensemble.stores.dataset_histories import events_of
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -249,28 +251,25 @@ def write_users(folder: Path, made: RandomBundle, config: TransactV2Config) -> d
     return names
 
 
-def node_input(bundle: LoadedBundle, candidates: int) -> Tensors:
+def node_input(bundle: LoadedBundle, settings: ServingSettings, candidates: int) -> Tensors:
     """Return the tensors of a request of one user."""
     config, draw = config_of(bundle), np.random.default_rng((SEED, 1, candidates))
-    tensors: dict[str, NDArray[Any]] = {
-        **stack_histories([drawn_history(0, config)], LIFELONG),
-        "CANDIDATE_ITEMS": draw.permutation(config.num_items)[None, :candidates],
-        "REQUEST_TIME": np.array([[NOW]]),
-        "SURFACE": np.array([[0]]),
-        "BUNDLE_ID": stamp_bundle(bundle.id, 1),
-    }
-    wanted = read_config(MODEL_REPOSITORY / "l2" / "config.pbtxt").input
-    return {tensor.name: tensors[tensor.name] for tensor in wanted}
+    history = SealedHistory(
+        history=drawn_history(0, config), request_time=NOW, surface=0, owner=bytes(OWNER_BYTES)
+    )
+    tensors: Tensors = {"CANDIDATE_ITEMS": draw.permutation(config.num_items)[None, :candidates]}
+    seal = Seal(settings, bundle.id)
+    tokens = seal.tokens(1)
+    sealed = seal.close(SEALED_LIFELONG, tokens, [history.to_bytes()])
+    return tensors | sealed | seal.close(CANDIDATE_SEAL, tokens, beside=tensors)
 
 
 def measure_node(bundle: LoadedBundle, plan: SecondRankerPlan) -> NodeCost:
     """Return what a call of the node takes with the most candidates of a request, and the encoder alone."""
     config, candidates = config_of(bundle), bundle.manifest.model.max_candidates
-    ranker = second_ranker_of(
-        {"model_instance_kind": "CPU"}, bundle, ServingSettings(bundle=bundle.folder, threads=plan.threads)
-    )
-    node = L2Node(bundle, ServingSettings(), ranker)
-    tensors = node_input(bundle, candidates)
+    settings = ServingSettings(bundle=bundle.folder, threads=plan.threads, seal_lifetime_s=86_400).sealing()
+    node = L2Node(bundle, second_ranker_of({"model_instance_kind": "CPU"}, bundle, settings), settings)
+    tensors = node_input(bundle, settings, candidates)
     model = load_second_ranker(bundle.folder / SPEC / WEIGHTS, config)
     if not isinstance(model, TransActV2):
         raise TypeError(f"model is a {type(model).__name__}; allowed: TransActV2")
@@ -300,7 +299,7 @@ def measure_node(bundle: LoadedBundle, plan: SecondRankerPlan) -> NodeCost:
         ms={name: median_of(took_R) for name, took_R in took_ms.items()},
         node_over_encoder=median_of(took_ms["node"] / took_ms["encoder"]),
         input_bytes={
-            count: sum(_bytes_of(tensor) for tensor in node_input(bundle, count).values())
+            count: sum(map(_bytes_of, node_input(bundle, settings, count).values()))
             for count in (1, candidates, MORE_CANDIDATES * candidates)
         },
     )

@@ -3,7 +3,7 @@
 import typer
 
 try:
-    from commands import answers, bench, data, store
+    from commands import answers, bench, bundle, data, store
     from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
@@ -12,6 +12,7 @@ try:
     from commands.image_check import image_check
     from commands.loadtest import loadtest
     from commands.policy.app import app as policy
+    from commands.rollout import deploy, rollback, status
     from commands.serve import serve
     from commands.soak import soak
     from commands.train import train_command
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(answers.app, name="answers")
 app.add_typer(bench.app, name="bench")
 app.add_typer(policy, name="policy")
@@ -39,6 +41,9 @@ app.command("loadtest")(loadtest)
 app.command("capacity")(capacity)
 app.command("soak")(soak)
 app.command("serve")(serve)
+app.command("deploy")(deploy)
+app.command("rollback")(rollback)
+app.command("status")(status)
 app.command("gpu-check", context_settings=PASS_ON)(gpu_check)
 app.command("image-check")(image_check)
 app.command("demo")(demo)

@@ -13,11 +13,13 @@ from unipinrec_client import RecommendError
 
 from benchmarks.ann import BUDGET, LEFT_OUT, Device, measure
 from benchmarks.ann import plot as plot_ann
+from benchmarks.flood import FloodPlan, measure_flood
 from benchmarks.gpu.run import GpuBench, Part
 from benchmarks.gpu.shape import SHAPES
 from benchmarks.gpu.show import plot as plot_gpu
 from benchmarks.gpu.show import show as show_gpu
 from benchmarks.policy import PolicyPlan, measure_policy
+from benchmarks.rollouts import RolloutPlan, measure_rollouts
 from benchmarks.second_ranker import SecondRankerPlan, measure_second_ranker
 from benchmarks.sweep.appends import appends
 from benchmarks.sweep.growth import growth
@@ -268,6 +270,47 @@ def bench_sweep(
     _finish(report, out)
 
 
+@app.command("flood")
+def bench_flood(
+    sizes: Annotated[
+        str, typer.Option("--preset", help=f"Size of the model: {', '.join(PRESETS)}.")
+    ] = FloodPlan.sizes,
+    times: Annotated[float, typer.Option(min=1.0, help="The flood over the capacity.")] = FloodPlan.times,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the flood.")] = FloodPlan.seconds,
+    deadline_ms: Annotated[
+        float, typer.Option(min=1.0, help="What each request says that its caller waits.")
+    ] = FloodPlan.deadline_ms,
+    callers: Annotated[
+        int, typer.Option(min=1, help="Of the closed loop that finds the capacity.")
+    ] = FloodPlan.callers,
+    without_s: Annotated[
+        float,
+        typer.Option("--without", min=0.0, help="Seconds of the same flood without admission; 0: none."),
+    ] = FloodPlan.without_s,
+    out: Annotated[Path, typer.Option(help="Folder of bundle, logs and the report flood.json.")] = OUT,
+) -> None:
+    """Send a server several times what it can answer: what is answered in time, how soon others are refused.
+
+    Everything is on this machine, the load generator too. Takes about three minutes.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = FloodPlan(
+        out=out.absolute(),
+        sizes=sizes,
+        times=times,
+        seconds=seconds,
+        capacity_s=min(seconds, FloodPlan.capacity_s),
+        after_s=min(seconds, FloodPlan.after_s),
+        deadline_ms=deadline_ms,
+        callers=callers,
+        without_s=without_s,
+    )
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with one_line_errors(*SERVED, StoreError, ValueError):
+        report = measure_flood(plan, narrator(plain_console()))
+    _finish(report, out)
+
+
 @app.command("policy")
 def bench_policy(
     sizes: Annotated[
@@ -331,6 +374,41 @@ def bench_second_ranker(
     write_report(out / "second-ranker.json", report.model_dump(mode="json"))
     console.print(report.table())
     console.print(f"report written to {out / 'second-ranker.json'}", soft_wrap=True)
+
+
+@app.command("rollouts")
+def bench_rollouts(
+    sizes: Annotated[
+        str, typer.Option("--preset", help=f"Size of both models: {', '.join(PRESETS)}.")
+    ] = RolloutPlan.sizes,
+    items: Annotated[int, typer.Option(min=2_000, help="Items of the catalogue.")] = RolloutPlan.items,
+    changes: Annotated[int, typer.Option(min=1, help="Deploys and rollbacks.")] = RolloutPlan.changes,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = RolloutPlan.rate,
+    seconds: Annotated[
+        float, typer.Option(min=20, help="Length of a stretch of load, longer than any deploy.")
+    ] = RolloutPlan.seconds,
+    out: Annotated[Path, typer.Option(help="Folder of bundles, logs and the report rollouts.json.")] = OUT,
+) -> None:
+    """Deploy two bundles in turns and roll back under steady load: failures, mixed answers, latency.
+
+    Takes about 20 minutes. Ends with code 1 if a request failed or an answer is not its bundle's.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = plain_console()
+    plan = RolloutPlan(
+        out=out.absolute(), sizes=sizes, items=items, changes=changes, rate=rate, seconds=seconds
+    )
+    with one_line_errors(*SERVED, ValueError):
+        report = measure_rollouts(plan, narrator(console))
+    write_report(out / "rollouts.json", report.model_dump(mode="json"))
+    console.print(report.table())
+    console.print(f"report written to {out / 'rollouts.json'}", soft_wrap=True)
+    wrong = [what for found in report.answers.values() for what in found.differences]
+    if report.failed or report.refused or wrong:
+        _fail(
+            "requests or rollouts failed, or answers differ:",
+            [*map(str, report.failed.items()), *report.refused, *wrong],
+        )
 
 
 def _finish(report: SweepReport, out: Path) -> None:

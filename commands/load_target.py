@@ -17,7 +17,7 @@ from unipinrec_client.address import grpc_target, http_address
 from unipinrec_client.grpc_client import channel_arguments
 
 from ensemble.server.embedded_server import EmbeddedServer
-from ensemble.server.launcher import check_bundle
+from ensemble.server.launcher import require_bundle
 from ensemble.server.loopback import serve_on_loopback
 from ensemble.server.server_error import ServerError
 from ensemble.settings import SHARED_MEMORY, ServingSettings
@@ -141,7 +141,7 @@ def write_traffic(path: Path, settings: ServingSettings, *, dataset: Path | None
     if dataset is not None:
         histories = islice(dataset_histories(InteractionDataset.load(dataset)), MOST_USERS)
         return write_histories(path, _users(histories)), f"dataset {dataset}"
-    check_bundle(settings.bundle)
+    require_bundle(settings.bundle)
     item_id_V, manifest = load_file(settings.bundle / ITEMS)["item_id_V"], read_manifest(settings.bundle)
     store = open_histories(settings.histories)
     if store is not None:

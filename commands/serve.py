@@ -7,11 +7,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from commands.errors import NO_GPU, fail
+from commands.errors import NO_GPU, USAGE, fail
 from ensemble.gpu_presence import NoGpuError
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import serve as run_server
-from ensemble.server.server_error import ServerError
+from ensemble.server.server_error import BundleRefusedError, ServerError
 from ensemble.settings import ENV_PREFIX, ServingSettings
 from unipinrec.config import allowed_by
 
@@ -122,6 +122,8 @@ def serve(
         fail("; ".join(wrong), FAILED)
     except NoGpuError as error:
         fail(str(error), NO_GPU)
+    except BundleRefusedError as error:
+        fail(str(error), USAGE)
     except (ServerError, OSError) as error:
         fail(str(error), FAILED)
 

@@ -1,6 +1,8 @@
 """`unipinrec store`: fills and keeps the store of histories that servers read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from ensemble.stores.compaction import compact as compact_store
 from ensemble.stores.dataset_histories import dataset_histories
 from ensemble.stores.history_store import (
     EVENT,
+    Appended,
     Events,
     InvalidEventsError,
     StoreError,
@@ -28,6 +31,9 @@ from unipinrec.data.prepared import PreparedDatasetError
 
 ANY_BYTES = "surrogateescape"
 """How a user id that is no UTF-8 becomes text and back."""
+
+USERS_AT_ONCE = 500
+"""Users of one step of an import, which other writers wait for."""
 
 app = typer.Typer(
     help="Fill and keep the store of users' histories, by default build/stores/histories or "
@@ -52,8 +58,16 @@ def import_(
     impressions: Annotated[
         int, typer.Option(min=0, help="Latest impressions without an action of every user to store too.")
     ] = 1_000,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop all that the store holds, in the same step.")
+    ] = False,
 ) -> None:
-    """Store the histories of a dataset in place of all that the store holds. A server goes on meanwhile."""
+    """Add the histories of a dataset to what users have, each event once. A server goes on meanwhile.
+
+    An event of the same item, time and surface as a stored one is the same, unless one of the two is an
+    impression. What was stored stays as it is, and the latest events of all are kept. Callers who append
+    meanwhile wait for some users, not for all; an import that was interrupted can be run again.
+    """
     with one_line_errors(PreparedDatasetError, StoreError, InvalidEventsError):
         loaded = InteractionDataset.load(dataset)
         with _open(histories, writable=True) as store, progress_bar() as progress:
@@ -61,10 +75,15 @@ def import_(
 
             def tracked() -> Iterator[tuple[bytes, Events]]:
                 progress.reset(task)
-                yield from progress.track(dataset_histories(loaded, skip_last, impressions), task_id=task)
+                found = dataset_histories(loaded, skip_last, impressions)
+                return map(_named, progress.track(found, task_id=task))
 
-            written = store.replace_all(tracked)
-    typer.echo(f"{written.events:,} events of {written.histories:,} users stored in {store.path}")
+            if replace:
+                written = store.replace_all(tracked)
+                told = f"{written.events:,} events of {written.histories:,} users stored in {store.path}"
+            else:
+                told = _told(_merge(store, tracked()), f"stored in {store.path}")
+    typer.echo(told)
 
 
 @app.command()
@@ -79,12 +98,8 @@ def append(
     with one_line_errors(HistoriesError, StoreError):
         lines = list(_checked(Path("/dev/stdin" if file == "-" else file)))
         with _open(histories, writable=True) as store:
-            appended = store.append_all(lines)
-    given = [len(events) for _, events in lines]
-    stored, duplicates = (sum(count) for count in (zip(*appended, strict=True) if appended else ((), ())))
-    left_out = {"duplicates": duplicates, "too old to be kept": sum(given) - stored - duplicates}
-    told = "".join(f", {count:,} {what}" for what, count in left_out.items() if count)
-    typer.echo(f"{stored:,} events of {np.count_nonzero(given):,} users appended to {store.path}{told}")
+            added = Added().plus(lines, store.append_all(lines))
+    typer.echo(_told(added, f"appended to {store.path}"))
 
 
 @app.command()
@@ -110,7 +125,7 @@ def export(
 @app.command()
 def compact(histories: Histories = None) -> None:
     """Rewrite the store's file without what was deleted or replaced; one of an older layout becomes one of
-    today's. Stop the servers before."""
+    today's. Stop the servers before: a store in use is refused."""
     with one_line_errors(StoreError):
         path = _path(histories)
         sizes = compact_store(path, ServingSettings().max_stored_events)
@@ -121,11 +136,60 @@ def compact(histories: Histories = None) -> None:
 def delete_user(
     user: Annotated[str, typer.Argument(help="Id of the user to forget.")], histories: Histories = None
 ) -> None:
-    """Remove a user's events, from the user's next request on. Until `compact`, the file may still hold bytes
-    of them that nobody reads."""
+    """Remove a user's events, from the user's next request on. Servers that read the store wipe what they
+    keep of the user within a second, and for UNIPINREC_LEASE_MS what requests under way bring back. Until
+    `compact`, the file may still hold bytes that nobody reads."""
     with one_line_errors(StoreError), _open(histories, writable=True) as store:
         count = store.delete(user.encode(errors=ANY_BYTES))
     typer.echo(f"{count:,} events of {user} deleted from {store.path}")
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of events that were given."""
+
+    users: int = 0
+    given: int = 0
+    stored: int = 0
+    duplicates: int = 0
+
+    def plus(self, histories: Sequence[tuple[bytes, Events]], appended: Sequence[Appended]) -> "Added":
+        """Return the same with more histories."""
+        lengths = [len(events) for _, events in histories]
+        return Added(
+            self.users + np.count_nonzero(lengths),
+            self.given + sum(lengths),
+            self.stored + sum(history.stored for history in appended),
+            self.duplicates + sum(history.duplicates for history in appended),
+        )
+
+
+def _told(added: Added, done: str) -> str:
+    too_old = added.given - added.stored - added.duplicates
+    left_out = {"duplicates": added.duplicates, "too old to be kept": too_old}
+    rest = "".join(f", {count:,} {what}" for what, count in left_out.items() if count)
+    return f"{added.stored:,} events of {added.users:,} users {done}{rest}"
+
+
+def _merge(store: LmdbHistoryStore, histories: Iterator[tuple[bytes, Events]]) -> Added:
+    added = Added()
+    try:
+        while users := list(islice(histories, USERS_AT_ONCE)):
+            added = added.plus(users, store.merge_all(users))
+    except (StoreError, InvalidEventsError) as error:
+        raise StoreError(
+            f"{error}; {added.users:,} users before are stored, and may be given again"
+        ) from None
+    return added
+
+
+def _named(history: tuple[bytes, Events]) -> tuple[bytes, Events]:
+    """The history in the form that is stored. Errors name the user."""
+    user_id, events = history
+    try:
+        return user_id, check_events(user_id, events)
+    except InvalidEventsError as error:
+        raise InvalidEventsError(f"user {user_id.decode(errors='replace')!r}: {error}") from None
 
 
 def _checked(file: Path) -> Iterator[tuple[bytes, Events]]:

@@ -62,6 +62,7 @@ def connect(kind: ClientKind, proxy: Proxy) -> GrpcClient | HttpClient:
         proxy.grpc_url if kind is GrpcClient else proxy.http_url,
         ssl=True,
         root_certificates=str(proxy.certificate),
+        headers=proxy.headers,
         timeout_s=TIMEOUT_S,
         retry=RetryPolicy(attempts=1),
     )

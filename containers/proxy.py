@@ -1,8 +1,10 @@
 """HAProxy with the committed configuration, in front of servers on loopback."""
 
 import csv
+import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -45,7 +47,7 @@ class Proxy:
     """A HAProxy that runs while its context lasts."""
 
     def __init__(self, replicas: Sequence[Endpoints], folder: Path) -> None:
-        """Prepares a certificate in `folder`; `replicas` are the three servers.
+        """Prepares a certificate and keys in `folder`; `replicas` are the three servers.
 
         Raises:
             ProxyError: HAProxy or openssl is not installed.
@@ -59,7 +61,10 @@ class Proxy:
         https, grpc, stats, admin = free_ports(4)
         self.http_url, self.grpc_url = f"localhost:{https}", f"localhost:{grpc}"
         self.stats_address = f"{LOOPBACK}:{stats}"
+        self.api_key, self.admin_key = secrets.token_hex(32), secrets.token_hex(32)
         self._environment = {
+            "UNIPINREC_PROXY_KEYS": str(_write_keys(folder / "api-keys", self.api_key)),
+            "UNIPINREC_PROXY_ADMIN_KEYS": str(_write_keys(folder / "admin-keys", self.admin_key)),
             "UNIPINREC_PROXY_CERTIFICATE": str(_make_certificate(folder, self.certificate)),
             "UNIPINREC_PROXY_HTTP": f"{LOOPBACK}:{https}",
             "UNIPINREC_PROXY_GRPC": f"{LOOPBACK}:{grpc}",
@@ -70,6 +75,11 @@ class Proxy:
         for number, replica in enumerate(replicas, start=1):
             for protocol, port in (("HTTP", replica.http_port), ("GRPC", replica.grpc_port)):
                 self._environment[f"UNIPINREC_REPLICA_{number}_{protocol}"] = f"{replica.address}:{port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a caller sends with each request."""
+        return {"unipinrec-api-key": self.api_key}
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
@@ -139,6 +149,12 @@ class Proxy:
 def find_tool(name: str) -> str | None:
     """Return the path of an executable; Debian keeps HAProxy where only root's PATH looks."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def _write_keys(path: Path, *keys: str) -> Path:
+    """Write the digests of keys, as the proxy reads them."""
+    path.write_text("".join(f"{hashlib.sha256(key.encode()).hexdigest()}\n" for key in keys))
+    return path
 
 
 def _make_certificate(folder: Path, certificate: Path) -> Path:

@@ -1,7 +1,10 @@
 """What a deployment may choose about serving, read from the environment by the launcher and by every node."""
 
+import re
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -13,12 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ENV_PREFIX = "UNIPINREC_"
 
+SECRETS = ("admin_key", "seal_key")
+"""Settings that no log and no command line may have."""
+
 SHARED_MEMORY = Path("/dev", "shm")
 
 Precision = Literal["float32", "bfloat16", "int8"]
 """What a server may keep keys and values in."""
 
 Count = Annotated[int, Field(ge=1)]
+
+BUNDLE, RUNTIME_DIR = "bundle", "runtime_dir"
+"""Settings that a node's own configuration has, since a server may hold two bundles at once."""
 
 
 class ServingSettings(BaseSettings):
@@ -69,6 +78,13 @@ class ServingSettings(BaseSettings):
     load_timeout_s: Count = 1800
     """Seconds that the nodes may take to load, at the start and after one has died. A GPU's nodes compile for
     minutes when `compile_cache` is empty."""
+    deadline_ms: Count = 10_000
+    """Milliseconds after which nobody waits for an answer any more, for callers who send no `timeout`: what
+    is not answered then is not computed further. The client sends its own timeout, by default the same."""
+    max_in_flight: Annotated[int, Field(ge=0, le=1_000)] = 256
+    """Users whose requests may be under way at once; others are refused, as is what would come later than its
+    caller waits. More let patient callers wait longer, in queues that nothing else bounds. 0 lets everybody
+    in."""
     lease_ms: Count = 10_000
     """Milliseconds for which ranking may read a slot after retrieval filled it, unless it is done earlier.
     Longer leases survive longer queues; a request that is never ranked holds its slot back until then."""
@@ -107,6 +123,12 @@ class ServingSettings(BaseSettings):
     admin_key: SecretStr | None = None
     """Secret that a caller must send as the header `unipinrec-admin-key` to change the policy's operating
     points. Without one, or with an empty one, nobody can change them by a call."""
+    seal_key: SecretStr | None = None
+    """Secret under which nodes seal what they pass on, 64 hexadecimal digits. The launcher makes one at every
+    start; nodes that another server loads need one, the same for all of them, and do not start without."""
+    seal_lifetime_s: Count = 30
+    """Seconds after its check for which inner nodes work on a request. More let slower ones finish, and let
+    whoever called `history` directly use what it sealed for longer, to learn what `recommend` answers."""
     ann_device: Literal["cpu", "cuda"] = "cpu"
     """Where the item index is searched. `cuda` frees the processor, takes GPU memory beside the host's, needs
     FAISS built for GPU, and builds a CAGRA graph at each start where the bundle's index is `hnsw`."""
@@ -134,6 +156,13 @@ class ServingSettings(BaseSettings):
     def _from_root(cls, path: Path | None) -> Path | None:
         return path and ROOT / path.expanduser()
 
+    @field_validator("seal_key")
+    @classmethod
+    def _is_hexadecimal(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch("[0-9a-f]{64}", key.get_secret_value()):
+            raise PydanticCustomError("seal_key", "allowed: 64 hexadecimal digits in small letters")
+        return key
+
     @field_validator("trace_url")
     @classmethod
     def _names_a_receiver(cls, url: str | None) -> str | None:
@@ -146,16 +175,30 @@ class ServingSettings(BaseSettings):
         """Whether there is a catalogue to read, or callers may fill one."""
         return self.update_items or (self.catalogue / "data.mdb").is_file()
 
+    def with_parameters(self, parameters: Mapping[str, Mapping[str, str]]) -> Self:
+        """Return the settings of a node with `parameters` in its configuration, as Triton tells them."""
+        own = {name: parameters[name] for name in (BUNDLE, RUNTIME_DIR) if name in parameters}
+        return self.model_copy(update={name: Path(said["string_value"]) for name, said in own.items()})
+
     def as_environment(self) -> dict[str, str]:
-        """The variables from which a child process reads equal settings, but for the secret."""
-        shown = self.model_dump(exclude={"admin_key"})
+        """The variables from which a child process reads equal settings, but for the secrets."""
+        shown = self.model_dump(exclude=set(SECRETS))
         values = {name: "" if value is None else str(value) for name, value in shown.items()}
         return {f"{ENV_PREFIX}{name.upper()}": value for name, value in values.items()}
 
     def secret_environment(self) -> dict[str, str]:
-        """The variable of the secret as it is, which is for child processes and not for eyes."""
-        secret = self.admin_key.get_secret_value() if self.admin_key else ""
-        return {f"{ENV_PREFIX}ADMIN_KEY": secret}
+        """The variables of the secrets as they are, which are for child processes and not for eyes."""
+        held: dict[str, SecretStr | None] = {name: getattr(self, name) for name in SECRETS}
+        return {
+            f"{ENV_PREFIX}{name.upper()}": secret.get_secret_value() if secret else ""
+            for name, secret in held.items()
+        }
+
+    def sealing(self) -> Self:
+        """Return the settings with a random `seal_key` where they have none."""
+        if self.seal_key is not None:
+            return self
+        return self.model_copy(update={"seal_key": SecretStr(secrets.token_hex(32))})
 
     def compiler_environment(self) -> dict[str, str]:
         """The variables that make PyTorch's compiler keep its results in `compile_cache`."""

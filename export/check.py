@@ -1,10 +1,10 @@
 """Compares an exported graph with eager PyTorch before it may enter a bundle."""
 
-import copy
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from unipinrec.graph import ShapeMismatchError, differences
 
 TOLERANCE = 1e-5
 """Largest difference between an exported graph and eager, in float32."""
@@ -24,34 +24,13 @@ def refuse_if_different(
 
     Raises `ExportMismatchError` if shapes differ, or a difference is above `TOLERANCE` or not a number.
     """
-    with torch.inference_mode():
-        expected = _tensors(_run(eager, inputs))
-        pairs = [
-            pair for _ in range(RUNS) for pair in zip(_tensors(_run(exported, inputs)), expected, strict=True)
-        ]
-    largest = 0.0
-    for found, right in pairs:
-        if found.shape != right.shape:
-            raise ExportMismatchError(
-                f"{name} has shape {tuple(found.shape)}; allowed: {tuple(right.shape)}, as eager has"
-            )
-        difference = float((found - right).abs().max())
+    try:
+        found = differences(exported, eager, inputs, RUNS)
+    except ShapeMismatchError as error:
+        raise ExportMismatchError(f"{name} {error}, as eager has") from error
+    for difference in found:
         if not difference <= TOLERANCE:
             raise ExportMismatchError(
                 f"{name} differs from eager by {difference:.2e}; allowed: 0 to {TOLERANCE:.0e}"
             )
-        largest = max(largest, difference)
-    return largest
-
-
-def _run(graph: Callable[..., object], inputs: tuple[object, ...]) -> tuple[object, ...]:
-    """What a graph returns, and copies of the inputs as it leaves them."""
-    copies = copy.deepcopy(inputs)
-    return (graph(*copies), *copies)
-
-
-def _tensors(value: object) -> list[Tensor]:
-    """All floating tensors with elements within nested tuples and lists."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() and value.numel() else []
-    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, tuple | list) else []
+    return max(found, default=0.0)

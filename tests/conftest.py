@@ -4,6 +4,8 @@
 the tests compare as closely as on a CPU; tests/gpu has those of what it serves in otherwise.
 """
 
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ from unipinrec.training.checkpoint import latest_checkpoint, load_model, save_mo
 
 # Test files run side by side, each with one core.
 torch.set_num_threads(1)
+# Of nodes in this process, and of servers, so that tests can stand between their nodes.
+os.environ.setdefault("UNIPINREC_SEAL_KEY", secrets.token_hex(32))
 
 PROFILES = ("gpu",)
 USERS, ITEMS, CLUSTERS = 320, 400, 8
@@ -119,9 +123,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(dataset, load_model(checkpoint), bundle, folder / "histories")
 
 
-def random_checkpoint(config: UnifiedConfig, folder: Path, dataset: InteractionDataset) -> Path:
+def random_checkpoint(
+    config: UnifiedConfig, folder: Path, dataset: InteractionDataset, seed: int = 11
+) -> Path:
     """Weights so large that scores of different items are far apart, without a training run."""
-    torch.manual_seed(11)
+    torch.manual_seed(seed)
     model = UnifiedRecommender(config)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:

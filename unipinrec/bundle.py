@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from unipinrec.config import Config
+from unipinrec.config import Config, first_fault
 from unipinrec.models.config import CatalogueConfig
 from unipinrec.models.unified.config import UnifiedConfig
 
@@ -41,6 +41,21 @@ INDEX_TUNED_FOR = 100
 """Items for which the search parameters in the index file are meant; a search for more raises them."""
 
 
+LARGEST_MANIFEST = 4 << 20
+"""Bytes; one of many actions and models has some thousands."""
+
+LARGEST_WEIGHT = 1e30
+"""Of an action: so that no score, a sum of weights times probabilities, is beyond a float32."""
+
+MOST_CANDIDATES = 65_536
+MOST_OVER_FETCH = 1_000
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""Of a file or a model's folder: one part of a path, which leads nowhere else."""
+
+Weight = Annotated[FiniteFloat, Field(ge=0.0, le=LARGEST_WEIGHT)]
+
+
 class BundleError(Exception):
     """A bundle that must not be served: missing, partial, altered or of another format."""
 
@@ -48,19 +63,19 @@ class BundleError(Exception):
 class BundleFile(Config):
     """How one file of the bundle must look."""
 
-    sha256: str
-    size: int
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
 
 
 class ServingDefaults(Config):
     """What a request gets that does not say otherwise."""
 
-    num_results: int = Field(default=50, ge=1)
-    over_fetch: int = Field(default=2, ge=1)
+    num_results: int = Field(default=50, ge=1, le=MOST_CANDIDATES)
+    over_fetch: int = Field(default=2, ge=1, le=MOST_OVER_FETCH)
     """Candidates ranked for every result asked for, up to `max_candidates` (UniPinRec §1.8: about 2 to 3)."""
-    utility_weights: tuple[float, ...]
+    utility_weights: tuple[Weight, ...]
     """Weight of each action's probability in the score."""
-    outcome_weights: tuple[float, ...]
+    outcome_weights: tuple[Weight, ...]
     """Share of the retrieval budget for each action; all 0 asks for no action in particular."""
     retrieval_steps: int = Field(default=1, ge=1, le=16)
     """Autoregressive steps, each of which feeds the immediate query embedding back through the trunk."""
@@ -74,7 +89,7 @@ C = TypeVar("C", bound=CatalogueConfig)
 class BundleModel(Config):
     """One model of a bundle."""
 
-    files: dict[str, BundleFile]
+    files: dict[FileName, BundleFile]
     """What lies in the model's folder, by name."""
     config: dict[str, Any]
     """Fields of the model's own configuration."""
@@ -96,7 +111,7 @@ class Manifest(Config):
     action. If not, serving keeps them from it."""
     content_dim: int
     """Width of the content vectors of the dataset's items; 0 where they have none."""
-    models: dict[str, BundleModel]
+    models: dict[FileName, BundleModel]
     """By name."""
     defaults: ServingDefaults
     index: IndexKind
@@ -109,7 +124,10 @@ class Manifest(Config):
     @model_validator(mode="after")
     def _check_unified(self) -> "Manifest":
         if UNIFIED in self.models:
-            self.config_of(UNIFIED, UnifiedConfig)
+            try:
+                self.config_of(UNIFIED, UnifiedConfig)
+            except ValidationError as error:
+                raise ValueError(f"{UNIFIED}: {first_fault(error)}") from error
         return self
 
     @cached_property
@@ -160,32 +178,50 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(f"bundle {folder} has no {MANIFEST}")
+    if path.stat().st_size > LARGEST_MANIFEST:
+        raise BundleError(
+            f"bundle {folder}: {MANIFEST} has {path.stat().st_size} bytes; allowed: 1 to {LARGEST_MANIFEST}"
+        )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.get("format_version") if isinstance(fields, dict) else None
         if version != FORMAT_VERSION:
-            raise BundleError(f"bundle {folder}: format_version is {version}; allowed: {FORMAT_VERSION}")
+            raise BundleError(
+                f"bundle {folder}: {MANIFEST}: format_version is {version}; allowed: {FORMAT_VERSION}"
+            )
         return Manifest.model_validate(fields)
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST} is unreadable: {first_fault(error)}") from error
+    except RecursionError:
+        raise BundleError(f"bundle {folder}: {MANIFEST} is unreadable: it is nested too deep") from None
+    # A number of thousands of digits is a ValueError of its own.
+    except ValueError as error:
         raise BundleError(f"bundle {folder}: {MANIFEST} is unreadable: {error}") from error
 
 
 def verify_bundle(folder: Path) -> Manifest:
     """Check every file against the manifest, and return the manifest.
 
-    Raises `BundleError` if the manifest was altered, or a file is missing, of another size or of another
-    hash.
+    Raises `BundleError` if the manifest was altered, or a file is missing, a link, of another size or of
+    another hash.
     """
     manifest = read_manifest(folder)
     for name, expected in manifest.all_files():
         path = folder / name
         if expected is None or not path.is_file():
             raise BundleError(f"bundle {folder}: {name} is missing")
-        found = describe_file(path)
-        if found != expected:
+        if path.is_symlink() or (path.parent.is_symlink() and path.parent != folder):
+            raise BundleError(f"bundle {folder}: {name} is a link; allowed: a file of the bundle's own")
+        # First, so that nothing larger than it should be is read.
+        size = path.stat().st_size
+        if size != expected.size:
+            raise BundleError(f"bundle {folder}: {name} has {size} bytes; the manifest says {expected.size}")
+    for name, expected in manifest.all_files():
+        found = describe_file(folder / name)
+        if expected is not None and found != expected:
             raise BundleError(
-                f"bundle {folder}: {name} has sha256 {found.sha256[:12]} and {found.size} bytes; "
-                f"the manifest says {expected.sha256[:12]} and {expected.size}"
+                f"bundle {folder}: {name} has sha256 {found.sha256[:12]}; "
+                f"the manifest says {expected.sha256[:12]}"
             )
     if manifest.bundle_id != content_id(manifest):
         raise BundleError(

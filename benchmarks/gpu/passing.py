@@ -8,29 +8,28 @@ from ensemble.graph import CallNode, Graph, Tensors
 from unipinrec.models.config import ModelConfig
 
 KNOWN = (
-    "EVENT_ITEMS", "EVENT_ACTIONS", "EVENT_TIMESTAMPS", "EVENT_SURFACES", "SEEN_ITEMS", "EXCLUDED_ITEMS",
-    "RESOLVED_REQUEST_TIME", "RESOLVED_SURFACE", "RESOLVED_NUM_RESULTS", "RESOLVED_OUTCOME_WEIGHTS",
-    "QUERY_EMBEDDINGS", "QUERY_BUDGETS", "QUERY_ORIGINS", "KV_HANDLE", "CANDIDATE_ITEMS", "CANDIDATE_ORIGINS",
-    "CANDIDATE_PROBS", "BUNDLE_ID", "ITEM_IDS", "SCORES", "ACTION_PROBS", "RETRIEVED_BY", "KV_SOURCE",
-    "USED_UTILITY_WEIGHTS", "UTILITY_SOURCE", "POLICY_TICKET", "POLICY_DECISION",
+    "SEALED_HISTORY", "SEALED_LEFT_OUT", "RESOLVED_NUM_RESULTS", "RESOLVED_OUTCOME_WEIGHTS",
+    "QUERY_EMBEDDINGS", "QUERY_BUDGETS", "QUERY_ORIGINS", "QUERY_SEAL", "KV_HANDLE", "CANDIDATE_ITEMS",
+    "CANDIDATE_ORIGINS", "CANDIDATE_SEAL", "CANDIDATE_PROBS", "PROBS_SEAL", "BUNDLE_ID", "ITEM_IDS",
+    "SCORES", "ACTION_PROBS", "RETRIEVED_BY", "KV_SOURCE", "USED_UTILITY_WEIGHTS", "UTILITY_SOURCE",
+    "POLICY_TICKET", "POLICY_DECISION",
 )  # fmt: skip
 """Outputs of nodes that are not keys and values. Any other counts as such."""
 
 LENGTH_BYTES = 4
 """Before each text of a tensor of texts."""
 
-HANDLE_LENGTH = 3
-"""The place of the length in a handle."""
-
 VALUE_BYTES = 2
 """Of a number in a slot of bfloat16."""
 
 
-def follow(graph: Graph, request: Tensors, call: CallNode, model: ModelConfig) -> dict[str, Any]:
-    """Call the nodes one by one as the ensemble does, and return the `tensors` that they made, the `bytes` of
-    all, the `keys_and_values_bytes` among them, and the `cached_bytes` of those that stay in the slot."""
+def follow(
+    graph: Graph, request: Tensors, call: CallNode, model: ModelConfig, positions: int
+) -> dict[str, Any]:
+    """Call the nodes one by one as the ensemble does for a history of so many positions, and return the
+    `tensors` that they made, the `bytes` of all, the `keys_and_values_bytes` among them, and the
+    `cached_bytes` of those that stay in the slot."""
     passed: list[dict[str, Any]] = []
-    made: Tensors = {}
 
     def counting(node: str, inputs: Tensors) -> Tensors:
         outputs = call(node, inputs)
@@ -39,14 +38,12 @@ def follow(graph: Graph, request: Tensors, call: CallNode, model: ModelConfig) -
             size = sum(LENGTH_BYTES + len(text) for text in array.flat) if is_text else array.nbytes
             described = {"node": node, "name": name, "shape": array.shape, "datatype": str(array.dtype)}
             passed.append(described | {"bytes": size})
-        made.update(outputs)
         return outputs
 
     graph.run(request, counting)
-    length = int(made["KV_HANDLE"][0, HANDLE_LENGTH])
     return {
         "tensors": passed,
         "bytes": sum(tensor["bytes"] for tensor in passed),
         "keys_and_values_bytes": sum(tensor["bytes"] for tensor in passed if tensor["name"] not in KNOWN),
-        "cached_bytes": 2 * model.layers * model.width * length * VALUE_BYTES,
+        "cached_bytes": 2 * model.layers * model.width * positions * VALUE_BYTES,
     }

@@ -49,7 +49,9 @@ def compare_stacks(made: RandomBundle, log: Path, tell: Tell) -> dict[str, Any]:
         with comparison.server.client() as client:
             graph, call = ensembles_in(MODEL_REPOSITORY)[UNIFIED], call_server(client, LOAD.timeout_s)
             request = tensors_of([visit], made.num_results)
-            passing = follow(graph, request, call, made.manifest.model)
+            model = made.manifest.model
+            positions = 1 + min(len(visit.history or ()), model.max_history)
+            passing = follow(graph, request, call, model, positions)
         stages = [row for stack, found in comparison.results.items() for row in found.stages(stack)]
         over = {"ratios": ratios(closed), "ratios_by_concurrency": ratios_by_concurrency(closed)}
         return _found(made, comparison) | {"stages": stages, **over, "passing": passing}

@@ -7,7 +7,6 @@ Shapes: V items, Q queries, E width.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from tempfile import TemporaryDirectory
@@ -86,8 +85,12 @@ def growth(seconds: float, most: int | None, tell: Callable[[str], None]) -> Swe
         with TemporaryDirectory(prefix="unipinrec-growth-", dir=SHARED_MEMORY) as name:
             folder = Path(name)
             pool = KVPool(folder, "bench", layout, LEASE_MS)
-            chain = partial(EventChain, bundle_id="bench", block=block)
-            cache = PrefixCache(graphs.encoder, pool, PoolDirectory(folder), chain)
+            cache = PrefixCache(
+                graphs.encoder,
+                pool,
+                PoolDirectory(folder),
+                lambda history, owner: EventChain(history, "bench", block, owner),
+            )
             histories = [graphs.history(SHORT) for _ in range(size)]
             for history in histories:
                 cache.encode([history[:-APPENDED]])

@@ -8,6 +8,7 @@ Shapes: K results, A actions.
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +23,8 @@ from benchmarks.sweep.sweep import Measures, Sweep, SweepReport, median_ms, run_
 from ensemble.graph import MODEL_REPOSITORY, CallNode, Tensors, call_in_process, ensembles_in
 from ensemble.kv.shared_memory import bytes_of
 from ensemble.kv.slot_storage import SlotLayout
+from ensemble.nodes.seal import CANDIDATE_SEAL, QUERY_SEAL, SEALED_HISTORY, Seal
+from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import Precision, ServingSettings
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from unipinrec.bundle import read_manifest
@@ -76,6 +79,8 @@ def _ways(seconds: float) -> Callable[[str], Measures]:
 
 
 def _storage(settings: ServingSettings, users: Sequence[bytes]) -> Callable[[Precision], Measures]:
+    settings = settings.sealing()
+    seal = Seal(settings, read_manifest(settings.bundle).bundle_id)
     candidates: dict[bytes, Tensors] = {}
     expected: list[Tensors] = []
 
@@ -86,7 +91,7 @@ def _storage(settings: ServingSettings, users: Sequence[bytes]) -> Callable[[Pre
         with nodes_in_process(settings.model_copy(update={"kv_precision": precision})) as nodes:
             call = call_in_process(nodes)
             answers = [
-                RECOMMEND.run(request, _continuing(call, user, candidates))
+                RECOMMEND.run(request, _continuing(call, seal, user, candidates))
                 for user, request in zip(users, requests, strict=True)
             ]
             # Their histories are cached.
@@ -107,21 +112,24 @@ def _storage(settings: ServingSettings, users: Sequence[bytes]) -> Callable[[Pre
     return measure
 
 
-def _continuing(call: CallNode, user: bytes, candidates: dict[bytes, Tensors]) -> CallNode:
+def _continuing(call: CallNode, seal: Seal, user: bytes, candidates: dict[bytes, Tensors]) -> CallNode:
     """Return what calls nodes as `call` does, but encodes the last events behind a cached history, and ranks
     the same candidates each time."""
 
     def call_node(node: str, inputs: Tensors) -> Tensors:
         if node == "retrieval":
             # Most of the history is cached, in this precision, before its last events are.
-            events = {name: array for name, array in inputs.items() if name.startswith("EVENT_")}
-            shorter = {name: array[:, : max(1, array.shape[1] - APPENDED)] for name, array in events.items()}
-            call(node, inputs | shorter)
+            (opened,) = seal.open(inputs, SEALED_HISTORY)
+            sealed = SealedHistory.from_bytes(opened.content[SEALED_HISTORY])
+            shorter = replace(sealed, history=sealed.history[: max(1, len(sealed.history) - APPENDED)])
+            call(node, inputs | seal.close(SEALED_HISTORY, [opened.token], [shorter.to_bytes()]))
         if node != "ann":
             return call(node, inputs)
         if user not in candidates:
             candidates[user] = call(node, inputs)
-        return candidates[user]
+        (opened,) = seal.open(inputs, QUERY_SEAL)
+        found = candidates[user]
+        return found | seal.close(CANDIDATE_SEAL, [opened.token], beside=found)
 
     return call_node
 

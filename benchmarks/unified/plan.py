@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from benchmarks.unified.report import STACKS
-from ensemble.server.embedded_server import BASELINE
+from ensemble.server.selection import BASELINE
 from ensemble.settings import ServingSettings
 
 SLOTS_PER_USER = 2

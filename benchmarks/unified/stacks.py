@@ -13,8 +13,9 @@ from benchmarks.unified.plan import Kind, StackLoad
 from benchmarks.unified.report import Row, Stages
 from benchmarks.unified.traffic import COLD_USERS, traffic_plan
 from ensemble.graph import MODEL_REPOSITORY, ensembles_in
-from ensemble.server.embedded_server import BASELINE, EmbeddedServer
+from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.loopback import serve_on_loopback
+from ensemble.server.selection import BASELINE
 from ensemble.settings import ServingSettings
 from loadtest.answers import RecordedAnswer
 from loadtest.generator import WindowPlan

@@ -272,6 +272,8 @@ def _errors_on_one_line() -> Iterator[None]:
 
 def _fail(error: Exception, code: int) -> NoReturn:
     line = " ".join(str(error).split())
+    if isinstance(error, RecommendError) and error.request_id:
+        line = f"{line} [request {error.request_id}]"
     Console(stderr=True).print(Text(line, style="red"), soft_wrap=True)
     raise typer.Exit(code) from None
 

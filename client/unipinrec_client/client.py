@@ -50,9 +50,9 @@ class Connection:
 
     `url` is `host:port`, alone or after `http://` (`https://` with `ssl`), for HTTP optionally followed by a
     path, for gRPC also one of its own targets (`dns:///host:port`). `timeout_s` bounds one call in seconds,
-    with all its retries and waits. `headers` go with every request: gRPC metadata or HTTP headers. `ssl`
-    encrypts the connection; `root_certificates` is then a PEM file of the authorities to trust instead of
-    the system's.
+    with all its retries and waits; the server is told what is left of it, and computes nothing after that.
+    `headers` go with every request: gRPC metadata or HTTP headers. `ssl` encrypts the connection;
+    `root_certificates` is then a PEM file of the authorities to trust instead of the system's.
 
     Raises `ValueError` for a url or headers of another form, a `timeout_s` out of range, and
     `root_certificates` without `ssl` or without certificates.
@@ -76,6 +76,7 @@ class Connection:
         self.model = model
         self.timeout_s = float(timeout_s)
         self.retry = retry
+        self._budget = retry.new_budget()
         self.headers = dict(headers or {})
         self.ssl = ssl
         self.root_certificates = root_certificates
@@ -204,7 +205,7 @@ class Client(Connection, ABC):
             with self._failures():
                 return self._infer(model, arrays, request_id, seconds)
 
-        return self.retry.call(attempt, self.timeout_s)
+        return self.retry.call(attempt, self.timeout_s, self._budget)
 
     @abstractmethod
     def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
@@ -316,7 +317,7 @@ class AsyncClient(Connection, ABC):
             with self._failures():
                 return await self._infer(model, arrays, request_id, seconds)
 
-        return await self.retry.call_async(attempt, self.timeout_s)
+        return await self.retry.call_async(attempt, self.timeout_s, self._budget)
 
     @abstractmethod
     async def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays: ...
@@ -371,7 +372,14 @@ def _named(request_id: str | None) -> Iterator[str]:
         yield name
     except RecommendError as error:
         error.request_id = name
+        # The server's nodes say it in their text, for clients without such a field.
+        error.args = (str(error).removesuffix(f" [request {name[:128]}]"),)
         raise
+
+
+def told_timeout(timeout_s: float) -> int:
+    """Return the microseconds that a request tells the server its caller waits."""
+    return max(1, round(1e6 * timeout_s))
 
 
 def to_inputs(arrays: Arrays, input_type: Any) -> list[Any]:

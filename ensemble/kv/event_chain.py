@@ -12,6 +12,9 @@ from unipinrec.data.history import History
 
 DIGEST_BYTES = 16
 """128 bits: no two histories can be made to share a digest, so a match needs no second look."""
+LEAST_REUSED = 16
+"""Positions below which a prefix is not worth a slot that may be another user's, unless it is all of a
+history."""
 RECENT_BLOCKS = 2
 """Latest blocks in which every position has a digest. A slot that lags further behind is met at the end of a
 block, so that a long history costs few digests."""
@@ -24,9 +27,11 @@ class EventChain:
     of the latest blocks has one, before them every position that ends a block.
     """
 
-    def __init__(self, history: History, bundle_id: str, block: int) -> None:
+    def __init__(self, history: History, bundle_id: str, block: int, owner: bytes = b"") -> None:
         """`bundle_id` keys the digests: other weights make other keys and values. `block` is the number of
-        events by which a window moves."""
+        events by which a window moves. Events of another `owner` have other digests; BOS alone tells nothing,
+        and is everybody's."""
+        self.owner = owner
         fields = (history.item_row_N, history.actions_N, history.timestamp_N, history.surface_N)
         event_NX = np.stack(fields, axis=1).astype(np.int64)
         events, size = memoryview(event_NX.tobytes()), event_NX.itemsize * event_NX.shape[1]
@@ -36,6 +41,7 @@ class EventChain:
         ends = [*range(block, recent, block), *range(max(recent, 1), self._length)]
         chain = hashlib.blake2b(bundle_id.encode(), digest_size=DIGEST_BYTES)
         self._digests = {1: chain.digest()}
+        chain.update(owner)
         begin = 0
         for end in ends:
             chain.update(events[begin * size : end * size])

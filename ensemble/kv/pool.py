@@ -17,7 +17,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -110,6 +110,7 @@ class KVPool:
         # Least recently used first.
         self._lru: OrderedDict[int, None] = OrderedDict.fromkeys(range(layout.slots))
         self._slot_by_digest: dict[bytes, int] = {}
+        self._owner_by_slot: dict[int, bytes] = {}
         partial = self._base.with_suffix(".partial")
         partial.write_text(json.dumps({"epoch": self.epoch, **self.storage.describe()}))
         partial.rename(self._base.with_suffix(".json"))
@@ -128,19 +129,36 @@ class KVPool:
                 return Match(slot, length, int(header[GENERATION]), whole=bool(header[LENGTH] == length))
         return None
 
-    def acquire(self) -> int | None:
+    def acquire(self, owner: bytes = b"") -> int | None:
         """Return a slot to fill from its first position: a free one, else the least recently used that no
         lease protects, else None.
 
         The generation changes before the first byte is written, so that a reader of the previous content
-        notices.
+        notices. Nothing of it is left: the new content may be shorter, and another owner's.
         """
         for slot in self._lru:
             if not self.is_leased(slot):
                 self.evictions += int(self.header_SX[slot, STATE] == READY)
                 self._overwrite(slot)
+                if slot in self._owner_by_slot:
+                    self.storage.clear(slot)
+                self._owner_by_slot[slot] = owner
                 return slot
         return None
+
+    def wipe(self, owners: Collection[bytes]) -> int:
+        """Overwrite the slots of owners with zeros and free them, whoever reads them: the generation changes
+        first. Returns how many slots these were. None may be in use by this process."""
+        slots = [slot for slot, owner in self._owner_by_slot.items() if owner in owners]
+        for slot in slots:
+            self._overwrite(slot)
+            self.storage.clear(slot)
+            self.header_SX[slot, [LENGTH, BLOCK_LENGTH]] = 0
+            self.header_SX[slot, STATE] = FREE
+            self._lru.move_to_end(slot, last=False)
+            del self._owner_by_slot[slot]
+        self.storage.synchronize()
+        return len(slots)
 
     def resume(self, match: Match) -> bool:
         """Prepare to continue a slot behind the first `match.length` positions, which stay. Returns False,

@@ -1,20 +1,17 @@
 """Slots for the histories of a batch: continued where a prefix is known, else filled from the start."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from ensemble.kv.event_chain import EventChain
+from ensemble.kv.event_chain import LEAST_REUSED, EventChain
 from ensemble.kv.pool import Handle, KVPool, Match, PoolDirectory, no_slot
 from ensemble.kv.prefill import CachedSequence, Prefill, Prefiller
 from ensemble.kv.slot_storage import Storage
 from unipinrec.data.history import History
-
-LEAST_REUSED = 16
-"""Positions below which a prefix is not worth a slot that may be another user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +33,9 @@ class ScratchHistories(Generic[Storage]):
         self._encode = encode
         self._computed = 0
 
-    def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """Encode every history whole; return a result for each, in order."""
+    def encode(self, histories: Sequence[History], owners: Sequence[bytes] | None = None) -> list[Encoded]:
+        """Encode every history whole, whoever they are of; return a result for each, in order."""
+        del owners
         spare = range(self.storage.layout.slots, self.storage.layout.slots + len(histories))
         whole = [Prefill(history, 0, slot) for history, slot in zip(histories, spare, strict=True)]
         self._encode(self.storage, whole)
@@ -47,6 +45,9 @@ class ScratchHistories(Generic[Storage]):
             Encoded(CachedSequence(slot, length), no_slot(length), length)
             for slot, length in zip(spare, lengths, strict=True)
         ]
+
+    def forget(self, owners: Collection[bytes]) -> None:
+        """Do nothing: the next batch overwrites the spare slots."""
 
     def collect(self) -> Iterable[Metric]:
         """Yield the positions computed and padded; none is ever reused."""
@@ -79,18 +80,21 @@ class PrefixCache:
         encode: Prefiller,
         pool: KVPool,
         others: PoolDirectory,
-        make_chain: Callable[[History], EventChain],
+        make_chain: Callable[[History, bytes], EventChain],
     ) -> None:
         self.storage = pool.storage
         self._encode = encode
         self._pool = pool
         self._others = others
         self._make_chain = make_chain
+        self._spare_end = pool.storage.layout.slots
         self._counted: Counter[str] = Counter()
 
-    def encode(self, histories: Sequence[History]) -> list[Encoded]:
-        """Encode what is new of every history; return a result for each, in order, whose slot is complete."""
-        chains = [self._make_chain(history) for history in histories]
+    def encode(self, histories: Sequence[History], owners: Sequence[bytes] | None = None) -> list[Encoded]:
+        """Encode what is new of every history; return a result for each, in order, whose slot is complete.
+        Histories of different `owners` share nothing; by default, all have the same."""
+        owners = [b""] * len(histories) if owners is None else owners
+        chains = [self._make_chain(*of) for of in zip(histories, owners, strict=True)]
         claims: dict[bytes, _Claim] = {}
         busy: set[int] = set()
         try:
@@ -99,6 +103,7 @@ class PrefixCache:
                     slot, cached = self._find_slot(chain, busy)
                     if slot is None:
                         slot = self.storage.layout.slots + len(claims) - len(busy)
+                        self._spare_end = max(self._spare_end, slot + 1)
                     else:
                         busy.add(slot)
                     claims[chain.whole] = _Claim(history, chain, slot, cached)
@@ -114,6 +119,13 @@ class PrefixCache:
         self._counted["reused"] += sum(len(chain) for chain in chains) - computed
         return [self._lease(claims[chain.whole]) for chain in chains]
 
+    def forget(self, owners: Collection[bytes]) -> None:
+        """Overwrite all that is kept of owners with zeros: their slots, and every spare slot, which may be
+        anyone's. No batch may be under way; handles of it are invalid then."""
+        self._counted["wiped"] += self._pool.wipe(owners)
+        for slot in range(self.storage.layout.slots, self._spare_end):
+            self.storage.clear(slot)
+
     def collect(self) -> Iterable[Metric]:
         """Yield the positions computed, reused and padded, and how full the pool is."""
         pool, storage = self._pool, self.storage
@@ -125,6 +137,9 @@ class PrefixCache:
         )
         yield CounterMetricFamily(
             "unipinrec_kv_pool_full", "Users for whom no slot was free", self._counted["full"]
+        )
+        yield CounterMetricFamily(
+            "unipinrec_kv_wiped", "Slots that were wiped since their user was deleted", self._counted["wiped"]
         )
         yield GaugeMetricFamily("unipinrec_kv_slots", "Slots of the pool", storage.layout.slots)
         yield GaugeMetricFamily("unipinrec_kv_slots_in_use", "Slots that hold a prefix", pool.slots_in_use)
@@ -146,10 +161,10 @@ class PrefixCache:
             if slot is not None:
                 return slot, cached
         if own is None:
-            return self._pool.acquire(), 0
+            return self._pool.acquire(chain.owner), 0
         if self._pool.resume(own):
             return own.slot, _reusable(own, chain)
-        slot = self._pool.acquire()
+        slot = self._pool.acquire(chain.owner)
         if slot is None:
             return None, 0
         # The lease that forbids overwriting it also keeps it from being given to another user.
@@ -162,7 +177,7 @@ class PrefixCache:
             match = pool.find(chain)
             if match is None or match.length <= least or not _is_worth(match, chain):
                 continue
-            slot = self._pool.acquire()
+            slot = self._pool.acquire(chain.owner)
             if slot is None:
                 return None, 0
             self.storage.copy(slot, pool.storage, match.slot, match.length)

@@ -96,6 +96,15 @@ class SharedMemoryStorage:
         for name in self._parts.keys() - {"hidden"}:
             self._parts[name][slot, :, :, :, :length] = source._parts[name][source_slot, :, :, :, :length]
 
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot, its scales and its hidden state with zeros. A spare one goes."""
+        if slot >= self.layout.slots:
+            for part in self._spare.pop(slot, {}).values():
+                part.zero_()
+            return
+        for part in self._parts.values():
+            part[slot].zero_()
+
     def synchronize(self) -> None:
         """Return at once: stores of this process are seen in order."""
 

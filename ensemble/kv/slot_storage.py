@@ -64,6 +64,9 @@ class SlotStorage(Protocol):
         """Take the first `length` positions and the hidden state of a slot of equal layout. Raises
         `TypeError` if the source is in another kind of memory."""
 
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot and the hidden state beside it with zeros."""
+
     def synchronize(self) -> None:
         """Return when all that was launched on the device is done, and so visible to other processes."""
 

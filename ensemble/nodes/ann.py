@@ -15,8 +15,9 @@ from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.beside import Beside, Found
 from ensemble.index.item_search import NOTHING, ItemSearch, NearestItems
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.checks import check_between
-from ensemble.nodes.contract import CATALOGUE_VERSION, Arrays, stack, stamp_bundle
+from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.seal import CANDIDATE_SEAL, QUERY_SEAL, SEALED_LEFT_OUT, Seal
+from ensemble.nodes.sealed_history import left_out_from_bytes
 from ensemble.settings import ServingSettings
 from ensemble.stores.served_items import ServedItems
 from unipinrec import bundle
@@ -29,6 +30,7 @@ FOUND = (0, 1, 4, 16, 64, 256, 1024)
 class Search:
     """One user's query embeddings, and what must not be found."""
 
+    token: bytes
     query_QE: Floats
     budget_Q: Int64s
     origin_Q: NDArray[np.int32]
@@ -40,6 +42,7 @@ class Search:
 class Candidates:
     """Items found, best first."""
 
+    token: bytes
     item_row_K: Int64s
     origin_K: NDArray[np.int32]
     """Which query embedding found the item first, as `QueryPlan.origins` numbers them."""
@@ -49,8 +52,7 @@ class AnnNode:
     """Inner-product search over the embedder's outputs."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
-        self._bundle = loaded
-        self._exclude_seen = settings.exclude_seen
+        self._seal = Seal(settings, loaded.id)
         self._items = ServedItems.open(loaded, settings)
         on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
         self._index: NearestItems = on_cpu
@@ -65,27 +67,21 @@ class AnnNode:
         )
 
     def parse(self, arrays: Arrays) -> list[Search]:
-        """Return a row for each user of one request. Raises what `check_between` does."""
+        """Return a row for each user of one request. Raises what `Seal.open` does."""
         self._items.refresh()
-        check_between(
-            arrays,
-            self._bundle.manifest,
-            item_rows=self._items.rows,
-            catalogue_version=self._items.version,
-        )
-        left_out_BX = arrays["EXCLUDED_ITEMS"]
-        if self._exclude_seen:
-            left_out_BX = np.concatenate([left_out_BX, arrays["SEEN_ITEMS"]], axis=1)
         rows = []
-        for user, budget_Q in enumerate(arrays["QUERY_BUDGETS"]):
-            made, left_out_X = budget_Q > 0, left_out_BX[user]
+        for user, opened in enumerate(self._seal.open(arrays, SEALED_LEFT_OUT, QUERY_SEAL)):
+            budget_Q = arrays["QUERY_BUDGETS"][user]
+            made = budget_Q > 0
+            version, left_out_X = left_out_from_bytes(opened.content[SEALED_LEFT_OUT])
             rows.append(
                 Search(
+                    token=opened.token,
                     query_QE=arrays["QUERY_EMBEDDINGS"][user][made],
                     budget_Q=budget_Q[made],
                     origin_Q=arrays["QUERY_ORIGINS"][user][made],
-                    left_out_X=left_out_X[(left_out_X >= 0) & (left_out_X < self._items.rows)],
-                    catalogue_version=int(arrays[CATALOGUE_VERSION][user, 0]),
+                    left_out_X=left_out_X,
+                    catalogue_version=version,
                 )
             )
         return rows
@@ -100,11 +96,11 @@ class AnnNode:
 
     def pack(self, rows: Sequence[Candidates]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
-        return {
+        made = {
             "CANDIDATE_ITEMS": stack([row.item_row_K for row in rows], PADDING),
             "CANDIDATE_ORIGINS": stack([row.origin_K for row in rows], 0),
-            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
+        return {**made, **self._seal.close(CANDIDATE_SEAL, [row.token for row in rows], beside=made)}
 
     def close(self) -> None:
         """Release nothing: all that the node holds ends with the process."""
@@ -112,9 +108,8 @@ class AnnNode:
     def _search(self, row: Search) -> Candidates:
         """In generation order, each query embedding takes its budget of what nothing before it took. It looks
         for as many as all of them may take, since those before it may have found the same."""
-        item_row_QX = self._nearest(
-            row.query_QE, int(row.budget_Q.sum()), row.left_out_X, row.catalogue_version
-        )
+        count = int(row.budget_Q.sum())
+        item_row_QX = self._nearest(row.query_QE, count, row.left_out_X, row.catalogue_version)
         taken = np.empty(0, np.int64)
         kept = []
         for item_row_X, budget in zip(item_row_QX, row.budget_Q, strict=True):
@@ -122,7 +117,7 @@ class AnnNode:
             kept.append(np.flatnonzero(allowed_X)[:budget])
             taken = np.concatenate([taken, item_row_X[kept[-1]]])
         query_K = np.repeat(np.arange(len(kept)), [len(place) for place in kept])
-        return Candidates(taken, row.origin_Q[query_K])
+        return Candidates(row.token, taken, row.origin_Q[query_K])
 
     def nearest(self, query_QE: Floats, count: int) -> Int64s:
         """Return item rows [Q, K] of largest inner product among the items that there are, best first."""

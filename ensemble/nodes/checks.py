@@ -12,16 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble.arrays import PADDING
-from ensemble.nodes.contract import (
-    CATALOGUE_VERSION,
-    LARGEST_WEIGHT,
-    LIFELONG,
-    WINDOW,
-    Arrays,
-    InvalidInputError,
-    check_bundle,
-)
-from unipinrec.bundle import Manifest
+from ensemble.nodes.contract import Arrays, InvalidInputError
+from unipinrec.bundle import LARGEST_WEIGHT, Manifest
 from unipinrec.data.limits import (
     LARGEST_ATTRIBUTE,
     LARGEST_CONTENT,
@@ -38,23 +30,9 @@ LATEST_TIME_S = 253_402_300_799
 
 EVENTS = ("ITEM_IDS", "ACTIONS", "TIMESTAMPS")
 """What each event has, as the names of tensors end."""
-HISTORY = tuple(f"HISTORY_{name}" for name in EVENTS)
-
 PUT, REMOVE, CHECK_ONLY = OPERATIONS = (b"put", b"remove", b"check")
 """On items; a check changes nothing."""
-
-PARALLEL = {
-    "EVENT_ACTIONS": "EVENT_ITEMS",
-    "EVENT_TIMESTAMPS": "EVENT_ITEMS",
-    "EVENT_SURFACES": "EVENT_ITEMS",
-    "LIFELONG_ACTIONS": "LIFELONG_ITEMS",
-    "LIFELONG_TIMESTAMPS": "LIFELONG_ITEMS",
-    "LIFELONG_SURFACES": "LIFELONG_ITEMS",
-    "CANDIDATE_ORIGINS": "CANDIDATE_ITEMS",
-    "QUERY_EMBEDDINGS": "QUERY_BUDGETS",
-    "QUERY_ORIGINS": "QUERY_BUDGETS",
-}
-"""Tensors between nodes that have a value, or a vector, for each value of another one."""
+HISTORY = tuple(f"HISTORY_{name}" for name in EVENTS)
 
 
 def check_request(arrays: Arrays, model: UnifiedConfig, *, max_events: int, max_exclude: int) -> None:
@@ -111,38 +89,14 @@ def check_updates(arrays: Arrays, content_dim: int) -> None:
         _refuse_where(wrong_BF, "CONTENT", arrays["CONTENT"], allowed, "number")
 
 
-def check_between(
-    arrays: Arrays, manifest: Manifest, *, item_rows: int, catalogue_version: int = 0, max_lifelong: int = 0
-) -> None:
-    """Refuse tensors that no node of this graph makes; `item_rows` and `catalogue_version` are those of
-    `ServedItems`, `max_lifelong` the rows that the second ranker reads of a user at most. Raises
-    `InvalidInputError`, naming the tensor, its size or value and the allowed range, and `BundleMismatchError`
-    if a node of another bundle made them."""
+def check_between(arrays: Arrays, manifest: Manifest) -> None:
+    """Refuse what no node of this graph makes, of the tensors that nothing vouches for. Raises
+    `InvalidInputError`, naming the tensor, its size or value and the allowed range."""
     model = manifest.model
-    check_bundle(arrays, manifest.bundle_id)
-    _check_item_rows(arrays, "EVENT_ITEMS", model.max_history, item_rows)
-    _check_item_rows(arrays, "CANDIDATE_ITEMS", model.max_candidates, item_rows)
-    _check_item_rows(arrays, "LIFELONG_ITEMS", max_lifelong, item_rows)
-    _check_range(arrays, CATALOGUE_VERSION, 0, catalogue_version)
-    for name, other in PARALLEL.items():
-        if name in arrays and arrays[name].shape[:2] != arrays[other].shape:
-            raise InvalidInputError(f"{name} has another shape than {other}; allowed: the same")
-    for kind in (WINDOW, LIFELONG):
-        _check_range(arrays, f"{kind}_ACTIONS", 0, 2**model.num_actions - 1, "event")
-        _check_range(arrays, f"{kind}_SURFACES", 0, model.num_surfaces - 1, "event")
     _check_context(arrays, model)
-    for name in ("CANDIDATE_PROBS", "FIRST_PROBS"):
-        _check_probabilities(arrays, name, model.num_actions)
-    if "QUERY_EMBEDDINGS" in arrays and arrays["QUERY_EMBEDDINGS"].shape[2] != model.item_dim:
-        width = arrays["QUERY_EMBEDDINGS"].shape[2]
-        raise InvalidInputError(f"QUERY_EMBEDDINGS has width {width}; allowed: {model.item_dim}")
-    if "QUERY_BUDGETS" in arrays:
-        budget_BQ, most = arrays["QUERY_BUDGETS"], model.max_candidates
-        for total in np.where(budget_BQ >= 0, budget_BQ, most + 1).sum(axis=1).tolist():
-            if not 1 <= total <= most:
-                raise InvalidInputError(
-                    f"QUERY_BUDGETS adds up to {total}; allowed: 1 to {most}, none negative"
-                )
+    _check_probabilities(arrays, "FIRST_PROBS", model.num_actions)
+    if "CANDIDATE_ORIGINS" in arrays and arrays["CANDIDATE_ORIGINS"].shape != arrays["CANDIDATE_ITEMS"].shape:
+        raise InvalidInputError("CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same")
 
 
 def _check_context(arrays: Arrays, model: UnifiedConfig) -> None:
@@ -189,16 +143,6 @@ def _check_events(arrays: Arrays, kind: str, model: UnifiedConfig, max_events: i
             f"{kind}TIMESTAMPS is {timestamp_BN[user, event + 1]} at user {user}, event {event + 1}; "
             f"allowed: ascending, at least {timestamp_BN[user, event]}"
         )
-
-
-def _check_item_rows(arrays: Arrays, name: str, most: int, item_rows: int) -> None:
-    """Refuse rows that are of no item: vectors are gathered by them, and negative ones count from the end."""
-    if name in arrays:
-        _check_width(arrays, name, 1, most)
-        wrong_BX = (arrays[name] < PADDING) | (arrays[name] >= item_rows)
-        allowed = f"0 to {item_rows - 1}, and {PADDING} for padding"
-        _refuse_where(wrong_BX, name, arrays[name], allowed, "place")
-        _check_padding(arrays, name)
 
 
 def _check_bytes(arrays: Arrays, name: str, least: int, most: int, column: str = "") -> None:

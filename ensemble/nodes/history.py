@@ -15,16 +15,11 @@ from prometheus_client import CollectorRegistry, Counter
 
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes import in_flight
 from ensemble.nodes.checks import check_request
-from ensemble.nodes.contract import (
-    ASKED_OUTPUTS,
-    CATALOGUE_VERSION,
-    LIFELONG,
-    Arrays,
-    stack,
-    stack_histories,
-    stamp_bundle,
-)
+from ensemble.nodes.contract import ADMISSION, ASKED_OUTPUTS, Arrays
+from ensemble.nodes.seal import POLICY_TICKET, SEALED_HISTORY, SEALED_LEFT_OUT, SEALED_LIFELONG, Seal
+from ensemble.nodes.sealed_history import SealedHistory, left_out_to_bytes, owner_of
 from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
@@ -37,6 +32,9 @@ from unipinrec.models.transact.sequences import Limits
 
 log = logging.getLogger(__name__)
 
+NEVER_LATE = in_flight.Ticket(2**63 - 1).to_array(1)[0]
+"""Where no edge has admitted the request, as outside of a server."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembled:
@@ -47,17 +45,20 @@ class Assembled:
     surface: int
     num_results: int
     outcome_weight_A: Floats
-    seen_row_X: Int64s
-    """Items anywhere in the whole history, also before the window."""
+    owner: bytes
+    """Whose keys and values the history may share."""
     lifelong: History | None
     """What the second ranker may read, impressions among it; None where nobody asks for it."""
-    excluded_row_X: Int64s
+    left_out_row_X: Int64s
+    """Items not to be found: those that the request excludes, and those anywhere in the whole history."""
     unknown_items: int
     """Events that were ignored because the bundle does not know their item, action or surface."""
     question: Question | None
     """To the policy; None where there is none, or the request says itself what an action is worth."""
     catalogue_version: int
-    """Of the rows, beyond the bundle's, that the items' ids have become."""
+    """At which the items' ids have become rows."""
+    admission: Int64s
+    """What goes with the request through the graph."""
     ticket: Ticket = NOTHING_ASKED
     """Under which scoring finds what a policy says of it."""
 
@@ -67,6 +68,8 @@ class HistoryNode:
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
+        self._seal = Seal(settings, loaded.id)
+        self._exclude_seen = settings.exclude_seen
         self._items = ServedItems.open(loaded, settings)
         self._store = open_histories(settings.histories, settings.max_stored_events)
         if self._store is None:
@@ -102,19 +105,18 @@ class HistoryNode:
 
     def pack(self, rows: Sequence[Assembled]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
-        lifelong = [row.lifelong for row in rows if row.lifelong is not None]
+        tokens = self._seal.tokens(len(rows))
+        lifelong = [_sealed(row, row.lifelong) for row in rows if row.lifelong is not None]
+        left_out = [left_out_to_bytes(row.catalogue_version, row.left_out_row_X) for row in rows]
+        tickets = [row.ticket.to_bytes() for row in rows]
         return {
-            **stack_histories([row.history for row in rows]),
-            **(stack_histories(lifelong, LIFELONG) if lifelong else {}),
-            "SEEN_ITEMS": stack([row.seen_row_X for row in rows], PADDING),
-            "EXCLUDED_ITEMS": stack([row.excluded_row_X for row in rows], PADDING),
-            "RESOLVED_REQUEST_TIME": np.array([[row.request_time] for row in rows], np.int64),
-            "RESOLVED_SURFACE": np.array([[row.surface] for row in rows], np.int64),
+            **self._seal.close(SEALED_HISTORY, tokens, [_sealed(row, row.history) for row in rows]),
+            **(self._seal.close(SEALED_LIFELONG, tokens, lifelong) if lifelong else {}),
+            **self._seal.close(SEALED_LEFT_OUT, tokens, left_out),
+            **self._seal.close(POLICY_TICKET, tokens, tickets),
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
-            "POLICY_TICKET": np.array([row.ticket for row in rows], np.int64),
-            CATALOGUE_VERSION: np.array([[row.catalogue_version] for row in rows], np.int64),
-            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
+            ADMISSION: np.stack([row.admission for row in rows]),
         }
 
     def close(self) -> None:
@@ -147,18 +149,22 @@ class HistoryNode:
             state = policy_state(self._in_bundle(events), request_time, surface, self._policy_config)
             question = Question(state.events, request_time, surface)
         weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
+        window = events[window_start(len(events), model.max_history, model.window_block) :]
         return Assembled(
-            history=events[window_start(len(events), model.max_history, model.window_block) :],
+            history=window,
             request_time=request_time,
             surface=surface,
             num_results=_scalar(arrays, "NUM_RESULTS", user, defaults.num_results),
             outcome_weight_A=np.asarray(weights, np.float32),
-            seen_row_X=np.unique(events.item_row_N),
+            owner=owner_of(
+                arrays["USER_ID"][user, 0], stored="HISTORY_ITEM_IDS" not in arrays, events=len(window)
+            ),
             lifelong=self._lifelong(arrays, known, request_time),
-            excluded_row_X=self._excluded(arrays, user),
+            left_out_row_X=self._left_out(arrays, user, events),
             unknown_items=len(history) - len(known),
             question=question,
             catalogue_version=self._items.version,
+            admission=arrays[ADMISSION][user] if ADMISSION in arrays else NEVER_LATE,
         )
 
     def _in_bundle(self, events: History) -> History:
@@ -167,7 +173,7 @@ class HistoryNode:
         return known[known.item_row_N != PADDING]
 
     def _lifelong(self, arrays: Arrays, known: History, request_time: int) -> History | None:
-        asked = ASKED_OUTPUTS not in arrays or f"{LIFELONG}_ITEMS".encode() in arrays[ASKED_OUTPUTS]
+        asked = ASKED_OUTPUTS not in arrays or SEALED_LIFELONG.encode() in arrays[ASKED_OUTPUTS]
         if self._ranker_config is None or not asked:
             return None
         return latest_rows(known, request_time, self._ranker_config)
@@ -184,10 +190,10 @@ class HistoryNode:
             events["surface"] = arrays["HISTORY_SURFACES"][user, : len(events)]
         return events
 
-    def _excluded(self, arrays: Arrays, user: int) -> Int64s:
-        if "EXCLUDE_ITEM_IDS" not in arrays:
-            return np.empty(0, np.int64)
-        row = self._items.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])
+    def _left_out(self, arrays: Arrays, user: int, events: History) -> Int64s:
+        row = events.item_row_N if self._exclude_seen else np.empty(0, np.int64)
+        if "EXCLUDE_ITEM_IDS" in arrays:
+            row = np.concatenate([row, self._items.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])])
         known: Int64s = np.unique(row[row != PADDING])
         return known
 
@@ -203,3 +209,10 @@ def latest_rows(history: History, request_time: int, limits: Limits) -> History:
 
 def _scalar(arrays: Arrays, name: str, user: int, default: int) -> int:
     return int(arrays[name][user, 0]) if name in arrays else default
+
+
+def _sealed(row: Assembled, history: History) -> bytes:
+    """One of a user's two histories."""
+    return SealedHistory(
+        history=history, request_time=row.request_time, surface=row.surface, owner=row.owner
+    ).to_bytes()

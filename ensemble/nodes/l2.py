@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from ensemble.arrays import PADDING, Floats, Int64s
-from ensemble.executors.second_ranker import SecondRanker, second_ranker_files
+from ensemble.executors.second_ranker import SecondRanker
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.allocator import keep_freed_memory
-from ensemble.nodes.checks import check_between
-from ensemble.nodes.contract import LIFELONG, Arrays, stack, stamp_bundle, unstack_histories
+from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.seal import CANDIDATE_SEAL, PROBS_SEAL, SEALED_LIFELONG, Seal
+from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import ServingSettings
 from ensemble.stores.served_items import ServedItems
 from unipinrec.models.common.offline import OfflineRequest
@@ -27,54 +28,55 @@ from unipinrec.models.common.offline import OfflineRequest
 class L2Row:
     """One user's candidates, and what is known of the user."""
 
+    token: bytes
     candidate_row_K: Int64s
     request: OfflineRequest
+
+
+@dataclass(frozen=True, slots=True)
+class L2Ranked:
+    """The action probabilities of one user's candidates, in the order of the candidates."""
+
+    token: bytes
+    probability_KA: Floats
 
 
 class L2Node:
     """Ranks by a model that reads long histories."""
 
-    def __init__(self, loaded: LoadedBundle, settings: ServingSettings, ranker: SecondRanker) -> None:
-        """Raises `BundleError` if the bundle has no second ranker."""
+    def __init__(self, loaded: LoadedBundle, ranker: SecondRanker, settings: ServingSettings) -> None:
+        """`ranker` computes."""
         keep_freed_memory()
-        self._bundle = loaded
-        _, config = second_ranker_files(loaded)
-        self._max_lifelong = config.max_events + config.max_impressions
+        self._seal = Seal(settings, loaded.id)
         self._ranker = ranker
         self._items = ServedItems.open(loaded, settings)
         self.metrics = CollectorRegistry()
         self.metrics.register(ranker)
 
     def parse(self, arrays: Arrays) -> list[L2Row]:
-        """Return a row for each user of one request. Raises what `check_between` does."""
-        item_rows = self._items.refresh().rows
-        check_between(arrays, self._bundle.manifest, item_rows=item_rows, max_lifelong=self._max_lifelong)
-        return [
-            L2Row(
-                candidate_row_K=item_row_K[item_row_K != PADDING],
-                request=OfflineRequest(
-                    history=history,
-                    request_time=int(arrays["REQUEST_TIME"][user, 0]),
-                    surface=int(arrays["SURFACE"][user, 0]),
-                ),
+        """Return a row for each user of one request. Raises what `Seal.open` does."""
+        self._items.refresh()
+        rows = []
+        for user, opened in enumerate(self._seal.open(arrays, SEALED_LIFELONG, CANDIDATE_SEAL)):
+            sealed = SealedHistory.from_bytes(opened.content[SEALED_LIFELONG])
+            item_row_K = arrays["CANDIDATE_ITEMS"][user]
+            request = OfflineRequest(
+                history=sealed.history, request_time=sealed.request_time, surface=sealed.surface
             )
-            for user, (item_row_K, history) in enumerate(
-                zip(arrays["CANDIDATE_ITEMS"], unstack_histories(arrays, LIFELONG), strict=True)
-            )
-        ]
+            rows.append(L2Row(opened.token, item_row_K[item_row_K != PADDING], request))
+        return rows
 
-    def run(self, rows: Sequence[L2Row]) -> list[Floats]:
+    def run(self, rows: Sequence[L2Row]) -> list[L2Ranked]:
         """Return probabilities [K, A] of each row's candidates."""
-        return self._ranker.action_probabilities(
+        made = self._ranker.action_probabilities(
             [row.request for row in rows], [row.candidate_row_K for row in rows]
         )
+        return [L2Ranked(row.token, probability_KA) for row, probability_KA in zip(rows, made, strict=True)]
 
-    def pack(self, rows: Sequence[Floats]) -> dict[str, NDArray[Any]]:
+    def pack(self, rows: Sequence[L2Ranked]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
-        return {
-            "CANDIDATE_PROBS": stack(list(rows), 0),
-            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
-        }
+        made = {"CANDIDATE_PROBS": stack([row.probability_KA for row in rows], 0)}
+        return {**made, **self._seal.close(PROBS_SEAL, [row.token for row in rows], beside=made)}
 
     def close(self) -> None:
         """Release nothing: all that the node holds ends with the process."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +19,27 @@ from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
+    ADMISSION,
     ASKED_OUTPUTS,
     REQUEST_ID,
     Arrays,
     BundleMismatchError,
+    ExpiredError,
     InvalidInputError,
+    RefusedError,
 )
+from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
+from ensemble.nodes.seal import StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
+
+GIVES_WAY = 10
+"""Niceness of a node that computes: where a process without wants the same processor, it gets a tenth."""
+
+LONGEST_ID_TOLD = 128
+"""Characters of a request's id that come back in an error."""
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -67,6 +79,11 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    computes: ClassVar[bool] = False
+    """Whether a batch takes the processor for long. Such a node gives way to the server and to the edge, so
+    that what is refused is refused at once however much is computed."""
+    answers: ClassVar[bool] = False
+    """Whether a request has ended with the node's answer."""
 
     def make(
         self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]
@@ -76,12 +93,15 @@ class EntryPoint:
         return type(self).node(loaded, settings)
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle that the server's settings name."""
-        settings = ServingSettings()
+        """Load the bundle that the model's configuration names, else the server's settings."""
+        if self.computes:
+            os.nice(GIVES_WAY)
+        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
+        self._in_flight = InFlightTables(settings.runtime_dir)
         self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
         registry = CollectorRegistry()
         text = "Requests that the node answered with an error"
@@ -101,7 +121,8 @@ class EntryPoint:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
         began = time.perf_counter()
-        parsed = [_attempt(self._parse, request) for request in requests]
+        tickets = [_attempt(self.ticket, request) for request in requests]
+        parsed = [_attempt(self._parse, arrived) for arrived in zip(requests, tickets, strict=True)]
         good = [rows for rows in parsed if isinstance(rows, list)]
         ready = time.perf_counter()
         results = _attempt(self._run, good)
@@ -115,6 +136,8 @@ class EntryPoint:
         responses = [
             self._respond(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)
         ]
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            self._close(ticket, outcome)
         seconds = (ready - began, computed - ready, time.perf_counter() - computed)
         self._rows.observe(sum(len(rows) for rows in good))
         for stage, taken in zip(STAGES, seconds, strict=True):
@@ -127,9 +150,27 @@ class EntryPoint:
             self._export.stop()
         self._node.close()
 
-    def _parse(self, request: Any) -> list[Any]:
+    def ticket(self, request: Any) -> Ticket | None:
+        """Return what the edge has sent along with a request; None where it did not come from there."""
+        tensor = self._backend.get_input_tensor_by_name(request, ADMISSION)
+        return None if tensor is None else Ticket.of_array(tensor.as_numpy())
+
+    def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
+        reason = outcome.reason if isinstance(outcome, _Failure) else ""
+        if isinstance(ticket, Ticket) and (reason or self.answers):
+            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+
+    def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
+        request, ticket = arrived
+        if isinstance(ticket, _Failure):
+            raise ticket.error
+        if ticket is not None and (late_us := now_us() - ticket.deadline_us) > 0:
+            raise ExpiredError(f"the request's deadline passed {late_us / 1e3:.0f} ms ago")
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        return self._node.parse(arrays | _beside(request, len(next(iter(arrays.values())))))
+        users = len(next(iter(arrays.values())))
+        if ticket is not None:
+            arrays[ADMISSION] = ticket.to_array(users)
+        return self._node.parse(arrays | _beside(request, users))
 
     def _run(self, good: list[list[Any]]) -> list[list[Any]]:
         """The results of each request's rows, all computed together."""
@@ -157,9 +198,18 @@ class EntryPoint:
         told = {"request_id": request.request_id(), "reason": failure.reason}
         if failure.reason == "internal":
             log.error("a request failed", exc_info=error, extra=told)
-            return errors(f"{type(error).__name__}: {error}", errors.INTERNAL)
+            return errors(named(f"{type(error).__name__}: {error}", request), errors.INTERNAL)
         log.info("a request was refused: %s", error, extra=told)
-        return errors(str(error), errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE)
+        return errors(
+            named(str(error), request),
+            errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE,
+        )
+
+
+def named(message: str, request: Any) -> str:
+    """Return what a caller is told of a failed request, with the request's id behind it where it has one."""
+    request_id = request.request_id()[:LONGEST_ID_TOLD]
+    return f"{message} [request {request_id}]" if request_id else message
 
 
 def log_as_json(node: str, instance: str, level: str) -> None:
@@ -204,7 +254,13 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return step(argument)
     except InvalidInputError as error:
         return _Failure("invalid", error)
+    except RefusedError as error:
+        return _Failure("refused", error)
+    except ExpiredError as error:
+        return _Failure("expired", error)
     except BundleMismatchError as error:
         return _Failure("mismatch", error)
+    except StaleSealError as error:
+        return _Failure("stale", error)
     except Exception as error:
         return _Failure("internal", error)

@@ -19,9 +19,10 @@ from ensemble.kv.prefill import CachedSequence
 from ensemble.kv.prefix_cache import ScratchHistories
 from ensemble.kv.slot_storage import SlotStorage
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.checks import check_between
-from ensemble.nodes.contract import Arrays, stack, stamp_bundle, unstack_histories
+from ensemble.nodes.contract import Arrays, stack
 from ensemble.nodes.metrics import with_series
+from ensemble.nodes.seal import CANDIDATE_SEAL, KV_HANDLE, PROBS_SEAL, SEALED_HISTORY, Seal
+from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import ServingSettings
 from ensemble.stores.served_items import ServedItems
 from unipinrec.data.history import History
@@ -33,6 +34,7 @@ KV_SOURCES = ("prefill", "prefix", "recomputed")
 class RankingRow:
     """One user's candidates, and the history to fall back on when the slot is gone."""
 
+    token: bytes
     candidate_row_K: Int64s
     handle: Handle
     history: History
@@ -44,6 +46,7 @@ class RankingRow:
 class Ranked:
     """The action probabilities of one user's candidates, in the order of the candidates."""
 
+    token: bytes
     probability_KA: Floats
     kv_source: str
     """`prefill` when the slot was used, `prefix` when some of it was an earlier request's, `recomputed` when
@@ -54,7 +57,7 @@ class RankingNode:
     """Reads the retrieval node's slots in place, and encodes the history itself where there is none."""
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine) -> None:
-        self._bundle = loaded
+        self._seal = Seal(settings, loaded.id)
         self._engine = engine
         self._items = ServedItems.open(loaded, settings)
         self._histories = ScratchHistories(engine.encode, engine.private())
@@ -71,18 +74,20 @@ class RankingNode:
         self._sources = with_series(sources, KV_SOURCES)
 
     def parse(self, arrays: Arrays) -> list[RankingRow]:
-        """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest, item_rows=self._items.refresh().rows)
+        """Return a row for each user of one request. Raises what `Seal.open` does."""
+        self._items.refresh()
         rows = []
-        for user, history in enumerate(unstack_histories(arrays)):
-            kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
+        for user, opened in enumerate(self._seal.open(arrays, SEALED_HISTORY, KV_HANDLE, CANDIDATE_SEAL)):
+            sealed = SealedHistory.from_bytes(opened.content[SEALED_HISTORY])
+            item_row_K = arrays["CANDIDATE_ITEMS"][user]
             rows.append(
                 RankingRow(
-                    candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
-                    handle=Handle.from_array(arrays["KV_HANDLE"][user]),
-                    history=history,
-                    request_time=int(arrays["REQUEST_TIME"][user, 0]),
-                    surface=int(arrays["SURFACE"][user, 0]),
+                    token=opened.token,
+                    candidate_row_K=item_row_K[item_row_K != PADDING],
+                    handle=Handle.from_array(np.frombuffer(opened.content[KV_HANDLE], np.int64)),
+                    history=sealed.history,
+                    request_time=sealed.request_time,
+                    surface=sealed.surface,
                 )
             )
         return rows
@@ -100,10 +105,11 @@ class RankingNode:
 
     def pack(self, rows: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
         """Return the node's output tensors for one request."""
+        made = {"CANDIDATE_PROBS": stack([row.probability_KA for row in rows], 0)}
         return {
-            "CANDIDATE_PROBS": stack([row.probability_KA for row in rows], 0),
+            **made,
+            **self._seal.close(PROBS_SEAL, [row.token for row in rows], beside=made),
             "KV_SOURCE": np.array([[row.kv_source.encode()] for row in rows], np.object_),
-            "BUNDLE_ID": stamp_bundle(self._bundle.id, len(rows)),
         }
 
     def close(self) -> None:
@@ -124,7 +130,9 @@ class RankingNode:
         answers = {}
         for (place, row, pool), probability_KA in zip(held, scored, strict=True):
             if pool.holds(row.handle):
-                answers[place] = Ranked(probability_KA, "prefix" if row.handle.reused else "prefill")
+                answers[place] = Ranked(
+                    row.token, probability_KA, "prefix" if row.handle.reused else "prefill"
+                )
                 pool.release(row.handle)
         return answers
 
@@ -137,7 +145,7 @@ class RankingNode:
             [_scoring(row, storage, history.place) for row, history in zip(chosen, encoded, strict=True)]
         )
         return {
-            place: Ranked(probability_KA, "recomputed")
+            place: Ranked(rows[place].token, probability_KA, "recomputed")
             for place, probability_KA in zip(places, scored, strict=True)
         }
 

@@ -18,7 +18,9 @@ from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import SCORE_PADDING, Arrays, stack, stamp_bundle
+from ensemble.nodes.seal import CANDIDATE_SEAL, POLICY_TICKET, PROBS_SEAL, Opened, Seal
 from ensemble.nodes.utility import Choice, UtilityChooser, WeightRequest
+from ensemble.policy.request_channel import Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.served_items import ServedItems
 
@@ -53,14 +55,16 @@ class ScoringNode:
 
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
+        self._seal = Seal(settings, loaded.id)
         self._items = ServedItems.open(loaded, settings)
         self.metrics = CollectorRegistry()
         self._utility = UtilityChooser(loaded, settings, self.metrics)
 
     def parse(self, arrays: Arrays) -> list[ScoringRow]:
-        """Return a row for each user of one request. Raises what `check_between` does."""
-        check_between(arrays, self._bundle.manifest, item_rows=self._items.refresh().rows)
-        return [self._row(arrays, user) for user in range(len(arrays["CANDIDATE_ITEMS"]))]
+        """Return a row for each user of one request. Raises what `Seal.open` and `check_between` do."""
+        opened = self._seal.open(arrays, CANDIDATE_SEAL, PROBS_SEAL, POLICY_TICKET)
+        check_between(arrays, self._bundle.manifest)
+        return [self._row(arrays, user, row) for user, row in enumerate(opened)]
 
     def run(self, rows: Sequence[ScoringRow]) -> list[Scored]:
         """Return the answer of each row, without what has been removed meanwhile."""
@@ -85,7 +89,7 @@ class ScoringNode:
     def close(self) -> None:
         """Release nothing: all that the node holds ends with the process."""
 
-    def _row(self, arrays: Arrays, user: int) -> ScoringRow:
+    def _row(self, arrays: Arrays, user: int, opened: Opened) -> ScoringRow:
         kept = arrays["CANDIDATE_ITEMS"][user] != PADDING
         return ScoringRow(
             candidate_row_K=arrays["CANDIDATE_ITEMS"][user][kept],
@@ -93,7 +97,7 @@ class ScoringNode:
             probability_KA=arrays["CANDIDATE_PROBS"][user][kept],
             first_KA=arrays["FIRST_PROBS"][user][kept] if "FIRST_PROBS" in arrays else None,
             num_results=int(arrays["NUM_RESULTS"][user, 0]),
-            weights=WeightRequest.of(arrays, user),
+            weights=WeightRequest.of(arrays, user, Ticket.from_bytes(opened.content[POLICY_TICKET])),
         )
 
     def _score(self, row: ScoringRow, choice: Choice) -> Scored:

@@ -18,7 +18,7 @@ from ensemble.nodes.metrics import STAGE_SECONDS, with_series
 from ensemble.policy.alphas import AlphaBook
 from ensemble.policy.decision_table import Decision, DecisionTable
 from ensemble.policy.exploring import explored_arm
-from ensemble.policy.request_channel import BUSY, DEAD, NO_POLICY, NOTHING_ASKED, Ticket
+from ensemble.policy.request_channel import BUSY, DEAD, NO_POLICY, Ticket
 from ensemble.settings import ServingSettings
 
 Source = Literal["given", "explored", "chosen", "default"]
@@ -44,11 +44,11 @@ class WeightRequest:
     """Of the user in the request."""
 
     @classmethod
-    def of(cls, arrays: Arrays, user: int) -> "WeightRequest":
+    def of(cls, arrays: Arrays, user: int, ticket: Ticket) -> "WeightRequest":
         """Return what the tensors of a request say of one of its users."""
         return cls(
             arrays["UTILITY_WEIGHTS"][user] if "UTILITY_WEIGHTS" in arrays else None,
-            Ticket(*arrays["POLICY_TICKET"][user].tolist()) if "POLICY_TICKET" in arrays else NOTHING_ASKED,
+            ticket,
             arrays[REQUEST_ID][user, 0] if REQUEST_ID in arrays else b"",
             user,
         )

@@ -37,12 +37,21 @@ NO_POLICY, DEAD, BUSY = 0, -1, -2
 
 
 class Ticket(NamedTuple):
-    """Under which number a decision can be found, as `POLICY_TICKET` INT64 [2] carries it."""
+    """Under which number a decision can be found, as `POLICY_TICKET` carries it."""
 
     number: int
     """Above 0, or one of `NO_POLICY`, `DEAD`, `BUSY`."""
     asked_ns: int
     """`time.monotonic_ns()` of when it was asked for; all processes of a machine share that clock."""
+
+    def to_bytes(self) -> bytes:
+        """Return the ticket as 16 bytes."""
+        return np.array(self, np.int64).tobytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Ticket":
+        """Return the ticket of which `to_bytes` made bytes."""
+        return cls(*np.frombuffer(content, np.int64).tolist())
 
 
 NOTHING_ASKED = Ticket(NO_POLICY, 0)

@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,11 +18,13 @@ from urllib.parse import urlsplit
 import psutil
 import tritonclient.grpc as triton
 
-from ensemble.graph import ensembles_in, read_config
-from ensemble.nodes.contract import ADMIN_HEADER, COMMAND
+from ensemble.nodes.contract import ADMIN_HEADER
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
+from ensemble.server.node_set import FIRST, NodeSet, standby_name
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
+from ensemble.server.selection import Selection
+from ensemble.server.served_repository import ServedRepository
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.stores.history_store import StoreError
@@ -30,13 +33,6 @@ from unipinrec.bundle import BundleError, read_manifest
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
 REGION_BYTES = 5 * 2**20
-BASELINE = "recommend_separate"
-"""The ensemble of two separately served models, to measure against."""
-BUNDLE_MODEL = "bundle_model"
-"""Parameter of a model's configuration: models of a bundle, without which there is nothing for it to do. With
-one of them there is."""
-SETTING = "setting"
-"""Parameter of a model's configuration: the setting without which it is left out."""
 ADMIN_KEY = "unipinrec-admin"
 ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
@@ -51,11 +47,12 @@ LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
 
 PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """Which Triton would ask on the way to a receiver of spans, also to one that `no_proxy` lists."""
+NO_PROXY = ("grpc.enable_http_proxy", 0)
+"""The server is on this machine, which no proxy of the environment leads to."""
 CHANNEL_ARGUMENTS = (
     # gRPC's own pauses between attempts to connect grow to minutes.
     *((f"grpc.{bound}_reconnect_backoff_ms", 100) for bound in ("initial", "min", "max")),
-    # The server is on this machine, which no proxy of the environment leads to.
-    ("grpc.enable_http_proxy", 0),
+    NO_PROXY,
 )
 
 _libc = ctypes.CDLL(None)
@@ -88,35 +85,29 @@ class EmbeddedServer:
         """Read the repository; `start` starts the server.
 
         The nodes read `settings` from their environment. `endpoints` are by default Triton's on loopback.
-        `baseline` loads `recommend_separate` and the nodes that only it has, too; `profile` loads
+        `baseline` loads `recommend_separate` and the nodes that only it has, too; `profile` takes
         `configs/<profile>.pbtxt` of each model that has it. `log_path` is overwritten.
         """
         self.endpoints = endpoints or Endpoints()
         self.grpc_url = self.endpoints.grpc_url
         self.http_url = self.endpoints.http_url
         self.metrics_url = self.endpoints.metrics_url
-        self.settings = settings
+        self.settings = settings.sealing()
         self.log_path = log_path or ROOT / "build" / "logs" / f"serve-{self.endpoints.grpc_port}.log"
-        graphs = ensembles_in(model_repository)
-        switched_off = _switched_off(model_repository, settings)
-        spared = switched_off | _without_model(model_repository, settings.bundle)
-        self.not_served = sorted(name for name, graph in graphs.items() if graph.nodes & spared)
-        """The ensembles that a bundle with one more model would have."""
-        left_out = set(self.not_served) | (set() if baseline else {BASELINE} & graphs.keys())
-        self.ensembles = sorted(graphs.keys() - left_out)
-        """The ensembles that it loads, each of which is asked by canaries and drained at a stop."""
-        needed = {node for name in self.ensembles for node in graphs[name].nodes}
-        spared |= left_out | {node for name in left_out for node in graphs[name].nodes} - needed
-        names = {path.parent.name for path in model_repository.glob("*/config.pbtxt")}
-        self.models = sorted(names - spared)
-        self.beside = [name for name in self.models if _takes_commands(model_repository / name)]
-        """The nodes that it loads and no ensemble has as a step, and which a command asks how they are."""
-        self._model_repository = model_repository
+        self._model_repository = self._source = model_repository
+        self._baseline = baseline
         self._profile = profile
+        self.serving = self.node_set(FIRST, settings.bundle)
+        """The nodes that callers' requests reach."""
+        self.standby: NodeSet | None = None
+        """The nodes of another bundle that are loaded beside them."""
+        self.changing = threading.RLock()
+        """Held by whoever changes what is loaded, the watchdog too."""
         self._secret = secrets.token_hex(16)
         self.admin_headers = {f"triton-grpc-protocol-{ADMIN_KEY}": self._secret}
         """gRPC metadata that opens the restricted protocols, such as loading models."""
         self._runtime_base = settings.runtime_dir
+        self.repository: ServedRepository
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
@@ -134,10 +125,47 @@ class EmbeddedServer:
             raise ServerError("server is not started; call start() first")
         return self._process.pid
 
+    @property
+    def ensembles(self) -> list[str]:
+        """The ensembles that callers name, each of which is asked by canaries and drained at a stop."""
+        return list(self.serving.selection.ensembles)
+
+    @property
+    def not_served(self) -> list[str]:
+        """The ensembles that a bundle with one more model would have."""
+        return list(self.serving.selection.not_served)
+
+    @property
+    def beside(self) -> list[str]:
+        """The models that no ensemble has as a step, and which a command asks how they are."""
+        return list(self.serving.selection.commanded)
+
+    @property
+    def standby_ensembles(self) -> list[str]:
+        """The ensembles over the nodes that stand by."""
+        return [standby_name(name) for name in self.standby.selection.ensembles] if self.standby else []
+
+    @property
+    def models(self) -> list[str]:
+        """All that is loaded, nodes that stand by too."""
+        standing_by = self.standby.nodes if self.standby else []
+        named = (*self.serving.nodes, *self.serving.selection.alone, *self.ensembles)
+        return sorted([*named, *standing_by, *self.standby_ensembles])
+
+    def node_set(self, number: int, bundle: Path) -> NodeSet:
+        """Return the set of nodes that would serve a bundle."""
+        manifest = None
+        with suppress(BundleError):
+            manifest = read_manifest(bundle)
+        held = manifest.models.keys() if manifest else None
+        selection = Selection.of(self._source, self.settings, held, baseline=self._baseline)
+        base = self.settings.runtime_dir
+        return NodeSet(number=number, bundle=bundle, manifest=manifest, selection=selection, base=base)
+
     def start(self) -> None:
-        """Start the process, again after `stop` too; it serves once `wait_until_serving` says so. A store
-        that callers may append to is made before. Raises `ServerError` if this machine misses a requirement,
-        or the store cannot be made."""
+        """Start the process, again after `stop` too; it serves `settings.bundle` once `wait_until_serving`
+        says so. A store that callers may append to is made before. Raises `ServerError` if this machine
+        misses a requirement, or the store cannot be made."""
         triton_server = Installation.find(self.settings.triton_home)
         if self.settings.append_events:
             _make_store(make_histories, self.settings.histories)
@@ -146,6 +174,12 @@ class EmbeddedServer:
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
+        with self.changing:
+            models = runtime_dir / "models"
+            self.repository = ServedRepository(models, self._model_repository, self._profile)
+            self._source = self.repository.source
+            self.serving, self.standby = self.node_set(FIRST, self.settings.bundle), None
+            self.repository.write_all(self.serving)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         # What ended one process stays in the log of the next.
         with self.log_path.open("ab" if self._starts else "wb") as log:
@@ -253,13 +287,12 @@ class EmbeddedServer:
             "shm-growth-byte-size": REGION_BYTES,
         }
         return [
-            f"--model-repository={self._model_repository}",
+            f"--model-repository={self.repository.folder}",
             # Only explicit control can unload and load a model, which alone revives a dead node.
             "--model-control-mode=explicit",
             *(f"--load-model={model}" for model in self.models),
             # The committed configurations are complete; guessing them costs each model another process.
             "--disable-auto-complete-config",
-            *([f"--model-config-name={self._profile}"] if self._profile else []),
             *(f"--{name}-address={self.endpoints.address}" for name in ("http", "grpc", "metrics")),
             *(f"{option}={port}" for option, port in self.endpoints.ports.items()),
             # Triton 2.51 has no histogram of latencies, only quantiles of the last minute.
@@ -308,28 +341,6 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     except triton.InferenceServerException as error:
         return str(error)
     return None
-
-
-def _takes_commands(model: Path) -> bool:
-    return any(tensor.name == COMMAND for tensor in read_config(model / "config.pbtxt").input)
-
-
-def _without_model(model_repository: Path, bundle: Path) -> set[str]:
-    """The nodes that run a model which the bundle does not have: a configuration names it, or several."""
-    try:
-        held = read_manifest(bundle).models.keys()
-    except BundleError:  # Of which the nodes tell when they load it.
-        return set()
-    paths = model_repository.glob("*/config.pbtxt")
-    needed = {path.parent.name: read_config(path).parameters[BUNDLE_MODEL].string_value for path in paths}
-    return {node for node, models in needed.items() if models and held.isdisjoint(models.split())}
-
-
-def _switched_off(model_repository: Path, settings: ServingSettings) -> set[str]:
-    """The nodes that a setting leaves out."""
-    paths = model_repository.glob("*/config.pbtxt")
-    needed = {path.parent.name: read_config(path).parameters[SETTING].string_value for path in paths}
-    return {node for node, name in needed.items() if name and not getattr(settings, name)}
 
 
 def _make_store(make: Callable[[Path], None], path: Path) -> None:

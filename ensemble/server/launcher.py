@@ -5,7 +5,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +17,20 @@ import tritonclient.grpc as triton
 from rich.console import Console
 
 from ensemble.arrays import PADDING
+from ensemble.bundle_check.bounded import check_bundle_bounded
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, call_server, read_config
-from ensemble.nodes.contract import CHECK, COMMAND
+from ensemble.nodes.contract import CANARY, CHECK, COMMAND
+from ensemble.server.control import Control, listening
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.server_error import ServerError, ServerKilledError
+from ensemble.server.rollout import Rollout
+from ensemble.server.server_error import BundleRefusedError, ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.stores import open_histories
+from unipinrec.bundle import BundleError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
@@ -50,11 +54,16 @@ class UserCanary:
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Send them. Raises `InferenceServerException` unless all are answered in time."""
         user = triton.InferInput("USER_ID", [1, 1], "BYTES")
-        user.set_data_from_numpy(np.array([[b"canary"]], dtype=np.object_))
+        user.set_data_from_numpy(np.array([[CANARY.encode()]], dtype=np.object_))
         errors: Queue[triton.InferenceServerException | None] = Queue()
         for _ in range(self.requests):
             client.async_infer(
-                self.model, [user], lambda error, **_: errors.put(error), client_timeout=self.timeout_s
+                self.model,
+                [user],
+                lambda error, **_: errors.put(error),
+                request_id=CANARY,
+                timeout=round(1e6 * self.timeout_s),
+                client_timeout=self.timeout_s,
             )
         for error in [errors.get() for _ in range(self.requests)]:
             if error is not None:
@@ -157,14 +166,17 @@ def serve(
     node that is loaded again loads the bundle of the others. A server that has served and is killed by a
     signal, as one request can do to Triton 2.51, is started again, as often as `restarts` grant.
 
-    Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, and
-    `NoGpuError` if the profile asks for a GPU and there is none.
+    Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, its
+    subclass `BundleRefusedError` if the bundle is not to be served, and `NoGpuError` if the profile asks for
+    a GPU and there is none.
     """
-    check_bundle(settings.bundle)
+    require_bundle(settings.bundle)
     example = example_user(settings.histories)
     check_profile(profile, model_repository, settings)
     endpoints = endpoints or Endpoints()
     endpoints.check()
+    with console.status("Checking the bundle …"):
+        check_bundle(settings.bundle)
     # Unwrapped and unstyled, so that commands can be copied whole.
     say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if not ipaddress.IPv4Address(endpoints.address).is_loopback:
@@ -191,7 +203,9 @@ def serve(
             say(f"Loading {server.settings.bundle} (log: {server.log_path})")
             for ensemble in server.not_served:
                 say(f"Without {ensemble}: the bundle holds no model for it; `unipinrec export` adds one.")
-            _keep_serving(server, restarts or Restarts(), stop, console, say, example)
+            rollout = Rollout(server, check_bundle, settings.bundle if settings.bundle.is_symlink() else None)
+            control = Control(rollout, say)
+            _keep_serving(server, restarts or Restarts(), stop, console, say, example, control)
             say("Stopping …")
         say("Stopped.")
 
@@ -219,21 +233,22 @@ def _keep_serving(
     console: Console,
     say: Callable[[str], None],
     example: str,
+    control: Control,
 ) -> None:
-    canaries = canaries_of(server)
     has_served = False
     while not stop.asked:
         try:
             began = time.monotonic()
             with console.status("Loading the models …"):
                 server.start()
+                canaries = canaries_of(server)
                 if not all(server.wait_until_serving(c, cancelled=lambda: stop.asked) for c in canaries):
                     return
             say(f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
             if not has_served:
                 say(_requests(server.endpoints, example))
             has_served = True
-            with watchdog_of(server, say):
+            with watchdog_of(server, say), listening(server.settings.runtime_dir, control):
                 while not stop.asked:
                     server.check_running()
                     time.sleep(POLL_S)
@@ -273,10 +288,36 @@ def canaries_of(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
     ]
 
 
+class CurrentCanaries:
+    """The canaries of what a server holds whenever they are gone through: a rollout changes it."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+
+    def __iter__(self) -> Iterator[Canary]:
+        yield from canaries_of(self._server)
+        yield from (UserCanary(model=name) for name in self._server.standby_ensembles)
+
+
+class CurrentCommands(Mapping[str, Canary]):
+    """The canaries of models that answer commands and that a server holds, by model."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._server = server
+
+    def __getitem__(self, model: str) -> Canary:
+        return CommandCanary(model=model)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._server.beside)
+
+    def __len__(self) -> int:
+        return len(self._server.beside)
+
+
 def watchdog_of(server: EmbeddedServer, report: Callable[[str], None]) -> Watchdog:
-    """Return the watchdog of all nodes of a server, those beside the ensembles too."""
-    beside = {name: CommandCanary(model=name) for name in server.beside}
-    return Watchdog(server, canaries_of(server), beside=beside, report=report)
+    """Return the watchdog of all nodes of a server, those that stand by or beside the ensembles too."""
+    return Watchdog(server, CurrentCanaries(server), beside=CurrentCommands(server), report=report)
 
 
 def example_user(histories: Path) -> str:
@@ -294,9 +335,19 @@ def example_user(histories: Path) -> str:
 
 
 def check_bundle(bundle: Path) -> None:
-    """Raises `ServerError` unless `bundle` is a bundle's folder; the nodes verify its files."""
+    """Check all that a bundle holds before anything loads it, in a process of its own for seconds. Raises
+    `BundleRefusedError`, one line that names the file."""
+    require_bundle(bundle)
+    try:
+        check_bundle_bounded(bundle)
+    except BundleError as error:
+        raise BundleRefusedError(str(error)) from error
+
+
+def require_bundle(bundle: Path) -> None:
+    """Raises `BundleRefusedError` unless `bundle` is a bundle's folder; the nodes verify its files."""
     if not (bundle / "manifest.json").is_file():
-        raise ServerError(
+        raise BundleRefusedError(
             f"--bundle is {bundle}, which has no manifest.json; make one: `make demo` or `unipinrec export`"
         )
 

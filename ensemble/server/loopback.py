@@ -7,7 +7,7 @@ from pathlib import Path
 from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import canaries_of, check_bundle
+from ensemble.server.launcher import canaries_of, require_bundle
 from ensemble.settings import ServingSettings
 
 CANARY_TIMEOUT_S = 30.0
@@ -31,7 +31,7 @@ def serve_on_loopback(
     Raises:
         ServerError: there is no bundle, or the server does not start.
     """
-    check_bundle(settings.bundle)
+    require_bundle(settings.bundle)
     server = EmbeddedServer(
         model_repository=model_repository,
         settings=settings.model_copy(update={"bundle": settings.bundle.resolve()}),

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Self
 
 import tritonclient.grpc as triton
-from google.protobuf.json_format import MessageToJson
 
 from ensemble.server.embedded_server import Canary, EmbeddedServer, failure_of
 
@@ -38,17 +37,18 @@ class Watchdog:
     def __init__(
         self,
         server: EmbeddedServer,
-        canaries: Sequence[Canary],
+        canaries: Iterable[Canary],
         *,
         beside: Mapping[str, Canary] | None = None,
         report: Callable[[str], None],
         interval_s: float = 2.0,
     ) -> None:
-        """`beside` are canaries of nodes that no request waits for, by model: one that hangs is replaced, as
-        one that is dead. `report` gets a line for each finding; `interval_s` is in seconds between rounds."""
+        """Each round goes through `canaries` anew, and through `beside`, canaries of nodes that no request
+        waits for, by model: one of these that hangs is replaced, as one that is dead. `report` gets a line
+        for each finding; `interval_s` is in seconds between rounds."""
         self._server = server
         self._canaries = canaries
-        self._beside = dict(beside or {})
+        self._beside = beside or {}
         self._report = report
         self._interval_s = interval_s
         self._failures = 0
@@ -89,12 +89,13 @@ class Watchdog:
         self._failures += 1
         dead = dead_models(failures, self._server.models)
         hung = [model for model, rounds in self._silent.items() if rounds >= SILENT_ROUNDS]
-        if dead:
-            self._revive(client, dead, "died")
-        elif hung:
-            self._revive(client, hung, "hung")
-        elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
-            self._load_missing(client, failures[0])
+        with self._server.changing:
+            if dead:
+                self._revive(client, dead, "died")
+            elif hung:
+                self._revive(client, hung, "hung")
+            elif self._failures == 2 or self._failures % ROUNDS_BETWEEN_LOADS == 0:
+                self._load_missing(client, failures[0])
 
     def _revive(self, client: triton.InferenceServerClient, models: Sequence[str], fate: str) -> None:
         began = time.monotonic()
@@ -112,14 +113,12 @@ class Watchdog:
 
     def _replace(self, client: triton.InferenceServerClient, model: str) -> None:
         """Start the model's instances anew, beside the old ones if they fit."""
-        headers = self._server.admin_headers
-        config = client.get_model_config(model, headers=headers, client_timeout=INDEX_TIMEOUT_S).config
-        config.parameters["started"].string_value = str(time.time_ns())
+        self._server.repository.renew(model)
         try:
-            self._load(client, model, MessageToJson(config, preserving_proto_field_name=True))
+            self._load(client, model)
         except triton.InferenceServerException as error:
             self._tell(f"watchdog: {model} does not start beside its old processes ({error}); in their place")
-            client.unload_model(model, headers=headers)
+            client.unload_model(model, headers=self._server.admin_headers)
             self._load(client, model)
 
     def _load_missing(self, client: triton.InferenceServerClient, failure: str) -> None:
@@ -132,13 +131,9 @@ class Watchdog:
         for model in missing:
             self._load(client, model)
 
-    def _load(self, client: triton.InferenceServerClient, model: str, config: str | None = None) -> None:
-        client.load_model(
-            model,
-            headers=self._server.admin_headers,
-            config=config,
-            client_timeout=float(self._server.settings.load_timeout_s),
-        )
+    def _load(self, client: triton.InferenceServerClient, model: str) -> None:
+        timeout_s = float(self._server.settings.load_timeout_s)
+        client.load_model(model, headers=self._server.admin_headers, client_timeout=timeout_s)
 
     def _tell(self, line: str) -> None:
         if not self._stopped.is_set():

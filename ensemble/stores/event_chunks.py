@@ -1,4 +1,4 @@
-"""Users' events in two tables of an LMDB file, in chunks, so that an append writes about as much as it adds.
+"""Users' events in tables of an LMDB file, in chunks, so that an append writes about as much as it adds.
 
 `USERS` has each user's number and chunks by user id, `CHUNKS` each chunk by number and place, as events of
 dtype `IDENTIFIED`. All chunks of a user but the latest are full.
@@ -13,7 +13,8 @@ from typing import Any, Self
 import lmdb
 import numpy as np
 
-from ensemble.stores.history_store import IDENTIFIED, NO_EVENT_ID, Appended, Events, is_new
+from ensemble.stores.deletion_notices import NOTICES
+from ensemble.stores.history_store import IDENTIFIED, NO_EVENT_ID, Appended, Events, is_new, without_ids
 
 USERS, CHUNKS = b"users-2", b"events-2"
 """The tables. Their names tell a store of this layout from any other file of LMDB's."""
@@ -40,31 +41,38 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The two tables of an open file."""
+    """The tables of an open file."""
 
     users: Any
     chunks: Any
+    notices: Any | None
+    """None in a file from before there were notices, until somebody writes to it."""
 
     @classmethod
-    def open(cls, environment: lmdb.Environment, *, create: bool) -> Self:
-        """Open both; `create` makes them first, together. Raises `lmdb.NotFoundError` if one is missing."""
-        if create:
+    def open(cls, environment: lmdb.Environment, *, writable: bool) -> Self:
+        """Open all, of which a writer makes those that are missing. Raises `lmdb.NotFoundError` if the file
+        holds something else."""
+        with environment.begin() as transaction:
+            names = set(transaction.cursor().iternext(values=False))
+        if writable and (not names or names == {USERS, CHUNKS}):
             with environment.begin(write=True) as transaction:
-                for name in (USERS, CHUNKS):
+                for name in (USERS, CHUNKS, NOTICES):
                     environment.open_db(name, transaction)
-        return cls(*(environment.open_db(name, create=False) for name in (USERS, CHUNKS)))
+            names.add(NOTICES)
+        users, chunks = (environment.open_db(name, create=False) for name in (USERS, CHUNKS))
+        return cls(users, chunks, environment.open_db(NOTICES, create=False) if NOTICES in names else None)
 
 
 class EventChunks:
     """The events of all users in one transaction."""
 
     def __init__(self, transaction: lmdb.Transaction, tables: Tables) -> None:
-        self._transaction = transaction
+        self.transaction = transaction
         self._users, self._chunks = tables.users, tables.chunks
 
     def users(self) -> Iterator[bytes]:
         """Yield the ids of all users, in the order of their bytes."""
-        with self._transaction.cursor(self._users) as cursor:
+        with self.transaction.cursor(self._users) as cursor:
             yield from map(bytes, cursor.iternext(keys=True, values=False))
 
     def events(self, user_id: bytes, most: int) -> Events:
@@ -72,16 +80,18 @@ class EventChunks:
         extent = self._extent(user_id)
         return np.empty(0, IDENTIFIED) if extent is None else self._from(extent, extent.first)[-most:]
 
-    def append(self, user_id: bytes, given: Events, most: int) -> Appended:
-        """Add events to a user's, in order of time; at least the latest `most` are kept."""
+    def append(self, user_id: bytes, given: Events, most: int, *, known_by_id: bool = True) -> Appended:
+        """Add events to a user's, in order of time; at least the latest `most` are kept. Unless events are
+        `known_by_id`, what is said of one tells it from others, whatever id either has."""
         if len(given) == 0:
             return Appended(0, 0)
         extent = self._extent(user_id) or Extent(self._free_number())
         start = self._start(extent, given["timestamp"][0])
         late = self._from(extent, start)
         # The same id may be anywhere, the same item and time only at that time.
-        has_ids = (given["event_id"] != NO_EVENT_ID).any()
-        new = given[is_new(self._from(extent, extent.first) if has_ids else late, given)]
+        has_ids = known_by_id and (given["event_id"] != NO_EVENT_ID).any()
+        stored = self._from(extent, extent.first) if has_ids else late
+        new = given[is_new(stored, given) if known_by_id else is_new(without_ids(stored), without_ids(given))]
         events = np.concatenate([late, new])
         order = np.argsort(events["timestamp"], kind="stable")
         if len(new):
@@ -91,7 +101,7 @@ class EventChunks:
     def clear(self) -> None:
         """Remove all users."""
         for table in (self._users, self._chunks):
-            self._transaction.drop(table, delete=False)
+            self.transaction.drop(table, delete=False)
 
     def delete(self, user_id: bytes) -> int:
         """Remove a user. Returns how many events there were."""
@@ -100,16 +110,16 @@ class EventChunks:
             return 0
         count = len(self._from(extent, extent.first))
         for place in range(extent.first, extent.end):
-            self._transaction.delete(extent.key(place), db=self._chunks)
-        self._transaction.delete(user_id, db=self._users)
+            self.transaction.delete(extent.key(place), db=self._chunks)
+        self.transaction.delete(user_id, db=self._users)
         return count
 
     def _extent(self, user_id: bytes) -> Extent | None:
-        found = self._transaction.get(user_id, db=self._users)
+        found = self.transaction.get(user_id, db=self._users)
         return None if found is None else Extent(*USER.unpack(found))
 
     def _free_number(self) -> int:
-        with self._transaction.cursor(self._chunks) as cursor:
+        with self.transaction.cursor(self._chunks) as cursor:
             return KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 0
 
     def _start(self, extent: Extent, time: int) -> int:
@@ -121,22 +131,22 @@ class EventChunks:
 
     def _from(self, extent: Extent, start: int) -> Events:
         """The events of the chunks from one on."""
-        with self._transaction.cursor(self._chunks) as cursor:
+        with self.transaction.cursor(self._chunks) as cursor:
             cursor.set_key(extent.key(start))
             values = cursor.iternext(keys=False)
             return np.frombuffer(b"".join(islice(values, extent.end - start)), IDENTIFIED)
 
     def _chunk(self, extent: Extent, place: int) -> Events:
-        return np.frombuffer(self._transaction.get(extent.key(place), b"", db=self._chunks), IDENTIFIED)
+        return np.frombuffer(self.transaction.get(extent.key(place), b"", db=self._chunks), IDENTIFIED)
 
     def _put(self, user_id: bytes, extent: Extent, start: int, events: Events, most: int) -> None:
         """Store these events as the chunks from `start` on, and remove the oldest ones that nobody reads."""
         begins = range(0, len(events), CHUNK_EVENTS)
         for place, begin in enumerate(begins, start):
             chunk = events[begin : begin + CHUNK_EVENTS]
-            self._transaction.put(extent.key(place), chunk.tobytes(), db=self._chunks)
+            self.transaction.put(extent.key(place), chunk.tobytes(), db=self._chunks)
         spare = (start - extent.first) * CHUNK_EVENTS + len(events) - most
         first = extent.first + max(spare // CHUNK_EVENTS, 0)
         for place in range(extent.first, first):
-            self._transaction.delete(extent.key(place), db=self._chunks)
-        self._transaction.put(user_id, USER.pack(extent.number, first, start + len(begins)), db=self._users)
+            self.transaction.delete(extent.key(place), db=self._chunks)
+        self.transaction.put(user_id, USER.pack(extent.number, first, start + len(begins)), db=self._users)

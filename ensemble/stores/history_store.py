@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ensemble.stores.deletion_notices import Notice
 from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_EVENT_ID, LONGEST_USER_ID, MOST_ACTIONS
 
 EVENT = np.dtype([("item_id", "<i8"), ("actions", "<i8"), ("timestamp", "<i8"), ("surface", "<i4")])
@@ -98,12 +99,19 @@ class HistoryStore(Protocol):
     def append_all(self, histories: Collection[tuple[bytes, Events]]) -> list[Appended]:
         """Append to many users in one step, of which all is kept or nothing. Returns what became of each."""
 
+    def merge_all(self, histories: Collection[tuple[bytes, Events]]) -> list[Appended]:
+        """Append to many users in one step what another system has of them: an event that has item, time and
+        surface of a stored one is a duplicate, whatever id either has."""
+
     def replace_all(self, histories: Callable[[], Iterable[tuple[bytes, Events]]]) -> Written:
         """Store these histories in place of all that there are, in one step. `histories` may be called again,
         where the store turns out too small half-way."""
 
     def delete(self, user_id: bytes) -> int:
-        """Forget a user. Returns how many events there were."""
+        """Forget a user, and leave a notice of it. Returns how many events there were."""
+
+    def deleted_after(self, number: int) -> list[Notice]:
+        """Return the notices of deleted users with numbers above one; 0: all that are left."""
 
     def close(self) -> None:
         """Release the store."""
@@ -160,6 +168,13 @@ def merge(stored: Events, appended: Events) -> Events:
     """Return both in order of time; of equal times the stored event comes first."""
     events = np.concatenate([stored, appended])
     return events[np.argsort(events["timestamp"], kind="stable")]
+
+
+def without_ids(events: Events) -> Events:
+    """Return the events as if none had an id."""
+    nameless = events.copy()
+    nameless["event_id"] = NO_EVENT_ID
+    return nameless
 
 
 def is_new(stored: Events, appended: Events) -> NDArray[np.bool_]:

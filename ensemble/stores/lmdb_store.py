@@ -1,8 +1,9 @@
 """Histories in LMDB: a folder of one host, which processes read while others write, one at a time."""
 
+import fcntl
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
@@ -10,6 +11,7 @@ from typing import NamedTuple, Self, TypeVar
 import lmdb
 import numpy as np
 
+from ensemble.stores.deletion_notices import DeletionNotices, Notice
 from ensemble.stores.event_chunks import EventChunks, Tables
 from ensemble.stores.history_store import (
     EVENT,
@@ -63,26 +65,14 @@ class LmdbHistoryStore:
         self.path = path
         self._most_events = most_events
         check_folder(path, writable)
-        with failing_in_one_line(self.path):
-            # A map of size 0 is as large as the writer has last made it.
-            self._environment = lmdb.open(
-                str(path),
-                map_size=0,
-                readonly=not writable,
-                max_dbs=2,
-                readahead=False,
-                max_spare_txns=1,
-                mode=MODE,
-            )
-        try:
+        with ExitStack() as opened:
+            opened.callback(os.close, locked(path, alone=False))
+            self._environment = opened.enter_context(closing(open_environment(path, writable=writable)))
             with failing_in_one_line(self.path):
                 # What a killed reader has left would keep its pages from being used again.
                 self._environment.reader_check()
-                is_new = writable and self._environment.stat()["entries"] == 0
-                self._tables = Tables.open(self._environment, create=is_new)
-        except StoreError:
-            self._environment.close()
-            raise
+                self._tables = Tables.open(self._environment, writable=writable)
+            self._opened = opened.pop_all()
 
     def read(self, user_id: bytes) -> Events:
         """Return the stored events of a user, oldest first; empty for an unknown user."""
@@ -111,6 +101,12 @@ class LmdbHistoryStore:
         """Append to many users, all or nothing. Returns what became of the events of each."""
         return self._write(lambda chunks: [self._append(chunks, *history) for history in histories])
 
+    def merge_all(self, histories: Collection[tuple[bytes, Events]]) -> list[Appended]:
+        """Append to many users, all or nothing, what is not stored yet under whatever id."""
+        return self._write(
+            lambda chunks: [self._append(chunks, *history, known_by_id=False) for history in histories]
+        )
+
     def replace_all(self, histories: Callable[[], Iterable[tuple[bytes, Events]]]) -> Written:
         """Store these in place of all that there are. Returns how many histories and events were written."""
 
@@ -122,12 +118,27 @@ class LmdbHistoryStore:
         return self._write(change)
 
     def delete(self, user_id: bytes) -> int:
-        """Forget a user. Returns how many events there were."""
-        return self._write(lambda chunks: chunks.delete(user_id))
+        """Forget a user, and leave a notice of it. Returns how many events there were."""
+
+        def change(chunks: EventChunks) -> int:
+            DeletionNotices(chunks.transaction, self._tables.notices).add(user_id)
+            return chunks.delete(user_id)
+
+        return self._write(change)
+
+    def deleted_after(self, number: int) -> list[Notice]:
+        """Return the notices of deleted users with numbers above one; 0: all that are left."""
+        with failing_in_one_line(self.path):
+            if self._tables.notices is None:
+                self._tables = Tables.open(self._environment, writable=False)
+            table = self._tables.notices
+            if table is None:
+                return []
+            return self._read(lambda chunks: DeletionNotices(chunks.transaction, table).after(number))
 
     def close(self) -> None:
         """Unmap the file."""
-        self._environment.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,8 +146,11 @@ class LmdbHistoryStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, chunks: EventChunks, user_id: bytes, events: Events) -> Appended:
-        return chunks.append(user_id, check_events(user_id, events), self._most_events)
+    def _append(
+        self, chunks: EventChunks, user_id: bytes, events: Events, *, known_by_id: bool = True
+    ) -> Appended:
+        checked = check_events(user_id, events)
+        return chunks.append(user_id, checked, self._most_events, known_by_id=known_by_id)
 
     def _stored(self, chunks: EventChunks, user_id: bytes) -> Events:
         known = 0 < len(user_id) <= LONGEST_USER_ID
@@ -169,6 +183,41 @@ class LmdbHistoryStore:
                     self._environment.set_mapsize(size + max(size, GROWTH_BYTES))
                 except lmdb.MapResizedError:
                     self._environment.set_mapsize(0)
+
+
+def open_environment(path: Path, *, writable: bool) -> lmdb.Environment:
+    """Return the open file of a store. Raises `StoreError` if LMDB cannot open it."""
+    with failing_in_one_line(path):
+        # A map of size 0 is as large as the writer has last made it.
+        return lmdb.open(
+            str(path),
+            map_size=0,
+            readonly=not writable,
+            max_dbs=3,
+            readahead=False,
+            max_spare_txns=1,
+            mode=MODE,
+        )
+
+
+def locked(path: Path, *, alone: bool) -> int:
+    """Return a descriptor that keeps a lock on the folder until it is closed: `alone`, or beside others.
+
+    LMDB's own would not do: who waits for it may already have opened the file that compaction replaces, and
+    takes that file's latest transaction for the new one's. Raises `StoreError` if others are in the way.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        in_the_way = (
+            "in use; stop the servers and whatever else has it open"
+            if alone
+            else "being compacted; try again once that is done"
+        )
+        raise StoreError(f"history store {path} is {in_the_way}") from None
+    return descriptor
 
 
 @contextmanager

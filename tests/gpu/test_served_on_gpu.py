@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,5 +159,5 @@ def test_a_killed_node_recovers_under_load_without_a_stale_answer_or_a_leak(
     assert len(load.answers) > 100
     assert differences(load.users, load.answers, right) == []
     assert device_memory.missing < LEAK_BYTES, f"still gone after {SETTLING_S} s"
-    pools = list(Path(watched.settings.runtime_dir).glob("kv-*.json"))
+    pools = list(watched.serving.runtime_dir.glob("kv-*.json"))
     assert len(pools) == 1

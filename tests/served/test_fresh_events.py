@@ -116,7 +116,7 @@ def test_a_store_that_is_replaced_is_read_from_the_next_request_on(
     data = own_store.bundle.parents[1] / "data"
     command = [
         *(sys.executable, "-m", "commands.store", "import", "--dataset", str(data)),
-        *("--skip-last", str(skipped), "--histories", str(own_store.histories)),
+        *("--replace", "--skip-last", str(skipped), "--histories", str(own_store.histories)),
     ]
     with GrpcClient(fresh_server.grpc_url) as client:
         client.recommend(request)

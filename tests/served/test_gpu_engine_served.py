@@ -13,7 +13,7 @@ import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendRequest, RetryPolicy
 
 from ensemble.graph import MODEL_REPOSITORY, Tensors
-from ensemble.kv.pool import COLUMNS, GENERATION, Handle
+from ensemble.kv.pool import COLUMNS, GENERATION
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.launcher import UserCanary
 from ensemble.server.watchdog import Watchdog
@@ -22,6 +22,7 @@ from tests.served.metrics import Scrape
 from tests.served.nodes import answer_by_steps, kill
 from tests.served.requests import offline, stored
 from tests.support.answers import PROMISED, Answer, offline_answers
+from tests.support.seals import handles_of
 from tests.support.waiting import holds_within
 
 USERS = 8
@@ -90,8 +91,8 @@ def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer) -> None:
     }
 
     def take_over(inputs: Tensors) -> None:
-        handle = Handle.from_array(inputs["KV_HANDLE"][0])
-        path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
+        (handle,) = handles_of(server.settings.bundle.name, inputs)
+        path = next(server.serving.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
         np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
 
     right = answer_by_steps(server, request)

@@ -1,128 +1,170 @@
-"""What the nodes behind the edge refuse when they are called one by one, with tensor, value and range."""
+"""Inner nodes called by callers who are no ensemble, over both protocols."""
 
-from typing import Any
+from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
-import tritonclient.grpc as triton
-from numpy.typing import NDArray
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+from unipinrec_client import GrpcClient, RecommendRequest
 
+from ensemble.graph import Tensors
+from ensemble.nodes.seal import VOUCHED
 from ensemble.server.embedded_server import EmbeddedServer
-from tests.conftest import ITEMS, NOW, Exported
-from tests.served.nodes import call, floats, int64
+from tests.conftest import NOW, Exported
+from tests.served.nodes import RECOMMEND, call, floats, inputs_of, int64
+from tests.served.requests import events_of, inline, stored
+from tests.support.seals import resealed
+
+USER = {
+    "USER_ID": np.array([[b"user-17"]], np.object_),
+    "REQUEST_TIME": int64(NOW),
+    "NUM_RESULTS": int64(20),
+}
+VICTIM = {**USER, "USER_ID": np.array([[b"user-18"]], np.object_)}
+INNER = [step.node for step in RECOMMEND.steps if step.node != "history"]
+NOT_SEALED = (
+    "was not sealed by this server for this request; inner nodes answer as steps of an ensemble alone"
+)
+PROTOCOLS = [tritonclient.grpc, tritonclient.http]
+
+
+def inputs_by_node(server: EmbeddedServer, request: Tensors) -> dict[str, Tensors]:
+    """What every node is given when the ensemble's steps are called one by one."""
+    given: dict[str, Tensors] = {}
+
+    def step(node: str, inputs: Tensors) -> Tensors:
+        given[node] = inputs
+        return call(server, node, inputs)
+
+    RECOMMEND.run(request, step)
+    return given
+
+
+def refusal(server: EmbeddedServer, protocol: ModuleType, node: str, tensors: Tensors) -> str:
+    url = server.grpc_url if protocol is tritonclient.grpc else server.http_url.removeprefix("http://")
+    with (
+        protocol.InferenceServerClient(url) as client,
+        pytest.raises(InferenceServerException) as error,
+    ):
+        client.infer(node, inputs_of(tensors, protocol))
+    assert error.value.status() in ("StatusCode.INVALID_ARGUMENT", "400")
+    return str(error.value.message())
+
+
+@pytest.fixture
+def mine(server: EmbeddedServer) -> dict[str, Tensors]:
+    return inputs_by_node(server, USER)
+
+
+@pytest.fixture
+def theirs(server: EmbeddedServer) -> dict[str, Tensors]:
+    return inputs_by_node(server, VICTIM)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=["grpc", "http"])
+@pytest.mark.parametrize("node", INNER)
+def test_who_has_nothing_sealed_is_refused(
+    server: EmbeddedServer, mine: dict[str, Tensors], protocol: ModuleType, node: str
+) -> None:
+    made_up = {
+        name: np.full(array.shape, b"\0" * 200, np.object_) if array.dtype == np.object_ else array
+        for name, array in mine[node].items()
+    }
+    assert NOT_SEALED in refusal(server, protocol, node, made_up)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=["grpc", "http"])
+@pytest.mark.parametrize("node", INNER)
+def test_no_tensor_of_one_request_serves_another(
+    server: EmbeddedServer,
+    mine: dict[str, Tensors],
+    theirs: dict[str, Tensors],
+    protocol: ModuleType,
+    node: str,
+) -> None:
+    """A caller may call `history` for a user, but not look at what it seals, nor ask anything else of it."""
+    opaque = [name for name, array in mine[node].items() if array.dtype == np.object_]
+    read = {name for names in VOUCHED.values() for name in names} & mine[node].keys()
+    for name in [*(opaque if len(opaque) > 1 else []), *read]:
+        if not np.array_equal(mine[node][name], theirs[node][name]):
+            mixed = {**mine[node], name: theirs[node][name]}
+            assert NOT_SEALED in refusal(server, protocol, node, mixed)
+
+
+def test_what_history_answers_does_not_show_a_history(
+    server: EmbeddedServer, exported: Exported, mine: dict[str, Tensors], theirs: dict[str, Tensors]
+) -> None:
+    tensors = call(server, "history", VICTIM)
+    plain = tensors.keys() - {"SEALED_HISTORY", "SEALED_LEFT_OUT", "POLICY_TICKET"}
+    assert plain == {"RESOLVED_NUM_RESULTS", "RESOLVED_OUTCOME_WEIGHTS"}
+    # Whoever it is, and other bytes each time.
+    assert len(mine["retrieval"]["SEALED_HISTORY"][0, 0]) == len(theirs["retrieval"]["SEALED_HISTORY"][0, 0])
+    assert tensors["SEALED_HISTORY"][0, 0] != theirs["retrieval"]["SEALED_HISTORY"][0, 0]
+    item = exported.dataset.history(18).item_row_N[:1].astype("<i4").tobytes()
+    assert item not in tensors["SEALED_HISTORY"][0, 0]
 
 
 @pytest.mark.parametrize(
-    ("node", "name", "array", "message"),
+    ("node", "changed", "message"),
     [
+        ("retrieval", {"NUM_RESULTS": int64(129)}, "NUM_RESULTS is 129 at user 0; allowed: 1 to 128"),
         (
             "retrieval",
-            "EVENT_ITEMS",
-            np.zeros((1, 129), np.int64),
-            "EVENT_ITEMS has 129 values; allowed: 1 to 128",
-        ),
-        (
-            "retrieval",
-            "EVENT_ITEMS",
-            int64(ITEMS),
-            "EVENT_ITEMS is 400 at user 0, place 0; allowed: 0 to 399",
-        ),
-        ("retrieval", "NUM_RESULTS", int64(129), "NUM_RESULTS is 129 at user 0; allowed: 1 to 128"),
-        (
-            "retrieval",
-            "OUTCOME_WEIGHTS",
-            floats(1, -1, 0),
+            {"OUTCOME_WEIGHTS": floats(1, -1, 0)},
             "OUTCOME_WEIGHTS is -1.0 at user 0, action 1; allowed: 0 to 1e+30",
         ),
-        ("ann", "QUERY_BUDGETS", int64(129), "QUERY_BUDGETS adds up to 129; allowed: 1 to 128"),
-        (
-            "ann",
-            "QUERY_EMBEDDINGS",
-            np.zeros((1, 1, 3), np.float32),
-            "QUERY_EMBEDDINGS has width 3; allowed: 32",
-        ),
-        ("retrieval", "EVENT_SURFACES", int64(2), "EVENT_SURFACES is 2 at user 0, event 0; allowed: 0 to 1"),
-        ("retrieval", "EVENT_ACTIONS", int64(8), "EVENT_ACTIONS is 8 at user 0, event 0; allowed: 0 to 7"),
-        ("retrieval", "SURFACE", int64(-1), "SURFACE is -1 at user 0; allowed: 0 to 1"),
-        ("ranking", "SURFACE", int64(2), "SURFACE is 2 at user 0; allowed: 0 to 1"),
         (
             "scoring",
-            "UTILITY_WEIGHTS",
-            floats(1),
+            {"UTILITY_WEIGHTS": floats(1)},
             "UTILITY_WEIGHTS has 1 values; allowed: 3, one for each action",
         ),
-        ("scoring", "NUM_RESULTS", int64(0), "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
+        ("scoring", {"NUM_RESULTS": int64(0)}, "NUM_RESULTS is 0 at user 0; allowed: 1 to 128"),
         (
             "scoring",
-            "CANDIDATE_PROBS",
-            np.zeros((1, 2, 2), np.float32),
-            "CANDIDATE_PROBS has shape (1, 2, 2); allowed: (1, 2, 3)",
-        ),
-        (
-            "scoring",
-            "CANDIDATE_PROBS",
-            np.full((1, 2, 3), np.nan, np.float32),
-            "CANDIDATE_PROBS is not a probability somewhere; allowed: 0 to 1",
-        ),
-        ("ranking", "EVENT_ITEMS", int64(-2), "EVENT_ITEMS is -2 at user 0, place 0; allowed: 0 to 399"),
-        (
-            "ranking",
-            "CANDIDATE_ITEMS",
-            int64(7, ITEMS),
-            "CANDIDATE_ITEMS is 400 at user 0, place 1; allowed: 0 to 399, and -1 for padding",
-        ),
-        (
-            "ranking",
-            "CANDIDATE_ITEMS",
-            int64(-2, 7),
-            "CANDIDATE_ITEMS is -2 at user 0, place 0; allowed: 0 to 399, and -1 for padding",
-        ),
-        (
-            "ranking",
-            "CANDIDATE_ITEMS",
-            np.zeros((1, 129), np.int64),
-            "CANDIDATE_ITEMS has 129 values; allowed: 1 to 128",
+            {"FIRST_PROBS": np.zeros((1, 40, 2), np.float32)},
+            "FIRST_PROBS has shape (1, 40, 2); allowed: (1, 40, 3)",
         ),
         (
             "scoring",
-            "CANDIDATE_ITEMS",
-            int64(7),
+            {"FIRST_PROBS": np.full((1, 40, 3), np.nan, np.float32)},
+            "FIRST_PROBS is not a probability somewhere; allowed: 0 to 1",
+        ),
+        (
+            "scoring",
+            {"CANDIDATE_ORIGINS": np.zeros((1, 1), np.int32)},
             "CANDIDATE_ORIGINS has another shape than CANDIDATE_ITEMS; allowed: the same",
         ),
     ],
 )
-def test_inner_nodes_refuse_what_no_node_would_send(
-    server: EmbeddedServer, exported: Exported, node: str, name: str, array: NDArray[Any], message: str
+def test_what_nothing_vouches_for_is_checked(
+    server: EmbeddedServer, mine: dict[str, Tensors], node: str, changed: Tensors, message: str
 ) -> None:
-    asked = {
-        "EVENT_ITEMS": int64(0),
-        "EVENT_ACTIONS": int64(1),
-        "EVENT_TIMESTAMPS": int64(5),
-        "EVENT_SURFACES": int64(0),
-        "REQUEST_TIME": int64(NOW),
-        "SURFACE": int64(0),
-    }
-    tensors = {
-        "retrieval": asked | {"NUM_RESULTS": int64(5), "OUTCOME_WEIGHTS": floats(1, 0, 0)},
-        "ann": {
-            "QUERY_EMBEDDINGS": np.ones((1, 1, 32), np.float32),
-            "QUERY_BUDGETS": int64(5),
-            "QUERY_ORIGINS": np.array([[0]], np.int32),
-            "SEEN_ITEMS": int64(-1),
-            "EXCLUDED_ITEMS": int64(-1),
-            "CATALOGUE_VERSION": int64(0),
-        },
-        "ranking": asked | {"CANDIDATE_ITEMS": int64(7, 8), "KV_HANDLE": int64(0, 0, 0, 0, 0, 0)},
-        "scoring": {
-            "CANDIDATE_ITEMS": int64(7, 8),
-            "CANDIDATE_ORIGINS": np.array([[0, 0]], np.int32),
-            "CANDIDATE_PROBS": np.full((1, 2, 3), 0.5, np.float32),
-            "NUM_RESULTS": int64(5),
-        },
-    }[node]
-    bundle = {"BUNDLE_ID": np.array([[exported.bundle.name.encode()]], np.object_)}
-    assert call(server, node, tensors | bundle)
-    with pytest.raises(triton.InferenceServerException) as error:
-        call(server, node, tensors | bundle | {name: array})
-    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert message in error.value.message()
+    given = resealed(server.settings.bundle.name, mine[node])
+    assert message in refusal(server, tritonclient.grpc, node, given | changed)
+
+
+def test_only_the_same_user_finds_a_prefix_and_of_short_histories_nobody(server: EmbeddedServer) -> None:
+    """Else an answer would confirm a guess of what somebody did."""
+    long, short = inline(71, 60), inline(72, 3)
+    with GrpcClient(server.grpc_url) as client:
+
+        def source(request: RecommendRequest, user_id: str) -> str:
+            return client.recommend(replace(request, user_id=user_id)).kv_source
+
+        found = [source(long, user) for user in ("ann", "ann", "bob", "", "", "ann")]
+        assert found == ["prefill", "prefix", "prefill", "prefill", "prefix", "prefix"]
+        assert [source(short, user) for user in ("ann", "ann", "", "")] == ["prefill"] * 4
+
+
+def test_who_sends_the_history_of_a_stored_user_finds_no_prefix(
+    server: EmbeddedServer, exported: Exported
+) -> None:
+    user = int(np.argmax(np.diff(exported.dataset.offset_U1) >= 50))
+    asked = stored(exported, user)
+    with GrpcClient(server.grpc_url) as client:
+        client.recommend(asked)
+        assert client.recommend(asked).kv_source == "prefix"
+        assert client.recommend(replace(asked, history=events_of(exported, user))).kv_source == "prefill"

@@ -10,13 +10,14 @@ import pytest
 import tritonclient.grpc as triton
 from unipinrec_client import Event, GrpcClient, RecommendRequest
 
-from ensemble.kv.pool import COLUMNS, GENERATION, Handle
+from ensemble.kv.pool import COLUMNS, GENERATION
 from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import NOW, USERS, Exported, serving
 from tests.served.metrics import Scrape, metric
 from tests.served.nodes import Tensors, answer_by_steps, call, until_ranking
 from tests.served.requests import events_of, stored
 from tests.support.answers import Answer, Likeness, assert_alike, offline_answers
+from tests.support.seals import handles_of, sealed, with_handles
 from unipinrec.models.unified.offline import OfflineRequest
 
 USER = {
@@ -43,12 +44,11 @@ def test_the_nodes_one_by_one_answer_as_the_ensemble(server: EmbeddedServer, pro
 def test_a_handle_that_names_another_slot_content_is_not_used(
     server: EmbeddedServer, promised: Likeness, field: str, change: int
 ) -> None:
-    column = ("epoch", "slot", "generation", "length").index(field)
+    bundle = server.settings.bundle.name
 
     def spoil(inputs: Tensors) -> Tensors:
-        handle = inputs["KV_HANDLE"].copy()
-        handle[0, column] += change
-        return {**inputs, "KV_HANDLE": handle}
+        (handle,) = handles_of(bundle, inputs)
+        return with_handles(bundle, inputs, [handle._replace(**{field: getattr(handle, field) + change})])
 
     right = answer_by_steps(server, USER)
     wrong = answer_by_steps(server, USER, spoil)
@@ -58,8 +58,8 @@ def test_a_handle_that_names_another_slot_content_is_not_used(
 
 def test_a_slot_that_was_taken_over_is_not_used(server: EmbeddedServer, promised: Likeness) -> None:
     def take_over(inputs: Tensors) -> None:
-        handle = Handle.from_array(inputs["KV_HANDLE"][0])
-        path = next(server.settings.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
+        (handle,) = handles_of(server.settings.bundle.name, inputs)
+        path = next(server.serving.runtime_dir.glob(f"kv-*-{handle.epoch}.header"))
         np.memmap(path, np.int64, mode="r+").reshape(-1, COLUMNS)[handle.slot, GENERATION] += 1
 
     ranked = answer_by_steps(server, USER, take_over)
@@ -79,8 +79,9 @@ def crowd(server: EmbeddedServer, users: Iterator[int]) -> None:
     for _ in range(USERS // BATCH):
         names = [[f"user-{user}".encode()] for user in islice(users, BATCH)]
         named = {name: np.repeat(array, BATCH, axis=0) for name, array in USER.items()}
-        handles = until_ranking(server, named | {"USER_ID": np.array(names, np.object_)})["KV_HANDLE"]
-        full = full + 1 if (handles[:, 0] == 0).all() else 0
+        inputs = until_ranking(server, named | {"USER_ID": np.array(names, np.object_)})
+        handles = handles_of(server.settings.bundle.name, inputs)
+        full = full + 1 if all(handle.epoch == 0 for handle in handles) else 0
         if full == 3:
             return
 
@@ -172,6 +173,8 @@ def positions(server: EmbeddedServer) -> dict[str, float]:
 
 def test_tensors_of_another_bundle_are_refused(server: EmbeddedServer) -> None:
     inputs = until_ranking(server, USER)
-    inputs["BUNDLE_ID"] = np.array([[b"another-bundle"]], np.object_)
-    with pytest.raises(triton.InferenceServerException, match="BUNDLE_ID is another-bundle; this"):
+    inputs |= sealed("another-bundle", inputs, SEALED_HISTORY=[b""])
+    with pytest.raises(
+        triton.InferenceServerException, match="SEALED_HISTORY is of bundle another-bundle; this"
+    ):
         call(server, "ranking", inputs)

@@ -3,8 +3,6 @@
 Meanwhile nothing fails but what meets the dead process.
 """
 
-from pathlib import Path
-
 import pytest
 from unipinrec_client import GrpcClient, RetryPolicy
 
@@ -34,5 +32,5 @@ def test_a_killed_node_comes_back_with_the_same_answers(
         after = [client.recommend(stored(exported, user)) for user in range(8)]
     assert_alike(after, before, promised)
     assert server.pid == server_pid
-    pools = list(Path(server.settings.runtime_dir).glob("kv-*.json"))
+    pools = list(server.serving.runtime_dir.glob("kv-*.json"))
     assert len(pools) == len(server.node_processes("retrieval"))

@@ -11,6 +11,7 @@ from ensemble.nodes.metrics import FAILURES, STAGES
 from ensemble.nodes.ranking import KV_SOURCES
 from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import Exported
+from tests.served.exchange import exchange
 from tests.served.metrics import Scrape, metric
 from tests.served.nodes import NODES
 from tests.served.requests import stored
@@ -63,8 +64,26 @@ def test_a_request_is_found_in_the_logs_by_its_id(
     (refused,) = logged(server.log_path, refusal.value.request_id)
     assert (refused["node"], refused["reason"], refused["level"]) == ("history", "invalid", "INFO")
     assert "NUM_RESULTS is -3" in refused["message"]
+    assert "[request" not in str(refusal.value)
     refused_after = metric(server, "unipinrec_failed_requests_total", node="history", reason="invalid")
     assert refused_after == refused_before + 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"), [("7f", " [request 7f]"), ("x" * 500, f" [request {'x' * 128}]"), ("", "")]
+)
+def test_a_refusal_tells_whoever_reads_it_the_requests_id(
+    server: EmbeddedServer, sent: str, told: str
+) -> None:
+    tensors = {"USER_ID": ("BYTES", "42"), "NUM_RESULTS": ("INT64", -3)}
+    inputs = [
+        {"name": name, "datatype": kind, "shape": [1, 1], "data": [value]}
+        for name, (kind, value) in tensors.items()
+    ]
+    body = {"inputs": inputs} | ({"id": sent} if sent else {})
+    status, said = exchange("POST", f"{server.http_url}/v2/models/recommend/infer", json.dumps(body))
+    assert status == 400
+    assert json.loads(said)["error"].endswith(f"NUM_RESULTS is -3 at user 0; allowed: 1 to 128{told}")
 
 
 def logged(path: Path, request_id: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import json
 import ssl
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_requests_without_the_header_go_to_all_replicas(proxy: Proxy) -> None:
         user = triton.InferInput("USER_ID", [1, 1], "BYTES")
         user.set_data_from_numpy(np.array([[b"someone"]], dtype=np.object_))
         for _ in range(6):
-            client.infer("recommend", [user])
+            client.infer("recommend", [user], headers=proxy.headers)
     accesses = logged(proxy, before, 6)
     assert {access.user for access in accesses} == {"-"}
     assert len({access.replica for access in accesses}) == REPLICAS
@@ -136,6 +136,83 @@ def test_only_recommending_passes_over_grpc(proxy: Proxy) -> None:
             assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+WRONG_KEYS: list[dict[str, str]] = [
+    {}, {"unipinrec-api-key": ""}, {"unipinrec-api-key": "0" * 64}, {"authorization": "Bearer x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", WRONG_KEYS, ids=["none", "empty", "another", "of another kind"])
+def test_callers_without_a_key_are_refused_over_both_protocols(proxy: Proxy, headers: dict[str, str]) -> None:
+    told = "unipinrec-api-key is missing or unknown; allowed: a key of this proxy"
+    context = ssl.create_default_context(cafile=str(proxy.certificate))
+    for method, path in (
+        ("POST", "/v2/models/recommend/infer"),
+        ("GET", "/v2/models/recommend"),
+        ("POST", "/v2/repository/index"),
+        ("POST", "/v2/health/live"),
+    ):
+        url = f"https://{proxy.http_url}{path}"
+        status, said = exchange(method, url, json_body() if method == "POST" else None, headers, context)
+        assert (status, json.loads(said)) == (401, {"error": told})
+    assert exchange("GET", f"https://{proxy.http_url}/v2/health/ready", None, headers, context)[0] == 200
+    with grpc_channel(proxy, headers) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for call, asked in (
+            (stub.ModelInfer, message({"USER_ID": np.array([[b"42"]], np.object_)})),
+            (stub.ServerLive, service_pb2.ServerLiveRequest()),
+            (stub.RepositoryIndex, service_pb2.RepositoryIndexRequest()),
+        ):
+            with pytest.raises(grpc.RpcError) as error:
+                call(asked)
+            assert (error.value.code(), error.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, told)
+
+
+def test_writing_takes_the_administrators_key_too(proxy: Proxy) -> None:
+    """No replica here takes events: behind the proxy, the answer is that there is no such model."""
+    told = "unipinrec-admin-key is missing or unknown; allowed: an administrator's key of this proxy"
+    admin = {"unipinrec-admin-key": proxy.admin_key}
+    for model in ("append_events", "update_items"):
+        path = f"/v2/models/{model}/infer"
+        status, said = http_request(proxy, "POST", path, json_body())
+        assert (status, json.loads(said)) == (403, {"error": told})
+        assert (
+            http_request(proxy, "POST", path, json_body(), {"unipinrec-admin-key": proxy.api_key})[0] == 403
+        )
+        status, said = http_request(proxy, "POST", path, json_body(), admin)
+        assert (status, b"unknown model" in said) == (404, True)
+        asked = message({"USER_ID": np.array([[b"42"]], np.object_)})
+        asked.model_name = model
+        for headers, code in ((proxy.headers, "PERMISSION_DENIED"), (proxy.headers | admin, "NOT_FOUND")):
+            with grpc_channel(proxy, headers) as channel, pytest.raises(grpc.RpcError) as error:
+                service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(asked)
+            assert error.value.code().name == code
+
+
+@pytest.mark.parametrize("tag", [b"\x0a", b"\x8a\x00", b"\x8a\x80\x00"])
+@pytest.mark.parametrize("model", [b"append_events", b"update_items", b"append_events-2"])
+def test_no_second_name_in_a_message_leads_to_a_writing_model(proxy: Proxy, tag: bytes, model: bytes) -> None:
+    asked = message({"USER_ID": np.array([[b"42"]], np.object_)}).SerializeToString() + field(tag, model)
+    assert service_pb2.ModelInferRequest.FromString(asked).model_name == model.decode()
+    with grpc_channel(proxy) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(INFER)(asked)
+    assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+def test_old_tls_is_refused(proxy: Proxy) -> None:
+    context = ssl.create_default_context(cafile=str(proxy.certificate))
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError, match="alert protocol version"):
+        exchange("GET", f"https://{proxy.http_url}/v2/health/live", context=context)
+
+
+def test_no_key_is_in_the_log(proxy: Proxy) -> None:
+    post(proxy, json_body())
+    assert proxy.api_key not in proxy.output
+    assert proxy.admin_key not in proxy.output
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -154,13 +231,25 @@ def test_only_recommending_passes_over_grpc(proxy: Proxy) -> None:
             "shape is wrong; allowed: two numbers, below 100 and below 100000",
         ),
         (
+            json_body({"name": "SURFACE", "datatype": "INT64", "shape": [1, 10**12], "data": [1]}),
+            "shape is wrong; allowed: two numbers, below 100 and below 100000",
+        ),
+        (
             json_body({"name": "SURFACE", "datatype": "INT64", "shape": [99, 99, 99, 99], "data": [1]}),
             "shape is wrong; allowed: two numbers, below 100 and below 100000",
         ),
         ("[" * 300_000, "body is nested too deep; allowed: 500 brackets"),
         ("[1," * 300_000, "body is nested too deep; allowed: 500 brackets"),
     ],
-    ids=["classification", "hidden classification", "overflow", "four numbers", "deep", "deep with numbers"],
+    ids=[
+        "classification",
+        "hidden classification",
+        "overflow",
+        "a tera",
+        "four numbers",
+        "deep",
+        "deep with numbers",
+    ],
 )
 def test_a_request_that_would_kill_a_server_is_refused_over_http(
     fleet: Fleet, proxy: Proxy, body: str, message: str
@@ -225,8 +314,8 @@ def test_a_request_that_would_kill_a_server_is_refused_over_grpc(
 
 
 def test_a_request_without_a_length_is_refused_over_http_2_too(proxy: Proxy) -> None:
-    credentials = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
-    with grpc.secure_channel(proxy.http_url, credentials) as channel, pytest.raises(grpc.RpcError) as error:
+    channel = grpc.secure_channel(proxy.http_url, credentials(proxy, proxy.headers))
+    with channel, pytest.raises(grpc.RpcError) as error:
         channel.unary_unary("/v2/models/recommend/infer")(json_body().encode())
     assert error.value.details() == "Received http2 header with status: 400"
 
@@ -314,7 +403,8 @@ def http_request(
     headers: dict[str, str] | None = None,
 ) -> tuple[int, bytes]:
     context = ssl.create_default_context(cafile=str(proxy.certificate))
-    return exchange(method, f"https://{proxy.http_url}{path}", body, headers, context)
+    sent = proxy.headers if headers is None else proxy.headers | headers
+    return exchange(method, f"https://{proxy.http_url}{path}", body, sent, context)
 
 
 def post(proxy: Proxy, body: str | bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
@@ -323,9 +413,21 @@ def post(proxy: Proxy, body: str | bytes, headers: dict[str, str] | None = None)
     return status, json.loads(content) if content.endswith(b"}") else None
 
 
-def grpc_channel(proxy: Proxy) -> grpc.Channel:
-    credentials = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
-    return grpc.secure_channel(proxy.grpc_url, credentials)
+def grpc_channel(proxy: Proxy, headers: dict[str, str] | None = None) -> grpc.Channel:
+    """A channel whose calls carry the caller's key, or other headers."""
+    return grpc.secure_channel(
+        proxy.grpc_url, credentials(proxy, proxy.headers if headers is None else headers)
+    )
+
+
+def credentials(proxy: Proxy, headers: dict[str, str]) -> grpc.ChannelCredentials:
+    """The proxy's certificate, and headers with each call."""
+
+    def add(_: object, callback: Callable[[tuple[tuple[str, str], ...], None], None]) -> None:
+        callback(tuple(headers.items()), None)
+
+    trusted = grpc.ssl_channel_credentials(proxy.certificate.read_bytes())
+    return grpc.composite_channel_credentials(trusted, grpc.metadata_call_credentials(add))
 
 
 def message(tensors: Mapping[str, NDArray[Any]]) -> service_pb2.ModelInferRequest:

@@ -23,6 +23,7 @@ from ensemble.settings import ServingSettings
 from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, USERS, Exported
 from tests.support.answers import PROMISED, Answer, offline_answers
 from tests.support.node_inputs import inputs_of
+from tests.support.seals import handles_of, with_handles
 from unipinrec.data.history import History
 from unipinrec.models.unified.offline import OfflineRequest
 
@@ -81,8 +82,16 @@ class Chain:
             **inputs,
             **given,
             "CANDIDATE_ORIGINS": made["CANDIDATE_ORIGINS"],
+            "POLICY_TICKET": made["POLICY_TICKET"],
             "NUM_RESULTS": made["RESOLVED_NUM_RESULTS"],
         }
+
+    def before_any(self, node: str, request: Tensors) -> Tensors:
+        """All tensors that any node reads, `scoring` too."""
+        if node in ("retrieval", "ann"):
+            return self.before(node, request)
+        tensors = self.before_ranking(request)
+        return {**tensors, **self.ranking.pack(self.ranking.run(self.ranking.parse(tensors)))}
 
     def rank(self, tensors: Tensors) -> Tensors:
         """Rank and score what `before_ranking` returned."""
@@ -92,6 +101,14 @@ class Chain:
 
     def __call__(self, request: Tensors) -> Tensors:
         return self.rank(self.before_ranking(request))
+
+    def handles(self, tensors: Tensors) -> list[Handle]:
+        """What `KV_HANDLE` holds."""
+        return handles_of(self._bundle.id, tensors)
+
+    def with_handles(self, tensors: Tensors, handles: Sequence[Handle]) -> Tensors:
+        """The tensors of a request with other handles, as if they were its own."""
+        return with_handles(self._bundle.id, tensors, handles)
 
     def pool_of(self, handle: Handle) -> MappedPool:
         pool = PoolDirectory(self.settings.runtime_dir, self.engines[0]).find(handle)

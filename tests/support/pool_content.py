@@ -49,8 +49,8 @@ def content(value: float, length: int) -> Tensor:
     return 1000 * value + torch.arange(float(np.prod(shape))).view(shape)
 
 
-def put(pool: KVPool, value: float, length: int = POSITIONS) -> Handle:
-    slot = pool.acquire()
+def put(pool: KVPool, value: float, length: int = POSITIONS, owner: bytes = b"") -> Handle:
+    slot = pool.acquire(owner)
     assert slot is not None
     with filling(pool, slot, 0, length) as memory:
         memory[:, :, :, :length] = content(value, length)

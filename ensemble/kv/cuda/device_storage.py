@@ -133,6 +133,12 @@ class DeviceStorage:
         # As a pass over the slot leaves it: see `SlottedTrunk`.
         self.values_L2HPD[:, :, :, to + length : to + -(-length // BLOCK) * BLOCK] = 0
 
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot and the hidden state beside it with zeros, inside the device."""
+        begin = self.map.begin(slot)
+        self.hidden_RC[slot] = 0
+        self.values_L2HPD[:, :, :, begin : begin + self.map.slot_size] = 0
+
     def synchronize(self) -> None:
         """Return when the device has done all that was launched on it."""
         self._allocator.synchronize()

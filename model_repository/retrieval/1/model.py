@@ -12,7 +12,11 @@ from ensemble.settings import ServingSettings
 class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `retrieval` node."""
 
+    computes = True
+
     def make(self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]) -> RetrievalNode:
         """Return the node with a KV pool of this instance."""
         engine = engine_of(args, loaded, settings)
-        return RetrievalNode(loaded, settings, engine, args["model_instance_name"])
+        node = RetrievalNode(loaded, settings, engine, args["model_instance_name"])
+        node.follow_deletions(settings)
+        return node

@@ -42,17 +42,15 @@ def test_every_tensor_between_the_nodes_is_counted_and_known() -> None:
     def call(node: str, tensors: Tensors) -> Tensors:
         asked[node] = set(tensors)
         made: Tensors = {name: np.zeros((1, 10), np.float32) for name in outputs[node]}
-        if node == "retrieval":
-            made["KV_HANDLE"] = np.array([[9, 1, 2, 993, 3, 0]])
         if "BUNDLE_ID" in made:
             made["BUNDLE_ID"] = np.array([[b"bundle"]], np.object_)
         return made
 
-    found = follow(graph, {"USER_ID": np.zeros((1, 1))}, call, PAPER.model)
+    found = follow(graph, {"USER_ID": np.zeros((1, 1))}, call, PAPER.model, 993)
     assert asked["history"] == {"USER_ID"}
-    assert {"KV_HANDLE", "CANDIDATE_ITEMS", "EVENT_ITEMS"} < asked["ranking"]
+    assert {"KV_HANDLE", "CANDIDATE_ITEMS", "SEALED_HISTORY"} < asked["ranking"]
     bytes_of = {tensor["name"]: tensor["bytes"] for tensor in found["tensors"]}
-    assert bytes_of["KV_HANDLE"] == 48
+    assert bytes_of["KV_HANDLE"] == 40
     assert bytes_of["BUNDLE_ID"] == 10
     assert set(bytes_of) == set(KNOWN)
     assert found["keys_and_values_bytes"] == 0
@@ -67,7 +65,7 @@ def test_a_tensor_that_nobody_knows_counts_as_keys_and_values() -> None:
     def call(node: str, _tensors: Tensors) -> Tensors:
         return {name: np.zeros((1, 6), np.int64) for name in outputs[node]}
 
-    found = follow(graph, {}, call, PAPER.model)
+    found = follow(graph, {}, call, PAPER.model, 993)
     assert found["keys_and_values_bytes"] == 48
 
 

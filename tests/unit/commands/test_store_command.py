@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands.app import app
+from ensemble.stores.history_store import LARGEST
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.conftest import USERS, Exported
 from unipinrec.data.events import DatasetInfo
@@ -52,14 +53,71 @@ def lines(tmp_path: Path, *users: object) -> Path:
     return path
 
 
-def test_a_dataset_takes_the_place_of_what_was_stored(shop: Path, histories: Path, tmp_path: Path) -> None:
+def test_a_dataset_takes_the_place_of_what_was_stored_on_request(
+    shop: Path, histories: Path, tmp_path: Path
+) -> None:
     run("append", lines(tmp_path, ANN))
-    code, out, _ = run("import", "--dataset", shop)
+    code, out, _ = run("import", "--dataset", shop, "--replace")
     assert (code, out) == (0, f"4 events of 2 users stored in {histories}")
     assert stored(histories) == {
         "a": [(30, 1, 5, 0), (10, 3, 6, 0), (20, 2, 9, 0)],
         "b": [(40, 1, 7, 0)],
     }
+
+
+def test_a_dataset_is_merged_with_what_was_appended_as_often_as_it_is_imported(
+    shop: Path, histories: Path, tmp_path: Path
+) -> None:
+    live = {
+        "user_id": "a",
+        # As the dataset has it, though with an id; at another time; an impression.
+        **{"item_ids": [10, 10, 20], "actions": [1, 1, 0], "timestamps": [6, 8, 9]},
+        "event_ids": ["x", "y", "z"],
+    }
+    run("append", lines(tmp_path, ANN, live))
+    merged = {
+        "a": [(30, 1, 5, 0), (10, 1, 6, 0), (10, 1, 8, 0), (20, 0, 9, 0), (20, 2, 9, 0)],
+        "ann": stored(histories)["ann"],
+        "b": [(40, 1, 7, 0)],
+    }
+    for told in (
+        "3 events of 2 users stored in {}, 1 duplicates",
+        "0 events of 2 users stored in {}, 4 duplicates",
+    ):
+        code, out, _ = run("import", "--dataset", shop)
+        assert (code, out) == (0, told.format(histories))
+        assert stored(histories) == merged
+        # What was appended has its id still, and what comes again by it is a duplicate.
+        assert run("append", lines(tmp_path, live))[1].endswith("3 duplicates")
+        assert stored(histories) == merged
+
+
+def test_of_both_the_latest_events_are_kept(
+    shop: Path, histories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIPINREC_MAX_STORED_EVENTS", "2")
+    run("append", lines(tmp_path, {**ANN, "user_id": "a", "timestamps": [3, 8]}))
+    for _ in range(2):
+        assert run("import", "--dataset", shop)[0] == 0
+        with LmdbHistoryStore(histories, most_events=2) as store:
+            assert store.read(b"a").tolist() == [(7, 3, 8, 1), (20, 2, 9, 0)]
+            assert store.read(b"b").tolist() == [(40, 1, 7, 0)]
+
+
+def test_an_import_that_fails_says_which_users_are_stored_and_goes_on_when_it_is_run_again(
+    shop: Path, histories: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("commands.store.USERS_AT_ONCE", 1)
+        broken.setitem(LARGEST, "item_id", 39)
+        code, _, stderr = run("import", "--dataset", shop)
+    assert code == 2
+    assert stderr == (
+        "user 'b': item_id is 40 at event 0; allowed: 0 to 39; "
+        "1 users before are stored, and may be given again\n"
+    )
+    assert stored(histories).keys() == {"a"}
+    assert run("import", "--dataset", shop)[1] == f"1 events of 2 users stored in {histories}, 3 duplicates"
 
 
 def test_the_latest_events_are_left_out_on_request(shop: Path, tmp_path: Path) -> None:

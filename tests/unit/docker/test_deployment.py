@@ -54,9 +54,15 @@ def test_haproxy_accepts_the_proxys_configuration(tmp_path: Path) -> None:
         [openssl, *made, "-keyout", pem, "-out", tmp_path / "c.pem"], check=True, capture_output=True
     )
     pem.write_text(pem.read_text() + (tmp_path / "c.pem").read_text())
+    keys = tmp_path / "keys"
+    keys.write_text(f"{'0' * 64}\n")
     result = subprocess.run(
         [haproxy, "-c", "-f", CONFIGURATION],
-        env={"UNIPINREC_PROXY_CERTIFICATE": str(pem)},
+        env={
+            "UNIPINREC_PROXY_CERTIFICATE": str(pem),
+            "UNIPINREC_PROXY_KEYS": str(keys),
+            "UNIPINREC_PROXY_ADMIN_KEYS": str(keys),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode, Candidates
-from ensemble.nodes.contract import BundleMismatchError, InvalidInputError, stack
+from ensemble.nodes.sealed_history import rows_to_bytes
 from ensemble.settings import ServingSettings
 from export.item_index import build_index
 from tests.conftest import ITEMS, Exported
+from tests.support.seals import resealed, sealed
 from unipinrec.bundle import INDEX, INDEX_KINDS, IndexKind
 from unipinrec.bundle import ITEMS as ITEMS_FILE
 from unipinrec.models.unified.queries import split_budget
@@ -79,18 +80,16 @@ def request(
         split_budget(total, np.ones(len(query))) for total, query in zip(budget, query_BQE, strict=True)
     ]
 
-    def rows(lists: Sequence[Sequence[int]] | None) -> NDArray[Any]:
-        return stack([np.array(row, np.int64) for row in lists or [[]] * users], -1)
-
-    return {
+    left_out = [
+        rows_to_bytes(np.array([*one, *other], np.int64))
+        for one, other in zip(seen or [[]] * users, excluded or [[]] * users, strict=True)
+    ]
+    made = {
         "QUERY_EMBEDDINGS": np.stack(query_BQE),
-        "SEEN_ITEMS": rows(seen),
-        "EXCLUDED_ITEMS": rows(excluded),
         "QUERY_BUDGETS": np.stack(share_BQ),
         "QUERY_ORIGINS": np.tile(np.arange(len(query_BQE[0]), dtype=np.int32), (users, 1)),
-        "CATALOGUE_VERSION": np.zeros((users, 1), np.int64),
-        "BUNDLE_ID": np.full((users, 1), loaded.id.encode(), np.object_),
     }
+    return sealed(loaded.id, made, "QUERY_SEAL", SEALED_LEFT_OUT=left_out)
 
 
 def search(node: AnnNode, arrays: dict[str, NDArray[Any]]) -> list[Candidates]:
@@ -135,15 +134,6 @@ def test_an_item_both_seen_and_excluded_is_skipped_once(
     both = best_rows(query_1E[0], item_vectors, 5)
     (found,) = search(node, request(loaded, [query_1E], [6], [both], [both]))
     assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 6, both)
-
-
-def test_seen_items_return_where_repeats_are_welcome(loaded: LoadedBundle, item_vectors: Queries) -> None:
-    repeating = AnnNode(loaded, ServingSettings(exclude_seen=False))
-    query_1E = queries(5, 1, item_vectors.shape[1])
-    best = best_rows(query_1E[0], item_vectors, 8)
-    seen, excluded = best[:4], best[4:6]
-    (found,) = search(repeating, request(loaded, [query_1E], [6], [seen], [excluded]))
-    assert found.item_row_K.tolist() == [*seen, *best[6:8]]
 
 
 def test_users_of_one_request_are_answered_each_by_their_own_limits(
@@ -214,7 +204,6 @@ def test_answers_of_different_lengths_are_padded_at_the_end(
     packed = node.pack(search(node, arrays))
     assert packed["CANDIDATE_ITEMS"].tolist() == [best_rows(query_UE[0], item_vectors, 6), [0] + [-1] * 5]
     assert packed["CANDIDATE_ORIGINS"].tolist() == [[0] * 6, [0] * 6]
-    assert packed["BUNDLE_ID"].tolist() == [[loaded.id.encode()]] * 2
 
 
 @pytest.mark.parametrize("excluded_count", [0, 3])
@@ -290,49 +279,16 @@ def test_every_kind_of_index_finds_what_little_is_left(
     assert sorted(found.item_row_K.tolist()) == left
 
 
-def test_rows_beyond_the_catalogue_leave_nothing_out(
-    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
-) -> None:
-    query_1E = queries(18, 1, item_vectors.shape[1])
-    (found,) = search(node, request(loaded, [query_1E], [10], excluded=[[ITEMS, ITEMS + 7, 2**40]]))
-    assert found.item_row_K.tolist() == best_rows(query_1E[0], item_vectors, 10)
-
-
-def test_a_request_of_another_bundle_is_refused(
-    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
-) -> None:
-    arrays = request(loaded, queries(12, 2, item_vectors.shape[1])[:, None], [1, 1])
-    arrays["BUNDLE_ID"][1] = b"other-0123456789ab"
-    message = f"^BUNDLE_ID is other-0123456789ab; this node serves {loaded.id}"
-    with pytest.raises(BundleMismatchError, match=message):
-        node.parse(arrays)
-
-
-@pytest.mark.parametrize(
-    ("budget_Q", "message"),
-    [
-        ([0, 0], "QUERY_BUDGETS adds up to 0; allowed: 1 to 128, none negative"),
-        ([100, 29], "QUERY_BUDGETS adds up to 129; allowed: 1 to 128, none negative"),
-        ([-1, 5], "QUERY_BUDGETS adds up to 134; allowed: 1 to 128, none negative"),
-    ],
-)
-def test_budgets_that_no_plan_has_are_refused(
-    node: AnnNode, loaded: LoadedBundle, item_vectors: Queries, budget_Q: list[int], message: str
-) -> None:
-    arrays = request(loaded, [queries(13, 2, item_vectors.shape[1])], [4])
-    arrays["QUERY_BUDGETS"] = np.array([budget_Q])
-    with pytest.raises(InvalidInputError, match=f"^{message}$"):
-        node.parse(arrays)
-
-
 def test_each_query_takes_its_own_budget_and_padding_takes_nothing(
     node: AnnNode, loaded: LoadedBundle, item_vectors: Queries
 ) -> None:
     query_QE = queries(14, 3, item_vectors.shape[1])
     query_QE[2] = 0
-    arrays = request(loaded, [query_QE], [3])
-    arrays["QUERY_BUDGETS"] = np.array([[1, 5, 0]])
-    arrays["QUERY_ORIGINS"] = np.array([[8, 3, 0]], np.int32)
+    changed = {
+        "QUERY_BUDGETS": np.array([[1, 5, 0]]),
+        "QUERY_ORIGINS": np.array([[8, 3, 0]], np.int32),
+    }
+    arrays = resealed(loaded.id, request(loaded, [query_QE], [3]), changed)
     (found,) = search(node, arrays)
     first = best_rows(query_QE[0], item_vectors, 1)
     assert found.item_row_K.tolist() == first + best_rows(query_QE[1], item_vectors, 5, first)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ensemble.kv.cuda.device_storage import DeviceStorage
-from ensemble.kv.pool import Handle
+from ensemble.kv.pool import Handle, no_slot
 from tests.conftest import Exported
 from tests.support.node_chain import (
     Chain,
@@ -84,7 +84,7 @@ def test_nothing_outside_live_slots_is_read(make_gpu_chain: Callable[..., Chain]
     assert sources(answers) == sources(expected) == ["prefill", "recomputed", "recomputed"]
     assert_same_answers(answers, expected)
     tensors = chain.before_ranking(request)
-    poison_all_but(chain, [Handle.from_array(tensors["KV_HANDLE"][0])])
+    poison_all_but(chain, chain.handles(tensors)[:1])
     answers = chain.rank(tensors)
     assert sources(answers) == ["prefix", "recomputed", "recomputed"]
     assert_same_answers(answers, expected)
@@ -146,9 +146,9 @@ def test_fewer_bits_answer_nearly_alike(
     request = stored(exported, users_of_many_lengths(exported)[:2], 128)
     tensors = exact.before_ranking(request)
     expected = exact.rank(tensors)
-    handles = rounded.before_ranking(request)["KV_HANDLE"]
-    for given, source in ((handles, "prefill"), (0 * handles, "recomputed")):
-        answers = rounded.rank({**tensors, "KV_HANDLE": given})
+    handles = rounded.handles(rounded.before_ranking(request))
+    for given, source in ((handles, "prefill"), ([no_slot(1)] * 2, "recomputed")):
+        answers = rounded.rank(rounded.with_handles(tensors, given))
         assert sources(answers) == [source] * 2
         for row in range(2):
             found, right = by_item(answers, row), by_item(expected, row)

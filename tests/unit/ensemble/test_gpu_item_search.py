@@ -13,11 +13,13 @@ from ensemble.index.cuda.item_search import move_to_gpu, require_gpu, search_on_
 from ensemble.index.item_search import ItemSearch
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode
+from ensemble.nodes.sealed_history import rows_to_bytes
 from ensemble.settings import ServingSettings
 from export.item_index import build_index
 from tests.conftest import Exported
 from tests.support import gpu_stand_in
 from tests.support.gpu_stand_in import brute_force
+from tests.support.seals import sealed
 from unipinrec.bundle import INDEX_KINDS, IndexKind
 
 ITEMS, QUERIES, WIDTH = 3_000, 5, 16
@@ -159,15 +161,13 @@ def test_a_node_on_the_gpu_answers_as_one_on_the_cpu(
     query_1QE = (
         np.random.default_rng(9).normal(size=(1, 2, loaded.manifest.model.item_dim)).astype(np.float32)
     )
-    request = {
+    made = {
         "QUERY_EMBEDDINGS": query_1QE,
         "QUERY_BUDGETS": np.array([[12, 8]]),
         "QUERY_ORIGINS": np.array([[0, 1]], np.int32),
-        "SEEN_ITEMS": np.array([[0, 5, 5, -1]]),
-        "EXCLUDED_ITEMS": np.array([[2]]),
-        "CATALOGUE_VERSION": np.array([[0]]),
-        "BUNDLE_ID": np.full((1, 1), loaded.id.encode(), dtype=np.object_),
     }
+    left_out = rows_to_bytes(np.array([0, 2, 5]))
+    request = sealed(loaded.id, made, "QUERY_SEAL", SEALED_LEFT_OUT=[left_out])
     (expected,), (found,) = (node.run(node.parse(request)) for node in (on_cpu, on_gpu))
     assert len(found.item_row_K) == 20
     assert found.item_row_K.tolist() == expected.item_row_K.tolist()

@@ -8,19 +8,23 @@ import pytest
 
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.history import HistoryNode
+from ensemble.nodes.sealed_history import SealedHistory, rows_from_bytes
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.conftest import ACTIONS, SURFACES
-from tests.support.node_chain import Tensors, counted
+from tests.support.node_chain import counted
+from tests.support.seals import contents_of
 
 REQUEST = {"USER_ID": np.array([[b"ann"]], np.object_)}
 FIRST_ITEM = 1000
 LAST_ACTIONS, LAST_SURFACE = 2 ** len(ACTIONS) - 1, len(SURFACES) - 1
 
 
-def answer(node: HistoryNode) -> Tensors:
-    return node.pack(node.run(node.parse(REQUEST)))
+def window(node: HistoryNode, loaded: LoadedBundle) -> list[int]:
+    made = node.pack(node.run(node.parse(REQUEST)))
+    (content,) = contents_of(loaded.id, made, "SEALED_HISTORY")
+    return SealedHistory.from_bytes(content).history.item_row_N.tolist()
 
 
 def test_without_a_store_everyone_is_new_and_one_line_warns(
@@ -31,8 +35,22 @@ def test_without_a_store_everyone_is_new_and_one_line_warns(
     assert caplog.messages == [
         f"no store of histories at {tmp_path / 'none'}: users who send none are new ones"
     ]
-    assert answer(node)["EVENT_ITEMS"].tolist() == [[-1]]
+    assert window(node, loaded) == []
     assert counted(node, "unipinrec_cold_starts_total") == 1
+    node.close()
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_seen_items_are_left_out_unless_repeats_are_welcome(
+    loaded: LoadedBundle, tmp_path: Path, exclude_seen: bool
+) -> None:
+    with LmdbHistoryStore(tmp_path / "store", writable=True) as store:
+        store.append(b"ann", np.array([(FIRST_ITEM + 3 * row, 1, 10, 0) for row in (4, 9, 4)], EVENT))
+    node = HistoryNode(loaded, ServingSettings(histories=tmp_path / "store", exclude_seen=exclude_seen))
+    excluded = {"EXCLUDE_ITEM_IDS": np.array([[FIRST_ITEM + 6, 5, FIRST_ITEM + 12]])}
+    made = node.pack(node.run(node.parse(REQUEST | excluded)))
+    (content,) = contents_of(loaded.id, made, "SEALED_LEFT_OUT")
+    assert rows_from_bytes(content).tolist() == ([2, 4, 9] if exclude_seen else [2, 4])
     node.close()
 
 
@@ -50,6 +68,6 @@ def test_events_that_the_bundle_has_no_rows_for_are_ignored_and_counted(
     with LmdbHistoryStore(tmp_path / "store", writable=True) as store:
         store.append(b"ann", np.array(stored, EVENT))
     node = HistoryNode(loaded, ServingSettings(histories=tmp_path / "store"))
-    assert answer(node)["EVENT_ITEMS"].tolist() == [[0, 3]]
+    assert window(node, loaded) == [0, 3]
     assert counted(node, "unipinrec_unknown_items_total") == 3
     node.close()

@@ -142,7 +142,7 @@ def test_command_fails_with_one_line(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(serve)
     result = CliRunner().invoke(app, ["--bundle", str(tmp_path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith(f"--bundle is {tmp_path}, which has no manifest.json")
     assert result.output.count("\n") == 1
 
@@ -165,13 +165,16 @@ def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_secret_travels_apart_from_what_may_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = ServingSettings(admin_key=SecretStr("s3cret"))
-    assert "s3cret" not in repr(sent) + str(sent.as_environment())
+    sent = ServingSettings(admin_key=SecretStr("s3cret"), seal_key=SecretStr("5e" * 32))
+    shown = repr(sent) + str(sent.as_environment())
+    assert "s3cret" not in shown
+    assert "5e5e" not in shown
     for name, value in (sent.as_environment() | sent.secret_environment()).items():
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
     # One that a child must not have is not inherited either.
-    assert ServingSettings(admin_key=None).secret_environment() == {"UNIPINREC_ADMIN_KEY": ""}
+    nothing = {"UNIPINREC_ADMIN_KEY": "", "UNIPINREC_SEAL_KEY": ""}
+    assert ServingSettings(admin_key=None, seal_key=None).secret_environment() == nothing
 
 
 def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The nodes with the KV pool between them: prefixes, and every fault of a slot."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from ensemble.kv.pool import Handle
 from ensemble.nodes.ranking import Ranked
+from ensemble.owners import owners_of
 from tests.conftest import Exported
 from tests.support.node_chain import (
     MAX_HISTORY,
@@ -22,7 +24,7 @@ from tests.support.node_chain import (
     stored,
     users_of_many_lengths,
 )
-from tests.support.pool_content import content_of
+from tests.support.pool_content import content_of, slot_content
 from unipinrec.models.common.tokens import Events
 
 
@@ -61,9 +63,9 @@ def test_a_handle_that_does_not_hold_is_recomputed_with_equal_scores(
     tensors = chain.before_ranking(stored(exported, [5, 6, 7]))
     expected = chain.rank(tensors)
     place = ("epoch", "slot", "generation", "length").index(column)
-    stale = tensors["KV_HANDLE"].copy()
-    stale[1, place] += 1
-    answers = chain.rank({**tensors, "KV_HANDLE": stale})
+    stale = [list(handle) for handle in chain.handles(tensors)]
+    stale[1][place] += 1
+    answers = chain.rank(chain.with_handles(tensors, [Handle(*fields) for fields in stale]))
     assert sources(answers) == ["prefill", "recomputed", "prefill"]
     assert_same_answers(answers, expected)
 
@@ -74,10 +76,10 @@ def test_a_valid_handle_of_a_history_of_another_length_is_not_used(
     chain = make_any_chain()
     users = users_of_many_lengths(exported)[:3]
     tensors = chain.before_ranking(stored(exported, users))
-    handles = tensors["KV_HANDLE"]
-    assert len(set(handles[:, 3].tolist())) == 3
+    handles = chain.handles(tensors)
+    assert len({handle.length for handle in handles}) == 3
     expected = chain.rank(tensors)
-    answers = chain.rank({**tensors, "KV_HANDLE": handles[[1, 0, 2]]})
+    answers = chain.rank(chain.with_handles(tensors, [handles[place] for place in (1, 0, 2)]))
     assert sources(answers) == ["recomputed", "recomputed", "prefill"]
     assert_same_answers(answers, expected)
 
@@ -101,7 +103,7 @@ def test_a_slot_reused_during_ranking_is_recomputed(
     chain = make_any_chain(pool_slots=1)
     expected = chain(stored(exported, [5]))
     tensors = chain.before_ranking(stored(exported, [5]))
-    handle = Handle.from_array(tensors["KV_HANDLE"][0])
+    (handle,) = chain.handles(tensors)
 
     def reuse() -> None:
         chain.pool_of(handle).release(handle)
@@ -111,6 +113,35 @@ def test_a_slot_reused_during_ranking_is_recomputed(
         answers = chain.rank(tensors)
     assert sources(answers) == ["recomputed"]
     assert_same_answers(answers, expected)
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_a_user_who_is_deleted_while_a_request_is_under_way_is_wiped_and_answered(
+    make_any_chain: Callable[..., Chain], exported: Exported, during: bool
+) -> None:
+    chain = make_any_chain(pool_slots=2)
+    gone, other = users_of_many_lengths(exported)[:2]
+    expected = chain(stored(exported, [gone, other]))
+    # The third finds no slot, and is encoded into a spare one.
+    tensors = chain.before_ranking(stored(exported, [gone, other, 5]))
+    handles = chain.handles(tensors)
+    assert handles[2].epoch == 0
+    owners = owners_of(str(exported.dataset.user_ids_U[gone]).encode())
+
+    def forget() -> None:
+        chain.retrieval.forget(owners)
+
+    if not during:
+        forget()
+    with on_entry(chain.ranking, forget) if during else nullcontext():
+        answers = chain.rank(tensors)
+    assert sources(answers) == ["recomputed", "prefix", "recomputed"]
+    assert_same_answers({name: array[:2] for name, array in answers.items()}, expected)
+    storage = chain.pool_of(handles[0]).storage
+    assert not slot_content(storage, handles[0].slot, MAX_HISTORY + 1).any()
+    assert slot_content(storage, handles[1].slot, handles[1].length).any()
+    assert counted(chain.retrieval, "unipinrec_kv_wiped_total") == 1
+    assert sources(chain(stored(exported, [gone, other]))) == ["prefill", "prefix"]
 
 
 def test_a_restarted_retrieval_instance_makes_older_handles_stale(
@@ -137,8 +168,7 @@ def test_what_lies_in_a_slot_behind_the_history_is_never_read(
     ]
     expected = chain(stored(exported, users))
     tensors = chain.before_ranking(stored(exported, users))
-    for array in tensors["KV_HANDLE"]:
-        handle = Handle.from_array(array)
+    for handle in chain.handles(tensors):
         whole = content_of(chain.pool_of(handle), handle._replace(length=MAX_HISTORY + 1))
         whole[:, :, :, handle.length :] = float("nan")
     answers = chain.rank(tensors)
@@ -152,7 +182,7 @@ def test_a_slot_shows_what_the_model_computes_in_its_filled_positions(
     chain = make_any_chain()
     history = made_up(3, 9)
     tensors = chain.before_ranking(inline(exported, history, 0))
-    handle = Handle.from_array(tensors["KV_HANDLE"][0])
+    (handle,) = chain.handles(tensors)
     assert handle.length == 10
     model = exported.model
     columns = (history.actions_N, history.timestamp_N, history.surface_N)
@@ -197,7 +227,7 @@ def test_a_longer_history_of_the_same_user_computes_its_last_events_only(
     again = chain.before("retrieval", inline(exported, history, 0))
     chain.retrieval.run(chain.retrieval.parse(again))
     assert counted(chain.retrieval, "unipinrec_positions_total", kind="computed") == computed
-    assert Handle.from_array(tensors["KV_HANDLE"][0]).reused == 101
+    assert chain.handles(tensors)[0].reused == 101
     answer = chain.rank(tensors)
     assert sources(answer) == ["prefix"]
     assert_same_answers(answer, fresh(inline(exported, history, 0)))
@@ -212,8 +242,8 @@ def test_rounded_keys_and_values_answer_nearly_alike(
     for expected_source in ("prefill", "prefix"):
         expected = exact(stored(exported, users, 128))
         tensors = exact.before_ranking(stored(exported, users, 128))
-        handles = rounded.before_ranking(stored(exported, users, 128))["KV_HANDLE"]
-        answers = rounded.rank({**tensors, "KV_HANDLE": handles})
+        handles = rounded.handles(rounded.before_ranking(stored(exported, users, 128)))
+        answers = rounded.rank(rounded.with_handles(tensors, handles))
         assert sources(answers) == [expected_source] * len(users)
         for row in range(len(users)):
             by_item = [
@@ -231,8 +261,8 @@ def test_metrics_count_where_keys_and_values_came_from(
     chain = make_any_chain(pool_slots=1)
     request = stored(exported, [1, 2, 3])
     tensors = chain.before_ranking(request)
-    handles = tensors["KV_HANDLE"]
-    assert handles[:, 0].astype(bool).tolist() == [True, False, False]
+    handles = chain.handles(tensors)
+    assert [handle.epoch > 0 for handle in handles] == [True, False, False]
     ranked: list[Ranked] = chain.ranking.run(chain.ranking.parse(tensors))
     assert counted(chain.ranking, "unipinrec_kv_source_total", source="prefill") == 1
     assert counted(chain.ranking, "unipinrec_kv_source_total", source="recomputed") == 2
@@ -240,7 +270,7 @@ def test_metrics_count_where_keys_and_values_came_from(
     assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 2
     chain.retrieval.run(chain.retrieval.parse(chain.before("retrieval", request)))
     assert counted(chain.retrieval, "unipinrec_kv_pool_full_total") == 4
-    assert counted(chain.retrieval, "unipinrec_positions_total", kind="reused") == handles[0, 3]
+    assert counted(chain.retrieval, "unipinrec_positions_total", kind="reused") == handles[0].length
     assert counted(chain.retrieval, "unipinrec_kv_slots_in_use") == 1
     tight = make_any_chain(pool_slots=1)
     for user, evicted in ((1, 0), (1, 0), (2, 1), (1, 2)):

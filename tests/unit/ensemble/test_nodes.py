@@ -1,5 +1,6 @@
 """The nodes chained in one process, against offline PyTorch and through every fault of the KV pool."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from ensemble.executors.torchscript.scorer import gather_vectors
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import BundleMismatchError, InvalidInputError
 from ensemble.nodes.retrieval import RetrievalNode
+from ensemble.nodes.seal import VOUCHED, StaleSealError
 from tests.conftest import ITEMS, NOW, Exported
 from tests.support.node_chain import (
     MAX_HISTORY,
@@ -26,6 +28,7 @@ from tests.support.node_chain import (
     surface_of,
     users_of_many_lengths,
 )
+from tests.support.seals import resealed, sealed
 from unipinrec.models.unified.offline import OfflineRecommender, OfflineRequest
 
 LOWEST = np.finfo(np.float32).min
@@ -179,59 +182,91 @@ def test_the_baseline_answers_alike_and_encodes_every_history_twice(
     assert not list(separate.settings.runtime_dir.glob("*"))
 
 
-@pytest.mark.parametrize("node", ["retrieval", "ann", "ranking", "scoring"])
+SEALS = [
+    ("retrieval", "SEALED_HISTORY"),
+    ("ann", "SEALED_LEFT_OUT"),
+    ("ann", "QUERY_SEAL"),
+    ("ranking", "SEALED_HISTORY"),
+    ("ranking", "KV_HANDLE"),
+    ("ranking", "CANDIDATE_SEAL"),
+    ("scoring", "CANDIDATE_SEAL"),
+    ("scoring", "PROBS_SEAL"),
+    ("scoring", "POLICY_TICKET"),
+]
+
+
+@pytest.mark.parametrize(("node", "name"), SEALS)
 def test_every_node_refuses_what_another_bundle_made(
-    long_lived: Chain, loaded: LoadedBundle, exported: Exported, node: str
+    long_lived: Chain, loaded: LoadedBundle, exported: Exported, node: str, name: str
 ) -> None:
-    tensors = long_lived.before_ranking(stored(exported, [0, 1]))
-    assert tensors["BUNDLE_ID"].tolist() == [[loaded.id.encode()]] * 2
-    tensors["BUNDLE_ID"] = np.array([[loaded.id.encode()], [b"older-00"]], np.object_)
-    message = f"^BUNDLE_ID is older-00; this node serves {loaded.id}"
+    tensors = long_lived.before_any(node, stored(exported, [0, 1]))
+    other = (
+        sealed("older-00", tensors, name)
+        if name in VOUCHED
+        else sealed("older-00", tensors, **{name: [b""] * 2})
+    )
+    message = f"^{name} is of bundle older-00; this node serves {loaded.id}"
     with pytest.raises(BundleMismatchError, match=message):
-        getattr(long_lived, node).parse(tensors)
+        getattr(long_lived, node).parse({**tensors, name: other[name]})
 
 
-@pytest.mark.parametrize(
-    ("node", "name"),
-    [("retrieval", "EVENT_ITEMS"), ("ranking", "EVENT_ITEMS"), ("ranking", "CANDIDATE_ITEMS")],
-)
-@pytest.mark.parametrize("row", [ITEMS, -2, 2**62, -(2**62)])
-def test_rows_of_no_item_are_refused(
-    long_lived: Chain, exported: Exported, node: str, name: str, row: int
-) -> None:
-    users = users_of_many_lengths(exported)[:2]
-    tensors = long_lived.before_ranking(stored(exported, users))
-    tensors[name] = tensors[name].copy()
-    tensors[name][1, 2] = row
-    message = f"^{name} is {row} at user 1, place 2; allowed: 0 to 399, and -1 for padding$"
-    with pytest.raises(InvalidInputError, match=message):
-        getattr(long_lived, node).parse(tensors)
-
-
-@pytest.mark.parametrize(
-    ("node", "name"),
-    [("retrieval", "EVENT_ITEMS"), ("ranking", "EVENT_ITEMS"), ("ranking", "CANDIDATE_ITEMS")],
-)
-def test_padding_before_an_item_is_refused(
+@pytest.mark.parametrize(("node", "name"), SEALS)
+def test_what_is_not_as_it_was_sealed_is_refused(
     long_lived: Chain, exported: Exported, node: str, name: str
 ) -> None:
-    tensors = long_lived.before_ranking(stored(exported, users_of_many_lengths(exported)[:1]))
-    tensors[name] = tensors[name].copy()
-    tensors[name][0, 0] = -1
-    with pytest.raises(
-        InvalidInputError, match=f"^{name} is -1 before another item; allowed: padding at the"
-    ):
+    tensors, again = (long_lived.before_any(node, stored(exported, [0, 1])) for _ in range(2))
+    (first,), (second,) = tensors[name]
+    others = [b"", b"x", first[:40], first[:-1], first + b"x", bytes(len(first))]
+    others += [first[:place] + bytes([first[place] ^ 1]) + first[place + 1 :] for place in (0, 16, 20, 60)]
+    if node != "retrieval":
+        # Those of another user of the request, and of another request: all of a row have to be of one.
+        others += [second, again[name][0, 0]]
+    for other in others:
+        array = np.array([[other], [second]], np.object_)
+        with pytest.raises(InvalidInputError, match="was not sealed by this server for this request; inner"):
+            getattr(long_lived, node).parse({**tensors, name: array})
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("ann", "QUERY_EMBEDDINGS"),
+        ("ann", "QUERY_BUDGETS"),
+        ("ann", "QUERY_ORIGINS"),
+        ("ranking", "CANDIDATE_ITEMS"),
+        ("scoring", "CANDIDATE_ITEMS"),
+        ("scoring", "CANDIDATE_PROBS"),
+    ],
+)
+def test_what_may_be_read_cannot_be_changed(
+    long_lived: Chain, exported: Exported, node: str, name: str
+) -> None:
+    tensors = long_lived.before_any(node, stored(exported, [0, 1]))
+    array = tensors[name].copy()
+    array.flat[-1] = 7
+    for changed in (array, tensors[name][:, :-1], tensors[name].astype(np.float64)):
+        with pytest.raises(InvalidInputError, match="was not sealed by this server for this request"):
+            getattr(long_lived, node).parse({**tensors, name: changed})
+
+
+@pytest.mark.parametrize("node", ["retrieval", "ann", "ranking", "scoring"])
+def test_what_was_sealed_long_ago_is_refused(
+    long_lived: Chain, exported: Exported, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = long_lived.before_any(node, stored(exported, [0]))
+    late = time.monotonic_ns() + 31 * 10**9
+    monkeypatch.setattr(time, "monotonic_ns", lambda: late)
+    with pytest.raises(StaleSealError, match=r"^the request was checked 31\.\d s ago; allowed: 30 s$"):
         getattr(long_lived, node).parse(tensors)
 
 
 def test_the_first_and_the_last_item_are_ranked_as_offline_pytorch_ranks_them(
-    long_lived: Chain, exported: Exported
+    long_lived: Chain, loaded: LoadedBundle, exported: Exported
 ) -> None:
     history, ends = made_up(4, 9), np.array([0, ITEMS - 1])
     tensors = long_lived.before_ranking(inline(exported, history, 1))
-    tensors["CANDIDATE_ITEMS"] = ends[None]
-    tensors["CANDIDATE_ORIGINS"] = np.zeros((1, 2), np.int32)
-    ranked = long_lived.rank(tensors)
+    changed = {"CANDIDATE_ITEMS": ends[None], "CANDIDATE_ORIGINS": np.zeros((1, 2), np.int32)}
+    ranked = long_lived.rank(resealed(loaded.id, tensors, changed))
     (expected_KA,) = OfflineRecommender(exported.model).action_probabilities(
         [OfflineRequest(history=history, request_time=NOW, surface=1)], [ends]
     )

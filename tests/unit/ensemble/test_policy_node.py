@@ -24,6 +24,7 @@ from ensemble.settings import ServingSettings
 from tests.conftest import NOW, Exported
 from tests.support.node_chain import inline, made_up, stored
 from tests.support.policies import PolicyExported, expected_arms, with_policy
+from tests.support.seals import contents_of
 from unipinrec.models.policy.card import CARD
 
 USERS = list(range(40))
@@ -93,7 +94,8 @@ def test_history_asks_and_scoring_finds_what_offline_pytorch_chooses(
         )
     ]
     right = expected_arms(policy, exported, sent)
-    choices = [choose(Ticket(*ticket)) for ticket in made["POLICY_TICKET"].tolist()]
+    tickets = contents_of(policy_bundle.id, made, "POLICY_TICKET")
+    choices = [choose(Ticket.from_bytes(ticket)) for ticket in tickets]
     for choice, best in zip(choices, right, strict=True):
         arm = choice.told["arm"]
         assert choice.source == "chosen"

@@ -172,8 +172,8 @@ class Instances:
         others = PoolDirectory(self.folder, memory)
         self.caches[instance] = PrefixCache(self.side.encode, self.pools[instance], others, self.chain)
 
-    def chain(self, history: History) -> EventChain:
-        return EventChain(history, "bundle", BLOCK)
+    def chain(self, history: History, owner: bytes) -> EventChain:
+        return EventChain(history, "bundle", BLOCK, owner)
 
     @torch.inference_mode()
     def ask(self, instance: int, wanted: list[tuple[int, int]]) -> list[Encoded]:
@@ -250,9 +250,9 @@ def test_an_append_computes_its_new_events_alone(truth: Truth, folder: Path, sid
     assert second.handle.slot == first.handle.slot
 
 
-@pytest.mark.parametrize(("side", "padding"), [(OnCpu, 13 + 13), (OnGpu, 6 + 13)])
+@pytest.mark.parametrize(("side", "padding"), [(OnCpu, 1 + 1), (OnGpu, 6 + 13)])
 def test_padding_is_counted(truth: Truth, folder: Path, side: Side, padding: int) -> None:
-    """19 positions and then 3: rounded up to multiples of 16, or to the next of the sizes 16 and 25."""
+    """19 positions and then 3: rounded up to multiples of 4, or to the next of the sizes 16 and 25."""
     instances = Instances(truth, folder, side, slots=2)
     instances.ask(0, [(0, 18)])
     instances.ask(0, [(0, 21)])

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from ensemble.graph import Tensors, call_in_process
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.scoring import ScoringNode
+from ensemble.policy.request_channel import NOTHING_ASKED
 from ensemble.settings import ServingSettings
 from tests.support.node_chain import counted
+from tests.support.seals import sealed
 
 ROWS = [[5, 3, 9, -1], [2, -1, -1, -1]]
 PROBABILITIES = [
@@ -31,10 +33,11 @@ def score(node: ScoringNode, loaded: LoadedBundle, **weights: NDArray[Any]) -> T
         "CANDIDATE_ORIGINS": np.array([[7, 8, 9, 0], [1, 0, 0, 0]], np.int32),
         "CANDIDATE_PROBS": np.array(PROBABILITIES, np.float32),
         "NUM_RESULTS": np.array([[2], [4]]),
-        "BUNDLE_ID": np.array([[loaded.id.encode()]] * 2, np.object_),
         **weights,
     }
-    return call_in_process({"scoring": node})("scoring", tensors)
+    asked = [NOTHING_ASKED.to_bytes()] * 2
+    made = sealed(loaded.id, tensors, "CANDIDATE_SEAL", "PROBS_SEAL", POLICY_TICKET=asked)
+    return call_in_process({"scoring": node})("scoring", made)
 
 
 def weights(*values: float) -> NDArray[np.float32]:

@@ -151,22 +151,17 @@ def test_a_file_with_one_bit_changed_is_refused(copy: Path, name: str) -> None:
     new = hashlib.sha256(content).hexdigest()[:12]
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
-    assert str(refused.value) == (
-        f"bundle {copy}: {name} has sha256 {new} and {len(content)} bytes; "
-        f"the manifest says {old} and {len(content)}"
-    )
+    assert str(refused.value) == (f"bundle {copy}: {name} has sha256 {new}; the manifest says {old}")
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_a_truncated_file_is_refused(copy: Path, name: str) -> None:
     content = (copy / name).read_bytes()
     (copy / name).write_bytes(content[:-1])
-    old, new = (hashlib.sha256(some).hexdigest()[:12] for some in (content, content[:-1]))
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
     assert str(refused.value) == (
-        f"bundle {copy}: {name} has sha256 {new} and {len(content) - 1} bytes; "
-        f"the manifest says {old} and {len(content)}"
+        f"bundle {copy}: {name} has {len(content) - 1} bytes; the manifest says {len(content)}"
     )
 
 
@@ -209,12 +204,12 @@ def test_another_format_version_is_refused(copy: Path, version: object) -> None:
     edit_manifest(copy, lambda fields: fields.update(format_version=version))
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
-    assert str(refused.value) == f"bundle {copy}: format_version is {version}; allowed: 7"
+    assert str(refused.value) == f"bundle {copy}: manifest.json: format_version is {version}; allowed: 7"
 
 
 def test_a_manifest_of_another_version_need_not_be_understood_to_be_refused(copy: Path) -> None:
     (copy / "manifest.json").write_text('{"format_version": 8, "unheard_of": []}')
-    with pytest.raises(BundleError, match=r"format_version is 8; allowed: 7$"):
+    with pytest.raises(BundleError, match=r"manifest\.json: format_version is 8; allowed: 7$"):
         read_manifest(copy)
 
 

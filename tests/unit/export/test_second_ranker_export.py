@@ -16,7 +16,6 @@ from export.check import ExportMismatchError, refuse_if_different
 from tests.conftest import ITEMS, NOW, Exported
 from tests.support.second_rankers import CONFIGS, RankerExported, mixed, random_ranker, with_second_ranker
 from unipinrec.bundle import SECOND_RANKERS, WEIGHTS, read_manifest
-from unipinrec.models.common.item_graph import EMBEDDER
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.transact.served import Probabilities, load_second_ranker, probe
@@ -41,7 +40,7 @@ def test_the_manifest_describes_it_beside_the_unified_model(
     assert manifest.second_ranker == name
     assert manifest.model == exported.model.config
     assert manifest.config_of(name, type(ranker.model.config)) == ranker.model.config
-    assert list(manifest.models[name].files) == [EMBEDDER, WEIGHTS]
+    assert list(manifest.models[name].files) == [WEIGHTS]
     assert set(CONFIGS) == set(SECOND_RANKERS)
 
 
@@ -78,12 +77,12 @@ def test_so_does_one_of_another_configuration(
     assert {field: getattr(config, field) for field in changes} == changes
     assert_answers_as_eager(ranker, name, (1, 700, 0, 20))
     loaded = LoadedBundle.open(ranker.bundle)
-    node = L2Node(loaded, ServingSettings(), CpuSecondRanker(*second_ranker_files(loaded)))
+    node = L2Node(loaded, CpuSecondRanker(*second_ranker_files(loaded)), ServingSettings())
     request = OfflineRequest(history=mixed(1, 300), request_time=NOW, surface=1)
     row_K = np.arange(ITEMS)
-    (found_KA,) = node.run([L2Row(row_K, request)])
+    (found,) = node.run([L2Row(b"", row_K, request)])
     (expected_KA,) = OfflineSecondRanker(ranker.model).action_probabilities([request], [row_K])
-    np.testing.assert_allclose(found_KA, expected_KA, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found.probability_KA, expected_KA, atol=1e-6, rtol=0)
 
 
 def assert_answers_as_eager(ranker: RankerExported, name: str, lengths: tuple[int, ...]) -> None:

@@ -69,11 +69,17 @@ def second_ranker_exports(model: TransAct | TransActV2) -> Exports:
 
 def load_second_ranker(path: Path, config: SecondRankerConfig) -> TransAct | TransActV2:
     """Return the model of a bundle's file of weights, in evaluation mode."""
+    model = empty_second_ranker(config)
+    model.load_state_dict(load_file(path), assign=True)
+    return model.eval()
+
+
+def empty_second_ranker(config: SecondRankerConfig) -> TransAct | TransActV2:
+    """Return the model whose weights a bundle holds, before it has them."""
     model = _make(config)
     model.register_module(EMBEDDER, ItemTable(config))
     model.computes_vectors = False
-    model.load_state_dict(load_file(path), assign=True)
-    return model.eval()
+    return model
 
 
 class AddedItems:

@@ -14,12 +14,13 @@ from unipinrec.models.common.item_graph import EMBEDDER, item_graph
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 from unipinrec.models.unified.module import UnifiedRecommender
+from unipinrec.models.unified.served import ServedModel
 
 
 class EncoderGraph(nn.Module):
     """Events to the hidden states after them; their keys and values go into the slots that they continue."""
 
-    def __init__(self, model: UnifiedRecommender) -> None:
+    def __init__(self, model: UnifiedRecommender | ServedModel) -> None:
         super().__init__()
         self.tokenizer, self.trunk = model.tokenizer, model.trunk
 
@@ -55,15 +56,16 @@ class EncoderGraph(nn.Module):
 class RankingHeadGraph(nn.Module):
     """Candidates over cached histories to action probabilities."""
 
-    def __init__(self, model: UnifiedRecommender) -> None:
+    def __init__(self, model: UnifiedRecommender | ServedModel) -> None:
         super().__init__()
-        self.model = model
+        self.tokenizer, self.trunk, self.head = model.tokenizer, model.trunk, model.ranking_head
 
     def forward(
         self, candidate_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor, past_L2HTD: list[Tensor]
     ) -> Tensor:
         """Return probabilities [B, K, A]; each request's cache [L, 2, H, T, D] is exact in length."""
-        return torch.sigmoid(self.model.score(candidate_BKE, timestamp_B, surface_B, past_L2HTD))
+        token_BKC = self.tokenizer.candidates(candidate_BKE, timestamp_B, surface_B)
+        return torch.sigmoid(self.head(self.trunk.candidates_over_slots(token_BKC, past_L2HTD)))
 
 
 def unified_exports(model: UnifiedRecommender) -> Exports:
