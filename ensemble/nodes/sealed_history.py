@@ -68,6 +68,17 @@ def owner_of(user_id: bytes, *, stored: bool, events: int) -> bytes:
     return owner_digest(user_id, "stored" if stored else "sent")
 
 
+def left_out_to_bytes(catalogue_version: int, item_row_X: Int64s) -> bytes:
+    """Return the version of the catalogue and item rows as bytes to seal."""
+    return rows_to_bytes(np.append(catalogue_version, item_row_X))
+
+
+def left_out_from_bytes(content: bytes) -> tuple[int, Int64s]:
+    """Return what `left_out_to_bytes` made bytes of."""
+    numbers = rows_from_bytes(content)
+    return int(numbers[0]), numbers[1:]
+
+
 def rows_to_bytes(item_row_X: Int64s) -> bytes:
     """Return item rows as bytes to seal."""
     size = _filled(4 * len(item_row_X)) // 4
