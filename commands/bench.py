@@ -24,6 +24,7 @@ from benchmarks.rollouts import RolloutPlan, measure_rollouts
 from benchmarks.second_ranker import SecondRankerPlan, measure_second_ranker
 from benchmarks.sweep.appends import appends
 from benchmarks.sweep.growth import growth
+from benchmarks.sweep.items import item_changes
 from benchmarks.sweep.nearest import nearest_events
 from benchmarks.sweep.options import options
 from benchmarks.sweep.precision import precision
@@ -211,6 +212,7 @@ class Subject(StrEnum):
     PRECISION = "precision"
     NEAREST = "nearest"
     APPENDS = "appends"
+    ITEMS = "items"
 
 
 @app.command("sweep")
@@ -220,7 +222,8 @@ def bench_sweep(
         typer.Argument(
             help="growth: cost against history, candidates, batch, users and catalogue; options: other "
             "precisions, compilers and storage; precision: what fewer bits cost in held-out quality; "
-            "nearest: the second ranker's search; appends: events that callers add, with a server."
+            "nearest: the second ranker's search; appends: events that callers add, with a server; "
+            "items: those that callers add and remove, under load."
         ),
     ],
     most: Annotated[
@@ -253,6 +256,8 @@ def bench_sweep(
             report = nearest_events(seconds, most, tell)
         elif subject is Subject.APPENDS:
             report = appends(out.absolute(), seconds, tell)
+        elif subject is Subject.ITEMS:
+            report = item_changes(out.absolute(), seconds, tell)
         elif subject is Subject.OPTIONS:
             report = options(bundle, users or 300, seconds, tell)
         else:

@@ -30,9 +30,10 @@ from ensemble.nodes.contract import (
     InvalidInputError,
     RefusedError,
 )
-from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
+from ensemble.nodes.impossible_shapes import tolerate_impossible_shapes
+from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
-from ensemble.nodes.seal import StaleSealError
+from ensemble.nodes.seal import Seal, StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -98,16 +99,22 @@ class EntryPoint:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the model's configuration names, else the server's settings."""
+        tolerate_impossible_shapes()
         if self.computes:
             os.nice(GIVES_WAY)
-        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
+        config = json.loads(args["model_config"])
+        settings = ServingSettings().with_parameters(config["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
+        self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
         self._busy = nullcontext() if self.may_wait else Busy(settings.runtime_dir)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
         self._in_flight = InFlightTables(settings.runtime_dir)
-        self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
+        loaded = LoadedBundle.open(settings.bundle)
+        sealed = any(tensor["name"] == ADMISSION for tensor in config["input"])
+        self._seal = Seal(settings, loaded.id) if sealed else None
+        self._node = self.make(loaded, settings, args)
         registry = CollectorRegistry()
         text = "Requests that the node answered with an error"
         failed = Counter("unipinrec_failed_requests", text, ["reason"], registry=registry)
@@ -160,14 +167,22 @@ class EntryPoint:
         self._node.close()
 
     def ticket(self, request: Any) -> Ticket | None:
-        """Return what the edge has sent along with a request; None where it did not come from there."""
+        """Return what the edge has sent along with a request; None where it did not come from there. Raises
+        what `Seal.open` does."""
         tensor = self._backend.get_input_tensor_by_name(request, ADMISSION)
-        return None if tensor is None else Ticket.of_array(tensor.as_numpy())
+        if tensor is None or self._seal is None:
+            return None
+        opened = self._seal.open({ADMISSION: _array_of(tensor)}, ADMISSION)[0]
+        return Ticket.of_array(np.frombuffer(opened.content[ADMISSION], np.int64)[None])
 
     def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
-        reason = outcome.reason if isinstance(outcome, _Failure) else ""
-        if isinstance(ticket, Ticket) and (reason or self.answers):
-            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+        if not isinstance(ticket, Ticket):
+            return
+        if isinstance(outcome, _Failure):
+            expired = outcome.reason == "expired"
+            self._in_flight.close(ticket, Ending.EXPIRED if expired else Ending.FAILED)
+        elif self.answers:
+            self._in_flight.close(ticket, Ending.ANSWERED)
 
     def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
         request, ticket = arrived
@@ -175,7 +190,11 @@ class EntryPoint:
             raise ticket.error
         if ticket is not None and (late_us := now_us() - ticket.deadline_us) > 0:
             raise ExpiredError(f"the request's deadline passed {late_us / 1e3:.0f} ms ago")
-        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        arrays = {tensor.name(): _array_of(tensor) for tensor in request.inputs()}
+        # Triton 2.51 counts the inputs only, so that an optional one can stand in for one that is not.
+        for name in self._required:
+            if name not in arrays:
+                raise InvalidInputError(f"{name} is missing; allowed: {', '.join(self._required)}")
         users = len(next(iter(arrays.values())))
         if ticket is not None:
             arrays[ADMISSION] = ticket.to_array(users)
@@ -235,6 +254,14 @@ def log_as_json(node: str, instance: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def _array_of(tensor: Any) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.as_numpy()
+    shape = tuple(tensor.shape())
+    if array.shape != shape:
+        raise InvalidInputError(f"{tensor.name()} has shape {list(shape)}; allowed: as many values as it has")
+    return array
 
 
 def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:

@@ -90,6 +90,21 @@ class AppendCanary:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class ItemCanary:
+    """A check of the node that updates items, which takes its turn and changes nothing."""
+
+    model: str = "update_items"
+    timeout_s: float = 5.0
+    """Seconds until it counts as failed."""
+
+    def __call__(self, client: triton.InferenceServerClient) -> None:
+        """Ask it. Raises `InferenceServerException` unless it is answered in time."""
+        operation = np.array([[b"check"]], np.object_)
+        inputs = {"ITEM_ID": np.zeros((1, 1), np.int64), "OPERATION": operation}
+        call_server(client, self.timeout_s)(self.model, inputs)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
 class CommandCanary:
     """A question to a node that is no step of an ensemble, and that tells of itself only when it works."""
 
@@ -137,7 +152,7 @@ def serve(
     """
     require_bundle(settings.bundle)
     example = example_user(settings.histories)
-    check_profile(profile, model_repository)
+    check_profile(profile, model_repository, settings)
     endpoints = endpoints or Endpoints()
     await_abandoned(settings.runtime_dir)
     endpoints.check()
@@ -149,6 +164,8 @@ def serve(
         say(f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.")
         if settings.append_events:
             say("Warning: whoever reaches it can add events to any user's history.")
+        if settings.update_items:
+            say("Warning: whoever reaches it can add and remove items.")
     if not settings.histories.exists() and not settings.append_events:
         say(
             f"Warning: no store of histories at {settings.histories}: users who send none are new ones; "
@@ -258,12 +275,12 @@ def _requests(endpoints: Endpoints, user: str) -> str:
 
 
 def canaries_of(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
-    """Return a canary for each ensemble that the server loads, and one for appends if it takes them: with all
-    of them answered, it serves."""
-    appends = AppendCanary(timeout_s=timeout_s)
+    """Return a canary for each ensemble that the server loads, and one for appends and items each if it takes
+    them: with all of them answered, it serves."""
+    writers = (AppendCanary(timeout_s=timeout_s), ItemCanary(timeout_s=timeout_s))
     return [
         *(UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles),
-        *([appends] if appends.model in server.models else []),
+        *(canary for canary in writers if canary.model in server.models),
     ]
 
 
@@ -275,7 +292,6 @@ class CurrentCanaries:
 
     def __iter__(self) -> Iterator[Canary]:
         yield from canaries_of(self._server)
-        yield from (UserCanary(model=name) for name in self._server.standby_ensembles)
 
 
 class CurrentCommands(Mapping[str, Canary]):
@@ -334,10 +350,12 @@ def require_bundle(bundle: Path) -> None:
         )
 
 
-def check_profile(profile: str | None, model_repository: Path) -> None:
+def check_profile(
+    profile: str | None, model_repository: Path, settings: ServingSettings | None = None
+) -> None:
     """Refuse a profile, `configs/<profile>.pbtxt` of models, that cannot be served here. Raises `ServerError`
-    if no model has it, where Triton itself would silently use the default, and `NoGpuError` if it asks for a
-    GPU and there is none."""
+    if no model has it, where Triton itself would silently use the default, or it asks for a GPU, whose tables
+    hold no items but the bundle's, where others have been added, and `NoGpuError` if there is none."""
     if profile is None:
         return
     profiles = sorted({path.stem for path in model_repository.glob("*/configs/*.pbtxt")})
@@ -348,3 +366,8 @@ def check_profile(profile: str | None, model_repository: Path) -> None:
     configs = [read_config(path) for path in model_repository.glob(f"*/configs/{profile}.pbtxt")]
     if any(group.kind == group.KIND_GPU for config in configs for group in config.instance_group):
         require_gpu(f"--profile is {profile}", ", or no --profile")
+        if settings is not None and settings.has_catalogue:
+            raise ServerError(
+                f"--profile is {profile} and {settings.catalogue} has items that a GPU's tables have no room "
+                "for; allowed: no --profile, or another UNIPINREC_CATALOGUE without --update-items"
+            )

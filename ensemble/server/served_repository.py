@@ -91,6 +91,7 @@ class ServedRepository:
         config.parameters[BUNDLE].string_value = str(nodes.bundle)
         config.parameters[RUNTIME_DIR].string_value = str(nodes.runtime_dir)
         self._copy(node, name)
+        self._whole.pop(name, None)
         self._write(name, config)
 
     def _config_of(self, model: str) -> ModelConfig:

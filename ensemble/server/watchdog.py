@@ -187,23 +187,28 @@ class Watchdog:
     def _keep_replacing(self, model: str, fates: Fates) -> None:
         began = time.monotonic()
         backoff = self._backoffs.setdefault(model, Backoff())
-        for instance, fate in fates.items():
+        bundle, stands_by = self._server.bundle_of(model), self._server.stands_by(model)
+        # Nobody misses what stands by.
+        missed = {} if stands_by else fates
+        for instance, fate in missed.items():
             self._health.begin(instance, fate.value, model=model)
         what = ", ".join(f"{instance} {fate.value}" for instance, fate in fates.items())
         replacement = Replacement(self._server, model, fates)
         while not self._ended.wait(backoff.pause_s(time.monotonic())):
             try:
                 with self._server.changing:
-                    replacement.attempt(self._ended)
+                    is_held = self._server.bundle_of(model) == bundle
+                    if is_held:
+                        replacement.attempt(self._ended)
             except Exception as error:
                 self._health.started(model, well=False)
                 self._tell(f"{what}; it cannot be loaded again: {error}")
                 continue
             backoff.serves(time.monotonic())
-            self._health.started(model, well=True)
+            self._health.started(model, well=is_held)
             break
         if not self._ended.is_set():
-            for instance in fates:
+            for instance in missed:
                 self._health.end(instance, model=model)
             self._tell(f"{what}; loaded again in {time.monotonic() - began:.1f} s")
         self._known = {pid: node for pid, node in self._known.items() if node.model != model}
