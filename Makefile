@@ -6,7 +6,7 @@ ORACLES := build/oracles
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench-gpu: install ## Ranking forwards, graphs, FP8 and served requests on one N
 
 bench-rollouts: install ## Deploy and roll back 50 times under load: 20 minutes; [ARGS='--changes 4']
 	$(BIN)/unipinrec bench rollouts $(ARGS)
+
+bench-flood: install ## Five times what a server can answer, for a minute: answers in time, refusals, recovery; three minutes
+	$(BIN)/unipinrec bench flood $(ARGS)
 
 bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, appends, or options or precision of what make demo left; minutes each
 	$(BIN)/unipinrec bench sweep $(SUBJECT) $(ARGS)

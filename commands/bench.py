@@ -14,6 +14,7 @@ from unipinrec_client import RecommendError
 from benchmarks.ann import BUDGET, LEFT_OUT, Device, measure
 from benchmarks.ann import plot as plot_ann
 from benchmarks.faults import FaultsPlan, measure_faults
+from benchmarks.flood import FloodPlan, measure_flood
 from benchmarks.gpu.run import GpuBench, Part
 from benchmarks.gpu.shape import SHAPES
 from benchmarks.gpu.show import plot as plot_gpu
@@ -23,6 +24,7 @@ from benchmarks.rollouts import RolloutPlan, measure_rollouts
 from benchmarks.second_ranker import SecondRankerPlan, measure_second_ranker
 from benchmarks.sweep.appends import appends
 from benchmarks.sweep.growth import growth
+from benchmarks.sweep.items import item_changes
 from benchmarks.sweep.nearest import nearest_events
 from benchmarks.sweep.options import options
 from benchmarks.sweep.precision import precision
@@ -210,6 +212,7 @@ class Subject(StrEnum):
     PRECISION = "precision"
     NEAREST = "nearest"
     APPENDS = "appends"
+    ITEMS = "items"
 
 
 @app.command("sweep")
@@ -219,7 +222,8 @@ def bench_sweep(
         typer.Argument(
             help="growth: cost against history, candidates, batch, users and catalogue; options: other "
             "precisions, compilers and storage; precision: what fewer bits cost in held-out quality; "
-            "nearest: the second ranker's search; appends: events that callers add, with a server."
+            "nearest: the second ranker's search; appends: events that callers add, with a server; "
+            "items: those that callers add and remove, under load."
         ),
     ],
     most: Annotated[
@@ -252,6 +256,8 @@ def bench_sweep(
             report = nearest_events(seconds, most, tell)
         elif subject is Subject.APPENDS:
             report = appends(out.absolute(), seconds, tell)
+        elif subject is Subject.ITEMS:
+            report = item_changes(out.absolute(), seconds, tell)
         elif subject is Subject.OPTIONS:
             report = options(bundle, users or 300, seconds, tell)
         else:
@@ -262,6 +268,47 @@ def bench_sweep(
                 )
             report = precision(checkpoint, InteractionDataset.load(dataset), users, tell)
     plot(report, out / f"{report.subject}.png")
+    _finish(report, out)
+
+
+@app.command("flood")
+def bench_flood(
+    sizes: Annotated[
+        str, typer.Option("--preset", help=f"Size of the model: {', '.join(PRESETS)}.")
+    ] = FloodPlan.sizes,
+    times: Annotated[float, typer.Option(min=1.0, help="The flood over the capacity.")] = FloodPlan.times,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Length of the flood.")] = FloodPlan.seconds,
+    deadline_ms: Annotated[
+        float, typer.Option(min=1.0, help="What each request says that its caller waits.")
+    ] = FloodPlan.deadline_ms,
+    callers: Annotated[
+        int, typer.Option(min=1, help="Of the closed loop that finds the capacity.")
+    ] = FloodPlan.callers,
+    without_s: Annotated[
+        float,
+        typer.Option("--without", min=0.0, help="Seconds of the same flood without admission; 0: none."),
+    ] = FloodPlan.without_s,
+    out: Annotated[Path, typer.Option(help="Folder of bundle, logs and the report flood.json.")] = OUT,
+) -> None:
+    """Send a server several times what it can answer: what is answered in time, how soon others are refused.
+
+    Everything is on this machine, the load generator too. Takes about three minutes.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = FloodPlan(
+        out=out.absolute(),
+        sizes=sizes,
+        times=times,
+        seconds=seconds,
+        capacity_s=min(seconds, FloodPlan.capacity_s),
+        after_s=min(seconds, FloodPlan.after_s),
+        deadline_ms=deadline_ms,
+        callers=callers,
+        without_s=without_s,
+    )
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with one_line_errors(*SERVED, StoreError, ValueError):
+        report = measure_flood(plan, narrator(plain_console()))
     _finish(report, out)
 
 

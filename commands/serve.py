@@ -32,6 +32,10 @@ def serve(
             "--append-events/--no-append-events", help="Let callers add events to stored histories."
         ),
     ] = None,
+    update_items: Annotated[
+        bool | None,
+        typer.Option("--update-items/--no-update-items", help="Let callers add, update and remove items."),
+    ] = None,
     address: Annotated[
         str, typer.Option(help="IPv4 address to listen on. There is no authentication.")
     ] = "127.0.0.1",
@@ -88,6 +92,7 @@ def serve(
         "bundle": bundle and bundle.absolute(),
         "histories": histories and histories.absolute(),
         "append_events": append_events,
+        "update_items": update_items,
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "ann_device": ann_device,

@@ -30,7 +30,7 @@ from ensemble.server.served_repository import ServedRepository
 from ensemble.server.server_error import ServerError, ServerKilledError
 from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
 from ensemble.stores.history_store import StoreError
-from ensemble.stores.stores import make_histories
+from ensemble.stores.stores import make_catalogue, make_histories
 from unipinrec.bundle import BundleError, read_manifest
 
 # A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
@@ -173,7 +173,9 @@ class EmbeddedServer:
         misses a requirement, or the store cannot be made."""
         triton_server = Installation.find(self.settings.triton_home)
         if self.settings.append_events:
-            _make_store(self.settings.histories)
+            _make_store(make_histories, self.settings.histories)
+        if self.settings.update_items:
+            _make_store(make_catalogue, self.settings.catalogue)
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -372,9 +374,9 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     return None
 
 
-def _make_store(histories: Path) -> None:
+def _make_store(make: Callable[[Path], None], path: Path) -> None:
     try:
-        make_histories(histories)
+        make(path)
     except (StoreError, OSError) as error:
         raise ServerError(str(error)) from error
 

@@ -20,7 +20,7 @@ from ensemble.arrays import PADDING
 from ensemble.bundle_check.bounded import check_bundle_bounded
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, call_server, read_config
-from ensemble.nodes.contract import CHECK, COMMAND
+from ensemble.nodes.contract import CANARY, CHECK, COMMAND
 from ensemble.server.backoff import Backoff
 from ensemble.server.control import Control, listening
 from ensemble.server.embedded_server import Canary, EmbeddedServer
@@ -57,11 +57,16 @@ class UserCanary:
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Send them. Raises `InferenceServerException` unless all are answered in time."""
         user = triton.InferInput("USER_ID", [1, 1], "BYTES")
-        user.set_data_from_numpy(np.array([[b"canary"]], dtype=np.object_))
+        user.set_data_from_numpy(np.array([[CANARY.encode()]], dtype=np.object_))
         errors: Queue[triton.InferenceServerException | None] = Queue()
         for _ in range(self.requests):
             client.async_infer(
-                self.model, [user], lambda error, **_: errors.put(error), client_timeout=self.timeout_s
+                self.model,
+                [user],
+                lambda error, **_: errors.put(error),
+                request_id=CANARY,
+                timeout=round(1e6 * self.timeout_s),
+                client_timeout=self.timeout_s,
             )
         for error in [errors.get() for _ in range(self.requests)]:
             if error is not None:
@@ -82,6 +87,21 @@ class AppendCanary:
         user = np.array([[b"canary"]], np.object_)
         items = np.full((1, 1), PADDING)
         call_server(client, self.timeout_s)(self.model, {"USER_ID": user, "ITEM_IDS": items, **nothing})
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class ItemCanary:
+    """A check of the node that updates items, which takes its turn and changes nothing."""
+
+    model: str = "update_items"
+    timeout_s: float = 5.0
+    """Seconds until it counts as failed."""
+
+    def __call__(self, client: triton.InferenceServerClient) -> None:
+        """Ask it. Raises `InferenceServerException` unless it is answered in time."""
+        operation = np.array([[b"check"]], np.object_)
+        inputs = {"ITEM_ID": np.zeros((1, 1), np.int64), "OPERATION": operation}
+        call_server(client, self.timeout_s)(self.model, inputs)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -132,7 +152,7 @@ def serve(
     """
     require_bundle(settings.bundle)
     example = example_user(settings.histories)
-    check_profile(profile, model_repository)
+    check_profile(profile, model_repository, settings)
     endpoints = endpoints or Endpoints()
     await_abandoned(settings.runtime_dir)
     endpoints.check()
@@ -144,6 +164,8 @@ def serve(
         say(f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.")
         if settings.append_events:
             say("Warning: whoever reaches it can add events to any user's history.")
+        if settings.update_items:
+            say("Warning: whoever reaches it can add and remove items.")
     if not settings.histories.exists() and not settings.append_events:
         say(
             f"Warning: no store of histories at {settings.histories}: users who send none are new ones; "
@@ -253,12 +275,12 @@ def _requests(endpoints: Endpoints, user: str) -> str:
 
 
 def canaries_of(server: EmbeddedServer, timeout_s: float = 5.0) -> list[Canary]:
-    """Return a canary for each ensemble that the server loads, and one for appends if it takes them: with all
-    of them answered, it serves."""
-    appends = AppendCanary(timeout_s=timeout_s)
+    """Return a canary for each ensemble that the server loads, and one for appends and items each if it takes
+    them: with all of them answered, it serves."""
+    writers = (AppendCanary(timeout_s=timeout_s), ItemCanary(timeout_s=timeout_s))
     return [
         *(UserCanary(model=name, timeout_s=timeout_s) for name in server.ensembles),
-        *([appends] if appends.model in server.models else []),
+        *(canary for canary in writers if canary.model in server.models),
     ]
 
 
@@ -328,10 +350,12 @@ def require_bundle(bundle: Path) -> None:
         )
 
 
-def check_profile(profile: str | None, model_repository: Path) -> None:
+def check_profile(
+    profile: str | None, model_repository: Path, settings: ServingSettings | None = None
+) -> None:
     """Refuse a profile, `configs/<profile>.pbtxt` of models, that cannot be served here. Raises `ServerError`
-    if no model has it, where Triton itself would silently use the default, and `NoGpuError` if it asks for a
-    GPU and there is none."""
+    if no model has it, where Triton itself would silently use the default, or it asks for a GPU, whose tables
+    hold no items but the bundle's, where others have been added, and `NoGpuError` if there is none."""
     if profile is None:
         return
     profiles = sorted({path.stem for path in model_repository.glob("*/configs/*.pbtxt")})
@@ -342,3 +366,8 @@ def check_profile(profile: str | None, model_repository: Path) -> None:
     configs = [read_config(path) for path in model_repository.glob(f"*/configs/{profile}.pbtxt")]
     if any(group.kind == group.KIND_GPU for config in configs for group in config.instance_group):
         require_gpu(f"--profile is {profile}", ", or no --profile")
+        if settings is not None and settings.has_catalogue:
+            raise ServerError(
+                f"--profile is {profile} and {settings.catalogue} has items that a GPU's tables have no room "
+                "for; allowed: no --profile, or another UNIPINREC_CATALOGUE without --update-items"
+            )
