@@ -34,7 +34,6 @@ instance, so that there are several, at once."""
 CANARY_TIMEOUT_S = 30.0
 NEWCOMER = b"canary"
 
-FAILURES = (ServerError, OSError)
 Tell = Callable[[str], None]
 """Gets a line of progress."""
 
@@ -90,7 +89,7 @@ class Rollout:
                 with server.changing:
                     server.standby = nodes
                     self._switch(loader, tell, [self._turn_alone, self._turn_ensembles])
-            except FAILURES:
+            except Exception:  # Whatever it is, callers keep what they had.
                 if server.serving.number != nodes.number:
                     server.standby = None
                     self._clear_up(loader, nodes, tell)
@@ -160,7 +159,7 @@ class Rollout:
         try:
             for turn in turns:
                 turn(loader, old, new)
-        except FAILURES:
+        except Exception:
             for turn in turns:
                 turn(loader, new, old)
             raise
@@ -200,7 +199,7 @@ class Rollout:
     def _clear_up(self, loader: ModelLoader, nodes: NodeSet, tell: Tell) -> None:
         try:
             self._remove(loader, nodes)
-        except FAILURES as error:  # Why the bundle is refused matters more.
+        except (ServerError, OSError) as error:  # Why the bundle is refused matters more.
             tell(f"{nodes.bundle_id} may still be loaded: {error}")
 
     def _remove(self, loader: ModelLoader, nodes: NodeSet) -> None:

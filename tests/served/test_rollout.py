@@ -1,5 +1,6 @@
 """A bundle is rolled out and back while callers ask: none of them fails, and no answer mixes bundles."""
 
+import json
 import os
 import re
 import shutil
@@ -23,10 +24,11 @@ from tests.served.launched import Launcher
 from tests.served.requests import stored
 from tests.support.answers import PROMISED, assert_alike
 from tests.support.waiting import holds_within
-from unipinrec.bundle import MANIFEST, content_id, read_manifest
+from unipinrec.bundle import CATALOGUE, MANIFEST, content_id, describe_file, read_manifest
 
 USERS = 8
-RECOVERY_S = 60.0
+START_S, RECOVERY_S = 180.0, 120.0
+"""On a machine that runs other tests beside it."""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,7 @@ class Deployment:
 def deployment(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     deployment = Deployment(exported, tmp_path_factory.mktemp("deployment"))
     try:
+        holds_within(START_S, lambda: "Serving after" in deployment.launcher.output)
         deployment.launcher.wait_for("Serving after")
         yield deployment
     finally:
@@ -163,13 +166,23 @@ def test_an_altered_bundle_is_refused_while_the_other_serves(
     assert f"serving  {other.name}" in deployment.give("status")
 
 
+def with_turned_actions(bundle: Path, folder: Path) -> Path:
+    """A sound bundle whose first two actions have changed places."""
+    shutil.copytree(bundle, folder)
+    actions = ("save", "click", "hide")
+    catalogue = json.loads((folder / CATALOGUE).read_text())
+    (folder / CATALOGUE).write_text(json.dumps(catalogue | {"actions": actions}))
+    manifest = read_manifest(bundle)
+    files = manifest.files | {CATALOGUE: describe_file(folder / CATALOGUE)}
+    manifest = manifest.model_copy(update={"actions": actions, "files": files})
+    manifest = manifest.model_copy(update={"bundle_id": content_id(manifest)})
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    return folder
+
+
 def test_a_bundle_of_other_actions_is_refused(deployment: Deployment, other: Path, tmp_path: Path) -> None:
     deployment.has(other)
-    turned = shutil.copytree(other, tmp_path / "turned")
-    manifest = read_manifest(other).model_copy(update={"actions": ("save", "click", "hide")})
-    manifest = manifest.model_copy(update={"bundle_id": content_id(manifest)})
-    (turned / MANIFEST).write_text(manifest.model_dump_json())
-    said = deployment.give("deploy", str(turned), code=2)
+    said = deployment.give("deploy", str(with_turned_actions(other, tmp_path / "turned")), code=2)
     assert "are save, click, hide; allowed: click, save, hide" in said
     assert "is the one that serves" in deployment.give("deploy", str(other), code=2)
 
@@ -179,6 +192,7 @@ def test_a_server_killed_after_a_switch_comes_back_with_that_bundle(
 ) -> None:
     deployment.has(other)
     deployment.launcher.kill_server()
+    holds_within(START_S, lambda: deployment.launcher.output.count("Serving after") == 2)
     deployment.launcher.wait_for("Serving after", 2)
     with suppress(RecommendError):  # A connection that the killed server had.
         deployment.answers()
