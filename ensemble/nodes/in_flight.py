@@ -51,7 +51,7 @@ class Ticket(NamedTuple):
     place: int = 0
 
     def to_array(self, users: int) -> NDArray[np.int64]:
-        """Return the tensor ADMISSION of a request of so many users, INT64 [B, 3]."""
+        """Return what ADMISSION holds, sealed, for each of so many users, INT64 [B, 3]."""
         return np.tile(np.array(self, np.int64), (users, 1))
 
     @classmethod

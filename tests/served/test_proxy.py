@@ -188,6 +188,16 @@ def test_writing_takes_the_administrators_key_too(proxy: Proxy) -> None:
             assert error.value.code().name == code
 
 
+@pytest.mark.parametrize("tag", [b"\x0a", b"\x8a\x00", b"\x8a\x80\x00"])
+@pytest.mark.parametrize("model", [b"append_events", b"update_items", b"append_events-2"])
+def test_no_second_name_in_a_message_leads_to_a_writing_model(proxy: Proxy, tag: bytes, model: bytes) -> None:
+    asked = message({"USER_ID": np.array([[b"42"]], np.object_)}).SerializeToString() + field(tag, model)
+    assert service_pb2.ModelInferRequest.FromString(asked).model_name == model.decode()
+    with grpc_channel(proxy) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(INFER)(asked)
+    assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_old_tls_is_refused(proxy: Proxy) -> None:
     context = ssl.create_default_context(cafile=str(proxy.certificate))

@@ -131,7 +131,7 @@ def test_a_bundle_describes_the_policy_and_its_card(
     assert "policy" not in read_manifest(exported.bundle).models
     altered = shutil.copytree(with_one.bundle, tmp_path / "altered")
     (altered / "policy" / CARD).write_text(card.model_dump_json() + " ")
-    with pytest.raises(BundleError, match=r": policy/policy-card\.json has sha256 "):
+    with pytest.raises(BundleError, match=r": policy/policy-card\.json has \d+ bytes; "):
         LoadedBundle.open(altered)
 
 

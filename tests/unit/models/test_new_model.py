@@ -87,7 +87,7 @@ def test_a_bundle_holds_several_models(exported: Exported, tmp_path: Path) -> No
     assert loaded.manifest.model == exported.model.config
     assert loaded.item_vectors().shape == (ITEMS, exported.model.config.item_dim)
     (bundle / "item_means" / "query.pt").write_bytes(b"")
-    with pytest.raises(BundleError, match=r": item_means/query\.pt has sha256 e3b0c44298fc and 0 bytes; "):
+    with pytest.raises(BundleError, match=r": item_means/query\.pt has 0 bytes; "):
         LoadedBundle.open(bundle)
 
 
