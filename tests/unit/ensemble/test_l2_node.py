@@ -45,7 +45,7 @@ from unipinrec.models.unified.offline import OfflineRequest
 
 GRAPHS = ensembles_in(MODEL_REPOSITORY)
 FULL, FIRST = GRAPHS["recommend_full"], GRAPHS["recommend"]
-OPAQUE = {"SEALED_HISTORY", "SEALED_LEFT_OUT", "KV_HANDLE", "QUERY_SEAL", "CANDIDATE_SEAL"}
+OPAQUE = {"ADMISSION", "SEALED_HISTORY", "SEALED_LEFT_OUT", "KV_HANDLE", "QUERY_SEAL", "CANDIDATE_SEAL"}
 """Other bytes for every request."""
 LENGTHS = (0, 1, 40, 130, 400, 17_500)
 
