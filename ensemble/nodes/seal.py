@@ -96,9 +96,14 @@ class Seal:
         return {name: np.array(sealed, np.object_)}
 
     def open(self, arrays: Arrays, *names: str) -> list[Opened]:
-        """Return what tensors hold, ADMISSION too where it is there, for each user. Raises `InvalidInputError`
-        unless nodes of this server made all of them, and what they vouch for, for one request;
-        `BundleMismatchError` if nodes of another bundle did, and `StaleSealError` if that is too long ago."""
+        """Return what tensors hold, and ADMISSION where it is there, for each user.
+
+        Raises:
+            InvalidInputError: nodes of this server did not make all of them, and what they vouch for, for one
+                request.
+            BundleMismatchError: nodes of another bundle made them.
+            StaleSealError: that was too long ago.
+        """
         if ADMISSION in arrays:
             names = (*names, ADMISSION)
         rows = []
