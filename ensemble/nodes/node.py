@@ -196,7 +196,7 @@ class EntryPoint:
             if name not in arrays:
                 raise InvalidInputError(f"{name} is missing; allowed: {', '.join(self._required)}")
         users = len(next(iter(arrays.values())))
-        if ticket is not None:
+        if ticket is not None and ADMISSION not in arrays:
             arrays[ADMISSION] = ticket.to_array(users)
         return self._node.parse(arrays | _beside(request, users))
 

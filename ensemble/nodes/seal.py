@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from ensemble.nodes.contract import Arrays, BundleMismatchError, InvalidInputError
+from ensemble.nodes.contract import ADMISSION, Arrays, BundleMismatchError, InvalidInputError
 from ensemble.settings import ServingSettings
 
 SEALED_HISTORY, SEALED_LIFELONG, SEALED_LEFT_OUT, POLICY_TICKET, KV_HANDLE = (
@@ -96,9 +96,16 @@ class Seal:
         return {name: np.array(sealed, np.object_)}
 
     def open(self, arrays: Arrays, *names: str) -> list[Opened]:
-        """Return what tensors hold, for each user. Raises `InvalidInputError` unless nodes of this server
-        made all of them, and what they vouch for, for one request; `BundleMismatchError` if nodes of another
-        bundle did, and `StaleSealError` if that is too long ago."""
+        """Return what tensors hold, and ADMISSION where it is there, for each user.
+
+        Raises:
+            InvalidInputError: nodes of this server did not make all of them, and what they vouch for, for one
+                request.
+            BundleMismatchError: nodes of another bundle made them.
+            StaleSealError: that was too long ago.
+        """
+        if ADMISSION in arrays:
+            names = (*names, ADMISSION)
         rows = []
         for user in range(len(arrays[names[0]])):
             opened = {name: self._open(name, arrays, user) for name in names}

@@ -27,7 +27,7 @@ from tests.support.wire import Wire, WireRequest
 MANY = int(os.environ.get("UNIPINREC_MALFORMED", "20000"))
 """Requests of the slow test."""
 RESULT = ROOT / "benchmarks" / "results" / "malformed.json"
-WARM_UP = 300
+WARM_UP = 2_000
 FRESH = 50
 """Requests after which inner nodes get tensors that were sealed anew."""
 SEED = 17
@@ -129,7 +129,7 @@ def test_malformed_requests_are_refused_or_answered_rightly_and_end_no_process(
                 if into.requests % 1_000 == 0:
                     print(f"{into.requests} of {requests}, {len(into.wrong)} wrong")
 
-        send(min(WARM_UP, count), warm_up)
+        send(min(WARM_UP, count // 3), warm_up)
         with unharmed(target, exported, found):
             send(count, judged)
     found |= {"rss_growth": found["rss_bytes_after"] / found["rss_bytes_before"]}

@@ -49,6 +49,9 @@ EXTREMES = {
 }
 CODES = {"INT64": "q", "INT32": "i", "FP32": "f"}
 LENGTHS = (0, 1, -1, 2, 3, 17, 100, 2**31, 2**32 + 1, 2**60, 2**61, 2**62, 2**62 + 4, 2**63 - 1, -(2**63))
+TRITONS = ("500", "501", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED")
+"""What Triton answers although the caller is at fault; the last is what the client makes of a refusal that
+repeats an endless name or id."""
 OURS = re.compile(r"(^|, )(\w+Error|\w+Exception|KeyError): |Stub process|deadlock")
 """What an error of a node looks like that is none of the caller's."""
 
@@ -296,7 +299,7 @@ class Judged:
             problem = _problem_of(reply, item_ids) if protocol == "grpc" and model == "recommend" else None
         elif reply.refused:
             problem = None
-        elif reply.status in ("500", "INTERNAL", "UNKNOWN") and not OURS.search(reply.text):
+        elif reply.status in TRITONS and not OURS.search(reply.text):
             self.of_triton[f"{protocol} {reply.status}: {re.sub(r'[0-9]+', '9', reply.text)[:80]}"] += 1
             problem = None
         else:
