@@ -35,7 +35,7 @@ SEEDS = (11, 12)
 TOLERANCE = 1e-4
 CHECKED = 100
 """Answers of each bundle that are compared with offline PyTorch."""
-KEEP_EVERY = 20
+KEEP_EVERY = 5
 BEFORE_S, AFTER_S = 0.5, 2.0
 """Around a switch."""
 PAUSE_S = 5.0

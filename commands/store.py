@@ -125,7 +125,7 @@ def export(
 @app.command()
 def compact(histories: Histories = None) -> None:
     """Rewrite the store's file without what was deleted or replaced; one of an older layout becomes one of
-    today's. Stop the servers before."""
+    today's. Stop the servers before: a store in use is refused."""
     with one_line_errors(StoreError):
         path = _path(histories)
         sizes = compact_store(path, ServingSettings().max_stored_events)
@@ -136,8 +136,9 @@ def compact(histories: Histories = None) -> None:
 def delete_user(
     user: Annotated[str, typer.Argument(help="Id of the user to forget.")], histories: Histories = None
 ) -> None:
-    """Remove a user's events, from the user's next request on. Until `compact`, the file may still hold bytes
-    of them that nobody reads."""
+    """Remove a user's events, from the user's next request on. Servers that read the store wipe what they
+    keep of the user within a second, and for UNIPINREC_LEASE_MS what requests under way bring back. Until
+    `compact`, the file may still hold bytes that nobody reads."""
     with one_line_errors(StoreError), _open(histories, writable=True) as store:
         count = store.delete(user.encode(errors=ANY_BYTES))
     typer.echo(f"{count:,} events of {user} deleted from {store.path}")

@@ -16,6 +16,8 @@ class Protocol(StrEnum):
 
     GRPC = "grpc"
     HTTP = "http"
+    BARE = "bare"
+    """HTTP of which only status and length are read, for rates at which a client of Python is the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class LoadPlan:
     num_results: int = 20
     timeout_s: float = 10.0
     """Seconds until a request counts as failed."""
+    deadline_ms: float | None = None
+    """What requests tell the server that their callers wait; nothing, where it is None."""
     outcomes: str = "outcomes.csv"
     """Path of the file for every single outcome."""
 

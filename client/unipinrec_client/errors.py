@@ -1,6 +1,10 @@
 """What can go wrong with a request, the same over gRPC and HTTP."""
 
+import re
+
 from tritonclient.utils import InferenceServerException
+
+_RETRY_AFTER = re.compile(r"retry after (\d+(?:\.\d+)?) s")
 
 
 class RecommendError(Exception):
@@ -24,6 +28,12 @@ class InvalidRequestError(RecommendError):
 
 class UnavailableError(RecommendError):
     """The server could not be reached, is not ready, or refused the request because it is overloaded."""
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds after which an overloaded server expects to have room; 0 where it does not say."""
+        told = _RETRY_AFTER.search(str(self))
+        return float(told[1]) if told else 0.0
 
 
 class DeadlineExceededError(RecommendError):
@@ -56,7 +66,7 @@ def translate(error: Exception) -> RecommendError:
         if UNKNOWN_MODEL in message:
             message += (
                 "; allowed: recommend, recommend_full where the bundle holds a second ranker, and"
-                " append_events where the server takes events"
+                " append_events and update_items where the server takes events and items"
             )
         return kind(message, status)
     text = str(error) or type(error).__name__

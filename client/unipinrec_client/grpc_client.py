@@ -10,7 +10,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 
 from unipinrec_client.address import grpc_target, is_this_machine, may_be_several_servers
-from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
+from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs, told_timeout
 from unipinrec_client.routing import with_routing
 from unipinrec_client.wire import Arrays
 
@@ -101,7 +101,8 @@ class _GrpcConnection(Connection):
             "model_name": model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
-            "headers": _metadata(with_routing(self.headers, arrays["USER_ID"])),
+            "headers": _metadata(with_routing(self.headers, arrays.get("USER_ID"))),
+            "timeout": told_timeout(timeout_s),
             "client_timeout": timeout_s,
         }
 

@@ -18,7 +18,7 @@ from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 from tritonclient.utils import InferenceServerException
 
 from unipinrec_client.address import http_address
-from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs
+from unipinrec_client.client import AsyncClient, Client, Connection, to_arrays, to_inputs, told_timeout
 from unipinrec_client.errors import DeadlineExceededError, RecommendError, UnavailableError
 from unipinrec_client.routing import with_routing
 from unipinrec_client.wire import Arrays
@@ -28,13 +28,16 @@ class _HttpConnection(Connection):
     def _address(self, url: str, ssl: bool) -> str:
         return http_address(url, ssl=ssl)
 
-    def _infer_arguments(self, model: str, arrays: Arrays, request_id: str) -> dict[str, Any]:
+    def _infer_arguments(
+        self, model: str, arrays: Arrays, request_id: str, timeout_s: float
+    ) -> dict[str, Any]:
         return {
             "model_name": model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.http.InferInput),
+            "timeout": told_timeout(timeout_s),
             # A copy, because the library writes the size of this request's header into it.
-            "headers": with_routing(self.headers, arrays["USER_ID"]),
+            "headers": with_routing(self.headers, arrays.get("USER_ID")),
         }
 
     def _failure(self, error: Exception) -> RecommendError:
@@ -71,7 +74,7 @@ class HttpClient(_HttpConnection, Client):
 
     def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         with self._connection(timeout_s) as triton:
-            return to_arrays(triton.infer(**self._infer_arguments(model, arrays, request_id)))
+            return to_arrays(triton.infer(**self._infer_arguments(model, arrays, request_id, timeout_s)))
 
     def _model_ready(self, timeout_s: float) -> bool:
         with self._connection(timeout_s) as triton:
@@ -118,7 +121,7 @@ class AsyncHttpClient(_HttpConnection, AsyncClient):
     async def _infer(self, model: str, arrays: Arrays, request_id: str, timeout_s: float) -> Arrays:
         async with asyncio.timeout(timeout_s):
             return to_arrays(
-                await self._connected().infer(**self._infer_arguments(model, arrays, request_id))
+                await self._connected().infer(**self._infer_arguments(model, arrays, request_id, timeout_s))
             )
 
     async def _model_ready(self, timeout_s: float) -> bool:

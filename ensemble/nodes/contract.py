@@ -23,6 +23,12 @@ REQUEST_ID, ADMIN_KEY, ASKED_OUTPUTS = "REQUEST_ID", "ADMIN_KEY", "ASKED_OUTPUTS
 [B, 1], where it came with one, its admin key, BYTES [1], and the names of the outputs that are wanted, BYTES
 [any]."""
 
+ADMISSION = "ADMISSION"
+"""The ticket of a request that the edge has let in, INT64 [B, 3]: `ensemble/nodes/in_flight.py`."""
+
+CANARY = "canary"
+"""Id of the requests, and name of the user without history, by which the launcher tries whether all works."""
+
 COMMAND = "COMMAND"
 """Input of a node that is no step of an ensemble: what it is to do, as JSON."""
 CHECK = b'{"check": true}'
@@ -35,6 +41,14 @@ class InvalidInputError(ValueError):
 
 class BundleMismatchError(RuntimeError):
     """Two nodes of the graph serve different bundles, as happens for a moment while one is replaced."""
+
+
+class RefusedError(RuntimeError):
+    """A request that could not be answered before its deadline; the message says when to come again."""
+
+
+class ExpiredError(RuntimeError):
+    """A request whose deadline has passed on its way through the graph."""
 
 
 def stack(rows: Sequence[NDArray[Any]], padding: float) -> NDArray[Any]:

@@ -26,6 +26,7 @@ from ensemble.server.model_loader import ModelLoader
 from ensemble.server.node_set import NodeSet, standby_name
 from ensemble.server.server_error import ServerError
 from ensemble.stores.stores import open_histories
+from unipinrec.bundle import Manifest
 
 CANARIES, AT_ONCE = 48, 4
 """Requests that a bundle has to answer before callers get it. Graphs are optimised in the first runs of each
@@ -79,12 +80,13 @@ class Rollout:
             self._check(folder)
             server = self._server
             nodes = server.node_set(server.serving.other, folder)
-            _check_fits(server.serving, nodes)
+            if server.serving.manifest is not None and nodes.manifest is not None:
+                check_fits(server.serving.manifest, nodes.manifest)
             if server.standby is not None:
                 self._free(loader, tell)
             try:
                 self._load(loader, nodes, tell)
-                self._try(loader, nodes, tell)
+                self._try(loader, nodes, CANARIES, tell)
                 with server.changing:
                     server.standby = nodes
                     self._switch(loader, tell, [self._turn_alone, self._turn_ensembles])
@@ -98,9 +100,9 @@ class Rollout:
 
     def rollback(self, tell: Tell) -> None:
         """Turn callers back to the bundle before, whose nodes stand by. Raises `ServerError` if there are
-        none."""
+        none, or they do not answer."""
         with self._only(), ModelLoader(self._server) as loader, self._server.changing:
-            self._standing_by()
+            self._try(loader, self._standing_by(), AT_ONCE, tell)
             self._switch(loader, tell, [self._turn_ensembles, self._turn_alone])
 
     def free(self, tell: Tell) -> None:
@@ -132,13 +134,13 @@ class Rollout:
             loader.repository.write_ensemble(ensemble, standby_name(ensemble), nodes)
             loader.load(standby_name(ensemble))
 
-    def _try(self, loader: ModelLoader, nodes: NodeSet, tell: Tell) -> None:
-        users = [NEWCOMER, *_users(self._server.settings.histories, CANARIES - 1)]
-        users = (users * CANARIES)[:CANARIES]
+    def _try(self, loader: ModelLoader, nodes: NodeSet, times: int, tell: Tell) -> None:
+        users = [NEWCOMER, *_users(self._server.settings.histories, times - 1)]
+        users = (users * times)[:times]
         call = call_server(loader.client, CANARY_TIMEOUT_S)
         for ensemble in nodes.selection.ensembles:
             name = standby_name(ensemble)
-            tell(f"Asking {name} {CANARIES} times")
+            tell(f"Asking {name} {times} times")
 
             def ask(user: bytes, name: str = name) -> None:
                 answer = call(name, {"USER_ID": np.array([[user]], np.object_)})
@@ -229,11 +231,9 @@ class Rollout:
         tell(f"{self._link} is {bundle.name} from here on")
 
 
-def _check_fits(serving: NodeSet, nodes: NodeSet) -> None:
-    """Refuse a bundle that would read other things in stored histories and in what callers send."""
-    old, new = serving.manifest, nodes.manifest
-    if new is None or old is None:
-        return
+def check_fits(old: Manifest, new: Manifest) -> None:
+    """Raises `RolloutError` for a bundle that serves already, and for one that would read other things in
+    stored histories and in what callers send."""
     if new.bundle_id == old.bundle_id:
         raise RolloutError(f"bundle {new.bundle_id} is the one that serves")
     for field in ("actions", "surfaces"):

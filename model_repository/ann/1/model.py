@@ -7,4 +7,5 @@ from ensemble.nodes.node import EntryPoint
 class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `ann` node."""
 
+    computes = True
     node = AnnNode

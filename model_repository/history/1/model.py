@@ -1,10 +1,10 @@
-"""Looks up, checks and windows histories."""
+"""Admits requests, and looks up, checks and windows histories."""
 
+from ensemble.nodes.edge import EdgeEntryPoint
 from ensemble.nodes.history import HistoryNode
-from ensemble.nodes.node import EntryPoint
 
 
-class TritonPythonModel(EntryPoint):
+class TritonPythonModel(EdgeEntryPoint):
     """Triton's entry point for the `history` node."""
 
     node = HistoryNode

@@ -12,6 +12,8 @@ from ensemble.settings import ServingSettings
 class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `ranking` node."""
 
+    computes = True
+
     def make(self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]) -> RankingNode:
         """Return the node with the engine of where the instance runs."""
         return RankingNode(loaded, settings, engine_of(args, loaded, settings))

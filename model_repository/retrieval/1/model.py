@@ -12,6 +12,8 @@ from ensemble.settings import ServingSettings
 class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `retrieval` node."""
 
+    computes = True
+
     def make(self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]) -> RetrievalNode:
         """Return the node with a KV pool of this instance."""
         engine = engine_of(args, loaded, settings)

@@ -12,6 +12,8 @@ from ensemble.settings import ServingSettings
 class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `retrieval_separate` node."""
 
+    computes = True
+
     def make(self, loaded: LoadedBundle, settings: ServingSettings, args: Mapping[str, str]) -> RetrievalNode:
         """Return the node without a KV pool."""
         return RetrievalNode(loaded, settings, engine_of(args, loaded, settings))

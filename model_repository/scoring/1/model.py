@@ -8,3 +8,4 @@ class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `scoring` node."""
 
     node = ScoringNode
+    answers = True

@@ -1,6 +1,7 @@
 """The nodes with the KV pool between them: prefixes, and every fault of a slot."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from ensemble.kv.pool import Handle
 from ensemble.nodes.ranking import Ranked
+from ensemble.owners import owners_of
 from tests.conftest import Exported
 from tests.support.node_chain import (
     MAX_HISTORY,
@@ -22,7 +24,7 @@ from tests.support.node_chain import (
     stored,
     users_of_many_lengths,
 )
-from tests.support.pool_content import content_of
+from tests.support.pool_content import content_of, slot_content
 from unipinrec.models.common.tokens import Events
 
 
@@ -111,6 +113,35 @@ def test_a_slot_reused_during_ranking_is_recomputed(
         answers = chain.rank(tensors)
     assert sources(answers) == ["recomputed"]
     assert_same_answers(answers, expected)
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_a_user_who_is_deleted_while_a_request_is_under_way_is_wiped_and_answered(
+    make_any_chain: Callable[..., Chain], exported: Exported, during: bool
+) -> None:
+    chain = make_any_chain(pool_slots=2)
+    gone, other = users_of_many_lengths(exported)[:2]
+    expected = chain(stored(exported, [gone, other]))
+    # The third finds no slot, and is encoded into a spare one.
+    tensors = chain.before_ranking(stored(exported, [gone, other, 5]))
+    handles = chain.handles(tensors)
+    assert handles[2].epoch == 0
+    owners = owners_of(str(exported.dataset.user_ids_U[gone]).encode())
+
+    def forget() -> None:
+        chain.retrieval.forget(owners)
+
+    if not during:
+        forget()
+    with on_entry(chain.ranking, forget) if during else nullcontext():
+        answers = chain.rank(tensors)
+    assert sources(answers) == ["recomputed", "prefix", "recomputed"]
+    assert_same_answers({name: array[:2] for name, array in answers.items()}, expected)
+    storage = chain.pool_of(handles[0]).storage
+    assert not slot_content(storage, handles[0].slot, MAX_HISTORY + 1).any()
+    assert slot_content(storage, handles[1].slot, handles[1].length).any()
+    assert counted(chain.retrieval, "unipinrec_kv_wiped_total") == 1
+    assert sources(chain(stored(exported, [gone, other]))) == ["prefill", "prefix"]
 
 
 def test_a_restarted_retrieval_instance_makes_older_handles_stale(

@@ -6,11 +6,14 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from ensemble.owners import owners_of
+from ensemble.stores.deletion_notices import NOTICES
 from ensemble.stores.history_store import (
     StoreError,
 )
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from ensemble.stores.stores import open_histories
+from tests.support.store_processes import elsewhere
 from tests.support.stored_events import many, rows, written
 
 
@@ -69,3 +72,14 @@ def test_a_read_only_file_system_is_refused(path: Path, monkeypatch: pytest.Monk
         StoreError, match=rf"^history store {path} is on a read-only file system; .* writable$"
     ):
         LmdbHistoryStore(path)
+
+
+def test_a_store_from_before_deletions_left_notices_gets_them_by_its_next_writer(path: Path) -> None:
+    with lmdb.open(str(written(path, b"ann", 2)), max_dbs=1) as environment:
+        notices = environment.open_db(NOTICES)
+        with environment.begin(write=True) as transaction:
+            transaction.drop(notices)
+    with LmdbHistoryStore(path) as reader:
+        assert reader.deleted_after(0) == []
+        elsewhere(path, "store.delete(b'ann')")
+        assert reader.deleted_after(0) == [(1, owners_of(b"ann"))]
