@@ -6,6 +6,7 @@ Shapes: A actions.
 from pathlib import Path
 
 from ensemble.bundle_check.refusal import refuse, require_equal
+from ensemble.loaded_bundle import SECOND_RANKER_CONFIGS
 from unipinrec.bundle import (
     CATALOGUE,
     FILES,
@@ -20,6 +21,7 @@ from unipinrec.bundle import (
     Manifest,
     read_manifest,
 )
+from unipinrec.models.config import ItemConfig
 from unipinrec.models.policy.card import CARD
 from unipinrec.models.policy.files import GRAPH
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
@@ -31,10 +33,15 @@ FILES_OF = {
 }
 """Files of the models that nodes of this repository run; another model may have others."""
 
+EMBEDDER = "embedder.pt"
+"""Of a model whose bundle can take items while it serves."""
+
 SPARE = 64 << 20
 """Bytes that any file may have, whatever the sizes of the catalogue and of the model."""
 TITLE_BYTES = 4_096
 """Of one item in the catalogue's file, on average."""
+ITEM_NUMBERS = 16
+"""Bytes of each number of an item's description, as two tables may have it."""
 LINK_BYTES = 4_096
 """Of one item in an index beside its vector: links of a graph, lists, offsets."""
 
@@ -68,10 +75,17 @@ def check_files(folder: Path) -> tuple[Manifest, int]:
     for name, files in FILES_OF.items():
         if name in manifest.models:
             found = manifest.models[name].files.keys()
-            if found != files:
+            if found - {EMBEDDER} != files:
                 refuse(MANIFEST, f"files of {name}", ", ".join(sorted(found)), ", ".join(sorted(files)))
     _check_folder(folder, manifest)
     return manifest, _check_sizes(manifest)
+
+
+def models_of_items(manifest: Manifest) -> dict[str, ItemConfig]:
+    """Return the configurations of the models that make vectors of items. Raises `ValidationError`."""
+    ranker = manifest.second_ranker
+    configs: dict[str, ItemConfig] = {UNIFIED: manifest.model}
+    return configs | ({ranker: manifest.config_of(ranker, SECOND_RANKER_CONFIGS[ranker])} if ranker else {})
 
 
 def _check_vocabularies(manifest: Manifest) -> None:
@@ -127,6 +141,9 @@ def _check_sizes(manifest: Manifest) -> int:
     for name, model in manifest.models.items():
         weights = model.files[WEIGHTS].size if WEIGHTS in model.files else SPARE
         most |= {f"{name}/{file}": SPARE + 2 * weights for file in model.files if file.endswith(".pt")}
+    for name, sizes in models_of_items(manifest).items():
+        numbers = (sizes.id_dim, sizes.attribute_dim, sizes.max_attributes, sizes.content_dim, 8)
+        most[f"{name}/{EMBEDDER}"] = SPARE + items * ITEM_NUMBERS * sum(numbers)
     config = manifest.model
     layers = 4 * config.layers * (4 + 2 * config.feedforward_ratio) * config.width**2
     weights = manifest.models[UNIFIED].files[WEIGHTS].size

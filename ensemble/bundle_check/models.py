@@ -4,7 +4,8 @@ Graphs are programs, and running them is part of this check: a bundle is trusted
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ensemble.bundle_check.files import EMBEDDER, models_of_items
 from ensemble.bundle_check.refusal import Report, in_a_line, refuse, require_equal
 from ensemble.loaded_bundle import SECOND_RANKER_CONFIGS
 from unipinrec.bundle import MANIFEST, POLICY, UNIFIED, WEIGHTS, BundleError, Manifest
 from unipinrec.data.arms import RELATIVE_TOLERANCE
 from unipinrec.graph import differences, load_graph
-from unipinrec.models.config import CatalogueConfig
+from unipinrec.models.config import CatalogueConfig, ItemConfig
 from unipinrec.models.policy.card import CARD, PolicyCard
 from unipinrec.models.policy.config import PolicyConfig
 from unipinrec.models.policy.files import GRAPH
@@ -82,6 +84,10 @@ def check_content(folder: Path, manifest: Manifest, report: Report) -> None:
     for name, (module, inputs) in eager.items():
         report(f"{UNIFIED}/{name}")
         _check_graph(folder, f"{UNIFIED}/{name}", module, inputs)
+    for name, config in models_of_items(manifest).items():
+        if EMBEDDER in manifest.models[name].files:
+            report(f"{name}/{EMBEDDER}")
+            _check_embedder(folder, f"{name}/{EMBEDDER}", config)
     if POLICY in manifest.models:
         _check_policy(folder, manifest, manifest.config_of(POLICY, PolicyConfig), report)
 
@@ -113,19 +119,41 @@ def _check_finite(folder: Path, file: str) -> None:
                 refuse(file, f"a number of {name}", tensor[~tensor.isfinite()][0].item(), "finite numbers")
 
 
-def _check_graph(folder: Path, file: str, eager: nn.Module, inputs: tuple[object, ...]) -> None:
+def _load_graph(folder: Path, file: str) -> torch.jit.ScriptModule:
     path = folder / file
     with zipfile.ZipFile(path) as archive:
         inflated, most = sum(part.file_size for part in archive.infolist()), INFLATION * path.stat().st_size
     if inflated > most:
         refuse(file, "its size in bytes, unpacked,", inflated, f"up to {most}")
-    graph = load_graph(path)
+    return load_graph(path)
+
+
+@contextmanager
+def _running(file: str) -> Iterator[None]:
     try:
-        found = max(differences(graph, eager, inputs, runs=1), key=lambda one: one if one == one else np.inf)
+        yield
     except Exception as error:
         raise BundleError(
             f"{file} cannot be run: {in_a_line(error)}; allowed: the graph of its name, of this model"
         ) from error
+
+
+def _check_embedder(folder: Path, file: str, config: ItemConfig) -> None:
+    """A bundle holds no attributes and no content, so that vectors can't be told to be right."""
+    graph = _load_graph(folder, file)
+    row_N = torch.tensor([-1, 0, config.num_items - 1])
+    attribute_NX = torch.full((len(row_N), config.max_attributes), config.num_attributes)
+    with _running(file), torch.inference_mode():
+        length_N = graph(row_N, attribute_NX, torch.zeros(len(row_N), config.content_dim)).norm(dim=1)
+    wrong = [length for length in length_N.tolist() if not length <= 1 + TOLERANCE]
+    if len(length_N) != len(row_N) or wrong:
+        refuse(file, "length of a vector", wrong or len(length_N), "1")
+
+
+def _check_graph(folder: Path, file: str, eager: nn.Module, inputs: tuple[object, ...]) -> None:
+    graph = _load_graph(folder, file)
+    with _running(file):
+        found = max(differences(graph, eager, inputs, runs=1), key=lambda one: one if one == one else np.inf)
     if not found <= TOLERANCE:
         refuse(file, f"its difference from {WEIGHTS}", f"{found:.2g}", f"0 to {TOLERANCE:g}")
 

@@ -40,12 +40,14 @@ class Seen:
 
 
 @contextmanager
-def asking(url: str, requests: list[RecommendRequest], threads: int = 4) -> Iterator[Seen]:
+def asking(
+    url: str, requests: list[RecommendRequest], threads: int = 4, timeout_s: float = 10.0
+) -> Iterator[Seen]:
     """Ask for the requests in turn while the block runs, with so many in flight and without retries."""
     seen, stopped = Seen(), threading.Event()
 
     def ask(first: int) -> None:
-        with GrpcClient(url, retry=ONCE) as client:
+        with GrpcClient(url, retry=ONCE, timeout_s=timeout_s) as client:
             place = first
             while not stopped.is_set():
                 asked = time.monotonic()

@@ -184,7 +184,7 @@ def _manifests() -> Iterator[Case]:
     for name, edit in unmended.items():
         yield Case(f"manifest with {name}", MANIFEST, partial(_edit, edit=edit), rehashed=False)
     other = partial(_edit, edit=lambda m: m["models"].update(other=m["models"]["unified"]))
-    yield Case("a model that is not there", "other/encoder.pt", other)
+    yield Case("a model that is not there", "other/", other)
 
 
 def _sizes() -> Iterator[Case]:
