@@ -20,14 +20,17 @@ from unipinrec.bundle import (
     Manifest,
     read_manifest,
 )
+from unipinrec.data.limits import MOST_ATTRIBUTES
+from unipinrec.models.common.item_graph import EMBEDDER
+from unipinrec.models.config import ItemConfig
 from unipinrec.models.policy.card import CARD
 from unipinrec.models.policy.files import GRAPH
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 
 FILES_OF = {
-    UNIFIED: {ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS},
+    UNIFIED: {EMBEDDER, ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS},
     POLICY: {GRAPH, CARD},
-    **{name: {WEIGHTS} for name in SECOND_RANKERS},
+    **{name: {EMBEDDER, WEIGHTS} for name in SECOND_RANKERS},
 }
 """Files of the models that nodes of this repository run; another model may have others."""
 
@@ -115,18 +118,33 @@ def _check_folder(folder: Path, manifest: Manifest) -> None:
         require_equal(name, "its size in bytes", path.stat().st_size, file.size)
 
 
+def embedder_bytes(config: ItemConfig) -> int:
+    """Return the bytes of an embedder's tables, of ids, hashes and attributes."""
+    ids = (config.id_rows or config.num_items) * config.id_dim
+    attributes = (config.num_attributes + 1) * config.attribute_dim
+    hidden = 2 * config.id_dim + config.item_dim
+    joined = config.id_dim + config.attribute_dim + config.content_dim
+    return (
+        4 * (ids + attributes + 2 * hidden * (joined + config.item_dim))
+        + 9 * config.num_items * config.id_hashes
+    )
+
+
 def _check_sizes(manifest: Manifest) -> int:
     """So that no time goes into reading what cannot be right."""
     items, width = manifest.model.num_items, manifest.model.item_dim
     most = {
         INDEX: SPARE + items * (8 * width + LINK_BYTES),
-        ITEMS: SPARE + items * (4 * width + 8),
+        ITEMS: SPARE + items * (4 * width + 8) + 8 * MOST_ATTRIBUTES * items,
         CATALOGUE: SPARE + items * TITLE_BYTES,
         f"{POLICY}/{CARD}": SPARE,
     }
     for name, model in manifest.models.items():
         weights = model.files[WEIGHTS].size if WEIGHTS in model.files else SPARE
         most |= {f"{name}/{file}": SPARE + 2 * weights for file in model.files if file.endswith(".pt")}
+        if EMBEDDER in model.files:
+            sizes = ItemConfig.model_validate({key: model.config[key] for key in ItemConfig.model_fields})
+            most[f"{name}/{EMBEDDER}"] = SPARE + embedder_bytes(sizes)
     config = manifest.model
     layers = 4 * config.layers * (4 + 2 * config.feedforward_ratio) * config.width**2
     weights = manifest.models[UNIFIED].files[WEIGHTS].size

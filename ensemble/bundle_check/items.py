@@ -15,7 +15,7 @@ from ensemble.arrays import Floats, Int64s
 from ensemble.bundle_check.refusal import Report, refuse, require_equal
 from unipinrec.bundle import CATALOGUE, INDEX, ITEMS, IndexKind, Manifest
 
-IDS, VECTORS = "item_id_V", "vector_VE"
+IDS, VECTORS, ATTRIBUTES = "item_id_V", "vector_VE", "attribute_id_A"
 AT_ONCE = 65_536
 """Items whose vectors are looked at together."""
 
@@ -39,7 +39,10 @@ def check_headers(folder: Path, manifest: Manifest, report: Report) -> None:
     config = manifest.model
     expected = {IDS: ([config.num_items], "I64"), VECTORS: ([config.num_items, config.item_dim], "F32")}
     with safe_open(folder / ITEMS, framework="np") as items:
-        require_equal(ITEMS, "names of tensors", sorted(items.keys()), sorted(expected))
+        require_equal(ITEMS, "names of tensors", sorted(items.keys()), sorted([*expected, ATTRIBUTES]))
+        require_equal(ITEMS, f"type of {ATTRIBUTES}", items.get_slice(ATTRIBUTES).get_dtype(), "I64")
+        axes = len(items.get_slice(ATTRIBUTES).get_shape())
+        require_equal(ITEMS, f"number of axes of {ATTRIBUTES}", axes, 1)
         for name, (shape, kind) in expected.items():
             require_equal(ITEMS, f"shape of {name}", items.get_slice(name).get_shape(), shape)
             require_equal(ITEMS, f"type of {name}", items.get_slice(name).get_dtype(), kind)
@@ -51,8 +54,11 @@ def check_content(folder: Path, manifest: Manifest, report: Report) -> None:
     with safe_open(folder / ITEMS, framework="np") as items:
         item_id_V: Int64s = items.get_tensor(IDS)
         vector_VE: Floats = items.get_tensor(VECTORS)
+        attribute_id_A: Int64s = items.get_tensor(ATTRIBUTES)
     _check_ids(item_id_V)
     _check_vectors(vector_VE)
+    if (np.diff(attribute_id_A) <= 0).any() or (attribute_id_A < 0).any():
+        refuse(ITEMS, ATTRIBUTES, "not ascending", "ids from 0 on, each larger than the one before")
     report(CATALOGUE)
     _check_catalogue(folder, manifest, item_id_V)
     report(INDEX)

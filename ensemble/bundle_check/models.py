@@ -18,7 +18,8 @@ from ensemble.loaded_bundle import SECOND_RANKER_CONFIGS
 from unipinrec.bundle import MANIFEST, POLICY, UNIFIED, WEIGHTS, BundleError, Manifest
 from unipinrec.data.arms import RELATIVE_TOLERANCE
 from unipinrec.graph import differences, load_graph
-from unipinrec.models.config import CatalogueConfig
+from unipinrec.models.common.item_graph import EMBEDDER
+from unipinrec.models.config import CatalogueConfig, ItemConfig
 from unipinrec.models.policy.card import CARD, PolicyCard
 from unipinrec.models.policy.config import PolicyConfig
 from unipinrec.models.policy.files import GRAPH
@@ -82,6 +83,13 @@ def check_content(folder: Path, manifest: Manifest, report: Report) -> None:
     for name, (module, inputs) in eager.items():
         report(f"{UNIFIED}/{name}")
         _check_graph(folder, f"{UNIFIED}/{name}", module, inputs)
+    report(f"{UNIFIED}/{EMBEDDER}")
+    _check_embedder(folder, f"{UNIFIED}/{EMBEDDER}", manifest.model)
+    ranker = manifest.second_ranker
+    if ranker is not None:
+        report(f"{ranker}/{EMBEDDER}")
+        ranker_config = manifest.config_of(ranker, SECOND_RANKER_CONFIGS[ranker])
+        _check_embedder(folder, f"{ranker}/{EMBEDDER}", ranker_config)
     if POLICY in manifest.models:
         _check_policy(folder, manifest, manifest.config_of(POLICY, PolicyConfig), report)
 
@@ -114,20 +122,45 @@ def _check_finite(folder: Path, file: str) -> None:
 
 
 def _check_graph(folder: Path, file: str, eager: nn.Module, inputs: tuple[object, ...]) -> None:
+    graph = _open(folder, file)
+    try:
+        found = max(differences(graph, eager, inputs, runs=1), key=lambda one: one if one == one else np.inf)
+    except Exception as error:
+        raise _not_run(file, error) from error
+    if not found <= TOLERANCE:
+        refuse(file, f"its difference from {WEIGHTS}", f"{found:.2g}", f"0 to {TOLERANCE:g}")
+
+
+def _check_embedder(folder: Path, file: str, config: ItemConfig) -> None:
+    """Try an item of the catalogue, and one that it does not have, without attributes and content."""
+    graph = _open(folder, file)
+    shapes = ((2, config.max_attributes), (2, config.content_dim))
+    try:
+        with torch.inference_mode():
+            last = torch.tensor([-1, config.num_items - 1])
+            made_2E = graph(last, torch.zeros(shapes[0], dtype=torch.long), torch.zeros(shapes[1]))
+            length_2 = made_2E.norm(dim=1).tolist()
+    except Exception as error:
+        raise _not_run(file, error) from error
+    require_equal(file, "its width", made_2E.size(1), config.item_dim)
+    for length in length_2:
+        # What is no number is not within the range either.
+        if not abs(length - 1) <= TOLERANCE:
+            refuse(file, "the length of a vector", f"{length:.3g}", "1")
+
+
+def _not_run(file: str, error: Exception) -> BundleError:
+    reason = in_a_line(error)
+    return BundleError(f"{file} cannot be run: {reason}; allowed: the graph of its name, of this model")
+
+
+def _open(folder: Path, file: str) -> torch.jit.ScriptModule:
     path = folder / file
     with zipfile.ZipFile(path) as archive:
         inflated, most = sum(part.file_size for part in archive.infolist()), INFLATION * path.stat().st_size
     if inflated > most:
         refuse(file, "its size in bytes, unpacked,", inflated, f"up to {most}")
-    graph = load_graph(path)
-    try:
-        found = max(differences(graph, eager, inputs, runs=1), key=lambda one: one if one == one else np.inf)
-    except Exception as error:
-        raise BundleError(
-            f"{file} cannot be run: {in_a_line(error)}; allowed: the graph of its name, of this model"
-        ) from error
-    if not found <= TOLERANCE:
-        refuse(file, f"its difference from {WEIGHTS}", f"{found:.2g}", f"0 to {TOLERANCE:g}")
+    return load_graph(path)
 
 
 def _check_policy(folder: Path, manifest: Manifest, config: PolicyConfig, report: Report) -> None:
