@@ -49,7 +49,7 @@ bench-rollouts: install ## Deploy and roll back 50 times under load: 20 minutes;
 bench-flood: install ## Five times what a server can answer, for a minute: answers in time, refusals, recovery; three minutes
 	$(BIN)/unipinrec bench flood $(ARGS)
 
-bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, appends, or options or precision of what make demo left; minutes each
+bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, appends, items, or options or precision of what make demo left; minutes each
 	$(BIN)/unipinrec bench sweep $(SUBJECT) $(ARGS)
 
 bench-faults: install ## Kill and stop nodes, server and launcher under load, 20 times each: an hour and a half; [ARGS='--repeats 1']

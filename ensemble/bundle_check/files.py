@@ -6,7 +6,6 @@ Shapes: A actions.
 from pathlib import Path
 
 from ensemble.bundle_check.refusal import refuse, require_equal
-from ensemble.loaded_bundle import SECOND_RANKER_CONFIGS
 from unipinrec.bundle import (
     CATALOGUE,
     FILES,
@@ -21,27 +20,24 @@ from unipinrec.bundle import (
     Manifest,
     read_manifest,
 )
+from unipinrec.data.limits import MOST_ATTRIBUTES
+from unipinrec.models.common.item_graph import EMBEDDER
 from unipinrec.models.config import ItemConfig
 from unipinrec.models.policy.card import CARD
 from unipinrec.models.policy.files import GRAPH
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 
 FILES_OF = {
-    UNIFIED: {ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS},
+    UNIFIED: {EMBEDDER, ENCODER, RETRIEVAL_HEAD, RANKING_HEAD, WEIGHTS},
     POLICY: {GRAPH, CARD},
-    **{name: {WEIGHTS} for name in SECOND_RANKERS},
+    **{name: {EMBEDDER, WEIGHTS} for name in SECOND_RANKERS},
 }
 """Files of the models that nodes of this repository run; another model may have others."""
-
-EMBEDDER = "embedder.pt"
-"""Of a model whose bundle can take items while it serves."""
 
 SPARE = 64 << 20
 """Bytes that any file may have, whatever the sizes of the catalogue and of the model."""
 TITLE_BYTES = 4_096
 """Of one item in the catalogue's file, on average."""
-ITEM_NUMBERS = 16
-"""Bytes of each number of an item's description, as two tables may have it."""
 LINK_BYTES = 4_096
 """Of one item in an index beside its vector: links of a graph, lists, offsets."""
 
@@ -75,17 +71,10 @@ def check_files(folder: Path) -> tuple[Manifest, int]:
     for name, files in FILES_OF.items():
         if name in manifest.models:
             found = manifest.models[name].files.keys()
-            if found - {EMBEDDER} != files:
+            if found != files:
                 refuse(MANIFEST, f"files of {name}", ", ".join(sorted(found)), ", ".join(sorted(files)))
     _check_folder(folder, manifest)
     return manifest, _check_sizes(manifest)
-
-
-def models_of_items(manifest: Manifest) -> dict[str, ItemConfig]:
-    """Return the configurations of the models that make vectors of items. Raises `ValidationError`."""
-    ranker = manifest.second_ranker
-    configs: dict[str, ItemConfig] = {UNIFIED: manifest.model}
-    return configs | ({ranker: manifest.config_of(ranker, SECOND_RANKER_CONFIGS[ranker])} if ranker else {})
 
 
 def _check_vocabularies(manifest: Manifest) -> None:
@@ -129,21 +118,33 @@ def _check_folder(folder: Path, manifest: Manifest) -> None:
         require_equal(name, "its size in bytes", path.stat().st_size, file.size)
 
 
+def embedder_bytes(config: ItemConfig) -> int:
+    """Return the bytes of an embedder's tables, of ids, hashes and attributes."""
+    ids = (config.id_rows or config.num_items) * config.id_dim
+    attributes = (config.num_attributes + 1) * config.attribute_dim
+    hidden = 2 * config.id_dim + config.item_dim
+    joined = config.id_dim + config.attribute_dim + config.content_dim
+    return (
+        4 * (ids + attributes + 2 * hidden * (joined + config.item_dim))
+        + 9 * config.num_items * config.id_hashes
+    )
+
+
 def _check_sizes(manifest: Manifest) -> int:
     """So that no time goes into reading what cannot be right."""
     items, width = manifest.model.num_items, manifest.model.item_dim
     most = {
         INDEX: SPARE + items * (8 * width + LINK_BYTES),
-        ITEMS: SPARE + items * (4 * width + 8),
+        ITEMS: SPARE + items * (4 * width + 8) + 8 * MOST_ATTRIBUTES * items,
         CATALOGUE: SPARE + items * TITLE_BYTES,
         f"{POLICY}/{CARD}": SPARE,
     }
     for name, model in manifest.models.items():
         weights = model.files[WEIGHTS].size if WEIGHTS in model.files else SPARE
         most |= {f"{name}/{file}": SPARE + 2 * weights for file in model.files if file.endswith(".pt")}
-    for name, sizes in models_of_items(manifest).items():
-        numbers = (sizes.id_dim, sizes.attribute_dim, sizes.max_attributes, sizes.content_dim, 8)
-        most[f"{name}/{EMBEDDER}"] = SPARE + items * ITEM_NUMBERS * sum(numbers)
+        if EMBEDDER in model.files:
+            sizes = ItemConfig.model_validate({key: model.config[key] for key in ItemConfig.model_fields})
+            most[f"{name}/{EMBEDDER}"] = SPARE + embedder_bytes(sizes)
     config = manifest.model
     layers = 4 * config.layers * (4 + 2 * config.feedforward_ratio) * config.width**2
     weights = manifest.models[UNIFIED].files[WEIGHTS].size

@@ -39,8 +39,10 @@ def check_headers(folder: Path, manifest: Manifest, report: Report) -> None:
     config = manifest.model
     expected = {IDS: ([config.num_items], "I64"), VECTORS: ([config.num_items, config.item_dim], "F32")}
     with safe_open(folder / ITEMS, framework="np") as items:
-        names = set(items.keys()) - {ATTRIBUTES}
-        require_equal(ITEMS, "names of tensors", sorted(names), sorted(expected))
+        require_equal(ITEMS, "names of tensors", sorted(items.keys()), sorted([*expected, ATTRIBUTES]))
+        require_equal(ITEMS, f"type of {ATTRIBUTES}", items.get_slice(ATTRIBUTES).get_dtype(), "I64")
+        axes = len(items.get_slice(ATTRIBUTES).get_shape())
+        require_equal(ITEMS, f"number of axes of {ATTRIBUTES}", axes, 1)
         for name, (shape, kind) in expected.items():
             require_equal(ITEMS, f"shape of {name}", items.get_slice(name).get_shape(), shape)
             require_equal(ITEMS, f"type of {name}", items.get_slice(name).get_dtype(), kind)
@@ -52,23 +54,22 @@ def check_content(folder: Path, manifest: Manifest, report: Report) -> None:
     with safe_open(folder / ITEMS, framework="np") as items:
         item_id_V: Int64s = items.get_tensor(IDS)
         vector_VE: Floats = items.get_tensor(VECTORS)
-        described = ATTRIBUTES in set(items.keys())
-        attribute_id_A: Int64s = items.get_tensor(ATTRIBUTES) if described else item_id_V[:0]
-    _check_ids(IDS, item_id_V)
-    require_equal(ITEMS, f"type of {ATTRIBUTES}", attribute_id_A.dtype, item_id_V.dtype)
-    _check_ids(ATTRIBUTES, attribute_id_A.ravel())
+        attribute_id_A: Int64s = items.get_tensor(ATTRIBUTES)
+    _check_ids(item_id_V)
     _check_vectors(vector_VE)
+    if (np.diff(attribute_id_A) <= 0).any() or (attribute_id_A < 0).any():
+        refuse(ITEMS, ATTRIBUTES, "not ascending", "ids from 0 on, each larger than the one before")
     report(CATALOGUE)
     _check_catalogue(folder, manifest, item_id_V)
     report(INDEX)
     _check_index(folder, manifest, vector_VE)
 
 
-def _check_ids(name: str, id_X: Int64s) -> None:
-    wrong_X = id_X <= np.concatenate([[-1], id_X])[: len(id_X)]
-    if wrong_X.any():
-        row = int(wrong_X.argmax())
-        refuse(ITEMS, f"{name} of row {row}", id_X[row], "ids from 0 on, each larger than the one before")
+def _check_ids(item_id_V: Int64s) -> None:
+    wrong_V = np.flatnonzero(item_id_V <= np.concatenate([[-1], item_id_V[:-1]]))
+    if len(wrong_V):
+        row = int(wrong_V[0])
+        refuse(ITEMS, f"{IDS} of row {row}", item_id_V[row], "ids from 0 on, each larger than the one before")
 
 
 def _check_vectors(vector_VE: Floats) -> None:

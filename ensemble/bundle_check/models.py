@@ -4,8 +4,7 @@ Graphs are programs, and running them is part of this check: a bundle is trusted
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ensemble.bundle_check.files import EMBEDDER, models_of_items
 from ensemble.bundle_check.refusal import Report, in_a_line, refuse, require_equal
 from ensemble.loaded_bundle import SECOND_RANKER_CONFIGS
 from unipinrec.bundle import MANIFEST, POLICY, UNIFIED, WEIGHTS, BundleError, Manifest
 from unipinrec.data.arms import RELATIVE_TOLERANCE
 from unipinrec.graph import differences, load_graph
+from unipinrec.models.common.item_graph import EMBEDDER
 from unipinrec.models.config import CatalogueConfig, ItemConfig
 from unipinrec.models.policy.card import CARD, PolicyCard
 from unipinrec.models.policy.config import PolicyConfig
@@ -84,10 +83,13 @@ def check_content(folder: Path, manifest: Manifest, report: Report) -> None:
     for name, (module, inputs) in eager.items():
         report(f"{UNIFIED}/{name}")
         _check_graph(folder, f"{UNIFIED}/{name}", module, inputs)
-    for name, config in models_of_items(manifest).items():
-        if EMBEDDER in manifest.models[name].files:
-            report(f"{name}/{EMBEDDER}")
-            _check_embedder(folder, f"{name}/{EMBEDDER}", config)
+    report(f"{UNIFIED}/{EMBEDDER}")
+    _check_embedder(folder, f"{UNIFIED}/{EMBEDDER}", manifest.model)
+    ranker = manifest.second_ranker
+    if ranker is not None:
+        report(f"{ranker}/{EMBEDDER}")
+        ranker_config = manifest.config_of(ranker, SECOND_RANKER_CONFIGS[ranker])
+        _check_embedder(folder, f"{ranker}/{EMBEDDER}", ranker_config)
     if POLICY in manifest.models:
         _check_policy(folder, manifest, manifest.config_of(POLICY, PolicyConfig), report)
 
@@ -119,43 +121,46 @@ def _check_finite(folder: Path, file: str) -> None:
                 refuse(file, f"a number of {name}", tensor[~tensor.isfinite()][0].item(), "finite numbers")
 
 
-def _load_graph(folder: Path, file: str) -> torch.jit.ScriptModule:
+def _check_graph(folder: Path, file: str, eager: nn.Module, inputs: tuple[object, ...]) -> None:
+    graph = _open(folder, file)
+    try:
+        found = max(differences(graph, eager, inputs, runs=1), key=lambda one: one if one == one else np.inf)
+    except Exception as error:
+        raise _not_run(file, error) from error
+    if not found <= TOLERANCE:
+        refuse(file, f"its difference from {WEIGHTS}", f"{found:.2g}", f"0 to {TOLERANCE:g}")
+
+
+def _check_embedder(folder: Path, file: str, config: ItemConfig) -> None:
+    """Try an item of the catalogue, and one that it does not have, without attributes and content."""
+    graph = _open(folder, file)
+    shapes = ((2, config.max_attributes), (2, config.content_dim))
+    try:
+        with torch.inference_mode():
+            last = torch.tensor([-1, config.num_items - 1])
+            made_2E = graph(last, torch.zeros(shapes[0], dtype=torch.long), torch.zeros(shapes[1]))
+            length_2 = made_2E.norm(dim=1).tolist()
+    except Exception as error:
+        raise _not_run(file, error) from error
+    require_equal(file, "its width", made_2E.size(1), config.item_dim)
+    for length in length_2:
+        # What is no number is not within the range either.
+        if not abs(length - 1) <= TOLERANCE:
+            refuse(file, "the length of a vector", f"{length:.3g}", "1")
+
+
+def _not_run(file: str, error: Exception) -> BundleError:
+    reason = in_a_line(error)
+    return BundleError(f"{file} cannot be run: {reason}; allowed: the graph of its name, of this model")
+
+
+def _open(folder: Path, file: str) -> torch.jit.ScriptModule:
     path = folder / file
     with zipfile.ZipFile(path) as archive:
         inflated, most = sum(part.file_size for part in archive.infolist()), INFLATION * path.stat().st_size
     if inflated > most:
         refuse(file, "its size in bytes, unpacked,", inflated, f"up to {most}")
     return load_graph(path)
-
-
-@contextmanager
-def _running(file: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise BundleError(
-            f"{file} cannot be run: {in_a_line(error)}; allowed: the graph of its name, of this model"
-        ) from error
-
-
-def _check_embedder(folder: Path, file: str, config: ItemConfig) -> None:
-    """A bundle holds no attributes and no content, so that vectors can't be told to be right."""
-    graph = _load_graph(folder, file)
-    row_N = torch.tensor([-1, 0, config.num_items - 1])
-    attribute_NX = torch.full((len(row_N), config.max_attributes), config.num_attributes)
-    with _running(file), torch.inference_mode():
-        length_N = graph(row_N, attribute_NX, torch.zeros(len(row_N), config.content_dim)).norm(dim=1)
-    wrong = [length for length in length_N.tolist() if not length <= 1 + TOLERANCE]
-    if len(length_N) != len(row_N) or wrong:
-        refuse(file, "length of a vector", wrong or len(length_N), "1")
-
-
-def _check_graph(folder: Path, file: str, eager: nn.Module, inputs: tuple[object, ...]) -> None:
-    graph = _load_graph(folder, file)
-    with _running(file):
-        found = max(differences(graph, eager, inputs, runs=1), key=lambda one: one if one == one else np.inf)
-    if not found <= TOLERANCE:
-        refuse(file, f"its difference from {WEIGHTS}", f"{found:.2g}", f"0 to {TOLERANCE:g}")
 
 
 def _check_policy(folder: Path, manifest: Manifest, config: PolicyConfig, report: Report) -> None:

@@ -6,6 +6,7 @@ The requests of a batch are one transaction, which is synced once before any of 
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,18 @@ from ensemble.nodes.contract import Arrays, InvalidInputError
 from ensemble.nodes.metrics import with_series
 from ensemble.settings import ServingSettings
 from ensemble.stores.catalogue_store import CatalogueStore, Item
-from ensemble.stores.catalogue_writer import OUTCOMES, CatalogueFullError, CatalogueWriter, Updated
+from ensemble.stores.catalogue_writer import (
+    OUTCOMES,
+    BundleRows,
+    CatalogueFullError,
+    CatalogueWriter,
+    Updated,
+)
 from ensemble.stores.served_items import ServedItems
+from unipinrec.bundle import read_manifest
 
 FOLLOW_S = 0.02
-"""Seconds between two looks at what other bundles' nodes have written."""
+"""Seconds between two looks for bundles that are served, and for what others have written."""
 UNCHANGED = Updated("unchanged", 0)
 
 log = logging.getLogger(__name__)
@@ -58,9 +66,17 @@ class UpdateItemsNode:
         self._is_open = settings.update_items
         self._embedder = BundleEmbedder(loaded)
         store = CatalogueStore.open(settings.catalogue, writable=True)
-        items = ServedItems.open(loaded, settings)
         most = settings.max_added_items
-        self._writer = CatalogueWriter(loaded, store, items, self._embedder, most)
+
+        def rows_of(bundle: LoadedBundle, embedder: BundleEmbedder) -> BundleRows:
+            return BundleRows(bundle, ServedItems(bundle, store).refresh(), embedder)
+
+        def open_bundle(folder: Path) -> BundleRows:
+            # The nodes that serve it have verified its files.
+            other = LoadedBundle(folder, read_manifest(folder))
+            return rows_of(other, BundleEmbedder(other))
+
+        self._writer = CatalogueWriter(store, rows_of(loaded, self._embedder), most, open_bundle)
         self.metrics = CollectorRegistry()
         text = "Items that callers have changed, by what became of them"
         updated = Counter("unipinrec_updated_items", text, ["outcome"], registry=self.metrics)
@@ -109,10 +125,9 @@ class UpdateItemsNode:
         }
 
     def close(self) -> None:
-        """Let another process write for the bundle."""
+        """Look no longer."""
         self._stopped.set()
         self._follower.join()
-        self._writer.close()
 
     def _follow(self) -> None:
         while not self._stopped.wait(FOLLOW_S):

@@ -7,6 +7,9 @@ Shapes: V items of the bundle, O rows beside them, D dead rows, E item width, S 
 vectors, X any rows or ids.
 """
 
+import os
+import time
+import weakref
 from functools import cached_property
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -17,9 +20,12 @@ from numpy.typing import NDArray
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle, Vocabulary
 from ensemble.settings import ServingSettings
-from ensemble.stores.catalogue_store import CatalogueStore
+from ensemble.stores.catalogue_store import CatalogueStore, CatalogueTransaction
+from ensemble.stores.history_store import StoreError
+from ensemble.stores.served_bundles import claim_bundle
 from unipinrec.data.history import rows_of
 
+POLL_S = 0.02
 NEVER = np.iinfo(np.int64).max
 NOTHING: Int64s = np.empty(0, np.int64)
 
@@ -87,8 +93,33 @@ class ServedItems:
         if items is None:
             store = None if path is None else CatalogueStore.open(path)
             items = _opened[key] = cls(loaded, store)
-        items.refresh()
-        return items
+            items.claim()
+            items.wait(settings.load_timeout_s)
+        return items.refresh()
+
+    def claim(self) -> None:
+        """Have whoever writes make rows of the bundle too, as long as this lives."""
+        if self._store is not None:
+            self._claim = claim_bundle(self._store.path, self._bundle.id, self._bundle.folder)
+            weakref.finalize(self, os.close, self._claim)
+
+    def wait(self, seconds: float) -> None:
+        """Return once there are rows of all that has been changed before this call. Raises `StoreError` if
+        that takes too long."""
+        if self._store is None:
+            return
+        deadline, wanted = time.monotonic() + seconds, None
+        while True:
+            with self._store.reading() as transaction:
+                wanted = transaction.version if wanted is None else wanted
+                if transaction.taken().get(self._bundle.id, -1) >= wanted:
+                    return
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"catalogue {self._store.path}: nobody has made rows of bundle {self._bundle.id} within "
+                    f"{seconds:g} s; the node update_items does"
+                )
+            time.sleep(POLL_S)
 
     @property
     def rows(self) -> int:
@@ -110,11 +141,15 @@ class ServedItems:
         if self._store is None or self._store.transactions == self._transactions:
             return self
         with self._store.reading() as transaction:
-            values = transaction.records(self._bundle.id, self.version)
-        if values:
-            self._apply(np.frombuffer(b"".join(values), self.record))
+            self.follow(transaction)
         self._transactions = transaction.number
         return self
+
+    def follow(self, transaction: CatalogueTransaction) -> None:
+        """See what one transaction shows, which must not have made records of the bundle itself."""
+        values = transaction.records(self._bundle.id, self.version)
+        if values:
+            self._apply(np.frombuffer(b"".join(values), self.record))
 
     def rows_of(self, item_id: Int64s) -> Int64s:
         """Return the latest row of each id, of a removed item too; `UNKNOWN_ROW` for unknown ones."""

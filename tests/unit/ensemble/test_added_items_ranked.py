@@ -11,7 +11,7 @@ from ensemble.executors.item_embedder import BundleEmbedder
 from ensemble.executors.second_ranker import CpuSecondRanker, second_ranker_files
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.stores.catalogue_store import CatalogueStore, Item
-from ensemble.stores.catalogue_writer import CatalogueWriter
+from ensemble.stores.catalogue_writer import BundleRows, CatalogueWriter
 from ensemble.stores.served_items import ServedItems
 from tests.conftest import ITEMS, NOW, Exported
 from tests.support.second_rankers import CONFIGS, mixed, with_second_ranker
@@ -86,7 +86,8 @@ def test_its_vectors_come_from_its_own_embedder_and_the_first_models_vectors(
     # As the node of a server has them.
     store = CatalogueStore.open(tmp_path / "catalogue", writable=True)
     items = ServedItems(loaded, store)
-    writer = CatalogueWriter(loaded, store, items, BundleEmbedder(loaded), most=10)
+    rows = BundleRows(loaded, items, BundleEmbedder(loaded))
+    writer = CatalogueWriter(store, rows, 10, lambda folder: pytest.fail(f"{folder} is not served"))
     ranker = CpuSecondRanker(*second_ranker_files(loaded), items)
     writer.update([(10**6, nothing), (int(exported.dataset.item_ids_V[3]), nothing)])
     items.refresh()
@@ -94,7 +95,6 @@ def test_its_vectors_come_from_its_own_embedder_and_the_first_models_vectors(
     (found_KA,) = ranker.action_probabilities([request], [np.array([3, ITEMS + 1, ITEMS])])
     assert np.abs(found_KA[0] - found_KA[1]).max() < 1e-5
     assert np.abs(found_KA[0] - found_KA[2]).max() > 1e-5
-    writer.close()
 
 
 def test_the_graph_of_an_embedder_is_the_embedder(exported: Exported) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode, Candidates
-from ensemble.nodes.sealed_history import rows_to_bytes
+from ensemble.nodes.sealed_history import left_out_to_bytes
 from ensemble.settings import ServingSettings
 from export.item_index import build_index
 from tests.conftest import ITEMS, Exported
@@ -81,7 +81,7 @@ def request(
     ]
 
     left_out = [
-        rows_to_bytes(np.array([*one, *other], np.int64))
+        left_out_to_bytes(0, np.array([*one, *other], np.int64))
         for one, other in zip(seen or [[]] * users, excluded or [[]] * users, strict=True)
     ]
     made = {

@@ -1,8 +1,9 @@
 """Items that are added, updated and removed: the store, a bundle's rows, vectors, search and the node."""
 
+import gc
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ensemble.nodes.contract import InvalidInputError
 from ensemble.nodes.update_items import UpdateItemsNode
 from ensemble.settings import ServingSettings
 from ensemble.stores.catalogue_store import CatalogueStore, Item
-from ensemble.stores.catalogue_writer import CatalogueFullError, CatalogueWriter
+from ensemble.stores.catalogue_writer import BundleRows, CatalogueFullError, CatalogueWriter
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.served_items import ServedItems
 from export.item_index import build_index
@@ -58,10 +59,18 @@ def items(loaded: LoadedBundle, store: CatalogueStore) -> ServedItems:
 @pytest.fixture
 def writer(
     loaded: LoadedBundle, store: CatalogueStore, items: ServedItems, embedder: BundleEmbedder
-) -> Iterator[CatalogueWriter]:
-    made = CatalogueWriter(loaded, store, items, embedder, most=50)
-    yield made
-    made.close()
+) -> CatalogueWriter:
+    return CatalogueWriter(store, BundleRows(loaded, items, embedder), 50, opener(store))
+
+
+def opener(store: CatalogueStore) -> Callable[[Path], BundleRows]:
+    """Opens what else is served."""
+
+    def open_bundle(folder: Path) -> BundleRows:
+        bundle = LoadedBundle.open(folder)
+        return BundleRows(bundle, ServedItems(bundle, store).refresh(), BundleEmbedder(bundle))
+
+    return open_bundle
 
 
 def item(number: int) -> Item:
@@ -220,7 +229,7 @@ def test_a_failed_batch_changes_nothing(writer: CatalogueWriter, items: ServedIt
     assert outcomes(writer, (NEW + 1, item(2)), (NEW, None)) == ["added", "removed"]
 
 
-def test_another_bundle_takes_over_what_it_does_not_know(
+def test_every_served_bundle_has_rows_of_what_it_does_not_know(
     writer: CatalogueWriter, loaded: LoadedBundle, store: CatalogueStore, tmp_path: Path
 ) -> None:
     writer.update([(NEW, item(1)), (FIRST_ITEM, item(2)), (NEW + 1, item(3))])
@@ -229,33 +238,41 @@ def test_another_bundle_takes_over_what_it_does_not_know(
     bundle = LoadedBundle.open(other.folder)
     assert bundle.id != loaded.id
     seen, embedder = ServedItems(bundle, store), BundleEmbedder(bundle)
-    second = CatalogueWriter(bundle, store, seen, embedder, most=50)
+    with pytest.raises(StoreError, match=f"nobody has made rows of bundle {bundle.id} within 0.1 s"):
+        seen.wait(0.1)
+    seen.claim()
+    writer.take_over()
+    seen.wait(0.1)
     # Its own FIRST_ITEM was made after the change; what is removed stays so.
-    assert seen.rows_of(np.array([NEW, FIRST_ITEM, NEW + 1])).tolist() == [ITEMS, 0, -1]
+    assert seen.refresh().rows_of(np.array([NEW, FIRST_ITEM, NEW + 1])).tolist() == [ITEMS, 0, -1]
     assert seen.gone(seen.version).tolist() == [1]
     assert np.abs(seen.vectors_of(np.array([ITEMS])) - embedder([item(1)], np.array([-1]))[0]).max() < 1e-6
-    # While both are served, each waits until the other one knows.
-    second.close()
-    writer.update([(NEW, None)])
-    second = CatalogueWriter(bundle, store, seen, embedder, most=50)
-    assert seen.is_removed(np.array([ITEMS])).all()
-    with pytest.raises(StoreError, match=rf"bundle {bundle.id} has not taken over"):
-        writer.update([(NEW, item(1))])
-    second.take_over()
-    assert seen.refresh().rows_of(np.array([NEW])).tolist() == [ITEMS + 1]
-    second.close()
+    # While both are served, a change is one of both.
+    writer.update([(NEW, None), (NEW + 2, item(5)), (FIRST_ITEM, item(6))])
+    assert seen.refresh().is_removed(np.array([ITEMS])).all()
+    assert seen.rows_of(np.array([NEW + 2, FIRST_ITEM])).tolist() == [ITEMS + 1, ITEMS + 2]
+    # One that is served no longer gets no rows, and those of all changes when it is again.
+    del seen
+    gc.collect()
+    writer.update([(NEW, item(7))])
+    again = ServedItems(bundle, store)
+    assert again.refresh().rows == ITEMS + 3
+    again.claim()
+    writer.take_over()
+    assert again.refresh().rows_of(np.array([NEW])).tolist() == [ITEMS + 3]
 
 
-@pytest.mark.usefixtures("writer")
-def test_one_process_writes_for_a_bundle(
-    loaded: LoadedBundle,
-    store: CatalogueStore,
-    embedder: BundleEmbedder,
-    monkeypatch: pytest.MonkeyPatch,
+def test_two_writers_take_turns(
+    writer: CatalogueWriter, loaded: LoadedBundle, store: CatalogueStore, embedder: BundleEmbedder
 ) -> None:
-    monkeypatch.setattr("ensemble.stores.catalogue_writer.WAIT_S", 0.1)
-    with pytest.raises(StoreError, match="another process writes for bundle"):
-        CatalogueWriter(loaded, store, ServedItems(loaded, store), embedder, most=50)
+    """As while the node is replaced by one of another bundle."""
+    rows = BundleRows(loaded, ServedItems(loaded, store), embedder)
+    second = CatalogueWriter(store, rows, 50, opener(store))
+    for number, one in enumerate([writer, second, second, writer, second]):
+        one.update([(NEW + number, item(number))])
+    assert ServedItems(loaded, store).refresh().rows_of(NEW + np.arange(5)).tolist() == list(
+        range(ITEMS, ITEMS + 5)
+    )
 
 
 @pytest.mark.parametrize("kind", INDEX_KINDS)

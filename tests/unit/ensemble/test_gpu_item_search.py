@@ -13,7 +13,7 @@ from ensemble.index.cuda.item_search import move_to_gpu, require_gpu, search_on_
 from ensemble.index.item_search import ItemSearch
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode
-from ensemble.nodes.sealed_history import rows_to_bytes
+from ensemble.nodes.sealed_history import left_out_to_bytes
 from ensemble.settings import ServingSettings
 from export.item_index import build_index
 from tests.conftest import Exported
@@ -166,7 +166,7 @@ def test_a_node_on_the_gpu_answers_as_one_on_the_cpu(
         "QUERY_BUDGETS": np.array([[12, 8]]),
         "QUERY_ORIGINS": np.array([[0, 1]], np.int32),
     }
-    left_out = rows_to_bytes(np.array([0, 2, 5]))
+    left_out = left_out_to_bytes(0, np.array([0, 2, 5]))
     request = sealed(loaded.id, made, "QUERY_SEAL", SEALED_LEFT_OUT=[left_out])
     (expected,), (found,) = (node.run(node.parse(request)) for node in (on_cpu, on_gpu))
     assert len(found.item_row_K) == 20
