@@ -8,7 +8,7 @@ import pytest
 
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.history import HistoryNode
-from ensemble.nodes.sealed_history import SealedHistory, rows_from_bytes
+from ensemble.nodes.sealed_history import SealedHistory, left_out_from_bytes
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -50,7 +50,8 @@ def test_seen_items_are_left_out_unless_repeats_are_welcome(
     excluded = {"EXCLUDE_ITEM_IDS": np.array([[FIRST_ITEM + 6, 5, FIRST_ITEM + 12]])}
     made = node.pack(node.run(node.parse(REQUEST | excluded)))
     (content,) = contents_of(loaded.id, made, "SEALED_LEFT_OUT")
-    assert rows_from_bytes(content).tolist() == ([2, 4, 9] if exclude_seen else [2, 4])
+    version, left_out_X = left_out_from_bytes(content)
+    assert (version, left_out_X.tolist()) == (0, [2, 4, 9] if exclude_seen else [2, 4])
     node.close()
 
 

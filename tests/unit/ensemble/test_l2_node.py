@@ -20,7 +20,7 @@ from ensemble.nodes.l2 import L2Node
 from ensemble.nodes.ranking import RankingNode
 from ensemble.nodes.retrieval import RetrievalNode
 from ensemble.nodes.scoring import ScoringNode
-from ensemble.nodes.sealed_history import SealedHistory, rows_from_bytes
+from ensemble.nodes.sealed_history import SealedHistory, left_out_from_bytes
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ServingSettings
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -277,7 +277,7 @@ def test_a_bundle_whose_histories_hold_impressions_gives_them_to_both_rankers(
         for name, right in (("SEALED_HISTORY", expected), ("SEALED_LIFELONG", history)):
             found = SealedHistory.from_bytes(contents[name]).history
             assert found.item_row_N.tolist() == right.item_row_N.tolist()
-        left_out = rows_from_bytes(contents["SEALED_LEFT_OUT"])
+        _, left_out = left_out_from_bytes(contents["SEALED_LEFT_OUT"])
         assert left_out.tolist() == sorted(set(expected.item_row_N.tolist()))
 
 
