@@ -170,9 +170,11 @@ class Served:
 
     def await_ready(self) -> None:
         """Raises `ServerError` if it takes too long."""
-        if _seconds_until(self.is_ready, READY_S) is None:
-            log = self._out / "faults-launcher.log"
+        log = self._out / "faults-launcher.log"
+        if _seconds_until(lambda: self.is_ready() or self.launcher.poll() is not None, READY_S) is None:
             raise ServerError(f"the server is not ready after {READY_S:g} s; log: {log}")
+        if self.launcher.poll() is not None:
+            raise ServerError(f"the launcher ended: {log.read_text().splitlines()[-1]}; log: {log}")
 
     def stop(self) -> None:
         """End it in order."""

@@ -5,11 +5,12 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Self
+from typing import Any, Self
 
 import tritonclient.grpc as triton
 
 from ensemble.server.embedded_server import NO_PROXY, EmbeddedServer
+from ensemble.server.readiness import forget_failure
 from ensemble.server.server_error import ServerError
 
 ASK_TIMEOUT_S = 10.0
@@ -61,14 +62,14 @@ class ModelLoader:
         for pid in set(processes) & set(self._server.node_processes(model)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        with _one_line(f"{model} does not unload"):
+            if any(found.name == model and found.reason not in ("", "unloaded") for found in self._index()):
+                forget_failure(self._server, self.client, model)
 
     def loaded(self) -> set[str]:
         """Return the names of the models that are loaded or still answer. Raises `ServerError`."""
         with _one_line("the server does not say what is loaded"):
-            index = self.client.get_model_repository_index(
-                headers=self._server.admin_headers, client_timeout=ASK_TIMEOUT_S
-            )
-        return {model.name for model in index.models if model.state in ("READY", "UNLOADING")}
+            return {model.name for model in self._index() if model.state in ("READY", "UNLOADING")}
 
     def until_idle(self, models: Iterable[str], timeout_s: float) -> None:
         """Wait until none of the models answers anything any more, or `timeout_s` has gone by."""
@@ -80,6 +81,10 @@ class ModelLoader:
             if after == before:
                 return
             before = after
+
+    def _index(self) -> list[Any]:
+        asked = {"headers": self._server.admin_headers, "client_timeout": ASK_TIMEOUT_S}
+        return list(self.client.get_model_repository_index(**asked).models)
 
     def _answered(self, models: Iterable[str]) -> list[int]:
         headers = self._server.admin_headers

@@ -19,19 +19,34 @@ TIMEOUT_S = 20.0
 
 def set_ready(server: EmbeddedServer, client: triton.InferenceServerClient, *, ready: bool) -> None:
     """Make the server's readiness so. Raises `InferenceServerException` where it does not answer."""
-    asked = {"headers": server.admin_headers, "client_timeout": TIMEOUT_S}
-    config = json.dumps(
-        {
-            "backend": "python" if ready else "none",
-            "input": [{"name": "NOTHING", **TENSOR}],
-            "output": [{"name": "NEVER", **TENSOR}],
-            "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        }
-    )
-    try:
-        client.load_model(OUTAGE, config=config, files={"file:1/model.py": MODEL}, **asked)
-    except triton.InferenceServerException as error:
-        if ready or "backend" not in str(error):
-            raise
     if ready:
-        client.unload_model(OUTAGE, **asked)
+        forget_failure(server, client, OUTAGE)
+        return
+    try:
+        _load(server, client, OUTAGE, "none")
+    except triton.InferenceServerException as error:
+        if "backend" not in str(error):
+            raise
+
+
+def forget_failure(server: EmbeddedServer, client: triton.InferenceServerClient, model: str) -> None:
+    """Make a model that failed to load, and that nobody wants any more, count for readiness no longer: its
+    unloading alone does not. Raises `InferenceServerException`."""
+    _load(server, client, model, "python")
+    client.unload_model(model, headers=server.admin_headers, client_timeout=TIMEOUT_S)
+
+
+def _load(server: EmbeddedServer, client: triton.InferenceServerClient, model: str, backend: str) -> None:
+    config = {
+        "backend": backend,
+        "input": [{"name": "NOTHING", **TENSOR}],
+        "output": [{"name": "NEVER", **TENSOR}],
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+    }
+    client.load_model(
+        model,
+        config=json.dumps(config),
+        files={"file:1/model.py": MODEL},
+        headers=server.admin_headers,
+        client_timeout=TIMEOUT_S,
+    )

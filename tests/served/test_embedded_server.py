@@ -1,6 +1,7 @@
 """A running server: what its nodes are given, where it listens, who administers it, who revives its nodes."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import tritonclient.grpc as triton
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import UserCanary
+from ensemble.server.model_loader import ModelLoader
 from ensemble.server.server_error import ServerError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import SHARED_MEMORY, ServingSettings
@@ -69,6 +71,23 @@ def test_administration_needs_the_secret(server: EmbeddedServer) -> None:
 def test_start_that_is_never_answered_ends_with_the_reason(server: EmbeddedServer) -> None:
     with pytest.raises(ServerError, match=r"server start is over 1 s: .*unknown model: 'absent'"):
         server.wait_until_serving(UserCanary(model="absent"), timeout_s=1)
+
+
+def test_a_model_that_failed_to_load_and_was_given_up_leaves_the_server_ready(server: EmbeddedServer) -> None:
+    def ready() -> bool:
+        return exchange("GET", f"{server.http_url}/v2/health/ready")[0] == 200
+
+    folder = server.repository.folder / "third"
+    shutil.copytree(server.repository.folder / "second", folder)
+    (folder / "1" / "model.py").write_text("import no_such_module\n")
+    config = folder / "config.pbtxt"
+    config.write_text(config.read_text().replace("second", "third"))
+    with ModelLoader(server) as loader:
+        with pytest.raises(ServerError, match="third does not load"):
+            loader.load("third")
+        assert not ready()
+        loader.unload("third", 5.0)
+    assert holds_within(20, ready)
 
 
 def test_watchdog_revives_a_dead_node_alone(server: EmbeddedServer) -> None:
