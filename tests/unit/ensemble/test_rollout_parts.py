@@ -64,8 +64,7 @@ def test_a_written_node_is_as_old_after_python_has_read_it(exported: Exported, t
     version = tmp_path / "models" / "ranking" / "1"
     assert list((version / "__pycache__").iterdir())
     before = (read_config(version.parent / "config.pbtxt"), version.stat().st_mtime_ns)
-    groups = {group.name for group in before[0].instance_group}
-    repository.renew("ranking", groups)
+    repository.renew("ranking", {"ranking_0"})
     assert version.stat().st_mtime_ns == before[1]
     assert read_config(version.parent / "config.pbtxt") != before[0]
 
