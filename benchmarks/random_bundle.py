@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.random_weights import spread_weights
-from ensemble.arrays import Int64s
+from ensemble.arrays import Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ROOT
 from export.bundle_writer import write_bundle
@@ -28,6 +28,7 @@ from unipinrec.data.events import DatasetInfo
 from unipinrec.data.history import History, rows_of
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import write_prepared
+from unipinrec.models.common.known_items import known_items
 from unipinrec.models.registry import find_model
 from unipinrec.models.unified.config import preset
 from unipinrec.models.unified.offline import OfflineRequest
@@ -45,6 +46,7 @@ FIRST_ITEM, ITEM_STEP = 1_000, 3
 """External item ids are not rows, so that a mix-up shows."""
 
 SEED = 11
+CLUSTERS = 64
 SOURCES = ("unipinrec", "export", "benchmarks/random_bundle.py", "benchmarks/random_weights.py")
 """What a bundle depends on; one that other sources wrote is not used again."""
 
@@ -99,18 +101,24 @@ def make_random_bundle(
     sizes: str = "bench-cpu",
     retrieval_steps: int = 1,
     seed: int = SEED,
+    content: int = 0,
 ) -> RandomBundle:
     """Return the bundle of a catalogue of `items` below `folder`, made unless an earlier run left it there.
 
-    `sizes` names a preset of the model, and `seed` is that of its weights.
+    `sizes` names a preset of the model, `seed` is that of its weights, and `content` the width of the items'
+    content vectors.
     """
-    base = folder / f"{sizes}-{items}-items-{retrieval_steps}-steps-{seed}-{_digest()}"
+    described = f"-{content}-wide" if content else ""
+    base = folder / f"{sizes}-{items}-items{described}-{retrieval_steps}-steps-{seed}-{_digest()}"
     try:
         return _open(base, sizes)
     except BundleError:
         shutil.rmtree(base, ignore_errors=True)
     catalogue = pl.DataFrame({"item_id": FIRST_ITEM + ITEM_STEP * np.arange(items)})
     catalogue = catalogue.with_columns(title=pl.format("item {}", "item_id"))
+    if content:
+        rows = random_content(items, content, SEED).tolist()
+        catalogue = catalogue.with_columns(content=pl.Series(rows, dtype=pl.List(pl.Float32)))
     # A dataset needs one history; requests bring their own.
     events = {"user_id": ["stored"], "item_id": [FIRST_ITEM], "actions": [1], "timestamp": [1_700_000_000]}
     write_prepared(base / "data", pl.DataFrame(events), catalogue, INFO)
@@ -118,6 +126,15 @@ def make_random_bundle(
     checkpoint = _checkpoint(dataset, base / "checkpoints", sizes, seed)
     write_bundle(checkpoint, dataset, base / "bundles", retrieval_steps=retrieval_steps, report=report)
     return _open(base, sizes)
+
+
+def random_content(items: int, width: int, seed: int) -> Floats:
+    """Return content vectors [items, width] in clusters, the same ones for every seed."""
+    centre = np.random.default_rng(SEED).normal(size=(CLUSTERS, width))
+    draw = np.random.default_rng(seed)
+    spread = 0.5 * draw.normal(size=(items, width))
+    content: Floats = (centre[draw.integers(CLUSTERS, size=items)] + spread).astype(np.float32)
+    return content
 
 
 def _open(base: Path, sizes: str) -> RandomBundle:
@@ -134,6 +151,9 @@ def _checkpoint(dataset: InteractionDataset, folder: Path, sizes: str, seed: int
         torch.manual_seed(seed)
         model = find_model(UNIFIED).make(config)
     spread_weights(model, seed)
+    if config.content_dim:
+        seen = torch.ones(config.num_items)
+        model.embedder.describe(known_items(dataset, config, seen))
     return save_model(folder, UNIFIED, config, model, dataset.info.sha256)
 
 

@@ -32,12 +32,17 @@ def serve(
             "--append-events/--no-append-events", help="Let callers add events to stored histories."
         ),
     ] = None,
+    update_items: Annotated[
+        bool | None,
+        typer.Option("--update-items/--no-update-items", help="Let callers add, update and remove items."),
+    ] = None,
     address: Annotated[
         str, typer.Option(help="IPv4 address to listen on. There is no authentication.")
     ] = "127.0.0.1",
     http_port: Annotated[int, Port] = 8000,
     grpc_port: Annotated[int, Port] = 8001,
     metrics_port: Annotated[int, Port] = 8002,
+    health_port: Annotated[int, Port] = 8003,
     profile: Annotated[
         str | None, typer.Option(help="Model configurations to load, by name; default: config.pbtxt.")
     ] = None,
@@ -87,6 +92,7 @@ def serve(
         "bundle": bundle and bundle.absolute(),
         "histories": histories and histories.absolute(),
         "append_events": append_events,
+        "update_items": update_items,
         "pool_slots": pool_slots,
         "kv_precision": kv_precision,
         "ann_device": ann_device,
@@ -104,7 +110,11 @@ def serve(
         given = {name: value for name, value in chosen.items() if value is not None}
         settings = ServingSettings.model_validate(given)
         endpoints = Endpoints(
-            address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+            address=address,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            health_port=health_port,
         )
         run_server(
             settings, console=Console(), endpoints=endpoints, baseline=baseline, profile=profile, log_path=log

@@ -3,9 +3,11 @@
 Shapes: V items, E item width.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 
 from ensemble.arrays import Floats, Int64s
@@ -66,12 +68,22 @@ class LoadedBundle:
         with safe_open(self.folder / bundle.ITEMS, framework="np") as items:
             return Vocabulary(items.get_tensor("item_id_V"))
 
+    def attribute_ids(self) -> Int64s:
+        """The external ids of the attributes that items have, ascending."""
+        with safe_open(self.folder / bundle.ITEMS, framework="np") as items:
+            attribute_id_A: Int64s = items.get_tensor("attribute_id_A")
+        return attribute_id_A
+
     def item_vectors(self) -> Floats:
-        """What the embedder makes of each item [V, E], mapped: nodes share one copy, and load what they read.
-        It takes PyTorch to map them."""
-        with safe_open(self.folder / bundle.ITEMS, framework="pt") as items:
-            vector_VE: Floats = items.get_tensor("vector_VE").numpy()
-        return vector_VE
+        """What the embedder makes of each item [V, E], mapped to be read: nodes share one copy, and load what
+        they read."""
+        path = self.folder / bundle.ITEMS
+        with path.open("rb") as file:
+            # A safetensors file: the length of a header in JSON, the header, the tensors.
+            header = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(header))["vector_VE"]
+        begin = 8 + header + entry["data_offsets"][0]
+        return np.asarray(np.memmap(path, np.float32, "r", begin, tuple(entry["shape"])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class ServingSettings(BaseSettings):
     histories: Path = Path("build/stores/histories")
     """Store of the users' histories; a relative path starts at the repository's root. Where nothing is, users
     who send no history are served as new ones."""
+    catalogue: Path = Path("build/stores/catalogue")
+    """Store of the items that callers add, update and remove while serving; a relative path starts at the
+    repository's root. It outlives bundles, each of which makes vectors of its own of what is there."""
     policy_alphas: Path = Path("build/stores/policy-alphas.json")
     """File of the policy's operating points, which `unipinrec policy set-alpha` changes while servers run; a
     relative path starts at the repository's root. Replicas with one file switch together."""
@@ -103,6 +106,13 @@ class ServingSettings(BaseSettings):
     max_stored_events: Count = 32_768
     """Latest events of a user that the store keeps; an append drops older ones for good. Fewer save disk and
     reading, 32 bytes each; a second ranker reads as many as it was trained with, impressions among them."""
+    update_items: bool = False
+    """Whether callers may add, update and remove items, by the model `update_items`. Triton asks nobody who
+    they are: whoever reaches its ports can then change what everybody is recommended."""
+    max_added_items: Count = 50_000
+    """Rows that items which callers add or update may take, each update one more: every query is compared
+    with all of them, and every node keeps them, 500 bytes each. A new bundle that holds the items starts
+    at 0."""
     max_exclude: Annotated[int, Field(ge=0)] = 1024
     """Items that a request may exclude. Each makes the index search look further."""
     explore_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -139,7 +149,9 @@ class ServingSettings(BaseSettings):
     """Folder of a Triton installation, with bin/tritonserver and backends/python, as /opt/tritonserver in
     NVIDIA's container. Left out, the server inside the nvidia-pytriton wheel runs."""
 
-    @field_validator("bundle", "histories", "policy_alphas", "runtime_dir", "compile_cache", "triton_home")
+    @field_validator(
+        "bundle", "histories", "catalogue", "policy_alphas", "runtime_dir", "compile_cache", "triton_home"
+    )
     @classmethod
     def _from_root(cls, path: Path | None) -> Path | None:
         return path and ROOT / path.expanduser()
@@ -157,6 +169,11 @@ class ServingSettings(BaseSettings):
         if url is not None and not _is_receiver(url):
             raise PydanticCustomError("trace_url", "allowed: http://host:port/path or https://host:port/path")
         return url
+
+    @property
+    def has_catalogue(self) -> bool:
+        """Whether there is a catalogue to read, or callers may fill one."""
+        return self.update_items or (self.catalogue / "data.mdb").is_file()
 
     def with_parameters(self, parameters: Mapping[str, Mapping[str, str]]) -> Self:
         """Return the settings of a node with `parameters` in its configuration, as Triton tells them."""

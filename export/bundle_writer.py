@@ -168,7 +168,9 @@ def _write_items(
     kind, index = build_checked(choice, vector_VE.numpy(), report)
     faiss.write_index(index, str(folder / bundle.INDEX))
     item_id_V = torch.from_numpy(dataset.item_ids_V.astype(np.int64))
-    save_file({"item_id_V": item_id_V, "vector_VE": vector_VE}, folder / bundle.ITEMS)
+    attribute_id_A = torch.from_numpy(dataset.attribute_ids_A)
+    items = {"item_id_V": item_id_V, "attribute_id_A": attribute_id_A, "vector_VE": vector_VE}
+    save_file(items, folder / bundle.ITEMS)
     report(f"{bundle.INDEX}: {index.ntotal} items x {index.d}, {kind}")
     return kind
 
@@ -189,6 +191,7 @@ def _manifest(
         actions=info.actions,
         surfaces=info.surfaces,
         history_impressions=info.history_impressions,
+        content_dim=dataset.content_VF.shape[1],
         models=models,
         defaults=defaults,
         index=kind,

@@ -147,7 +147,13 @@ def serving(
 ) -> Iterator[EmbeddedServer]:
     """A real server on free ports, from its first answer on; `settings` are fields of `ServingSettings`."""
     # With few programs a server starts within the time of a test.
-    chosen = {"lease_ms": LEASE_MS, "gpu_precision": "float32", "gpu_compile": "dynamic", "log_level": "INFO"}
+    chosen: dict[str, Any] = {
+        "lease_ms": LEASE_MS,
+        "gpu_precision": "float32",
+        "gpu_compile": "dynamic",
+        "log_level": "INFO",
+    }
+    chosen["catalogue"] = log_path.with_name("catalogue")
     with serve_on_loopback(
         ServingSettings(bundle=exported.bundle, histories=exported.histories, **(chosen | settings)),
         model_repository=model_repository,

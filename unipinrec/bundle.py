@@ -14,7 +14,7 @@ from unipinrec.config import Config, first_fault
 from unipinrec.models.config import CatalogueConfig
 from unipinrec.models.unified.config import UnifiedConfig
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST = "manifest.json"
 
 UNIFIED = "unified"
@@ -109,6 +109,8 @@ class Manifest(Config):
     history_impressions: bool
     """Whether the unified model was trained on histories that hold impressions, which are events without any
     action. If not, serving keeps them from it."""
+    content_dim: int
+    """Width of the content vectors of the dataset's items; 0 where they have none."""
     models: dict[FileName, BundleModel]
     """By name."""
     defaults: ServingDefaults

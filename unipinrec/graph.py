@@ -45,7 +45,7 @@ def _run(graph: Callable[..., object], inputs: tuple[object, ...]) -> tuple[obje
 
 
 def _tensors(value: object) -> list[Tensor]:
-    """All floating tensors within nested tuples and lists."""
+    """All floating tensors with elements within nested tuples and lists."""
     if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
+        return [value] if value.is_floating_point() and value.numel() else []
     return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, tuple | list) else []

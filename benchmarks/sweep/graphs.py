@@ -79,7 +79,7 @@ class ServedGraphs:
         def in_dtype(vector_XE: Tensor, *rest: Any) -> Tensor:
             return encode(vector_XE.to(dtype), *rest)
 
-        self.encoder = HistoryEncoder(in_dtype, self._vector_VE.numpy())
+        self.encoder = HistoryEncoder(in_dtype, self._vector_VE.numpy().__getitem__)
         shape = (config.layers, 2, config.heads, config.max_positions, config.head_dim)
         self._slots = Slots(shape, config.width, dtype)
         self._dtype = dtype

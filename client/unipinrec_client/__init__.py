@@ -10,6 +10,7 @@ from unipinrec_client.errors import (
 from unipinrec_client.exploration import exploration_record
 from unipinrec_client.grpc_client import AsyncGrpcClient, GrpcClient
 from unipinrec_client.http_client import AsyncHttpClient, HttpClient
+from unipinrec_client.items import Item, ItemOutcome
 from unipinrec_client.retry import RetryPolicy
 from unipinrec_client.types import (
     AppendRequest,
@@ -33,6 +34,8 @@ __all__ = [
     "GrpcClient",
     "HttpClient",
     "InvalidRequestError",
+    "Item",
+    "ItemOutcome",
     "PolicyDecision",
     "RecommendError",
     "RecommendRequest",

@@ -3,15 +3,17 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +27,8 @@ from unipinrec_client.errors import (
 from unipinrec_client.exploration import exploration_record
 from unipinrec_client.grpc_client import GrpcClient
 from unipinrec_client.http_client import HttpClient
+from unipinrec_client.items import MOST_ITEMS, ItemOutcome
+from unipinrec_client.items_file import read_ids, read_items
 from unipinrec_client.types import (
     AppendRequest,
     Event,
@@ -37,12 +41,18 @@ from unipinrec_client.values import user_id_bytes
 EXIT_FAILED, EXIT_INVALID, EXIT_UNAVAILABLE = 1, 2, 3
 
 DEFAULT_TITLES = Path("build/bundles/current/catalogue.json")
+ADDED_TITLES = Path("build/stores/catalogue/titles.jsonl")
+"""Of items that were added while serving, a line each."""
 
 # Any id the server has never seen does: it answers unknown users as cold starts.
 _CANARY_USER = "unipinrec-client health"
 
 app = typer.Typer(help="Ask a recommendation server.", no_args_is_help=True, pretty_exceptions_enable=False)
+items_app = typer.Typer(help="Add, update and remove items while a server serves.", no_args_is_help=True)
+app.add_typer(items_app, name="items")
 
+
+Change = TypeVar("Change")
 
 Protocol = Literal["grpc", "http"]
 
@@ -79,6 +89,11 @@ class Catalogue:
         if not isinstance(titles, dict) or not all(isinstance(title, str) for title in titles.values()):
             raise ValueError(f"titles of {path} are {titles!r:.100}; allowed: an object of names by item id")
         return cls(actions=tuple(actions), titles=titles)
+
+    def with_added(self, path: Path) -> Self:
+        """Return the same with the titles of a file that has a `{"item_id": …, "title": …}` in each line."""
+        lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        return replace(self, titles=self.titles | {str(line["item_id"]): line["title"] for line in lines})
 
     def title(self, item_id: int) -> str:
         """Return the item's title, empty if it has none."""
@@ -118,6 +133,8 @@ def recommend(
     with _errors_on_one_line():
         names = titles or (DEFAULT_TITLES if DEFAULT_TITLES.exists() else None)
         catalogue = Catalogue.read(names) if names else Catalogue()
+        if titles is None and ADDED_TITLES.exists():
+            catalogue = catalogue.with_added(ADDED_TITLES)
         shared: dict[str, Any] = {
             "history": None if history is None else _read_history(history, users=len(user)),
             "request_time": request_time,
@@ -159,6 +176,55 @@ def append(
             response = client.append_events(request)
     too_old = len(request.events) - response.stored - response.duplicates
     typer.echo(f"{response.stored} stored · {response.duplicates} duplicates · {too_old} too old")
+
+
+ItemsFile = Annotated[
+    Path, typer.Argument(help="JSON lines or parquet: item_id and, optionally, title, attributes, content.")
+]
+
+
+@items_app.command("add")
+def add_items(
+    file: ItemsFile, url: UrlOption = None, protocol: ProtocolOption = "grpc", timeout: TimeoutOption = 60.0
+) -> None:
+    """Add the items of a file, or update those that are known. All that is known of an item is in its row."""
+    with _errors_on_one_line():
+        items = read_items(file)
+        with _client(protocol, url, "recommend", timeout) as client:
+            _tell(_in_parts("Adding items", items, client.put_items))
+
+
+@items_app.command("remove")
+def remove_items(
+    item: Annotated[list[int] | None, typer.Argument(help="Item ids.")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSON lines or parquet with the ids in item_id.")] = None,
+    url: UrlOption = None,
+    protocol: ProtocolOption = "grpc",
+    timeout: TimeoutOption = 60.0,
+) -> None:
+    """Remove items: no recommendation that is asked for from then on has them."""
+    with _errors_on_one_line():
+        ids = [*(item or []), *(read_ids(file) if file else [])]
+        with _client(protocol, url, "recommend", timeout) as client:
+            _tell(_in_parts("Removing items", ids, client.remove_items))
+
+
+def _in_parts(
+    what: str, changes: Sequence[Change], call: Callable[[Sequence[Change]], Iterable[ItemOutcome]]
+) -> list[ItemOutcome]:
+    """Make all changes, as many at a time as the server takes. Those before one that fails are made."""
+    found: list[ItemOutcome] = []
+    starts = range(0, max(len(changes), 1), MOST_ITEMS)
+    for first in track(starts, what, console=Console(stderr=True), disable=len(starts) == 1):
+        found += call(changes[first : first + MOST_ITEMS])
+    return found
+
+
+def _tell(outcomes: Sequence[ItemOutcome]) -> None:
+    counts = Counter(one.outcome for one in outcomes)
+    unknown = sum(one.unknown_attributes for one in outcomes)
+    told = [f"{count:,} {outcome}" for outcome, count in sorted(counts.items())]
+    typer.echo(" · ".join([*told, *([f"{unknown:,} attributes unknown to the bundle"] if unknown else [])]))
 
 
 @app.command()

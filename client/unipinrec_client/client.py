@@ -5,12 +5,22 @@ import re
 import secrets
 import ssl as tls
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, Self
 
 from unipinrec_client.errors import RecommendError, translate
+from unipinrec_client.items import (
+    ITEM_RANKS,
+    ITEM_TYPES,
+    UPDATE_ITEMS,
+    Item,
+    ItemOutcome,
+    decode_items,
+    encode_items,
+    encode_removals,
+)
 from unipinrec_client.retry import RetryPolicy
 from unipinrec_client.types import AppendRequest, AppendResponse, RecommendRequest, RecommendResponse
 from unipinrec_client.wire import (
@@ -145,6 +155,32 @@ class Client(Connection, ABC):
         with _named(request_id) as name:
             return decode_append(self._call(APPEND_EVENTS, arrays, name), requests, name)
 
+    def put_items(self, items: Iterable[Item], *, request_id: str | None = None) -> tuple[ItemOutcome, ...]:
+        """Add items, or update them where they are known, all or none, from one Triton request. When it
+        returns they are on the server's disk, and recommendations that are asked for from then on know them.
+
+        The server takes at most 256 at a time. What is put again as it is stays `unchanged`, so that a call
+        that failed or timed out can be made again.
+
+        Raises as `recommend_many` does, and `RecommendError` where the server takes no items.
+        """
+        items = tuple(items)
+        return self._update(encode_items(items), [item.item_id for item in items], request_id)
+
+    def remove_items(
+        self, item_ids: Iterable[int], *, request_id: str | None = None
+    ) -> tuple[ItemOutcome, ...]:
+        """Remove items, as `put_items` adds them: what is recommended from then on has none of them."""
+        item_ids = tuple(item_ids)
+        return self._update(encode_removals(item_ids), item_ids, request_id)
+
+    def _update(
+        self, arrays: Arrays, item_ids: Sequence[int], request_id: str | None
+    ) -> tuple[ItemOutcome, ...]:
+        self._check_usable()
+        with _named(request_id) as name:
+            return decode_items(self._call(UPDATE_ITEMS, arrays, name), item_ids, name)
+
     def ready(self) -> bool:
         """Return whether the server can be reached and reports the model as ready.
 
@@ -219,6 +255,27 @@ class AsyncClient(Connection, ABC):
         arrays = encode_append(requests)
         with _named(request_id) as name:
             return decode_append(await self._call(APPEND_EVENTS, arrays, name), requests, name)
+
+    async def put_items(
+        self, items: Iterable[Item], *, request_id: str | None = None
+    ) -> tuple[ItemOutcome, ...]:
+        """Add or update items, as `Client.put_items` does."""
+        items = tuple(items)
+        return await self._update(encode_items(items), [item.item_id for item in items], request_id)
+
+    async def remove_items(
+        self, item_ids: Iterable[int], *, request_id: str | None = None
+    ) -> tuple[ItemOutcome, ...]:
+        """Remove items, as `Client.remove_items` does."""
+        item_ids = tuple(item_ids)
+        return await self._update(encode_removals(item_ids), item_ids, request_id)
+
+    async def _update(
+        self, arrays: Arrays, item_ids: Sequence[int], request_id: str | None
+    ) -> tuple[ItemOutcome, ...]:
+        self._check_usable()
+        with _named(request_id) as name:
+            return decode_items(await self._call(UPDATE_ITEMS, arrays, name), item_ids, name)
 
     async def ready(self) -> bool:
         """Return whether the server reports the model as ready, which `Client.ready` says the limits of."""
@@ -329,7 +386,7 @@ def to_inputs(arrays: Arrays, input_type: Any) -> list[Any]:
     """Return the tensors as objects of tritonclient's `InferInput`, the gRPC or the HTTP one."""
     inputs = []
     for name, array in arrays.items():
-        tensor = input_type(name, array.shape, TRITON_TYPES[name])
+        tensor = input_type(name, array.shape, (TRITON_TYPES | ITEM_TYPES)[name])
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
     return inputs
@@ -337,4 +394,4 @@ def to_inputs(arrays: Arrays, input_type: Any) -> list[Any]:
 
 def to_arrays(result: Any) -> Arrays:
     """Return the outputs of tritonclient's `InferResult` by name, None for a missing one."""
-    return {name: result.as_numpy(name) for name in (*OUTPUT_RANKS, *APPEND_RANKS)}
+    return {name: result.as_numpy(name) for name in (*OUTPUT_RANKS, *APPEND_RANKS, *ITEM_RANKS)}

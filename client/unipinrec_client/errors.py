@@ -66,7 +66,7 @@ def translate(error: Exception) -> RecommendError:
         if UNKNOWN_MODEL in message:
             message += (
                 "; allowed: recommend, recommend_full where the bundle holds a second ranker, and"
-                " append_events where the server takes events"
+                " append_events and update_items where the server takes events and items"
             )
         return kind(message, status)
     text = str(error) or type(error).__name__

@@ -101,7 +101,7 @@ class _GrpcConnection(Connection):
             "model_name": model,
             "request_id": request_id,
             "inputs": to_inputs(arrays, tritonclient.grpc.InferInput),
-            "headers": _metadata(with_routing(self.headers, arrays["USER_ID"])),
+            "headers": _metadata(with_routing(self.headers, arrays.get("USER_ID"))),
             "timeout": told_timeout(timeout_s),
             "client_timeout": timeout_s,
         }

@@ -37,7 +37,7 @@ class _HttpConnection(Connection):
             "inputs": to_inputs(arrays, tritonclient.http.InferInput),
             "timeout": told_timeout(timeout_s),
             # A copy, because the library writes the size of this request's header into it.
-            "headers": with_routing(self.headers, arrays["USER_ID"]),
+            "headers": with_routing(self.headers, arrays.get("USER_ID")),
         }
 
     def _failure(self, error: Exception) -> RecommendError:

@@ -24,8 +24,9 @@ def routing_key(user_id: UserId) -> str:
     return hashlib.sha256(user_id_bytes(user_id)).hexdigest()[:DIGEST_CHARACTERS]
 
 
-def with_routing(headers: Mapping[str, str], user_ids_B1: npt.NDArray[Any]) -> dict[str, str]:
-    """Return the headers and the first user's routing key, unless the headers set one themselves."""
-    if any(name.lower() == ROUTING_HEADER for name in headers):
+def with_routing(headers: Mapping[str, str], user_ids_B1: npt.NDArray[Any] | None) -> dict[str, str]:
+    """Return the headers and the first user's routing key, unless there is no user or the headers set one
+    themselves."""
+    if user_ids_B1 is None or any(name.lower() == ROUTING_HEADER for name in headers):
         return dict(headers)
     return {**headers, ROUTING_HEADER: routing_key(user_ids_B1[0, 0])}

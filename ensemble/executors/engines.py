@@ -9,6 +9,7 @@ from ensemble.executors.second_ranker import CpuSecondRanker, SecondRanker, seco
 from ensemble.executors.torchscript.engine import CpuEngine
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 
 
 def engine_of(args: Mapping[str, str], loaded: LoadedBundle, settings: ServingSettings) -> Engine:
@@ -19,7 +20,7 @@ def engine_of(args: Mapping[str, str], loaded: LoadedBundle, settings: ServingSe
     """
     torch.set_num_threads(settings.threads)
     if args["model_instance_kind"] != "GPU":
-        return CpuEngine(loaded, settings.kv_precision)
+        return CpuEngine(loaded, settings.kv_precision, ServedItems.open(loaded, settings))
     # The CPU's nodes do without what this imports.
     from ensemble.executors.cuda.cuda_engine import cuda_engine
 
@@ -33,7 +34,7 @@ def second_ranker_of(
     `BundleError` if the bundle has no second ranker."""
     torch.set_num_threads(settings.threads)
     if args["model_instance_kind"] != "GPU":
-        return CpuSecondRanker(*second_ranker_files(loaded))
+        return CpuSecondRanker(*second_ranker_files(loaded), ServedItems.open(loaded, settings))
     from ensemble.executors.cuda.cuda_engine import cuda_second_ranker
 
     return cuda_second_ranker(loaded, settings, int(args["model_instance_device_id"]))

@@ -12,11 +12,12 @@ from prometheus_client.metrics_core import Metric
 
 from ensemble.arrays import Floats, Int64s
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.stores.served_items import ServedItems
 from unipinrec.bundle import SECOND_RANKERS, WEIGHTS, BundleError
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.config import SecondRankerConfig
 from unipinrec.models.transact.offline import OfflineSecondRanker
-from unipinrec.models.transact.served import load_second_ranker
+from unipinrec.models.transact.served import AddedItems, load_second_ranker
 
 
 class SecondRanker(Protocol):
@@ -34,13 +35,18 @@ class SecondRanker(Protocol):
 class CpuSecondRanker:
     """The trained module itself, over packed batches of any size."""
 
-    def __init__(self, weights: Path, config: SecondRankerConfig) -> None:
+    def __init__(self, weights: Path, config: SecondRankerConfig, items: ServedItems | None = None) -> None:
+        """Without `items`, those of the bundle alone are there."""
         self._ranker = OfflineSecondRanker(load_second_ranker(weights, config))
+        self._items = items
+        self._added = AddedItems(self._ranker) if items else None
 
     def action_probabilities(
         self, requests: Sequence[OfflineRequest], candidates: Sequence[Int64s]
     ) -> list[Floats]:
         """Return probabilities [K, A] of each request's candidate rows [K], which may be none."""
+        if self._items is not None and self._added is not None:
+            self._added.extend(*self._items.added(len(self._added)))
         with torch.inference_mode():
             found = self._ranker.action_probabilities(requests, candidates)
         return [probability_KA.numpy() for probability_KA in found]

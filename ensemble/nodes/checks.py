@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from ensemble.arrays import PADDING
 from ensemble.nodes.contract import Arrays, InvalidInputError
 from unipinrec.bundle import LARGEST_WEIGHT, Manifest
-from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_EVENT_ID, LONGEST_USER_ID
+from unipinrec.data.limits import (
+    LARGEST_ATTRIBUTE,
+    LARGEST_CONTENT,
+    LATEST_TIMESTAMP,
+    LONGEST_EVENT_ID,
+    LONGEST_TITLE,
+    LONGEST_USER_ID,
+    MOST_ATTRIBUTES,
+)
 from unipinrec.models.unified.config import UnifiedConfig
 
 LATEST_TIME_S = 253_402_300_799
@@ -22,6 +30,8 @@ LATEST_TIME_S = 253_402_300_799
 
 EVENTS = ("ITEM_IDS", "ACTIONS", "TIMESTAMPS")
 """What each event has, as the names of tensors end."""
+PUT, REMOVE, CHECK_ONLY = OPERATIONS = (b"put", b"remove", b"check")
+"""On items; a check changes nothing."""
 HISTORY = tuple(f"HISTORY_{name}" for name in EVENTS)
 
 
@@ -52,6 +62,31 @@ def check_append(arrays: Arrays, model: UnifiedConfig, *, max_events: int) -> No
         raise InvalidInputError(f"ITEM_IDS has {total} events of all users; allowed: 0 to {max_events}")
     if "EVENT_IDS" in arrays:
         _check_bytes(arrays, "EVENT_IDS", 0, LONGEST_EVENT_ID, "event")
+
+
+def check_updates(arrays: Arrays, content_dim: int) -> None:
+    """Refuse changes of items that no dataset would hold, or whose content is not of the bundle's width, 0
+    where it has none. Raises `InvalidInputError`, as `check_request` does."""
+    _check_range(arrays, "ITEM_ID", 0, 2**63 - 1)
+    for user, operation in enumerate(arrays["OPERATION"][:, 0]):
+        if operation not in OPERATIONS:
+            allowed = ", ".join(name.decode() for name in OPERATIONS)
+            raise InvalidInputError(f"OPERATION is {operation!r:.40} at user {user}; allowed: {allowed}")
+    if "TITLE" in arrays:
+        _check_bytes(arrays, "TITLE", 0, LONGEST_TITLE)
+        for user, title in enumerate(arrays["TITLE"][:, 0]):
+            if not _is_text(title):
+                raise InvalidInputError(f"TITLE is {title!r:.40} at user {user}; allowed: UTF-8")
+    if "ATTRIBUTES" in arrays:
+        _check_width(arrays, "ATTRIBUTES", 0, MOST_ATTRIBUTES)
+        _check_range(arrays, "ATTRIBUTES", PADDING, LARGEST_ATTRIBUTE, "attribute")
+        _check_padding(arrays, "ATTRIBUTES")
+    if "CONTENT" in arrays:
+        _check_width(arrays, "CONTENT", content_dim, content_dim)
+        # NaN is not within the range either.
+        wrong_BF = ~(np.abs(arrays["CONTENT"]) <= LARGEST_CONTENT)
+        allowed = f"-{LARGEST_CONTENT} to {LARGEST_CONTENT}"
+        _refuse_where(wrong_BF, "CONTENT", arrays["CONTENT"], allowed, "number")
 
 
 def check_between(arrays: Arrays, manifest: Manifest) -> None:
@@ -115,6 +150,14 @@ def _check_bytes(arrays: Arrays, name: str, least: int, most: int, column: str =
         if not least <= len(value) <= most:
             where = f" at user {place[0]}, {column} {place[1]}" if column else ""
             raise InvalidInputError(f"{name} has {len(value)} bytes{where}; allowed: {least} to {most}")
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check_padding(arrays: Arrays, name: str) -> NDArray[np.bool_]:

@@ -19,10 +19,11 @@ from ensemble.nodes import in_flight
 from ensemble.nodes.checks import check_request
 from ensemble.nodes.contract import ADMISSION, ASKED_OUTPUTS, Arrays
 from ensemble.nodes.seal import POLICY_TICKET, SEALED_HISTORY, SEALED_LEFT_OUT, SEALED_LIFELONG, Seal
-from ensemble.nodes.sealed_history import SealedHistory, owner_of, rows_to_bytes
+from ensemble.nodes.sealed_history import SealedHistory, left_out_to_bytes, owner_of
 from ensemble.policy.request_channel import NOTHING_ASKED, Question, RequestSender, Ticket
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import EVENT, Events
+from ensemble.stores.served_items import ServedItems
 from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
@@ -54,6 +55,8 @@ class Assembled:
     """Events that were ignored because the bundle does not know their item, action or surface."""
     question: Question | None
     """To the policy; None where there is none, or the request says itself what an action is worth."""
+    catalogue_version: int
+    """At which the items' ids have become rows."""
     admission: Int64s
     """What goes with the request through the graph."""
     ticket: Ticket = NOTHING_ASKED
@@ -67,7 +70,7 @@ class HistoryNode:
         self._bundle = loaded
         self._seal = Seal(settings, loaded.id)
         self._exclude_seen = settings.exclude_seen
-        self._vocabulary = loaded.vocabulary()
+        self._items = ServedItems.open(loaded, settings)
         self._store = open_histories(settings.histories, settings.max_stored_events)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
@@ -90,6 +93,7 @@ class HistoryNode:
     def parse(self, arrays: Arrays) -> list[Assembled]:
         """Return a row for each user of one request. Raises `InvalidInputError` for what is not allowed."""
         check_request(arrays, self._bundle.manifest.model, **self._limits)
+        self._items.refresh()
         return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
@@ -103,11 +107,12 @@ class HistoryNode:
         """Return the node's output tensors for one request."""
         tokens = self._seal.tokens(len(rows))
         lifelong = [_sealed(row, row.lifelong) for row in rows if row.lifelong is not None]
+        left_out = [left_out_to_bytes(row.catalogue_version, row.left_out_row_X) for row in rows]
         tickets = [row.ticket.to_bytes() for row in rows]
         return {
             **self._seal.close(SEALED_HISTORY, tokens, [_sealed(row, row.history) for row in rows]),
             **(self._seal.close(SEALED_LIFELONG, tokens, lifelong) if lifelong else {}),
-            **self._seal.close(SEALED_LEFT_OUT, tokens, [rows_to_bytes(row.left_out_row_X) for row in rows]),
+            **self._seal.close(SEALED_LEFT_OUT, tokens, left_out),
             **self._seal.close(POLICY_TICKET, tokens, tickets),
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
@@ -123,7 +128,7 @@ class HistoryNode:
     def _assemble(self, arrays: Arrays, user: int) -> Assembled:
         given = self._given(arrays, user)
         history = History(
-            item_row_N=self._vocabulary.rows_of(given["item_id"]),
+            item_row_N=self._items.rows_of(given["item_id"]),
             actions_N=given["actions"].astype(np.int64),
             timestamp_N=given["timestamp"].astype(np.int64),
             surface_N=given["surface"].astype(np.int64),
@@ -141,7 +146,7 @@ class HistoryNode:
         surface = _scalar(arrays, "SURFACE", user, 0)
         question = None
         if self._policy_config is not None and "UTILITY_WEIGHTS" not in arrays:
-            state = policy_state(events, request_time, surface, self._policy_config)
+            state = policy_state(self._in_bundle(events), request_time, surface, self._policy_config)
             question = Question(state.events, request_time, surface)
         weights = arrays["OUTCOME_WEIGHTS"][user] if "OUTCOME_WEIGHTS" in arrays else defaults.outcome_weights
         window = events[window_start(len(events), model.max_history, model.window_block) :]
@@ -158,8 +163,14 @@ class HistoryNode:
             left_out_row_X=self._left_out(arrays, user, events),
             unknown_items=len(history) - len(known),
             question=question,
+            catalogue_version=self._items.version,
             admission=arrays[ADMISSION][user] if ADMISSION in arrays else NEVER_LATE,
         )
+
+    def _in_bundle(self, events: History) -> History:
+        """Events in the bundle's own rows, which are all that the policy knows."""
+        known = replace(events, item_row_N=self._items.in_bundle_rows(events.item_row_N))
+        return known[known.item_row_N != PADDING]
 
     def _lifelong(self, arrays: Arrays, known: History, request_time: int) -> History | None:
         asked = ASKED_OUTPUTS not in arrays or SEALED_LIFELONG.encode() in arrays[ASKED_OUTPUTS]
@@ -182,7 +193,7 @@ class HistoryNode:
     def _left_out(self, arrays: Arrays, user: int, events: History) -> Int64s:
         row = events.item_row_N if self._exclude_seen else np.empty(0, np.int64)
         if "EXCLUDE_ITEM_IDS" in arrays:
-            row = np.concatenate([row, self._vocabulary.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])])
+            row = np.concatenate([row, self._items.rows_of(arrays["EXCLUDE_ITEM_IDS"][user])])
         known: Int64s = np.unique(row[row != PADDING])
         return known
 

@@ -20,6 +20,7 @@ from ensemble.nodes.contract import Arrays, stack
 from ensemble.nodes.seal import CANDIDATE_SEAL, PROBS_SEAL, SEALED_LIFELONG, Seal
 from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec.models.common.offline import OfflineRequest
 
 
@@ -48,11 +49,13 @@ class L2Node:
         keep_freed_memory()
         self._seal = Seal(settings, loaded.id)
         self._ranker = ranker
+        self._items = ServedItems.open(loaded, settings)
         self.metrics = CollectorRegistry()
         self.metrics.register(ranker)
 
     def parse(self, arrays: Arrays) -> list[L2Row]:
         """Return a row for each user of one request. Raises what `Seal.open` does."""
+        self._items.refresh()
         rows = []
         for user, opened in enumerate(self._seal.open(arrays, SEALED_LIFELONG, CANDIDATE_SEAL)):
             sealed = SealedHistory.from_bytes(opened.content[SEALED_LIFELONG])

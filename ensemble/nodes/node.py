@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.busy import Busy
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
@@ -29,7 +31,7 @@ from ensemble.nodes.contract import (
     RefusedError,
 )
 from ensemble.nodes.impossible_shapes import tolerate_impossible_shapes
-from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
+from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.nodes.seal import Seal, StaleSealError
 from ensemble.settings import ServingSettings
@@ -80,6 +82,8 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    may_wait: ClassVar[bool] = False
+    """Whether it waits for other processes as long as they like, so that waiting is no sign of a hang."""
     computes: ClassVar[bool] = False
     """Whether a batch takes the processor for long. Such a node gives way to the server and to the edge, so
     that what is refused is refused at once however much is computed."""
@@ -103,6 +107,7 @@ class EntryPoint:
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
         self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
+        self._busy = nullcontext() if self.may_wait else Busy(settings.runtime_dir)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
         self._in_flight = InFlightTables(settings.runtime_dir)
@@ -127,6 +132,10 @@ class EntryPoint:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
+        with self._busy:
+            return self._answer(requests)
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
         began = time.perf_counter()
         tickets = [_attempt(self.ticket, request) for request in requests]
         parsed = [_attempt(self._parse, arrived) for arrived in zip(requests, tickets, strict=True)]
@@ -167,9 +176,13 @@ class EntryPoint:
         return Ticket.of_array(np.frombuffer(opened.content[ADMISSION], np.int64)[None])
 
     def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
-        reason = outcome.reason if isinstance(outcome, _Failure) else ""
-        if isinstance(ticket, Ticket) and (reason or self.answers):
-            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+        if not isinstance(ticket, Ticket):
+            return
+        if isinstance(outcome, _Failure):
+            expired = outcome.reason == "expired"
+            self._in_flight.close(ticket, Ending.EXPIRED if expired else Ending.FAILED)
+        elif self.answers:
+            self._in_flight.close(ticket, Ending.ANSWERED)
 
     def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
         request, ticket = arrived

@@ -24,6 +24,7 @@ from ensemble.nodes.metrics import with_series
 from ensemble.nodes.seal import CANDIDATE_SEAL, KV_HANDLE, PROBS_SEAL, SEALED_HISTORY, Seal
 from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec.data.history import History
 
 KV_SOURCES = ("prefill", "prefix", "recomputed")
@@ -58,6 +59,7 @@ class RankingNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings, engine: Engine) -> None:
         self._seal = Seal(settings, loaded.id)
         self._engine = engine
+        self._items = ServedItems.open(loaded, settings)
         self._histories = ScratchHistories(engine.encode, engine.private())
         engine.prepare(self._histories.storage, ("encode", "score"))
         self._pools = PoolDirectory(settings.runtime_dir, engine)
@@ -73,6 +75,7 @@ class RankingNode:
 
     def parse(self, arrays: Arrays) -> list[RankingRow]:
         """Return a row for each user of one request. Raises what `Seal.open` does."""
+        self._items.refresh()
         rows = []
         for user, opened in enumerate(self._seal.open(arrays, SEALED_HISTORY, KV_HANDLE, CANDIDATE_SEAL)):
             sealed = SealedHistory.from_bytes(opened.content[SEALED_HISTORY])

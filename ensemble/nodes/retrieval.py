@@ -21,6 +21,7 @@ from ensemble.nodes.forgetting import Forgetting
 from ensemble.nodes.seal import KV_HANDLE, QUERY_SEAL, SEALED_HISTORY, Opened, Seal
 from ensemble.nodes.sealed_history import SealedHistory
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 from unipinrec.data.history import History
 
 
@@ -52,6 +53,7 @@ class RetrievalNode:
         self._bundle = loaded
         self._seal = Seal(settings, loaded.id)
         self._engine = engine
+        self._items = ServedItems.open(loaded, settings)
         model = loaded.manifest.model
         # Whoever computes, or wipes what others computed.
         self._alone = threading.Lock()
@@ -77,6 +79,7 @@ class RetrievalNode:
     def parse(self, arrays: Arrays) -> list[RetrievalRow]:
         """Return a row for each user of one request. Raises what `Seal.open` and `check_between` do."""
         opened = self._seal.open(arrays, SEALED_HISTORY)
+        self._items.refresh()
         check_between(arrays, self._bundle.manifest)
         return [self._row(arrays, user, row) for user, row in enumerate(opened)]
 

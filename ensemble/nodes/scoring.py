@@ -22,6 +22,7 @@ from ensemble.nodes.seal import CANDIDATE_SEAL, POLICY_TICKET, PROBS_SEAL, Opene
 from ensemble.nodes.utility import Choice, UtilityChooser, WeightRequest
 from ensemble.policy.request_channel import Ticket
 from ensemble.settings import ServingSettings
+from ensemble.stores.served_items import ServedItems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class ScoringNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._bundle = loaded
         self._seal = Seal(settings, loaded.id)
-        self._vocabulary = loaded.vocabulary()
+        self._items = ServedItems.open(loaded, settings)
         self.metrics = CollectorRegistry()
         self._utility = UtilityChooser(loaded, settings, self.metrics)
 
@@ -66,7 +67,8 @@ class ScoringNode:
         return [self._row(arrays, user, row) for user, row in enumerate(opened)]
 
     def run(self, rows: Sequence[ScoringRow]) -> list[Scored]:
-        """Return the answer of each row."""
+        """Return the answer of each row, without what has been removed meanwhile."""
+        self._items.refresh()
         return [self._score(row, self._utility.choose(row.weights)) for row in rows]
 
     def pack(self, rows: Sequence[Scored]) -> dict[str, NDArray[Any]]:
@@ -100,8 +102,9 @@ class ScoringNode:
 
     def _score(self, row: ScoringRow, choice: Choice) -> Scored:
         score_K = (row.probability_KA * choice.weight_A).sum(axis=1)
-        item_id_K = self._vocabulary.ids_of(row.candidate_row_K)
-        order = np.lexsort((item_id_K, -score_K))[: row.num_results]
+        item_id_K = self._items.ids_of(row.candidate_row_K)
+        order = np.lexsort((item_id_K, -score_K))
+        order = order[~self._items.is_removed(row.candidate_row_K[order])][: row.num_results]
         return Scored(
             item_id_K=item_id_K[order],
             score_K=score_K[order],

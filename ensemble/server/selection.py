@@ -43,12 +43,11 @@ class Selection:
         paths = model_repository.glob("*/config.pbtxt")
         configs = {path.parent.name: read_config(path) for path in sorted(paths)}
         graphs = ensembles_in(model_repository)
-        chosen = settings.model_dump()
 
         def is_spared(name: str) -> bool:
             needed, setting = (configs[name].parameters[key].string_value for key in (BUNDLE_MODEL, SETTING))
             lacks = bool(needed) and held is not None and held.isdisjoint(needed.split())
-            return lacks or bool(setting and not chosen[setting])
+            return lacks or bool(setting and not getattr(settings, setting))
 
         spared = {name for name in configs if is_spared(name)}
         not_served = {name for name, graph in graphs.items() if graph.nodes & spared}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import lmdb
 import numpy as np
@@ -33,6 +33,20 @@ MODE = 0o600
 """Of the files of a new store, which are personal data."""
 
 Found = TypeVar("Found")
+
+
+class Kind(NamedTuple):
+    """What a folder of LMDB's is, as its errors say."""
+
+    name: str
+    maker: str
+    """What makes one."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+HISTORIES = Kind("history store", "`unipinrec store`")
 
 
 class LmdbHistoryStore:
@@ -207,33 +221,33 @@ def locked(path: Path, *, alone: bool) -> int:
 
 
 @contextmanager
-def failing_in_one_line(path: Path) -> Iterator[None]:
-    """Raise `StoreError`, in one line with the store's path, for LMDB's errors."""
+def failing_in_one_line(path: Path, kind: Kind = HISTORIES) -> Iterator[None]:
+    """Raise `StoreError`, in one line with the store's kind and path, for LMDB's errors."""
     try:
         yield
     except lmdb.NotFoundError:
         raise StoreError(
-            f"history store {path} is of another layout; `unipinrec store compact` rewrites an older one"
+            f"{kind} {path} is of another layout; `unipinrec store compact` rewrites an older one"
         ) from None
     except lmdb.LockError as error:
         raise StoreError(
-            f"history store {path}: {error}; another process has the same process id, as in a "
+            f"{kind} {path}: {error}; another process has the same process id, as in a "
             "second container: give them one PID namespace"
         ) from error
     except lmdb.Error as error:
-        raise StoreError(f"history store {path}: {error}") from error
+        raise StoreError(f"{kind} {path}: {error}") from error
 
 
-def check_folder(path: Path, writable: bool) -> None:
+def check_folder(path: Path, writable: bool, kind: Kind = HISTORIES) -> None:
     """Raises `StoreError` unless a store is there, or one can be made and is to be, and its lock file can be
     written to. Makes the folder of one that is to be made."""
     if not (path / DATA).is_file():
         if not writable or (path.exists() and not _is_empty_folder(path)):
-            raise StoreError(f"{path} is no history store; `unipinrec store` makes one in a new folder")
+            raise StoreError(f"{path} is no {kind}; {kind.maker} makes one in a new folder")
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise StoreError(
-            f"history store {path} is on a read-only file system; its readers write to its lock file: "
+            f"{kind} {path} is on a read-only file system; its readers write to its lock file: "
             "mount it writable"
         )
 

@@ -1,7 +1,8 @@
-"""Which store of histories a deployment has."""
+"""Which stores a deployment has."""
 
 from pathlib import Path
 
+from ensemble.stores.catalogue_store import CatalogueStore
 from ensemble.stores.history_store import HistoryStore
 from ensemble.stores.lmdb_store import MOST_EVENTS, LmdbHistoryStore
 
@@ -15,3 +16,8 @@ def open_histories(path: Path, most_events: int = MOST_EVENTS) -> HistoryStore |
 def make_histories(path: Path) -> None:
     """Make a store at `path` unless there is one. Raises `StoreError` if it cannot be written to."""
     LmdbHistoryStore(path, writable=True).close()
+
+
+def make_catalogue(path: Path) -> None:
+    """Make a catalogue at `path` unless there is one. Raises `StoreError` if it cannot be written to."""
+    CatalogueStore(path, writable=True)

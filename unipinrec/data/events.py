@@ -9,7 +9,14 @@ import polars as pl
 from pydantic import AfterValidator, Field, model_validator
 
 from unipinrec.config import Config
-from unipinrec.data.limits import LATEST_TIMESTAMP, LONGEST_USER_ID, MOST_ACTIONS
+from unipinrec.data.limits import (
+    LARGEST_ATTRIBUTE,
+    LARGEST_CONTENT,
+    LATEST_TIMESTAMP,
+    LONGEST_USER_ID,
+    MOST_ACTIONS,
+    MOST_ATTRIBUTES,
+)
 
 EVENT_SCHEMA = pl.Schema(
     {
@@ -32,14 +39,8 @@ ITEM_SCHEMA = pl.Schema(
 REQUIRED = ("user_id", "item_id", "actions", "timestamp")
 ORDER = ("user_id", "timestamp")
 TIE_RULE = "events of one user with equal timestamps keep the order of the log"
-LARGEST_ATTRIBUTE = 2**31
-MOST_ATTRIBUTES = 256
-"""Attributes of one item. In memory, all items have as many entries as the item with the most."""
 WIDEST_CONTENT = 8192
 """Numbers in a content vector. In memory, all items have a vector."""
-LARGEST_CONTENT = 1_000_000
-"""Size of a number in a content vector. Beside larger ones, an item's id and attributes count for nothing;
-from 1e19 on, squares leave the range of 32 bits, and all items with content get one vector."""
 MOST_SHOWN_TOGETHER = 1024
 """Rows of one feedview. In training, all feedviews of a batch have as many entries as the largest."""
 SHOWN_CHARACTERS = 80

@@ -31,6 +31,8 @@ class InteractionDataset:
     and lose NUL characters at the end."""
     attributes_VX: Int64s
     """Attribute numbers, consecutive from 0, padded with -1."""
+    attribute_ids_A: Int64s
+    """What each number stands for, ascending."""
     content_VF: Float32s
     """Dense content vectors; zeros for an item that has none."""
     user_ids_U: NDArray[np.object_]
@@ -55,11 +57,13 @@ class InteractionDataset:
         rows = _numbered(prepared.events, item_ids_V, prepared.info.history_impressions)
         user_ids_U = prepared.events["user_id"].unique(maintain_order=True).to_numpy()
         engaged = rows.filter("is_event")
+        attributes_VX, attribute_ids_A = _attributes(prepared.items["attributes"])
         return cls(
             info=prepared.info,
             item_ids_V=item_ids_V,
             titles_V=prepared.items["title"].to_numpy(),
-            attributes_VX=_attributes(prepared.items["attributes"]),
+            attributes_VX=attributes_VX,
+            attribute_ids_A=attribute_ids_A,
             content_VF=_content(prepared.items["content"]),
             user_ids_U=user_ids_U,
             offset_U1=offsets(_int64(engaged, "user"), len(user_ids_U)),
@@ -136,13 +140,14 @@ def split_at_time(dataset: InteractionDataset, test_begin: int) -> Split:
     return Split(train_end_U, train_end_U < length_U, np.full_like(length_U, test_begin))
 
 
-def _attributes(lists: pl.Series) -> Int64s:
+def _attributes(lists: pl.Series) -> tuple[Int64s, Int64s]:
     flat = lists.to_frame("attribute").with_row_index("item").explode("attribute").drop_nulls()
     item_A = flat["item"].to_numpy()
     index_A = np.arange(len(item_A)) - np.searchsorted(item_A, item_A)
     padded_VX = np.full((len(lists), int(index_A.max(initial=-1)) + 1), UNKNOWN_ROW, np.int64)
-    padded_VX[item_A, index_A] = np.unique(flat["attribute"].to_numpy(), return_inverse=True)[1]
-    return padded_VX
+    attribute_ids_A, number_A = np.unique(flat["attribute"].to_numpy(), return_inverse=True)
+    padded_VX[item_A, index_A] = number_A
+    return padded_VX, attribute_ids_A.astype(np.int64)
 
 
 def _content(lists: pl.Series) -> Float32s:

@@ -35,10 +35,10 @@ class HistoryEncoder:
     """The encoder graph with the item vectors that it reads. Positions stand one after another without
     padding between requests; only their sum is rounded up."""
 
-    def __init__(self, graph: Callable[..., Tensor], vector_VE: Floats) -> None:
-        """`graph` is called as `EncoderGraph`; `vector_VE` has a row for each item."""
+    def __init__(self, graph: Callable[..., Tensor], vectors: Callable[[Int64s], Floats]) -> None:
+        """`graph` is called as `EncoderGraph`; `vectors` turns item rows [X] into vectors [X, E]."""
         self._graph = graph
-        self._vector_VE = torch.from_numpy(vector_VE)
+        self._vectors = vectors
         self.padding = 0
 
     def __call__(self, storage: SharedMemoryStorage, histories: Sequence[Prefill]) -> None:
@@ -83,4 +83,4 @@ class HistoryEncoder:
         masked_X = np.zeros_like(actions_X)
         position_X = np.arange(row.cached, row.cached + len(item_X))
         field_6X = np.stack([actions_X, masked_X, timestamp_X, previous_X, surface_X, position_X])
-        return Tokens(self._vector_VE[torch.from_numpy(item_X)], field_6X, row.cached, memory_L2HTD)
+        return Tokens(torch.from_numpy(self._vectors(item_X)), field_6X, row.cached, memory_L2HTD)

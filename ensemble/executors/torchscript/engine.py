@@ -16,6 +16,7 @@ from ensemble.kv.shared_memory import SharedMemory, SharedMemoryStorage
 from ensemble.kv.slot_storage import SlotLayout
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.settings import Precision
+from ensemble.stores.served_items import ServedItems
 from unipinrec.graph import load_graph
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 
@@ -25,8 +26,9 @@ class CpuEngine(SharedMemory):
 
     pool_wait_s = 0.0
 
-    def __init__(self, loaded: LoadedBundle, precision: Precision) -> None:
-        """`precision` is that of pools."""
+    def __init__(self, loaded: LoadedBundle, precision: Precision, items: ServedItems | None = None) -> None:
+        """`precision` is that of pools. Without `items`, those of the bundle alone are there."""
+        self._items = items or ServedItems(loaded, None)
         self._loaded = loaded
         self._precision = precision
         self._planner = QueryPlanner(loaded.manifest)
@@ -64,7 +66,7 @@ class CpuEngine(SharedMemory):
     @cached_property
     def encode(self) -> HistoryEncoder:
         """Fills slots; loaded at its first use."""
-        return HistoryEncoder(load_graph(self._loaded.model_folder / ENCODER), self._vectors)
+        return HistoryEncoder(load_graph(self._loaded.model_folder / ENCODER), self._items.vectors_of)
 
     @cached_property
     def _generator(self) -> QueryGenerator:
@@ -72,8 +74,4 @@ class CpuEngine(SharedMemory):
 
     @cached_property
     def _scorer(self) -> CandidateScorer:
-        return CandidateScorer(load_graph(self._loaded.model_folder / RANKING_HEAD), self._vectors)
-
-    @cached_property
-    def _vectors(self) -> Floats:
-        return self._loaded.item_vectors()
+        return CandidateScorer(load_graph(self._loaded.model_folder / RANKING_HEAD), self._items.vectors_of)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ensemble.arrays import PADDING, Floats, Int64s
-from ensemble.index.item_search import NearestItems
+from ensemble.index.item_search import NOTHING, NearestItems
 
 Fetch = Callable[[Floats, int], Int64s]
 """Item rows [Q, F] of largest inner product, best first, from query embeddings [Q, E] and the number F;
@@ -25,8 +25,9 @@ class FetchingSearch:
         self._beyond = beyond
         self.items: int = beyond.items
 
-    def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s) -> Int64s:
+    def nearest(self, query_QE: Floats, count: int, left_out_X: Int64s, gone_G: Int64s = NOTHING) -> Int64s:
         """Return item rows [Q, K] as `ItemSearch.nearest` does; exact where both indexes are."""
+        left_out_X = np.union1d(left_out_X, gone_G) if len(gone_G) else left_out_X
         wanted = min(count, self.items)
         reach = min(wanted + len(np.unique(left_out_X)), self.items)
         if reach > self._most:

@@ -54,7 +54,7 @@ def test_candidates_of_a_batch_get_the_vectors_of_their_rows(lengths: list[int],
     draw = np.random.default_rng(width)
     vector_VE = draw.normal(size=(40, 3)).astype(np.float32)
     rows = [draw.integers(40, size=length) for length in lengths]
-    gathered = gather_vectors(vector_VE, rows, 16)
+    gathered = gather_vectors(vector_VE.__getitem__, rows, 16)
     assert gathered.shape == (len(lengths), width, 3)
     for vector_KE, row in zip(gathered.tolist(), rows, strict=True):
         assert vector_KE[: len(row)] == [vector_VE[item].tolist() for item in row]

@@ -121,7 +121,7 @@ class OnCpu:
 
     def __init__(self, truth: Truth) -> None:
         self.memory = SharedMemory()
-        self.encode = HistoryEncoder(truth.graph, truth.vector_VE)
+        self.encode = HistoryEncoder(truth.graph, truth.vector_VE.__getitem__)
 
 
 class OnGpu:
@@ -318,7 +318,7 @@ def test_an_encoder_that_fails_leaves_no_slot_behind(truth: Truth, folder: Path,
 
 
 def test_positions_of_several_requests_stand_without_padding_between(truth: Truth) -> None:
-    encoder = HistoryEncoder(truth.graph, truth.vector_VE)
+    encoder = HistoryEncoder(truth.graph, truth.vector_VE.__getitem__)
     shape = (2, 2, 2, MAX_HISTORY + 1, 4)
     histories = [truth.streams[user][:length] for user, length in enumerate((3, 9, 0))]
     layout = SlotLayout(slots=0, shape=shape, width=truth.model.config.width, precision="float64")

@@ -56,7 +56,8 @@ def test_the_encoder_continues_slots_as_encoding_whole_histories_does(
 ) -> None:
     lengths = (1, 2, 3, 0, 77, 128, 64, 9)
     draw = np.random.default_rng(seed)
-    encoder = HistoryEncoder(load_graph(loaded.model_folder / "encoder.pt"), loaded.item_vectors())
+    vectors = loaded.item_vectors().__getitem__
+    encoder = HistoryEncoder(load_graph(loaded.model_folder / "encoder.pt"), vectors)
     histories = [drawn_history(draw, length) for length in lengths]
     storage = SharedMemoryStorage(None, SlotLayout.of_model(loaded.manifest.model, 0, "float32"))
     for slot in range(len(lengths)):

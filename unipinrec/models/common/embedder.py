@@ -60,17 +60,21 @@ class ItemEmbedder(nn.Module):
         known = ~self.cold_V[row]
         if hidden_ids is not None:
             known = known & ~hidden_ids
+        return self.embed(row, known, self.attribute_VX[row], self.content_VF[row])
+
+    def embed(self, row: Tensor, known: Tensor, attribute: Tensor, content: Tensor) -> Tensor:
+        """Turn attributes [..., X], content [..., F] and, where `known`, the ids of rows [...] into unit
+        vectors [..., E]."""
         identity = self.id_table(self.id_slot_VH[row]).flatten(-2)
         parts = [identity * known.unsqueeze(-1).to(identity.dtype)]
         if self.attribute_table is not None:
-            attribute = self.attribute_VX[row]
             given = (attribute > 0).unsqueeze(-1)
             # Over the root of the number: as long, on average, for many attributes as for one.
             parts.append(
                 (self.attribute_table(attribute) * given).sum(-2) / given.sum(-2).clamp(min=1).sqrt()
             )
-        if self.content_VF.size(1) > 0:
-            parts.append(self.content_VF[row].to(identity.dtype))
+        if content.size(-1) > 0:
+            parts.append(content.to(identity.dtype))
         return F.normalize(self.project(torch.cat(parts, dim=-1)), dim=-1)
 
     @torch.no_grad()

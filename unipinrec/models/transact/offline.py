@@ -24,8 +24,8 @@ class OfflineSecondRanker:
     """Ranking by one model, which reads of each request what its configuration allows."""
 
     def __init__(self, model: TransAct | TransActV2) -> None:
-        self._model = model.eval()
-        self._rates = model.heads.rates.kept()
+        self.model = model.eval()
+        self.rates = model.heads.rates.kept()
 
     @torch.no_grad()
     def action_probabilities(
@@ -38,25 +38,25 @@ class OfflineSecondRanker:
             chosen = [candidates[place][part] for place, part in group]
             batch = self.request_batch(asked, chosen).to(self._rates_device)
             with on_one_thread():
-                probability_CA = torch.sigmoid(self._model(batch))
+                probability_CA = torch.sigmoid(self.model(batch))
             sizes = [len(row_K) for row_K in chosen]
             for (place, _), part_KA in zip(group, probability_CA.split(sizes), strict=True):
                 parts[place].append(part_KA)
-        none_KA = torch.empty(0, self._model.config.num_actions)
+        none_KA = torch.empty(0, self.model.config.num_actions)
         return [torch.cat(found) if found else none_KA for found in parts]
 
     def request_batch(self, requests: Sequence[OfflineRequest], candidates: Sequence[Int64s]) -> RequestBatch:
         """Return requests as the model takes them, with rates as they were at the end of training."""
-        config = self._model.config
+        config = self.model.config
         sequences = sequences_of(requests, config)
         item_row_C = np.concatenate(candidates).astype(np.int64)
         offset_R1 = np.cumsum([0, *(len(row_K) for row_K in candidates)], dtype=np.int64)
-        users = self._rates.users(sequences, config)
-        return RequestBatch.of(sequences, item_row_C, offset_R1, users, self._rates.items(item_row_C))
+        users = self.rates.users(sequences, config)
+        return RequestBatch.of(sequences, item_row_C, offset_R1, users, self.rates.items(item_row_C))
 
     @property
     def _rates_device(self) -> torch.device:
-        return self._model.heads.rates.prior_A.device
+        return self.model.heads.rates.prior_A.device
 
 
 def _forwards(counts: Sequence[int]) -> Iterator[list[tuple[int, slice]]]:

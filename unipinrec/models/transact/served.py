@@ -1,9 +1,10 @@
 """What a bundle holds of a second ranker, and what serving runs of it: the trained module itself, with the
 embedder's outputs in the embedder's place.
 
-Shapes: C candidates, V items, E item width, A actions.
+Shapes: C candidates, V items, N added ones, E item width, W width of another model's vectors, A actions.
 """
 
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from unipinrec.arrays import Float32s, Int64s
 from unipinrec.data.history import History
 from unipinrec.models.common.exports import Exports, Reloaded
+from unipinrec.models.common.item_graph import EMBEDDER as EMBEDDER_GRAPH
+from unipinrec.models.common.item_graph import item_graph
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.config import DAY_S, SecondRankerConfig, TransactConfig, TransactV2Config
 from unipinrec.models.transact.module import TransAct, TransActV2
 from unipinrec.models.transact.offline import OfflineSecondRanker
+from unipinrec.models.transact.search import quantised
 
 EMBEDDER = "embedder"
 
@@ -49,7 +54,7 @@ class Probabilities(nn.Module):
 
 
 def second_ranker_exports(model: TransAct | TransActV2) -> Exports:
-    """Return weights and the embedder's outputs; what serving makes of them is compared with the model."""
+    """Return weights, the embedder and its outputs; what serving makes of them is compared with the model."""
     weights = {
         name: weight for name, weight in model.state_dict().items() if not name.startswith(f"{EMBEDDER}.")
     }
@@ -59,7 +64,7 @@ def second_ranker_exports(model: TransAct | TransActV2) -> Exports:
         [(probe(model, lengths, seed),) for seed, lengths in enumerate([(0, 1, 40, 300), (2_000,)])],
     )
     vectors = {f"{EMBEDDER}.vector_VE": model.embedder.all_vectors()}
-    return Exports({}, weights | vectors, reloaded=reloaded)
+    return Exports({EMBEDDER_GRAPH: item_graph(model.embedder)}, weights | vectors, reloaded=reloaded)
 
 
 def load_second_ranker(path: Path, config: SecondRankerConfig) -> TransAct | TransActV2:
@@ -75,6 +80,53 @@ def empty_second_ranker(config: SecondRankerConfig) -> TransAct | TransActV2:
     model.register_module(EMBEDDER, ItemTable(config))
     model.computes_vectors = False
     return model
+
+
+class AddedItems:
+    """Rows behind the catalogue's, for items that are added while serving.
+
+    A new item's rates are the prior's; one that the catalogue has keeps its own.
+    """
+
+    def __init__(self, ranker: OfflineSecondRanker) -> None:
+        self._ranker = ranker
+        self._items = ranker.model.config.num_items
+        self._length = 0
+        rates, model = ranker.rates, ranker.model
+        per_item = (field.name for field in fields(rates) if field.name.endswith(("_V", "_VA")))
+        self._columns = {name: torch.from_numpy(getattr(rates, name)) for name in per_item}
+        self._columns["vector_VE"] = model.embedder.get_buffer("vector_VE")
+        if isinstance(model, TransActV2):
+            self._columns["search_VW"] = model.search_VW
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, given_NW: Float32s, vector_NE: Float32s, base_row_N: Int64s) -> None:
+        """Add items: vectors of the model that gave some for the catalogue's too, the embedder's own, and the
+        items' rows in the catalogue, or -1."""
+        if not len(base_row_N):
+            return
+        first, end = self._items + self._length, self._items + self._length + len(base_row_N)
+        row_N, known_N = torch.from_numpy(base_row_N).clamp(min=0), torch.from_numpy(base_row_N >= 0)
+        for name, column in self._columns.items():
+            if end > len(column):
+                larger = column.new_empty((end + self._items // 8, *column.shape[1:]))
+                larger[:first] = column[:first]
+                self._columns[name] = column = larger
+            if name == "vector_VE":
+                column[first:end] = torch.from_numpy(vector_NE)
+            elif name == "search_VW":
+                column[first:end] = quantised(torch.from_numpy(given_NW))
+            else:
+                column[first:end] = column[row_N] * known_N.view(-1, *(1 for _ in column.shape[1:]))
+        self._length += len(base_row_N)
+        shown = {name: column[:end] for name, column in self._columns.items()}
+        self._ranker.model.embedder.vector_VE = shown.pop("vector_VE")
+        if isinstance(self._ranker.model, TransActV2):
+            self._ranker.model.search_VW = shown.pop("search_VW")
+        rates = {name: column.numpy() for name, column in shown.items()}
+        self._ranker.rates = replace(self._ranker.rates, **rates)
 
 
 def probe(model: TransAct | TransActV2, lengths: tuple[int, ...], seed: int) -> RequestBatch:

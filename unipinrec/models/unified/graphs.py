@@ -1,4 +1,4 @@
-"""What a bundle holds of the unified model: three graphs that TorchScript compiles, and the weights in them.
+"""What a bundle holds of the unified model: four graphs that TorchScript compiles, and the weights in them.
 
 Shapes: B requests, X positions of several requests one after another, S positions of a slot, T cached
 positions, K candidates, A actions, L layers, H heads, D head width, E item width, C hidden width.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unipinrec.models.common.exports import Exports, Graph
+from unipinrec.models.common.item_graph import EMBEDDER, item_graph
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -79,6 +80,7 @@ def unified_exports(model: UnifiedRecommender) -> Exports:
         ENCODER: Graph(EncoderGraph(model), [drawn.encoder for drawn in probes]),
         RETRIEVAL_HEAD: Graph(model.retrieval_head, [drawn.retrieval_head for drawn in probes]),
         RANKING_HEAD: Graph(RankingHeadGraph(model), [drawn.ranking_head for drawn in probes]),
+        EMBEDDER: item_graph(model.embedder),
     }
     # By the names that they have in `ServedModel`.
     weights = {name: weight for name, weight in model.state_dict().items() if "embedder" not in name}
