@@ -135,6 +135,7 @@ class Wire:
             context = ssl.create_default_context(cafile=str(certificate))
             self._connect = partial(HTTPSConnection, http_url, timeout=timeout_s, context=context)
         self._infer = self._channel.unary_unary(INFER, lambda message: message, lambda message: message)
+        self._through_proxy = certificate is not None
         self._headers = headers or {}
         self._timeout_s = timeout_s
 
@@ -146,7 +147,10 @@ class Wire:
         try:
             return Reply("OK", "", self._infer(message, timeout=self._timeout_s, metadata=metadata))
         except grpc.RpcError as error:
-            return Reply(error.code().name, error.details() or "", b"")
+            reset = self._through_proxy and error.code() is grpc.StatusCode.CANCELLED
+            # So does a proxy that is sent more than it takes, over HTTP/2.
+            status = "RESOURCE_EXHAUSTED" if reset else error.code().name
+            return Reply(status, error.details() or "", b"")
 
     def over_http(self, path: str, body: bytes, headers: dict[str, str], method: str = "POST") -> Reply:
         """Send a request on a connection of its own."""
@@ -155,6 +159,9 @@ class Wire:
                 connection.request(method, path, body, headers | self._headers)
                 response = connection.getresponse()
                 content = response.read()
+            except (ssl.SSLEOFError, BrokenPipeError, ConnectionResetError):
+                # A proxy closes the connection while it is sent more than it takes.
+                return Reply("413" if self._through_proxy else "closed", "", b"")
             except (OSError, HTTPException) as error:
                 return Reply(type(error).__name__, str(error), b"")
         if response.status == 200:
