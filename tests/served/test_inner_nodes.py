@@ -100,7 +100,7 @@ def test_what_history_answers_does_not_show_a_history(
     server: EmbeddedServer, exported: Exported, mine: dict[str, Tensors], theirs: dict[str, Tensors]
 ) -> None:
     tensors = call(server, "history", VICTIM)
-    plain = tensors.keys() - {"SEALED_HISTORY", "SEALED_LEFT_OUT", "POLICY_TICKET"}
+    plain = tensors.keys() - {"SEALED_HISTORY", "SEALED_LEFT_OUT", "POLICY_TICKET", "ADMISSION"}
     assert plain == {"RESOLVED_NUM_RESULTS", "RESOLVED_OUTCOME_WEIGHTS"}
     # Whoever it is, and other bytes each time.
     assert len(mine["retrieval"]["SEALED_HISTORY"][0, 0]) == len(theirs["retrieval"]["SEALED_HISTORY"][0, 0])

@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from unipinrec_client import GrpcClient
 
+from containers.proxy import Proxy
 from ensemble.graph import Tensors
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.settings import ROOT, SHARED_MEMORY
@@ -22,6 +24,7 @@ from tests.conftest import NOW, Exported, serving
 from tests.served.nodes import RECOMMEND, call, int64
 from tests.served.requests import stored
 from tests.support.malformed import LEFT_OUT, Draw, Judged, send_malformed
+from tests.support.tools import tool
 from tests.support.wire import Wire, WireRequest
 
 MANY = int(os.environ.get("UNIPINREC_MALFORMED", "20000"))
@@ -108,6 +111,19 @@ def unharmed(server: EmbeddedServer, exported: Exported, found: dict[str, Any]) 
     assert (processes(server), sample("after")) == before
 
 
+def send_many(
+    wire: Wire, server: EmbeddedServer, exported: Exported, count: int, draw: Draw, into: Judged
+) -> None:
+    item_ids = set(exported.dataset.item_ids_V.tolist())
+    for number in range(count):
+        if number % FRESH == 0:
+            made = [good_requests(server, exported, user) for user in draw.sample(range(300), 2)]
+            bases = {model: [good[model] for good in made] for model in made[0]}
+        send_malformed(wire, bases, draw, item_ids, into)
+        if into.requests % 1_000 == 0:
+            print(f"{into.requests} of {count}, {len(into.wrong)} wrong")
+
+
 @pytest.mark.parametrize(
     "count", [600, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(7_200)])]
 )
@@ -115,23 +131,11 @@ def test_malformed_requests_are_refused_or_answered_rightly_and_end_no_process(
     target: EmbeddedServer, exported: Exported, count: int
 ) -> None:
     draw, began, found = Draw(SEED), time.monotonic(), dict[str, Any]()
-    item_ids = set(exported.dataset.item_ids_V.tolist())
     judged, warm_up = Judged(), Judged()
     with closing(Wire(target.grpc_url, target.http_url)) as wire:
-
-        def send(requests: int, into: Judged) -> None:
-            for number in range(requests):
-                if number % FRESH == 0:
-                    users = draw.sample(range(300), 2)
-                    made = [good_requests(target, exported, user) for user in users]
-                    bases = {model: [good[model] for good in made] for model in made[0]}
-                send_malformed(wire, bases, draw, item_ids, into)
-                if into.requests % 1_000 == 0:
-                    print(f"{into.requests} of {requests}, {len(into.wrong)} wrong")
-
-        send(min(WARM_UP, count // 3), warm_up)
+        send_many(wire, target, exported, min(WARM_UP, count // 3), draw, warm_up)
         with unharmed(target, exported, found):
-            send(count, judged)
+            send_many(wire, target, exported, count, draw, judged)
     found |= {"rss_growth": found["rss_bytes_after"] / found["rss_bytes_before"]}
     found |= {"shared_growth": found["shared_bytes_after"] / found["shared_bytes_before"]}
     if count == MANY:
@@ -142,3 +146,17 @@ def test_malformed_requests_are_refused_or_answered_rightly_and_end_no_process(
     assert warm_up.wrong == []
     assert found["shared_growth"] < 1.2
     assert found["rss_growth"] < 1.2
+
+
+def test_malformed_requests_through_the_proxy_end_no_process_either(
+    target: EmbeddedServer, exported: Exported, tmp_path: Path
+) -> None:
+    for name in ("haproxy", "openssl"):
+        tool(name)
+    judged = Judged()
+    with Proxy([target.endpoints] * 3, tmp_path) as proxy:
+        proxy.wait_for("grpc/replica-1", "UP")
+        through = Wire(proxy.grpc_url, proxy.http_url, proxy.certificate, proxy.headers)
+        with closing(through) as wire, unharmed(target, exported, {}):
+            send_many(wire, target, exported, 300, Draw(SEED + 1), judged)
+    assert judged.wrong == []

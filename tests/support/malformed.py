@@ -253,13 +253,13 @@ def json_of(draw: Draw, request: WireRequest) -> bytes:
             name = draw.choice([*at])
             value = at[name]
             if isinstance(value, list) and value and name != "shape" and draw.random() < 0.7:
-                value[draw.randrange(len(value))] = draw.choice(odd)
+                value[draw.randrange(len(value))] = deepcopy(draw.choice(odd))
             elif name == "shape":
                 at[name] = draw.choice(
                     ([], [1], [1, 0], [1, 1, 1], [-1, 1], [1, 1000], ["1", 1], [1.5], None, 7)
                 )
             else:
-                at[name] = draw.choice(odd)
+                at[name] = deepcopy(draw.choice(odd))
     body = json.dumps(header).encode()
     return broken_message(draw, body) if draw.random() < 0.2 else body
 

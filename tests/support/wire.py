@@ -1,9 +1,12 @@
 """Requests as bytes of both protocols, also those that no client would make."""
 
 import json
+import ssl
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -18,6 +21,7 @@ CLIENTS_FAULT = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
 }
 """A caller's error over gRPC; over HTTP it is a status from 400 to 499."""
@@ -112,28 +116,52 @@ class Reply(NamedTuple):
 class Wire:
     """Sends bytes to a server over both protocols, one request at a time."""
 
-    def __init__(self, grpc_url: str, http_url: str, timeout_s: float = 30.0) -> None:
-        self._channel = grpc.insecure_channel(grpc_url, [("grpc.max_receive_message_length", -1)])
+    def __init__(
+        self,
+        grpc_url: str,
+        http_url: str,
+        certificate: Path | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """With a `certificate` through TLS; `headers` go with every request."""
+        options = [("grpc.max_receive_message_length", -1)]
+        if certificate is None:
+            self._channel = grpc.insecure_channel(grpc_url, options)
+            self._connect = partial(HTTPConnection, http_url.removeprefix("http://"), timeout=timeout_s)
+        else:
+            trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+            self._channel = grpc.secure_channel(grpc_url, trusted, options)
+            context = ssl.create_default_context(cafile=str(certificate))
+            self._connect = partial(HTTPSConnection, http_url, timeout=timeout_s, context=context)
         self._infer = self._channel.unary_unary(INFER, lambda message: message, lambda message: message)
-        self._http_url = http_url.removeprefix("http://")
+        self._through_proxy = certificate is not None
+        self._headers = headers or {}
         self._timeout_s = timeout_s
 
     def close(self) -> None:
         self._channel.close()
 
     def over_grpc(self, message: bytes) -> Reply:
+        metadata = tuple(self._headers.items())
         try:
-            return Reply("OK", "", self._infer(message, timeout=self._timeout_s))
+            return Reply("OK", "", self._infer(message, timeout=self._timeout_s, metadata=metadata))
         except grpc.RpcError as error:
-            return Reply(error.code().name, error.details() or "", b"")
+            reset = self._through_proxy and error.code() is grpc.StatusCode.CANCELLED
+            # So does a proxy that is sent more than it takes, over HTTP/2.
+            status = "RESOURCE_EXHAUSTED" if reset else error.code().name
+            return Reply(status, error.details() or "", b"")
 
     def over_http(self, path: str, body: bytes, headers: dict[str, str], method: str = "POST") -> Reply:
         """Send a request on a connection of its own."""
-        with closing(HTTPConnection(self._http_url, timeout=self._timeout_s)) as connection:
+        with closing(self._connect()) as connection:
             try:
-                connection.request(method, path, body, headers)
+                connection.request(method, path, body, headers | self._headers)
                 response = connection.getresponse()
                 content = response.read()
+            except (ssl.SSLEOFError, BrokenPipeError, ConnectionResetError):
+                # A proxy closes the connection while it is sent more than it takes.
+                return Reply("413" if self._through_proxy else "closed", "", b"")
             except (OSError, HTTPException) as error:
                 return Reply(type(error).__name__, str(error), b"")
         if response.status == 200:
