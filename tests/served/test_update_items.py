@@ -79,7 +79,8 @@ def open_server(serve: Serve) -> Iterator[EmbeddedServer]:
 
 def asked(seed: int, item_ids: Iterable[int] = (), **fields: Any) -> RecommendRequest:
     draw = np.random.default_rng(seed)
-    ids = [*(1_000 + 3 * draw.integers(ITEMS, size=6)).tolist(), *item_ids]
+    # With one more, as many as the model reads: of fewer, no prefix is kept.
+    ids = [*(1_000 + 3 * draw.integers(ITEMS, size=19)).tolist(), *item_ids]
     events = [Event(item_id=item_id, actions=1, timestamp=NOW - 600 + n) for n, item_id in enumerate(ids)]
     return RecommendRequest(
         user_id="ann", history=events, request_time=NOW, num_results=NUM_RESULTS, **fields
