@@ -6,7 +6,7 @@ ORACLES := build/oracles
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ bench-flood: install ## Five times what a server can answer, for a minute: answe
 
 bench-sweep: install ## Vary one thing after another: make bench-sweep SUBJECT=growth, nearest, appends, items, or options or precision of what make demo left; minutes each
 	$(BIN)/unipinrec bench sweep $(SUBJECT) $(ARGS)
+
+bench-faults: install ## Kill and stop nodes, server and launcher under load, 20 times each: an hour and a half; [ARGS='--repeats 1']
+	$(BIN)/unipinrec bench faults $(ARGS)
 
 loadtest: install ## Replay traffic on a server by Locust: make loadtest [ARGS='--rate 50 --shape spike'] [ARGS=--web]
 	$(BIN)/unipinrec loadtest $(ARGS)

@@ -13,6 +13,7 @@ from unipinrec_client import RecommendError
 
 from benchmarks.ann import BUDGET, LEFT_OUT, Device, measure
 from benchmarks.ann import plot as plot_ann
+from benchmarks.faults import FaultsPlan, measure_faults
 from benchmarks.flood import FloodPlan, measure_flood
 from benchmarks.gpu.run import GpuBench, Part
 from benchmarks.gpu.shape import SHAPES
@@ -374,6 +375,46 @@ def bench_second_ranker(
     write_report(out / "second-ranker.json", report.model_dump(mode="json"))
     console.print(report.table())
     console.print(f"report written to {out / 'second-ranker.json'}", soft_wrap=True)
+
+
+@app.command("faults")
+def bench_faults(
+    sizes: Annotated[
+        str, typer.Option("--preset", help=f"Size of the model: {', '.join(PRESETS)}.")
+    ] = FaultsPlan.sizes,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = FaultsPlan.rate,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each fault.")] = FaultsPlan.repeats,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One fault alone, as 'history killed'; may be repeated.")
+    ] = None,
+    node_window: Annotated[
+        float, typer.Option(min=2, help="Seconds of load after a node's fault.")
+    ] = FaultsPlan.node_window_s,
+    server_window: Annotated[
+        float, typer.Option(min=2, help="Seconds of load after a fault of the server or its launcher.")
+    ] = FaultsPlan.server_window_s,
+    out: Annotated[Path, typer.Option(help="Folder of bundles, logs and the report faults.json.")] = OUT,
+) -> None:
+    """Kill and stop nodes, server and launcher under load, and compare every answer with what it was before.
+
+    A trial takes 17 s, of the server or the launcher 35; all of them, repeated 20 times, an hour and a half.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = plain_console()
+    plan = FaultsPlan(
+        out=out.absolute(),
+        sizes=sizes,
+        rate=rate,
+        repeats=repeats,
+        node_window_s=node_window,
+        server_window_s=server_window,
+        only=tuple(only or ()),
+    )
+    with one_line_errors(*SERVED, ValueError):
+        report = measure_faults(plan, narrator(console))
+    write_report(out / "faults.json", report.model_dump(mode="json"))
+    console.print(report.table())
+    console.print(f"report written to {out / 'faults.json'}", soft_wrap=True)
 
 
 @app.command("rollouts")

@@ -42,6 +42,7 @@ def serve(
     http_port: Annotated[int, Port] = 8000,
     grpc_port: Annotated[int, Port] = 8001,
     metrics_port: Annotated[int, Port] = 8002,
+    health_port: Annotated[int, Port] = 8003,
     profile: Annotated[
         str | None, typer.Option(help="Model configurations to load, by name; default: config.pbtxt.")
     ] = None,
@@ -109,7 +110,11 @@ def serve(
         given = {name: value for name, value in chosen.items() if value is not None}
         settings = ServingSettings.model_validate(given)
         endpoints = Endpoints(
-            address=address, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+            address=address,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            health_port=health_port,
         )
         run_server(
             settings, console=Console(), endpoints=endpoints, baseline=baseline, profile=profile, log_path=log

@@ -40,6 +40,7 @@ class Container:
             "HTTP_PORT": endpoints.http_port,
             "GRPC_PORT": endpoints.grpc_port,
             "METRICS_PORT": endpoints.metrics_port,
+            "HEALTH_PORT": endpoints.health_port,
             "BUNDLE": f"/bundles/{bundle}",
         }
         chosen = [f"--env=UNIPINREC_{variable}={value}" for variable, value in variables.items()]

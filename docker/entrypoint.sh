@@ -7,5 +7,6 @@ exec python -m commands.serve \
     --http-port "${UNIPINREC_HTTP_PORT:-8000}" \
     --grpc-port "${UNIPINREC_GRPC_PORT:-8001}" \
     --metrics-port "${UNIPINREC_METRICS_PORT:-8002}" \
+    --health-port "${UNIPINREC_HEALTH_PORT:-8003}" \
     --log "${UNIPINREC_LOG:-/tmp/server.log}" \
     "$@"

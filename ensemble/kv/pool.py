@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ensemble.kv.event_chain import EventChain
 from ensemble.kv.shared_memory import SharedMemory
 from ensemble.kv.slot_storage import PoolMemory, SlotLayout, SlotStorage
+from ensemble.owners import named
 
 FREE, WRITING, READY = 0, 1, 2
 
@@ -142,14 +143,15 @@ class KVPool:
                 self._overwrite(slot)
                 if slot in self._owner_by_slot:
                     self.storage.clear(slot)
-                self._owner_by_slot[slot] = owner
+                self._owner_by_slot[slot] = named(owner)
                 return slot
         return None
 
     def wipe(self, owners: Collection[bytes]) -> int:
         """Overwrite the slots of owners with zeros and free them, whoever reads them: the generation changes
         first. Returns how many slots these were. None may be in use by this process."""
-        slots = [slot for slot, owner in self._owner_by_slot.items() if owner in owners]
+        names = {named(owner) for owner in owners}
+        slots = [slot for slot, name in self._owner_by_slot.items() if name in names]
         for slot in slots:
             self._overwrite(slot)
             self.storage.clear(slot)

@@ -9,7 +9,7 @@ from typing import Self
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from ensemble.nodes.contract import RefusedError
-from ensemble.nodes.in_flight import InFlight, Ticket, now_us
+from ensemble.nodes.in_flight import Ended, Ending, InFlight, Ticket, now_us
 from ensemble.settings import ServingSettings
 
 SHARE = 0.6
@@ -38,8 +38,12 @@ class Estimate:
         self.user_us: float | None = None
         """None until requests have had to wait for each other."""
 
-    def learn(self, took_us: int, users: int, ahead: int) -> None:
-        """Note an answered request of so many users, with so many ahead of it."""
+    def learn(self, ended: Ended) -> None:
+        """Note a request that has ended."""
+        took_us, users, ahead = ended.took_us, ended.users, ended.ahead
+        late = ended.ending is Ending.EXPIRED and took_us > self.expect_us(users, ahead)
+        if not late and ended.ending is not Ending.ANSWERED:
+            return
         if ahead <= FEW / 4:
             self.lone_us = _mean(self.lone_us or took_us, took_us)
         elif ahead >= FEW:
@@ -107,7 +111,7 @@ class Admission:
         if at_us - self._settled_us >= SETTLE_US:
             self._settled_us = at_us
             for ended in self._in_flight.settle(at_us):
-                self._estimate.learn(ended.took_us, ended.users, ended.ahead)
+                self._estimate.learn(ended)
 
     def _refusal(self, users: int, timeout_us: int, *, canary: bool) -> RefusedError | None:
         ahead = self._in_flight.users

@@ -5,7 +5,7 @@ from typing import Any
 
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.admission import Admission
-from ensemble.nodes.contract import CANARY
+from ensemble.nodes.contract import CANARY, InvalidInputError
 from ensemble.nodes.in_flight import Ticket
 from ensemble.nodes.node import EntryPoint, Node
 from ensemble.settings import ServingSettings
@@ -25,6 +25,10 @@ class EdgeEntryPoint(EntryPoint):
 
     def ticket(self, request: Any) -> Ticket:
         """Return the ticket of a request that is let in. What is refused costs no more than this, for an
-        overloaded server gets many of them. Raises `RefusedError`."""
-        users = self._backend.get_input_tensor_by_name(request, "USER_ID").shape()[0]
-        return self._admission.admit(users, request.timeout(), canary=request.request_id() == CANARY)
+        overloaded server gets many of them. Raises `RefusedError`, and `InvalidInputError` for no users."""
+        tensor = self._backend.get_input_tensor_by_name(request, "USER_ID")
+        if tensor is None:
+            raise InvalidInputError("USER_ID is missing; allowed: 1 to 16 users")
+        return self._admission.admit(
+            tensor.shape()[0], request.timeout(), canary=request.request_id() == CANARY
+        )

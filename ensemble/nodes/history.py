@@ -118,7 +118,7 @@ class HistoryNode:
             **self._seal.close(POLICY_TICKET, tokens, tickets),
             "RESOLVED_NUM_RESULTS": np.array([[row.num_results] for row in rows], np.int64),
             "RESOLVED_OUTCOME_WEIGHTS": np.stack([row.outcome_weight_A for row in rows]),
-            ADMISSION: np.stack([row.admission for row in rows]),
+            **self._seal.close(ADMISSION, tokens, [row.admission.tobytes() for row in rows]),
         }
 
     def close(self) -> None:

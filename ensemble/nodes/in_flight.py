@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 FOLDER = "in-flight"
 PLACES = 1024
 """Requests that may be under way at once."""
-CLOSED = np.dtype([("deadline_us", "<i8"), ("at_us", "<i8")])
+CLOSED = np.dtype([("deadline_us", "<i8"), ("at_us", "<i8"), ("ending", "<i8")])
 OVERTAKEN_US = 500_000
 """A request that is open although one that was admitted so much later has ended: Triton ended it between two
 nodes, as it does when its caller is gone."""
@@ -28,6 +29,16 @@ nodes, as it does when its caller is gone."""
 def now_us() -> int:
     """Return the microseconds of a clock that all processes of this machine share and that never jumps."""
     return time.monotonic_ns() // 1000
+
+
+class Ending(IntEnum):
+    """How a request ended, and so what its time says of others."""
+
+    ANSWERED = 0
+    EXPIRED = 1
+    """An answer would have taken longer still."""
+    FAILED = 2
+    """Nothing."""
 
 
 class Ticket(NamedTuple):
@@ -40,7 +51,7 @@ class Ticket(NamedTuple):
     place: int = 0
 
     def to_array(self, users: int) -> NDArray[np.int64]:
-        """Return the tensor ADMISSION of a request of so many users, INT64 [B, 3]."""
+        """Return what ADMISSION holds, sealed, for each of so many users, INT64 [B, 3]."""
         return np.tile(np.array(self, np.int64), (users, 1))
 
     @classmethod
@@ -53,8 +64,8 @@ class Ticket(NamedTuple):
 class Ended:
     """A request that has ended."""
 
+    ending: Ending
     took_us: int
-    """Until its answer, or until a node found it too late."""
     users: int
     ahead: int
     """Users of the requests that were under way when it was admitted."""
@@ -97,7 +108,7 @@ class InFlight:
         return Ticket(deadline_us, self._table, place)
 
     def settle(self, at_us: int) -> Iterator[Ended]:
-        """Count no longer what has ended, and yield what took its time. What nobody closed ends with its
+        """Count no longer what has ended, and yield what a node closed. What nobody closed ends with its
         deadline, or when it has been overtaken."""
         open_P = self._users_P > 0
         closed_P = open_P & (self._closed_P["deadline_us"] == self._deadline_P)
@@ -106,9 +117,11 @@ class InFlight:
         lost_P = open_P & ~closed_P
         lost_P &= (self._deadline_P < at_us) | (self._opened_P < self._latest_us - OVERTAKEN_US)
         for place in np.flatnonzero(closed_P | lost_P).tolist():
-            at_us, users = int(self._closed_P["at_us"][place]), int(self._users_P[place])
-            if closed_P[place] and at_us:
-                yield Ended(at_us - int(self._opened_P[place]), users, int(self._ahead_P[place]))
+            users = int(self._users_P[place])
+            if closed_P[place]:
+                _, ended_us, ending = self._closed_P[place].tolist()
+                took_us = ended_us - int(self._opened_P[place])
+                yield Ended(Ending(ending), took_us, users, int(self._ahead_P[place]))
             self.users -= users
             self._users_P[place] = 0
             self._free.append(place)
@@ -121,9 +134,8 @@ class InFlightTables:
         self._folder = runtime_dir / FOLDER
         self._closed: dict[int, NDArray[Any]] = {}
 
-    def close(self, ticket: Ticket, *, timed: bool = True) -> None:
-        """Say that a request has ended, unless nobody counts it or its edge is gone. `timed` says whether the
-        time that it took tells what others will take."""
+    def close(self, ticket: Ticket, ending: Ending) -> None:
+        """Say that a request has ended, unless nobody counts it or its edge is gone."""
         if ticket.table <= 0 or not 0 <= ticket.place < PLACES:
             return
         closed_P = self._closed.get(ticket.table)
@@ -131,7 +143,8 @@ class InFlightTables:
             with suppress(OSError, ValueError):
                 closed_P = self._closed[ticket.table] = self._open(ticket.table)
         if closed_P is not None:
-            closed_P["at_us"][ticket.place] = now_us() if timed else 0
+            closed_P["at_us"][ticket.place] = now_us()
+            closed_P["ending"][ticket.place] = ending
             # Last, because it is what the edge looks at.
             closed_P["deadline_us"][ticket.place] = ticket.deadline_us
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 
 from ensemble.loaded_bundle import LoadedBundle
+from ensemble.nodes.busy import Busy
 from ensemble.nodes.contract import (
     ADMIN_HEADER,
     ADMIN_KEY,
@@ -28,9 +30,10 @@ from ensemble.nodes.contract import (
     InvalidInputError,
     RefusedError,
 )
-from ensemble.nodes.in_flight import InFlightTables, Ticket, now_us
+from ensemble.nodes.impossible_shapes import tolerate_impossible_shapes
+from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
-from ensemble.nodes.seal import StaleSealError
+from ensemble.nodes.seal import Seal, StaleSealError
 from ensemble.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,8 @@ class EntryPoint:
     node: ClassVar[Callable[[LoadedBundle, ServingSettings], Node[Any, Any]]]
     exports_metrics: ClassVar[bool] = True
     """Whether the server tells what the node counts."""
+    may_wait: ClassVar[bool] = False
+    """Whether it waits for other processes as long as they like, so that waiting is no sign of a hang."""
     computes: ClassVar[bool] = False
     """Whether a batch takes the processor for long. Such a node gives way to the server and to the edge, so
     that what is refused is refused at once however much is computed."""
@@ -94,15 +99,22 @@ class EntryPoint:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle that the model's configuration names, else the server's settings."""
+        tolerate_impossible_shapes()
         if self.computes:
             os.nice(GIVES_WAY)
-        settings = ServingSettings().with_parameters(json.loads(args["model_config"])["parameters"])
+        config = json.loads(args["model_config"])
+        settings = ServingSettings().with_parameters(config["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
         log_as_json(model, instance, settings.log_level)
+        self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
+        self._busy = nullcontext() if self.may_wait else Busy(settings.runtime_dir)
         # Only the backend's own processes have this module.
         self._backend = import_module("triton_python_backend_utils")
         self._in_flight = InFlightTables(settings.runtime_dir)
-        self._node = self.make(LoadedBundle.open(settings.bundle), settings, args)
+        loaded = LoadedBundle.open(settings.bundle)
+        sealed = any(tensor["name"] == ADMISSION for tensor in config["input"])
+        self._seal = Seal(settings, loaded.id) if sealed else None
+        self._node = self.make(loaded, settings, args)
         registry = CollectorRegistry()
         text = "Requests that the node answered with an error"
         failed = Counter("unipinrec_failed_requests", text, ["reason"], registry=registry)
@@ -120,6 +132,10 @@ class EntryPoint:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request of a batch; a bad one fails alone."""
+        with self._busy:
+            return self._answer(requests)
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
         began = time.perf_counter()
         tickets = [_attempt(self.ticket, request) for request in requests]
         parsed = [_attempt(self._parse, arrived) for arrived in zip(requests, tickets, strict=True)]
@@ -151,14 +167,22 @@ class EntryPoint:
         self._node.close()
 
     def ticket(self, request: Any) -> Ticket | None:
-        """Return what the edge has sent along with a request; None where it did not come from there."""
+        """Return what the edge has sent along with a request; None where it did not come from there. Raises
+        what `Seal.open` does."""
         tensor = self._backend.get_input_tensor_by_name(request, ADMISSION)
-        return None if tensor is None else Ticket.of_array(tensor.as_numpy())
+        if tensor is None or self._seal is None:
+            return None
+        opened = self._seal.open({ADMISSION: _array_of(tensor)}, ADMISSION)[0]
+        return Ticket.of_array(np.frombuffer(opened.content[ADMISSION], np.int64)[None])
 
     def _close(self, ticket: Ticket | _Failure | None, outcome: list[Any] | _Failure) -> None:
-        reason = outcome.reason if isinstance(outcome, _Failure) else ""
-        if isinstance(ticket, Ticket) and (reason or self.answers):
-            self._in_flight.close(ticket, timed=reason in ("", "expired"))
+        if not isinstance(ticket, Ticket):
+            return
+        if isinstance(outcome, _Failure):
+            expired = outcome.reason == "expired"
+            self._in_flight.close(ticket, Ending.EXPIRED if expired else Ending.FAILED)
+        elif self.answers:
+            self._in_flight.close(ticket, Ending.ANSWERED)
 
     def _parse(self, arrived: tuple[Any, Ticket | _Failure | None]) -> list[Any]:
         request, ticket = arrived
@@ -166,7 +190,11 @@ class EntryPoint:
             raise ticket.error
         if ticket is not None and (late_us := now_us() - ticket.deadline_us) > 0:
             raise ExpiredError(f"the request's deadline passed {late_us / 1e3:.0f} ms ago")
-        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        arrays = {tensor.name(): _array_of(tensor) for tensor in request.inputs()}
+        # Triton 2.51 counts the inputs only, so that an optional one can stand in for one that is not.
+        for name in self._required:
+            if name not in arrays:
+                raise InvalidInputError(f"{name} is missing; allowed: {', '.join(self._required)}")
         users = len(next(iter(arrays.values())))
         if ticket is not None:
             arrays[ADMISSION] = ticket.to_array(users)
@@ -226,6 +254,14 @@ def log_as_json(node: str, instance: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def _array_of(tensor: Any) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.as_numpy()
+    shape = tuple(tensor.shape())
+    if array.shape != shape:
+        raise InvalidInputError(f"{tensor.name()} has shape {list(shape)}; allowed: as many values as it has")
+    return array
 
 
 def _beside(request: Any, users: int) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,6 @@
 Shapes: N events, X item rows.
 """
 
-import secrets
 import struct
 from dataclasses import dataclass
 from typing import Self
@@ -12,7 +11,7 @@ import numpy as np
 
 from ensemble.arrays import PADDING, Int64s
 from ensemble.kv.event_chain import LEAST_REUSED
-from ensemble.owners import OWNER_BYTES, owner_digest
+from ensemble.owners import OWNER_BYTES, owner_digest, owner_once
 from unipinrec.data.history import History
 
 EVENT = np.dtype([("item_row", "<i4"), ("actions", "<u4"), ("timestamp", "<i8"), ("surface", "<i4")])
@@ -65,7 +64,7 @@ def owner_of(user_id: bytes, *, stored: bool, events: int) -> bytes:
     the guess.
     """
     if not stored and events + 1 < LEAST_REUSED:
-        return secrets.token_bytes(OWNER_BYTES)
+        return owner_once(user_id)
     return owner_digest(user_id, "stored" if stored else "sent")
 
 

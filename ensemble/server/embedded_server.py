@@ -21,12 +21,14 @@ import tritonclient.grpc as triton
 from ensemble.nodes.contract import ADMIN_HEADER
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
+from ensemble.server.node_process import NodeProcess
 from ensemble.server.node_set import FIRST, NodeSet, standby_name
+from ensemble.server.reaper import Reaper
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remove_folder
 from ensemble.server.selection import Selection
 from ensemble.server.served_repository import ServedRepository
 from ensemble.server.server_error import ServerError, ServerKilledError
-from ensemble.settings import ROOT, ServingSettings
+from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.stores import make_catalogue, make_histories
 from unipinrec.bundle import BundleError, read_manifest
@@ -39,8 +41,10 @@ POLL_S = 0.1
 # Triton takes all of it for HTTP connections that callers keep open, and once a node has died.
 UNLOAD_TIMEOUT_S = 3
 PR_SET_PDEATHSIG = 1
-# Said on every machine without a GPU.
-HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML")
+OUTAGE = "outage"
+"""Name of a model that holds nothing and fails to load, so that the server is not ready (`readiness.py`)."""
+# Said on every machine without a GPU, and of that model.
+HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML", f"'{OUTAGE}'")
 # Triton logs a traceback as one quoted line with escaped line ends: its first line says what failed.
 LOGGED_ERROR = re.compile(r'^E\d{4} \S+ \d+ \S+ "?(?P<message>.+?)(?:\\n.*)?"?$')
 LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
@@ -66,8 +70,8 @@ class EmbeddedServer:
 
     Used as a context manager it stops the server and removes what it left, whatever happened in between.
     Start it from a thread that lives as long as the server should: Linux ends the server with that thread,
-    by a SIGTERM, so that a killed launcher leaves no server. Folders in shared memory then stay until the
-    next start, which removes those that no living process holds.
+    by a SIGTERM. What does not end by it, as a stopped node, `reaper.py` kills, and removes folders in shared
+    memory; a start removes those that no living process holds, too.
 
     The admin secret is in the server's command line, where other users of the machine can read it.
     """
@@ -111,6 +115,7 @@ class EmbeddedServer:
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
+        self._reaper: Reaper | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +179,7 @@ class EmbeddedServer:
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
+        self._reaper = Reaper(runtime_dir, SHARED_MEMORY)
         with self.changing:
             models = runtime_dir / "models"
             self.repository = ServedRepository(models, self._model_repository, self._profile)
@@ -196,6 +202,7 @@ class EmbeddedServer:
                 # The server and its nodes hold the lock too, so their memory outlives a killed launcher.
                 pass_fds=(self._lock,),
             )
+        self._reaper.watch(self.pid)
 
     def wait_until_serving(
         self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
@@ -216,14 +223,35 @@ class EmbeddedServer:
                 time.sleep(POLL_S)
         return False
 
+    def stands_by(self, model: str) -> bool:
+        """Return whether a model is one that no caller's request reaches."""
+        return self.standby is not None and model in (*self.standby.nodes, *self.standby_ensembles)
+
+    def bundle_of(self, model: str) -> Path | None:
+        """Return the bundle of a model; None for one that is not to be loaded."""
+        if self.standby is not None and self.stands_by(model):
+            return self.standby.bundle
+        return self.serving.bundle if model in self.models else None
+
+    def runtime_dir_of(self, model: str) -> Path:
+        """Return the folder in which the nodes of a model keep what they share."""
+        stands_by = self.standby is not None and model in self.standby.nodes
+        nodes = self.standby if self.standby is not None and stands_by else self.serving
+        return nodes.runtime_dir
+
+    def processes(self) -> list[NodeProcess]:
+        """Return the processes of all nodes; those that have died are not among them."""
+        found = [NodeProcess.of(child) for child in psutil.Process(self.pid).children()]
+        return [node for node in found if node is not None]
+
     def node_processes(self, model: str) -> list[int]:
         """Return the process ids of a model's instances; those that have died are not among them."""
-        found = []
-        for child in psutil.Process(self.pid).children():
-            with suppress(psutil.NoSuchProcess):
-                if any(f"/{model}/1/model.py" in argument for argument in child.cmdline()):
-                    found.append(child.pid)
-        return found
+        return [node.pid for node in self.processes() if node.model == model]
+
+    def kill(self) -> None:
+        """End the server at once, as one that hangs; its launcher finds it killed. Raises `ServerError` when
+        there is none."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def check_running(self) -> None:
         """Raises `ServerError` with the last errors of the log when the process has ended.
@@ -250,6 +278,9 @@ class EmbeddedServer:
             remove_folder(self.settings.runtime_dir)
             os.close(self._lock)
             self._lock = None
+        if self._reaper is not None:
+            self._reaper.dismiss()
+            self._reaper = None
 
     def client(self) -> triton.InferenceServerClient:
         """Return a gRPC client of this server; as a context manager it is closed at the end."""
@@ -294,7 +325,7 @@ class EmbeddedServer:
             # The committed configurations are complete; guessing them costs each model another process.
             "--disable-auto-complete-config",
             *(f"--{name}-address={self.endpoints.address}" for name in ("http", "grpc", "metrics")),
-            *(f"{option}={port}" for option, port in self.endpoints.ports.items()),
+            *(f"{option}={port}" for option, port in self.endpoints.triton_ports.items()),
             # Triton 2.51 has no histogram of latencies, only quantiles of the last minute.
             "--metrics-config=summary_latencies=true",
             *_trace_flags(self.settings),

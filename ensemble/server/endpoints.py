@@ -23,6 +23,8 @@ class Endpoints:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    health_port: int = 8003
+    """Where the launcher itself tells of the server's health."""
 
     @classmethod
     def free(cls) -> Self:
@@ -32,15 +34,20 @@ class Endpoints:
     @classmethod
     def free_for(cls, servers: int) -> list[Self]:
         """Return such ports for so many servers, all of them different."""
-        ports = iter(free_ports(3 * servers))
+        ports = iter(free_ports(4 * servers))
         return [
-            cls(http_port=http, grpc_port=grpc, metrics_port=metrics)
-            for http, grpc, metrics in zip(ports, ports, ports, strict=True)
+            cls(http_port=http, grpc_port=grpc, metrics_port=metrics, health_port=health)
+            for http, grpc, metrics, health in zip(ports, ports, ports, ports, strict=True)
         ]
 
     @property
     def ports(self) -> dict[str, int]:
-        """The ports by the name of the option that sets each."""
+        """All ports by the name of the option that sets each."""
+        return {**self.triton_ports, "--health-port": self.health_port}
+
+    @property
+    def triton_ports(self) -> dict[str, int]:
+        """The ports of Triton's own, by the name of its option."""
         return {
             "--http-port": self.http_port,
             "--grpc-port": self.grpc_port,
@@ -66,6 +73,11 @@ class Endpoints:
     def metrics_url(self) -> str:
         """Address of the Prometheus metrics."""
         return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    @property
+    def health_url(self) -> str:
+        """Base of the launcher's addresses about the server's health."""
+        return f"http://{self.host}:{self.health_port}"
 
     def check(self) -> None:
         """Raises `ServerError` for an address not IPv4 or not ours, or a port named twice or taken."""

@@ -5,7 +5,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,13 @@ from ensemble.bundle_check.bounded import check_bundle_bounded
 from ensemble.gpu_presence import require_gpu
 from ensemble.graph import MODEL_REPOSITORY, call_server, read_config
 from ensemble.nodes.contract import CANARY, CHECK, COMMAND
+from ensemble.server.backoff import Backoff
 from ensemble.server.control import Control, listening
 from ensemble.server.embedded_server import Canary, EmbeddedServer
 from ensemble.server.endpoints import Endpoints
+from ensemble.server.health import SERVER, Health, told_at
 from ensemble.server.rollout import Rollout
+from ensemble.server.runtime_folder import await_abandoned
 from ensemble.server.server_error import BundleRefusedError, ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
@@ -35,8 +38,8 @@ from unipinrec.bundle import BundleError
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.2
 UNKNOWN_USER = "42"
-RESTART_PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)
-RESTART_WINDOW_S = 300.0
+FAILED_STARTS = 5
+"""Starts in turn that may fail by themselves, once a server has served."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -116,30 +119,6 @@ class CommandCanary:
         client.infer(self.model, [command], client_timeout=self.timeout_s)
 
 
-class Restarts:
-    """Grants a bounded number of restarts within a window of time.
-
-    The first comes at once, for the sake of those who wait. Later ones wait longer, and one too many is not
-    granted: requests that kill the server must not keep a machine busy with starts.
-    """
-
-    def __init__(self, pauses_s: Sequence[float] = RESTART_PAUSES_S) -> None:
-        """`pauses_s` are the seconds before each restart in `RESTART_WINDOW_S`, as many as are granted."""
-        self._pauses_s = pauses_s
-        self._granted: list[float] = []
-
-    def __str__(self) -> str:
-        return f"{len(self._pauses_s)} in {RESTART_WINDOW_S:g} s"
-
-    def grant(self, now: float) -> float | None:
-        """Return the seconds to pause before a restart wanted at `now` (s), None if it is one too many."""
-        self._granted = [then for then in self._granted if now - then < RESTART_WINDOW_S]
-        if len(self._granted) == len(self._pauses_s):
-            return None
-        self._granted.append(now)
-        return self._pauses_s[len(self._granted) - 1]
-
-
 @dataclass(slots=True)
 class Stop:
     """Whether somebody wants the launcher to stop."""
@@ -158,13 +137,14 @@ def serve(
     baseline: bool = False,
     profile: str | None = None,
     log_path: Path | None = None,
-    restarts: Restarts | None = None,
+    backoff: Backoff | None = None,
 ) -> None:
     """Serve `settings.bundle` until Ctrl-C or SIGTERM; call it from the main thread.
 
     `baseline` serves `recommend_separate` beside `recommend`. The bundle's link is followed once, so that a
-    node that is loaded again loads the bundle of the others. A server that has served and is killed by a
-    signal, as one request can do to Triton 2.51, is started again, as often as `restarts` grant.
+    node that is loaded again loads the bundle of the others. A server that has served and ends, as by a
+    signal after a request that Triton 2.51 does not survive, is started again, after the pauses of `backoff`.
+    The health port tells what serves and what does not, from the first moment on.
 
     Raises `ServerError`, one line with a remedy, if the server cannot start or has stopped by itself, its
     subclass `BundleRefusedError` if the bundle is not to be served, and `NoGpuError` if the profile asks for
@@ -174,6 +154,7 @@ def serve(
     example = example_user(settings.histories)
     check_profile(profile, model_repository, settings)
     endpoints = endpoints or Endpoints()
+    await_abandoned(settings.runtime_dir)
     endpoints.check()
     with console.status("Checking the bundle …"):
         check_bundle(settings.bundle)
@@ -198,14 +179,16 @@ def serve(
         profile=profile,
         log_path=log_path,
     )
+    health = Health()
+    health.begin(SERVER, "starts")
     with stop_on_signals() as stop:
-        with server:
+        with told_at(health, endpoints), server:
             say(f"Loading {server.settings.bundle} (log: {server.log_path})")
             for ensemble in server.not_served:
                 say(f"Without {ensemble}: the bundle holds no model for it; `unipinrec export` adds one.")
             rollout = Rollout(server, check_bundle, settings.bundle if settings.bundle.is_symlink() else None)
             control = Control(rollout, say)
-            _keep_serving(server, restarts or Restarts(), stop, console, say, example, control)
+            _keep_serving(server, health, backoff or Backoff(), stop, console, say, example, control)
             say("Stopping …")
         say("Stopped.")
 
@@ -228,15 +211,17 @@ def stop_on_signals() -> Iterator[Stop]:
 
 def _keep_serving(
     server: EmbeddedServer,
-    restarts: Restarts,
+    health: Health,
+    backoff: Backoff,
     stop: Stop,
     console: Console,
     say: Callable[[str], None],
     example: str,
     control: Control,
 ) -> None:
-    has_served = False
+    has_served, failed_starts = False, 0
     while not stop.asked:
+        serves = False
         try:
             began = time.monotonic()
             with console.status("Loading the models …"):
@@ -244,20 +229,30 @@ def _keep_serving(
                 canaries = canaries_of(server)
                 if not all(server.wait_until_serving(c, cancelled=lambda: stop.asked) for c in canaries):
                     return
-            say(f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
-            if not has_served:
-                say(_requests(server.endpoints, example))
-            has_served = True
-            with watchdog_of(server, say), listening(server.settings.runtime_dir, control):
+            with (
+                watchdog_of(server, say, health),
+                listening(server.settings.runtime_dir, control),
+            ):
+                say(f"Serving after {time.monotonic() - began:.1f} s. Ctrl-C stops it.")
+                if not has_served:
+                    say(_requests(server.endpoints, example))
+                else:
+                    health.started(SERVER, well=True)
+                has_served, serves, failed_starts = True, True, 0
+                backoff.serves(time.monotonic())
+                health.end(SERVER)
                 while not stop.asked:
                     server.check_running()
                     time.sleep(POLL_S)
-        except ServerKilledError as error:
-            if not has_served:
+        except ServerError as error:
+            failed_starts += not serves and not isinstance(error, ServerKilledError)
+            if not has_served or failed_starts == FAILED_STARTS:
                 raise
-            pause_s = restarts.grant(time.monotonic())
-            if pause_s is None:
-                raise ServerError(f"{error}; restarts allowed: {restarts}") from None
+            if not serves:
+                health.started(SERVER, well=False)
+            health.clear()
+            health.begin(SERVER, "ended", str(error))
+            pause_s = backoff.pause_s(time.monotonic())
             say(f"{error}; starting it again in {pause_s:g} s")
             server.stop()
             until = time.monotonic() + pause_s
@@ -272,6 +267,7 @@ def _requests(endpoints: Endpoints, user: str) -> str:
         f"  gRPC     {endpoints.grpc_url}\n"
         f"  HTTP     {endpoints.http_url}\n"
         f"  metrics  {endpoints.metrics_url}\n"
+        f"  health   {endpoints.health_url}/readyz\n"
         "Try:\n"
         f"  unipinrec-client recommend --user {shlex.quote(user)} --url {endpoints.grpc_url}\n"
         f"  curl -s {endpoints.http_url}/v2/models/recommend/infer -d {shlex.quote(json.dumps(body))}"
@@ -296,7 +292,6 @@ class CurrentCanaries:
 
     def __iter__(self) -> Iterator[Canary]:
         yield from canaries_of(self._server)
-        yield from (UserCanary(model=name) for name in self._server.standby_ensembles)
 
 
 class CurrentCommands(Mapping[str, Canary]):
@@ -315,9 +310,12 @@ class CurrentCommands(Mapping[str, Canary]):
         return len(self._server.beside)
 
 
-def watchdog_of(server: EmbeddedServer, report: Callable[[str], None]) -> Watchdog:
+def watchdog_of(
+    server: EmbeddedServer, report: Callable[[str], None], health: Health | None = None
+) -> Watchdog:
     """Return the watchdog of all nodes of a server, those that stand by or beside the ensembles too."""
-    return Watchdog(server, CurrentCanaries(server), beside=CurrentCommands(server), report=report)
+    beside = CurrentCommands(server)
+    return Watchdog(server, CurrentCanaries(server), beside=beside, report=report, health=health)
 
 
 def example_user(histories: Path) -> str:

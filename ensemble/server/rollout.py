@@ -86,7 +86,7 @@ class Rollout:
                 self._free(loader, tell)
             try:
                 self._load(loader, nodes, tell)
-                self._try(loader, nodes, tell)
+                self._try(loader, nodes, CANARIES, tell)
                 with server.changing:
                     server.standby = nodes
                     self._switch(loader, tell, [self._turn_alone, self._turn_ensembles])
@@ -100,9 +100,9 @@ class Rollout:
 
     def rollback(self, tell: Tell) -> None:
         """Turn callers back to the bundle before, whose nodes stand by. Raises `ServerError` if there are
-        none."""
+        none, or they do not answer."""
         with self._only(), ModelLoader(self._server) as loader, self._server.changing:
-            self._standing_by()
+            self._try(loader, self._standing_by(), AT_ONCE, tell)
             self._switch(loader, tell, [self._turn_ensembles, self._turn_alone])
 
     def free(self, tell: Tell) -> None:
@@ -134,13 +134,13 @@ class Rollout:
             loader.repository.write_ensemble(ensemble, standby_name(ensemble), nodes)
             loader.load(standby_name(ensemble))
 
-    def _try(self, loader: ModelLoader, nodes: NodeSet, tell: Tell) -> None:
-        users = [NEWCOMER, *_users(self._server.settings.histories, CANARIES - 1)]
-        users = (users * CANARIES)[:CANARIES]
+    def _try(self, loader: ModelLoader, nodes: NodeSet, times: int, tell: Tell) -> None:
+        users = [NEWCOMER, *_users(self._server.settings.histories, times - 1)]
+        users = (users * times)[:times]
         call = call_server(loader.client, CANARY_TIMEOUT_S)
         for ensemble in nodes.selection.ensembles:
             name = standby_name(ensemble)
-            tell(f"Asking {name} {CANARIES} times")
+            tell(f"Asking {name} {times} times")
 
             def ask(user: bytes, name: str = name) -> None:
                 answer = call(name, {"USER_ID": np.array([[user]], np.object_)})

@@ -5,11 +5,17 @@ import glob
 import os
 import re
 import secrets
-import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from ensemble.server import reaper
 from ensemble.settings import SHARED_MEMORY
+
+POLL_S = 0.1
 
 
 def claim_folder(base: Path) -> tuple[Path, int]:
@@ -25,7 +31,7 @@ def claim_folder(base: Path) -> tuple[Path, int]:
 def remove_abandoned(base: Path) -> None:
     """Remove folders of `claim_folder` whose launcher, server and nodes have all ended."""
     ours = re.compile(re.escape(base.name) + r"-\d+-[0-9a-f]{8}")
-    for folder in base.parent.iterdir():
+    for folder in base.parent.iterdir() if base.parent.is_dir() else ():
         if not ours.fullmatch(folder.name):
             continue
         try:
@@ -46,7 +52,25 @@ def remove_abandoned(base: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder of `claim_folder` and the server's shared memory that bears its name."""
-    for region in SHARED_MEMORY.glob(f"{glob.escape(folder.name)}-*"):
-        region.unlink(missing_ok=True)
-    # Last, so that an interrupted removal is found and finished by the next start.
-    shutil.rmtree(folder, ignore_errors=True)
+    reaper.remove_folder(folder, SHARED_MEMORY)
+
+
+def await_abandoned(base: Path, timeout_s: float = 10.0) -> None:
+    """Wait until servers whose launcher was killed have ended, as `reaper.py` sees to, and remove what they
+    left."""
+    deadline = time.monotonic() + timeout_s
+    remove_abandoned(base)
+    while time.monotonic() < deadline and any(not psutil.pid_exists(pid) for pid in _launchers(base)):
+        time.sleep(POLL_S)
+        remove_abandoned(base)
+
+
+def _launchers(base: Path) -> list[int]:
+    """The process ids in the names of this user's folders."""
+    ours = re.compile(re.escape(base.name) + r"-(\d+)-[0-9a-f]{8}")
+    found = []
+    for folder in base.parent.glob(f"{glob.escape(base.name)}-*"):
+        with suppress(OSError):
+            if (match := ours.fullmatch(folder.name)) and folder.lstat().st_uid == os.getuid():
+                found.append(int(match[1]))
+    return found

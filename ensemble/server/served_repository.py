@@ -8,18 +8,17 @@ configuration in a load request would do for a node, but is undone when an ensem
 import py_compile
 import shutil
 import time
+from collections.abc import Set
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from ensemble.graph import read_config
 from ensemble.server.node_set import NodeSet
 from ensemble.settings import BUNDLE, RUNTIME_DIR
 
 CONFIG = "config.pbtxt"
-STARTED = "started"
-"""Parameter of a configuration that a server takes for new, and that nobody reads."""
 
 
 class ServedRepository:
@@ -32,6 +31,8 @@ class ServedRepository:
         # What is written later has to fit what is loaded, whatever becomes of a checkout meanwhile.
         self.source = shutil.copytree(source, folder.with_name(f"{folder.name}-source"))
         self._profile = profile
+        self._whole: dict[str, ModelConfig] = {}
+        """What models have whose groups are left out for now."""
 
     def write_all(self, nodes: NodeSet) -> None:
         """Write all that a server starts with."""
@@ -59,10 +60,26 @@ class ServedRepository:
         self._copy(ensemble, name)
         self._write(name, config)
 
-    def renew(self, name: str) -> None:
-        """Change a model, so that Triton starts all of its instances anew when it is loaded."""
+    def leave_out(self, name: str, groups: Set[str]) -> bool:
+        """Let a model do without these groups of instances, all of which end when it is loaded. Return
+        whether others are left, without which nothing is written."""
         config = read_config(self.folder / name / CONFIG)
-        config.parameters[STARTED].string_value = str(time.time_ns())
+        self._whole.setdefault(name, config)
+        rest = ModelConfig()
+        rest.CopyFrom(config)
+        del rest.instance_group[:]
+        rest.instance_group.extend(group for group in config.instance_group if group.name not in groups)
+        if rest.instance_group:
+            self._write(name, rest)
+        return bool(rest.instance_group)
+
+    def renew(self, name: str, groups: Set[str]) -> None:
+        """Let a model have these groups of instances again, which Triton starts anew when it is loaded."""
+        config = self._whole.pop(name, None) or read_config(self.folder / name / CONFIG)
+        for group in config.instance_group:
+            if group.name in groups:
+                # A policy that nobody defines changes nothing but that the groups differ.
+                group.host_policy = f"started-{time.time_ns()}"
         self._write(name, config)
 
     def remove(self, name: str) -> None:
@@ -74,6 +91,7 @@ class ServedRepository:
         config.parameters[BUNDLE].string_value = str(nodes.bundle)
         config.parameters[RUNTIME_DIR].string_value = str(nodes.runtime_dir)
         self._copy(node, name)
+        self._whole.pop(name, None)
         self._write(name, config)
 
     def _config_of(self, model: str) -> ModelConfig:
@@ -93,6 +111,10 @@ class ServedRepository:
 
     def _write(self, name: str, config: ModelConfig) -> None:
         config.name = name
+        if not config.instance_group and config.platform != "ensemble":
+            config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
+        for number, group in enumerate(config.instance_group):
+            group.name = group.name or f"{name}_{number}"
         draft = self.folder / name / f".{CONFIG}"
         draft.write_text(text_format.MessageToString(config))
         draft.replace(self.folder / name / CONFIG)

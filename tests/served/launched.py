@@ -1,4 +1,7 @@
-"""The launcher as a process, with an ensemble `recommend` of two Python nodes that echo the user id."""
+"""The launcher as a process, with an ensemble `recommend` of two Python nodes that echo the user id.
+
+For the user `deadlock` a node never comes back, for `slow` it computes for longer than it may hang.
+"""
 
 import os
 import signal
@@ -12,6 +15,7 @@ import psutil
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
+from ensemble.server.node_process import NodeProcess
 from ensemble.settings import ROOT, SHARED_MEMORY
 from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -19,19 +23,34 @@ from tests.served.nodes import call
 from tests.support.waiting import holds_within
 
 NODE = """
-import os, sys, time
+import json, os, sys, threading, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from ensemble.nodes.busy import Busy
+from ensemble.settings import ServingSettings
 
 class TritonPythonModel:
     def initialize(self, args):
         time.sleep({load_s})
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.busy = Busy(ServingSettings().with_parameters(parameters).runtime_dir)
 
     def execute(self, requests):
+        with self.busy:
+            return self.answers(requests)
+
+    def answers(self, requests):
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", self.answer(r))]) for r in requests]
 
     def answer(self, request):
         user = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+        if user[0, 0] == b"deadlock":
+            lock = threading.Lock()
+            lock.acquire()
+            lock.acquire()
+        began = time.monotonic()
+        while user[0, 0] == b"slow" and time.monotonic() - began < 8:
+            pass
         told = {{
             b"prefix": sys.prefix,
             b"numpy": np.__version__,
@@ -66,19 +85,22 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from ensemble.server.endpoints import Endpoints
-from ensemble.server.launcher import Restarts, serve
+from ensemble.server.backoff import Backoff
+from ensemble.server.launcher import serve
 from ensemble.server.server_error import ServerError
 from ensemble.settings import ServingSettings
 
-folder, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, http_port, grpc_port, metrics_port, health_port = Path(sys.argv[1]), *map(int, sys.argv[2:])
 try:
     serve(
         ServingSettings(bundle=folder / "bundle", histories=folder / "histories"),
         console=Console(),
-        endpoints=Endpoints(http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port),
+        endpoints=Endpoints(
+            http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, health_port=health_port
+        ),
         model_repository=folder / "models",
         log_path=folder / "server.log",
-        restarts=Restarts((0.0, 0.0, 0.0, 0.0)),
+        backoff=Backoff(first_s=0.1, longest_s=0.1),
     )
 except ServerError as error:
     sys.exit(str(error))
@@ -109,11 +131,16 @@ class Launcher:
         return self._output.read_text()
 
     def processes(self) -> list[psutil.Process]:
-        """The server and its nodes."""
+        """The server, its nodes and the reaper."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def server(self) -> psutil.Process | None:
         return next((process for process in self.processes() if process.name() == "tritonserver"), None)
+
+    def node(self, name: str) -> psutil.Process:
+        """A process of a node."""
+        found = [node for process in self.processes() if (node := NodeProcess.of(process))]
+        return next(node.process for node in found if node.model == name)
 
     def wait_for(self, text: str, times: int = 1) -> str:
         """Waits until it has printed a text that often; returns all that it has printed."""

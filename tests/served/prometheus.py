@@ -81,7 +81,11 @@ def _config(server: EmbeddedServer, port: int) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "500ms", "scrape_timeout": "400ms", "evaluation_interval": "500ms"}
     config["rule_files"] = [*config["rule_files"], "hasty.yml"]
-    targets = {"unipinrec": urlsplit(server.metrics_url).netloc}
+    endpoints = server.endpoints
+    targets = {
+        "unipinrec": urlsplit(server.metrics_url).netloc,
+        "launcher": urlsplit(endpoints.health_url).netloc,
+    }
     for job in config["scrape_configs"]:
         job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": [targets.get(job["job_name"], f"127.0.0.1:{port}")]}]

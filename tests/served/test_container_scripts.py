@@ -35,6 +35,7 @@ def environment(endpoints: Endpoints, **variables: str) -> dict[str, str]:
         "UNIPINREC_HTTP_PORT": str(endpoints.http_port),
         "UNIPINREC_GRPC_PORT": str(endpoints.grpc_port),
         "UNIPINREC_METRICS_PORT": str(endpoints.metrics_port),
+        "UNIPINREC_HEALTH_PORT": str(endpoints.health_port),
         "PYTHONUNBUFFERED": "1",
         **variables,
     }

@@ -14,6 +14,7 @@ import yaml
 from unipinrec_client import GrpcClient, RecommendError, RetryPolicy
 
 from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.health import SERVER, Health, told_at
 from ensemble.settings import ROOT
 from tests.conftest import Exported, serving
 from tests.served.nodes import kill
@@ -49,9 +50,15 @@ def server(
     folder = tmp_path_factory.mktemp("dashboard")
     bundle = with_policy(exported, folder).bundle
     alphas = folder / "alphas.json"
-    with serving(
-        replace(exported, bundle=bundle), folder / "server.log", profile=profile, policy_alphas=alphas
-    ) as server:
+    health = Health()
+    health.begin(SERVER, "ended")
+    health.end(SERVER)
+    with (
+        serving(
+            replace(exported, bundle=bundle), folder / "server.log", profile=profile, policy_alphas=alphas
+        ) as server,
+        told_at(health, server.endpoints),
+    ):
         yield server
 
 

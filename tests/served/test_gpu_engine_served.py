@@ -28,7 +28,7 @@ from tests.support.waiting import holds_within
 USERS = 8
 SLOTS = 3
 NODES = ("retrieval", "ranking")
-INSTANCES = "instance_group [ { count: 1, kind: KIND_CPU } ]"
+SECOND = ',\n  { count: 1, kind: KIND_CPU, host_policy: "second" }'
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def server(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for node in NODES:
         entry, config = repository / node / "1" / "model.py", repository / node / "config.pbtxt"
         replaced(entry, "from ensemble.executors.engines import", "from tests.served.stand_in_engine import")
-        replaced(config, "instance_group [ { count: 2, kind: KIND_CPU } ]", INSTANCES)
+        replaced(config, SECOND, "")
     with serving(exported, folder / "server.log", model_repository=repository, pool_slots=SLOTS) as server:
         yield server
 

@@ -1,5 +1,6 @@
 """Inner nodes called by callers who are no ensemble, over both protocols."""
 
+from contextlib import closing
 from dataclasses import replace
 from types import ModuleType
 
@@ -14,9 +15,10 @@ from ensemble.graph import Tensors
 from ensemble.nodes.seal import VOUCHED
 from ensemble.server.embedded_server import EmbeddedServer
 from tests.conftest import NOW, Exported
-from tests.served.nodes import RECOMMEND, call, floats, inputs_of, int64
+from tests.served.nodes import RECOMMEND, call, floats, inputs_of, instances_of, int64
 from tests.served.requests import events_of, inline, stored
 from tests.support.seals import resealed
+from tests.support.wire import Wire, WireRequest, WireTensor
 
 USER = {
     "USER_ID": np.array([[b"user-17"]], np.object_),
@@ -168,3 +170,38 @@ def test_who_sends_the_history_of_a_stored_user_finds_no_prefix(
         client.recommend(asked)
         assert client.recommend(asked).kv_source == "prefix"
         assert client.recommend(replace(asked, history=events_of(exported, user))).kv_source == "prefill"
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "shape", "content"),
+    [
+        ("recommend", "EXCLUDE_ITEM_IDS", [1, 2**61], b""),
+        ("recommend", "UTILITY_WEIGHTS", [1, 2**62 + 4], bytes(16)),
+        ("history", "HISTORY_ITEM_IDS", [1, 2**61], b""),
+        ("retrieval", "OUTCOME_WEIGHTS", [1, 2**62], b""),
+        ("ann", "QUERY_EMBEDDINGS", [1, 2**31, 2**31], b""),
+        ("ranking", "CANDIDATE_ITEMS", [1, 2**61], b""),
+        ("scoring", "CANDIDATE_PROBS", [1, 2**60, 4], b""),
+    ],
+)
+def test_a_shape_that_no_memory_holds_is_refused_and_ends_no_process(
+    server: EmbeddedServer,
+    mine: dict[str, Tensors],
+    node: str,
+    name: str,
+    shape: list[int],
+    content: bytes,
+) -> None:
+    """Triton lets it through: its size in bytes, modulo 2^64, is that of the content."""
+    before = instances_of(server)
+    request = WireRequest.of(node, mine.get(node, USER))
+    datatype = "INT64" if name.endswith(("ITEMS", "IDS")) else "FP32"
+    request.inputs = [tensor for tensor in request.inputs if tensor.name != name]
+    request.inputs.append(WireTensor(name, datatype, shape, content))
+    with closing(Wire(server.grpc_url, server.http_url)) as wire:
+        over_grpc = wire.over_grpc(request.to_grpc())
+        over_http = wire.over_http(f"/v2/models/{node}/infer", *request.to_http())
+    for reply, status in ((over_grpc, "INVALID_ARGUMENT"), (over_http, "400")):
+        assert f"{name} has shape {shape}; allowed: as many values as it has" in reply.text
+        assert reply.status == status
+    assert instances_of(server) == before

@@ -61,7 +61,7 @@ Place = tuple[int, int]
 def filled(server: EmbeddedServer) -> set[Place]:
     """Slots whose memory has anything behind BOS, which is the same for everybody."""
     found = set()
-    for pool in PoolDirectory(server.settings.runtime_dir).others(0):
+    for pool in PoolDirectory(server.serving.runtime_dir).others(0):
         storage = pool.storage
         assert isinstance(storage, SharedMemoryStorage)
         positions = storage.layout.shape[3]
@@ -87,8 +87,11 @@ def test_nothing_of_a_deleted_user_stays_in_any_slot(
         # Several at once, so that several instances hold the user.
         with asking(open_server.grpc_url, [request_of("ann")]) as seen:
             assert holds_within(30.0, lambda: sum(a.kv_source == "prefix" for *_, a in seen.answers) > 20)
+        of_stored = filled(open_server) - with_bob
+        sent = appended("ann", 2, events=5).events
+        client.recommend(replace(request_of("ann"), history=sent))
         anns = filled(open_server) - with_bob
-        assert anns
+        assert of_stored < anns
         assert with_bob - canaries
         nobody = client.recommend(request_of("nobody"))
 

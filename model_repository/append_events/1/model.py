@@ -8,3 +8,4 @@ class TritonPythonModel(EntryPoint):
     """Triton's entry point for the `append_events` node."""
 
     node = AppendEventsNode
+    may_wait = True

@@ -7,13 +7,17 @@ import pytest
 
 from ensemble.nodes.admission import CANARIES, FEW, SETTLE_US, SHARE, Admission, Estimate
 from ensemble.nodes.contract import RefusedError
-from ensemble.nodes.in_flight import OVERTAKEN_US, PLACES, InFlight, InFlightTables, Ticket
+from ensemble.nodes.in_flight import OVERTAKEN_US, PLACES, Ended, Ending, InFlight, InFlightTables, Ticket
 
 SECOND_US = 1_000_000
 
 
 def admission(folder: Path, max_in_flight: int = 100) -> Admission:
     return Admission(folder, deadline_ms=1_000, max_in_flight=max_in_flight)
+
+
+def ended(took_us: int, ahead: int, ending: Ending = Ending.ANSWERED) -> Ended:
+    return Ended(ending, took_us, 1, ahead)
 
 
 def test_a_ticket_survives_its_tensor() -> None:
@@ -27,19 +31,12 @@ def test_a_request_is_under_way_until_another_process_closes_it(tmp_path: Path) 
     first, second = edge.open(2, SECOND_US, 0), edge.open(3, SECOND_US, 0)
     assert edge.users == 5
     assert list(edge.settle(10)) == []
-    node.close(second)
-    (ended,) = edge.settle(20)
-    assert (ended.users, ended.ahead) == (3, 2)
+    node.close(second, Ending.EXPIRED)
+    (one,) = edge.settle(20)
+    assert (one.ending, one.users, one.ahead) == (Ending.EXPIRED, 3, 2)
     assert edge.users == 2
-    node.close(first)
-    assert [ended.ahead for ended in edge.settle(30)] == [0]
-    assert edge.users == 0
-
-
-def test_what_took_no_time_that_tells_anything_ends_in_silence(tmp_path: Path) -> None:
-    edge, node = InFlight(tmp_path), InFlightTables(tmp_path)
-    node.close(edge.open(2, SECOND_US, 0), timed=False)
-    assert list(edge.settle(10)) == []
+    node.close(first, Ending.ANSWERED)
+    assert [one.ahead for one in edge.settle(30)] == [0]
     assert edge.users == 0
 
 
@@ -50,7 +47,7 @@ def test_a_place_is_given_again_and_a_late_word_of_its_last_request_changes_noth
     assert edge.users == 0
     again = edge.open(1, 4 * SECOND_US, 3 * SECOND_US)
     assert again.place == late.place
-    node.close(late)
+    node.close(late, Ending.ANSWERED)
     assert list(edge.settle(3 * SECOND_US)) == []
     assert edge.users == 1
 
@@ -59,38 +56,45 @@ def test_what_nobody_closes_ends_when_it_has_been_overtaken(tmp_path: Path) -> N
     edge, node = InFlight(tmp_path), InFlightTables(tmp_path)
     edge.open(1, 60 * SECOND_US, 0)
     soon = edge.open(1, 60 * SECOND_US, OVERTAKEN_US - 1)
-    node.close(soon)
+    node.close(soon, Ending.ANSWERED)
     assert len(list(edge.settle(SECOND_US))) == 1
     assert edge.users == 1
-    node.close(edge.open(1, 60 * SECOND_US, OVERTAKEN_US + 1))
+    node.close(edge.open(1, 60 * SECOND_US, OVERTAKEN_US + 1), Ending.FAILED)
     assert len(list(edge.settle(SECOND_US))) == 1
     assert edge.users == 0
 
 
 @pytest.mark.parametrize("ticket", [Ticket(1), Ticket(1, 12345, 0), Ticket(1, -3, 0), Ticket(1, 1, PLACES)])
 def test_a_ticket_of_no_edge_closes_nothing(tmp_path: Path, ticket: Ticket) -> None:
-    InFlightTables(tmp_path).close(ticket)
+    InFlightTables(tmp_path).close(ticket, Ending.ANSWERED)
 
 
 def test_the_estimate_grows_with_the_users_ahead_as_answers_did() -> None:
     estimate = Estimate()
     assert estimate.expect_us(1, 50) == 0
     for _ in range(100):
-        estimate.learn(10_000, users=1, ahead=0)
+        estimate.learn(ended(10_000, 0))
     assert estimate.expect_us(1, 0) == pytest.approx(15_000)
     for ahead in range(8, 200):
-        estimate.learn(10_000 + 3_000 * (ahead + 1), users=1, ahead=ahead)
+        estimate.learn(ended(10_000 + 3_000 * (ahead + 1), ahead))
     assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.01)
     # An idle hour teaches nothing about crowds.
     for _ in range(100):
-        estimate.learn(10_000, users=1, ahead=1)
+        estimate.learn(ended(10_000, 1))
     assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.01)
+    # Nor do requests that failed, or expired sooner than they would have been answered.
+    for ending in (Ending.FAILED, Ending.EXPIRED):
+        for _ in range(100):
+            estimate.learn(ended(1, 99, ending))
+    assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.01)
+    estimate.learn(ended(1_000_000, 99, Ending.EXPIRED))
+    assert estimate.expect_us(1, 99) > 320_000
 
 
 def test_what_would_come_too_late_is_refused_with_the_time_to_come_again(tmp_path: Path) -> None:
     gate = admission(tmp_path)
     for ahead in range(8, 200):
-        gate._estimate.learn(10_000 * (ahead + 1), users=1, ahead=ahead)
+        gate._estimate.learn(ended(10_000 * (ahead + 1), ahead))
     allowed = int(SHARE * 200 / 10)
     for _ in range(allowed):
         gate.admit(1, 200_000)
@@ -118,7 +122,7 @@ def test_no_more_users_are_under_way_than_the_limit_and_a_few_canaries(tmp_path:
 
 def test_a_few_are_always_let_in_and_everybody_without_a_limit(tmp_path: Path) -> None:
     gate = admission(tmp_path)
-    gate._estimate.learn(60_000_000, users=1, ahead=0)
+    gate._estimate.learn(ended(60_000_000, 0))
     for _ in range(FEW):
         gate.admit(1, 1_000)
     with pytest.raises(RefusedError):
@@ -131,7 +135,7 @@ def test_room_comes_back_when_requests_end(tmp_path: Path) -> None:
     gate, node = admission(tmp_path, max_in_flight=10), InFlightTables(tmp_path)
     tickets = [gate.admit(1, 0) for _ in range(10)]
     for ticket in tickets[:5]:
-        node.close(ticket)
+        node.close(ticket, Ending.ANSWERED)
     time.sleep(2 * SETTLE_US / SECOND_US)
     for _ in range(5):
         gate.admit(1, 0)

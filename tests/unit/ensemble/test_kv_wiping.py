@@ -10,7 +10,7 @@ import torch
 
 from ensemble.kv.pool import BLOCK_DIGEST, BLOCK_LENGTH, DIGEST, FREE, LENGTH, STATE, KVPool
 from ensemble.nodes.forgetting import LOOK_S, Forgetting
-from ensemble.owners import owners_of
+from ensemble.owners import named, owner_once, owners_of
 from ensemble.stores.compaction import compact
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -151,6 +151,14 @@ def test_what_stands_for_a_user_does_not_hold_the_id() -> None:
     owners = [owner for user in (b"ann", b"ann\0", b"x" * 256) for owner in owners_of(user)]
     assert len(set(owners)) == 6
     assert {len(owner) for owner in owners} == {16}
+
+
+def test_an_owner_that_is_never_the_same_again_is_found_by_its_user() -> None:
+    once, again = owner_once(b"ann"), owner_once(b"ann")
+    assert once != again
+    assert named(once) == named(again)
+    assert named(once) in {named(owner) for owner in owners_of(b"ann")}
+    assert named(once) not in {named(owner) for owner in owners_of(b"bob")}
 
 
 def test_a_store_that_cannot_be_read_is_told_of_once_and_followed_later(

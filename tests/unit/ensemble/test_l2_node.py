@@ -14,7 +14,7 @@ from ensemble.executors.torchscript.engine import CpuEngine
 from ensemble.graph import MODEL_REPOSITORY, Tensors, call_in_process, ensembles_in
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.ann import AnnNode
-from ensemble.nodes.contract import ASKED_OUTPUTS
+from ensemble.nodes.contract import ADMISSION, ASKED_OUTPUTS
 from ensemble.nodes.history import HistoryNode, latest_rows
 from ensemble.nodes.l2 import L2Node
 from ensemble.nodes.ranking import RankingNode
@@ -45,7 +45,7 @@ from unipinrec.models.unified.offline import OfflineRequest
 
 GRAPHS = ensembles_in(MODEL_REPOSITORY)
 FULL, FIRST = GRAPHS["recommend_full"], GRAPHS["recommend"]
-OPAQUE = {"SEALED_HISTORY", "SEALED_LEFT_OUT", "KV_HANDLE", "QUERY_SEAL", "CANDIDATE_SEAL"}
+OPAQUE = {"ADMISSION", "SEALED_HISTORY", "SEALED_LEFT_OUT", "KV_HANDLE", "QUERY_SEAL", "CANDIDATE_SEAL"}
 """Other bytes for every request."""
 LENGTHS = (0, 1, 40, 130, 400, 17_500)
 
@@ -235,7 +235,7 @@ def test_only_candidates_make_what_reaches_the_second_ranker_larger(
         inputs_of(FULL, "l2", asked(exported, history, num_results), chain.call) for num_results in (1, 64)
     )
     assert (few["CANDIDATE_ITEMS"].shape, many["CANDIDATE_ITEMS"].shape) == ((1, 2), (1, 128))
-    for name in few.keys() - {"CANDIDATE_ITEMS"}:
+    for name in few.keys() - {"CANDIDATE_ITEMS", ADMISSION}:
         assert len(few[name][0, 0]) == len(many[name][0, 0])
 
 

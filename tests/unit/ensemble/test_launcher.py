@@ -15,12 +15,13 @@ from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
 from commands.serve import serve
+from ensemble.server.backoff import Backoff
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation, check_host, find_libpython, make_backends
-from ensemble.server.launcher import Restarts, check_bundle, example_user
+from ensemble.server.launcher import check_bundle, example_user
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned
 from ensemble.server.server_error import ServerError
-from ensemble.server.watchdog import dead_models
+from ensemble.server.watchdog import owner_of, useless_instances
 from ensemble.settings import ROOT, ServingSettings
 from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -101,7 +102,7 @@ def test_libpython_is_found_in_the_first_folder_that_has_it(tmp_path: Path) -> N
 def test_free_endpoints_can_all_be_opened_at_once() -> None:
     servers = Endpoints.free_for(3)
     ports = [port for endpoints in servers for port in endpoints.ports.values()]
-    assert len(set(ports)) == 9
+    assert len(set(ports)) == 12
     with ExitStack() as held:
         for port in ports:
             held.enter_context(socket.create_server((servers[0].address, port)))
@@ -221,8 +222,9 @@ def test_what_is_no_store_is_refused_in_one_line_before_the_start(tmp_path: Path
 
 def test_dead_node_is_found_by_the_longest_name() -> None:
     failure = "in ensemble 'recommend', Stub process 'ranking_separate_0_1' is not healthy."
-    assert dead_models([failure], ["ranking", "ranking_separate", "recommend"]) == ["ranking_separate"]
-    assert dead_models(["Exceeds maximum queue size"], ["ranking"]) == []
+    (instance,) = useless_instances([failure, "Exceeds maximum queue size"])
+    assert owner_of(instance, ["ranking", "ranking_separate", "recommend"]) == "ranking_separate"
+    assert owner_of(instance, ["retrieval"]) is None
 
 
 def test_runtime_folder_is_private_and_kept_while_held(tmp_path: Path) -> None:
@@ -236,11 +238,11 @@ def test_runtime_folder_is_private_and_kept_while_held(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_restarts_come_later_and_later_and_are_bounded_within_a_window() -> None:
-    restarts = Restarts()
-    assert [restarts.grant(now) for now in (10, 20, 30, 40, 50)] == [0, 1, 2, 4, 8]
-    assert restarts.grant(309.9) is None
-    assert str(restarts) == "5 in 300 s"
-    assert restarts.grant(310) == 8
-    assert restarts.grant(311) is None
-    assert restarts.grant(1_000) == 0
+def test_restarts_come_later_and_later_until_one_has_served_for_a_while() -> None:
+    backoff = Backoff(first_s=1, longest_s=30, calm_s=10)
+    assert [backoff.pause_s(now) for now in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
+    backoff.serves(100)
+    assert backoff.pause_s(109) == 30
+    backoff.serves(200)
+    assert backoff.pause_s(210) == 0
+    assert backoff.pause_s(211) == 1
