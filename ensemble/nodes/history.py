@@ -71,6 +71,8 @@ class HistoryNode:
         self._seal = Seal(settings, loaded.id)
         self._exclude_seen = settings.exclude_seen
         self._items = ServedItems.open(loaded, settings)
+        # No other node waits: Triton loads four models at a time, of which one makes the rows.
+        self._items.wait(settings.load_timeout_s)
         self._store = open_histories(settings.histories, settings.max_stored_events)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)

@@ -94,7 +94,6 @@ class ServedItems:
             store = None if path is None else CatalogueStore.open(path)
             items = _opened[key] = cls(loaded, store)
             items.claim()
-            items.wait(settings.load_timeout_s)
         return items.refresh()
 
     def claim(self) -> None:

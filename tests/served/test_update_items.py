@@ -33,6 +33,7 @@ from unipinrec_client.cli import app
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.launcher import canaries_of
 from ensemble.server.loopback import serve_on_loopback
+from ensemble.server.rollout import Rollout
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
 from tests.conftest import NOW
@@ -79,7 +80,8 @@ def open_server(serve: Serve) -> Iterator[EmbeddedServer]:
 
 def asked(seed: int, item_ids: Iterable[int] = (), **fields: Any) -> RecommendRequest:
     draw = np.random.default_rng(seed)
-    ids = [*(1_000 + 3 * draw.integers(ITEMS, size=6)).tolist(), *item_ids]
+    # With one more, as many as the model reads: of fewer, no prefix is kept.
+    ids = [*(1_000 + 3 * draw.integers(ITEMS, size=19)).tolist(), *item_ids]
     events = [Event(item_id=item_id, actions=1, timestamp=NOW - 600 + n) for n, item_id in enumerate(ids)]
     return RecommendRequest(
         user_id="ann", history=events, request_time=NOW, num_results=NUM_RESULTS, **fields
@@ -281,3 +283,30 @@ def test_a_restart_keeps_items_and_without_the_setting_nobody_changes_them(
         assert twin in found(client, request)
         with pytest.raises(RecommendError, match=r"update_items where the server takes"):
             client.remove_items([NEW])
+
+
+def test_a_deployed_bundle_has_what_was_added_and_what_is_removed_stays_so_after_a_rollback(
+    serve: Serve, described: Described, tmp_path: Path
+) -> None:
+    other = describe_bundle(tmp_path / "other", seed=4)
+    settings = {"update_items": True, "catalogue": tmp_path / "catalogue"}
+
+    def recommended(client: Client) -> set[int]:
+        return {item_id for seed in range(20) for item_id in found(client, asked(seed))}
+
+    with serve(**settings) as server, GrpcClient(server.grpc_url) as client:
+        rollout = Rollout(server, lambda _: None)
+        popular = sorted(recommended(client))
+        client.put_items([copied(described, row, NEW + row) for row in range(200)])
+        client.remove_items(popular[::2])
+        rollout.deploy(other.folder, lambda _: None)
+        assert client.recommend(asked(1)).bundle_id == other.folder.name
+        answers = recommended(client)
+        assert max(answers) >= NEW
+        assert not set(popular[::2]) & answers
+        gone = [*popular[1::2], *(one for one in answers if one >= NEW)]
+        client.remove_items(gone)
+        assert not {*popular, *gone} & recommended(client)
+        rollout.rollback(lambda _: None)
+        assert client.recommend(asked(1)).bundle_id == described.folder.name
+        assert not {*popular, *gone} & recommended(client)

@@ -184,7 +184,7 @@ def _manifests() -> Iterator[Case]:
     for name, edit in unmended.items():
         yield Case(f"manifest with {name}", MANIFEST, partial(_edit, edit=edit), rehashed=False)
     other = partial(_edit, edit=lambda m: m["models"].update(other=m["models"]["unified"]))
-    yield Case("a model that is not there", "other/", other)
+    yield Case("a model that is not there", "other/embedder.pt", other)
 
 
 def _sizes() -> Iterator[Case]:
@@ -254,6 +254,7 @@ def _items() -> Iterator[Case]:
         "half the vectors": lambda a: a.update(vector_VE=a["vector_VE"][:200].clone()),
         "half of each vector": lambda a: a.update(vector_VE=a["vector_VE"][:, :16].clone()),
         "an item more": lambda a: a.update({name: torch.cat([v, v[-1:]]) for name, v in a.items()}),
+        "an attribute twice": lambda a: a.update(attribute_id_A=torch.tensor([3, 3])),
         "vectors of doubles": lambda a: a.update(vector_VE=a["vector_VE"].double()),
         "a tensor under another name": lambda a: a.update(vectors=a.pop("vector_VE")),
         "a tensor more": lambda a: a.update(more=torch.zeros(1)),
