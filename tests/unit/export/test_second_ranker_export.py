@@ -40,7 +40,7 @@ def test_the_manifest_describes_it_beside_the_unified_model(
     assert manifest.second_ranker == name
     assert manifest.model == exported.model.config
     assert manifest.config_of(name, type(ranker.model.config)) == ranker.model.config
-    assert list(manifest.models[name].files) == [WEIGHTS]
+    assert list(manifest.models[name].files) == ["embedder.pt", WEIGHTS]
     assert set(CONFIGS) == set(SECOND_RANKERS)
 
 
