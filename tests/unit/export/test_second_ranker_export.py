@@ -16,7 +16,6 @@ from export.check import ExportMismatchError, refuse_if_different
 from tests.conftest import ITEMS, NOW, Exported
 from tests.support.second_rankers import CONFIGS, RankerExported, mixed, random_ranker, with_second_ranker
 from unipinrec.bundle import SECOND_RANKERS, WEIGHTS, read_manifest
-from unipinrec.models.common.item_graph import EMBEDDER
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.offline import OfflineSecondRanker
 from unipinrec.models.transact.served import Probabilities, load_second_ranker, probe
@@ -41,7 +40,7 @@ def test_the_manifest_describes_it_beside_the_unified_model(
     assert manifest.second_ranker == name
     assert manifest.model == exported.model.config
     assert manifest.config_of(name, type(ranker.model.config)) == ranker.model.config
-    assert sorted(manifest.models[name].files) == [EMBEDDER, WEIGHTS]
+    assert list(manifest.models[name].files) == ["embedder.pt", WEIGHTS]
     assert set(CONFIGS) == set(SECOND_RANKERS)
 
 
