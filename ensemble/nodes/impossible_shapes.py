@@ -57,7 +57,9 @@ def _empty_if_impossible(original: Callable[..., Any]) -> Callable[..., Any]:
     def new_from_descr(
         kind: int, descr: int, axes: int, shape: Any, strides: int, data: int, flags: int, like: int
     ) -> Any:
-        if math.prod(shape[:axes]) > LARGEST:
+        # NumPy looks at the product of the others where one is 0.
+        lengths = [length or 1 for length in shape[:axes]]
+        if min(lengths, default=1) < 0 or math.prod(lengths) > LARGEST:
             return original(kind, descr, one, nothing, None, data, flags, like)
         return original(kind, descr, axes, shape, strides, data, flags, like)
 

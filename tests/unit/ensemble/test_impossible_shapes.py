@@ -14,7 +14,9 @@ address = ctypes.pythonapi.PyCapsule_GetPointer
 table = (ctypes.c_void_p * 300).from_address(address(multiarray._ARRAY_API, None))
 new = _new_array(table[NEW_FROM_DESCR])
 values = np.arange(6)
-for shape in ((2, 3), (1, 2**61), (1, 2**62 + 4), (2**31, 2**31, 8), (0, 5), (6,)):
+SHAPES = (2, 3), (1, 2**61), (1, 2**62 + 4), (2**31, 2**31, 8), (0, 5), (6,)
+MORE = (0, 2**62), (2**62, 0, 4), (1, -1), ()
+for shape in (*SHAPES, *MORE):
     dims = (ctypes.c_ssize_t * len(shape))(*shape)
     descr = np.dtype(np.int64)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(descr))
@@ -27,4 +29,6 @@ for shape in ((2, 3), (1, 2**61), (1, 2**62 + 4), (2**31, 2**31, 8), (0, 5), (6,
 def test_shapes_that_no_memory_holds_make_empty_arrays() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["(2, 3) 15", "(0,) 0", "(0,) 0", "(0,) 0", "(0, 5) 0", "(6,) 15"]
+    assert done.stdout.splitlines() == ["(2, 3) 15", "(0,) 0", "(0,) 0", "(0,) 0", "(0, 5) 0", "(6,) 15"] + [
+        "(0,) 0"
+    ] * 3 + ["() 0"]
