@@ -50,7 +50,8 @@ def call_server(client: InferenceServerClient, timeout_s: float | None = None) -
         for name, array in tensors.items():
             inputs.append(InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
             inputs[-1].set_data_from_numpy(array)
-        result = client.infer(model, inputs, client_timeout=timeout_s)
+        told_us = None if timeout_s is None else int(1e6 * timeout_s)
+        result = client.infer(model, inputs, client_timeout=timeout_s, timeout=told_us)
         return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
     return call

@@ -45,10 +45,15 @@ def inputs_of(tensors: Mapping[str, NDArray[Any]], protocol: ModuleType = triton
     return inputs
 
 
-def call(server: EmbeddedServer | Endpoints, model: str, tensors: Mapping[str, NDArray[Any]]) -> Tensors:
-    """All outputs of an inference."""
+def call(
+    server: EmbeddedServer | Endpoints,
+    model: str,
+    tensors: Mapping[str, NDArray[Any]],
+    timeout_s: int | None = None,
+) -> Tensors:
+    """All outputs of an inference, for which the server is told to take `timeout_s` at most."""
     with triton.InferenceServerClient(server.grpc_url) as client:
-        return call_server(client)(model, dict(tensors))
+        return call_server(client, timeout_s)(model, dict(tensors))
 
 
 def answer_by_steps(
@@ -67,9 +72,11 @@ def answer_by_steps(
     return RECOMMEND.run(request, step)
 
 
-def until_ranking(server: EmbeddedServer, request: Mapping[str, NDArray[Any]]) -> Tensors:
+def until_ranking(
+    server: EmbeddedServer, request: Mapping[str, NDArray[Any]], timeout_s: int | None = None
+) -> Tensors:
     """Return the inputs of `ranking`, after the nodes before it have run."""
-    return inputs_of_node(RECOMMEND, "ranking", dict(request), partial(call, server))
+    return inputs_of_node(RECOMMEND, "ranking", dict(request), partial(call, server, timeout_s=timeout_s))
 
 
 def kill(processes: Iterable[int]) -> None:

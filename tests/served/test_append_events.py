@@ -234,7 +234,7 @@ def test_the_command_appends_and_refuses_in_one_line(open_server: EmbeddedServer
 def test_a_server_takes_no_events_unless_it_is_told_to(server: EmbeddedServer) -> None:
     request = AppendRequest(user_id="ann", events=[Event(item_id=1000, actions=1, timestamp=5)])
     for client in (GrpcClient(server.grpc_url, retry=ONCE), HttpClient(server.http_url, retry=ONCE)):
-        with client, pytest.raises(RecommendError, match=r"append_events where the server takes events$"):
+        with client, pytest.raises(RecommendError, match=r"where the server takes events and items$"):
             client.append_events(request)
 
 
@@ -250,6 +250,6 @@ def test_a_killed_node_is_loaded_again_and_has_lost_nothing(open_server: Embedde
         with Watchdog(open_server, canaries_of(open_server), report=lines.append, interval_s=0.5):
             for pid in open_server.node_processes("append_events"):
                 os.kill(pid, signal.SIGKILL)
-            assert holds_within(30.0, lambda: any("append_events died" in line for line in lines))
+            assert holds_within(30.0, lambda: any("append_events_0_0 died" in line for line in lines))
         told = client.append_events_many([events(1), events(2)])
     assert [(answer.stored, answer.duplicates) for answer in told] == [(0, 1), (1, 0)]

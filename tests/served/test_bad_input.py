@@ -1,6 +1,7 @@
 """What bad input gets: an answer where one can be given, else an error that names tensor, value and range."""
 
 import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -306,7 +307,7 @@ def test_in_a_batch_only_the_bad_request_fails(
 
 
 def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> None:
-    """Three thousand requests at once overflow the bounded queues: each is answered or UNAVAILABLE."""
+    """Of three thousand requests at once each is answered, or UNAVAILABLE before it costs anything."""
     flood = 3_000
     outcomes: Queue[Exception | None] = Queue()
 
@@ -321,7 +322,7 @@ def test_more_load_than_capacity_is_refused_at_once(server: EmbeddedServer) -> N
         errors = [outcomes.get(timeout=120) for _ in range(flood)]
     refused = [error for error in errors if error is not None]
     assert {error.status() for error in refused} == {"StatusCode.UNAVAILABLE"}
-    assert all("Exceeds maximum queue size" in str(error) for error in refused)
+    assert all(re.search("users are ahead|deadline passed", str(error)) for error in refused)
     assert len(refused) < flood
     with GrpcClient(server.grpc_url) as client:
         assert client.recommend(COLD).kv_source == "prefix"

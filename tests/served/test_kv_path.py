@@ -79,7 +79,8 @@ def crowd(server: EmbeddedServer, users: Iterator[int]) -> None:
     for _ in range(USERS // BATCH):
         names = [[f"user-{user}".encode()] for user in islice(users, BATCH)]
         named = {name: np.repeat(array, BATCH, axis=0) for name, array in USER.items()}
-        inputs = until_ranking(server, named | {"USER_ID": np.array(names, np.object_)})
+        # Who comes after requests that never end is expected to wait long.
+        inputs = until_ranking(server, named | {"USER_ID": np.array(names, np.object_)}, timeout_s=60)
         handles = handles_of(server.settings.bundle.name, inputs)
         full = full + 1 if all(handle.epoch == 0 for handle in handles) else 0
         if full == 3:
@@ -91,7 +92,7 @@ def test_answers_survive_a_pool_with_no_free_slot(
 ) -> None:
     """Retrievals whose ranking never comes hold every slot under a lease."""
     others = cycle(range(10, USERS))
-    with GrpcClient(server.grpc_url) as client:
+    with GrpcClient(server.grpc_url, timeout_s=60.0) as client:
         # On a slow machine the first leases end before the last slot is taken.
         for _ in range(5):
             crowd(server, others)

@@ -168,7 +168,7 @@ def test_a_ranker_that_is_killed_is_loaded_again_while_one_ranker_answers_on(
 
         def revived() -> bool:
             assert of_one_ranker.recommend(users[0]).recommendations
-            return any("l2 died; loaded again" in line for line in lines)
+            return any("l2_0_0 died; loaded again" in line for line in lines)
 
         with Watchdog(full, canaries_of(full), report=lines.append, interval_s=0.5):
             assert holds_within(HEAL_S, revived)
