@@ -242,13 +242,18 @@ class Watchdog:
             self._health.begin(CANARIES, "failed", failures[0])
 
     def _replace_useless(self) -> None:
-        """Replace nodes that live and of which canaries say, round after round, that they answer nobody."""
+        """Replace nodes that live and of which canaries say, round after round, that they answer nobody; and
+        at once those that had died before anybody looked at them."""
         found: dict[str, Fates] = {}
+        nodes = self._server.processes()
+        living = {node.instance for node in nodes}
         for instance, rounds in self._useless.items():
             model = owner_of(instance, self._server.models)
-            if model is not None and rounds >= SILENT_ROUNDS:
+            if model is not None and instance not in living:
+                found.setdefault(model, {})[instance] = Fate.DIED
+            elif model is not None and rounds >= SILENT_ROUNDS:
                 found.setdefault(model, {})[instance] = Fate.UNHEALTHY
-        for node in self._server.processes():
+        for node in nodes:
             if self._silent.get(node.model, 0) >= SILENT_ROUNDS:
                 found.setdefault(node.model, {})[node.instance] = Fate.HUNG
         for model, fates in found.items():
