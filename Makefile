@@ -6,7 +6,7 @@ ORACLES := build/oracles
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve malformed oracles sbom audit test test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-long test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,11 +82,11 @@ lint: install ## Linter, formatter, import rules and type checker
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
-test: lint ## Linters, then all tests but the slow ones, three files side by side, with real Triton servers
+test: lint ## Linters, then all tests but the slow and the long ones, three files side by side, with real Triton servers
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-malformed: install ## 20,000 malformed requests to every model over both protocols; writes benchmarks/results/malformed.json
-	$(BIN)/python -m pytest -n 0 -m slow -s tests/served/test_malformed.py
+test-long: install ## Every corrupt bundle at start and at deploy, 20,000 malformed requests: half an hour; writes benchmarks/results/malformed.json
+	$(BIN)/python -m pytest -n 2 --dist loadfile -s -m long
 
 test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
 	$(BIN)/python -m pytest -n 3 -m slow

@@ -39,7 +39,7 @@ def test_it_is_refused_and_the_other_serves_on(
     refused_alone(deployment, exported, case, case.make(bases, tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", [case for case in CASES if case not in SOME], ids=lambda case: case.name)
 def test_each_is_refused_and_the_other_serves_on(
     deployment: Deployment, exported: Exported, bases: dict[str, Path], tmp_path: Path, case: Case

@@ -28,7 +28,7 @@ from tests.support.tools import tool
 from tests.support.wire import Wire, WireRequest
 
 MANY = int(os.environ.get("UNIPINREC_MALFORMED", "20000"))
-"""Requests of the slow test."""
+"""Requests of the long test."""
 RESULT = ROOT / "benchmarks" / "results" / "malformed.json"
 WARM_UP = 2_000
 FRESH = 50
@@ -125,7 +125,7 @@ def send_many(
 
 
 @pytest.mark.parametrize(
-    "count", [600, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(7_200)])]
+    "count", [600, pytest.param(MANY, marks=[pytest.mark.long, pytest.mark.timeout(7_200)])]
 )
 def test_malformed_requests_are_refused_or_answered_rightly_and_end_no_process(
     target: EmbeddedServer, exported: Exported, count: int

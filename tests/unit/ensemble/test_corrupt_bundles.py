@@ -67,7 +67,7 @@ def test_what_holds_up_its_check_is_refused(bases: dict[str, Path], tmp_path: Pa
         check_bundle_bounded(case.make(bases, tmp_path), timeout_s=15.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_launcher_refuses_it(
     bases: dict[str, Path], tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
@@ -79,7 +79,7 @@ def test_the_launcher_refuses_it(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", SERVED, ids=lambda case: case.name)
 def test_serving_it_ends_with_a_line_and_exit_code_2(
     bases: dict[str, Path], tmp_path: Path, case: Case
