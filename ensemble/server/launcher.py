@@ -245,8 +245,10 @@ def _keep_serving(
                     server.check_running()
                     time.sleep(POLL_S)
         except ServerError as error:
-            failed_starts += not serves and not isinstance(error, ServerKilledError)
-            if not has_served or failed_starts == FAILED_STARTS:
+            # Triton 2.51 rarely ends itself while it starts: boost's lock_exception.
+            killed = isinstance(error, ServerKilledError)
+            failed_starts += not serves and not (killed and has_served)
+            if failed_starts == FAILED_STARTS or not (killed or has_served):
                 raise
             if not serves:
                 health.started(SERVER, well=False)

@@ -8,6 +8,7 @@ from ensemble.graph import MODEL_REPOSITORY
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import canaries_of, require_bundle
+from ensemble.server.server_error import ServerKilledError
 from ensemble.settings import ServingSettings
 
 CANARY_TIMEOUT_S = 30.0
@@ -41,7 +42,16 @@ def serve_on_loopback(
         log_path=log_path,
     )
     with server:
-        server.start()
-        for canary in canaries_of(server, CANARY_TIMEOUT_S):
-            server.wait_until_serving(canary, start_timeout_s)
+        try:
+            _start(server, start_timeout_s)
+        except ServerKilledError:
+            # Triton 2.51 rarely ends itself while it starts: boost's lock_exception.
+            server.stop()
+            _start(server, start_timeout_s)
         yield server
+
+
+def _start(server: EmbeddedServer, timeout_s: float | None) -> None:
+    server.start()
+    for canary in canaries_of(server, CANARY_TIMEOUT_S):
+        server.wait_until_serving(canary, timeout_s)

@@ -23,7 +23,8 @@ from tests.support.waiting import holds_within
 
 DOCKER = ROOT / "docker"
 CHECKS = 10
-IN_FLIGHT = 32
+IN_FLIGHT = 14
+"""Requests of 16 users: as many as the edge lets in."""
 
 
 def environment(endpoints: Endpoints, **variables: str) -> dict[str, str]:

@@ -209,6 +209,7 @@ def test_callers_who_are_gone_are_not_counted_for_long(server: EmbeddedServer, e
     assert in_flight(server) <= 1
 
 
+@pytest.mark.slow
 def test_a_flood_is_measured(tmp_path: Path) -> None:
     arguments = ("bench", "flood", "--seconds", "5", "--without", "0", "--out", str(tmp_path))
     previous = signal.getsignal(signal.SIGTERM)

@@ -12,8 +12,8 @@ from ensemble.graph import call_server
 class FakeClient:
     """Answers with one output, and keeps what it was asked."""
 
-    def infer(self, model: str, inputs: Any, client_timeout: float) -> Any:
-        self.asked = (model, client_timeout)
+    def infer(self, model: str, inputs: Any, client_timeout: float, timeout: int) -> Any:
+        self.asked = (model, client_timeout, timeout)
         self.sent = {tensor.name(): (tensor.datatype(), tensor.shape()) for tensor in inputs}
         response = SimpleNamespace(outputs=[SimpleNamespace(name="SCORES")])
         return SimpleNamespace(get_response=lambda: response, as_numpy={"SCORES": np.ones(3)}.get)
@@ -28,7 +28,7 @@ def test_arrays_are_sent_as_their_types_and_all_outputs_come_back() -> None:
         "OUTCOME_WEIGHTS": np.ones((1, 4), np.float32),
     }
     outputs = call_server(cast(InferenceServerClient, client), timeout_s=2.0)("recommend", tensors)
-    assert client.asked == ("recommend", 2.0)
+    assert client.asked == ("recommend", 2.0, 2_000_000)
     assert client.sent == {
         "USER_ID": ("BYTES", [1, 1]),
         "HISTORY_ITEM_IDS": ("INT64", [1, 3]),
