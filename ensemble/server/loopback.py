@@ -42,16 +42,22 @@ def serve_on_loopback(
         log_path=log_path,
     )
     with server:
-        try:
-            _start(server, start_timeout_s)
-        except ServerKilledError:
-            # Triton 2.51 rarely ends itself while it starts: boost's lock_exception.
-            server.stop()
-            _start(server, start_timeout_s)
+        start(server, start_timeout_s)
         yield server
 
 
-def _start(server: EmbeddedServer, timeout_s: float | None) -> None:
+def start(server: EmbeddedServer, timeout_s: float | None) -> None:
+    """Start a server, once more where it ends itself meanwhile, and wait until it answers. Raises
+    `ServerError` if it does not within `timeout_s` seconds, by default the settings' `load_timeout_s`."""
+    try:
+        _start_once(server, timeout_s)
+    except ServerKilledError:
+        # Triton 2.51 rarely does so: boost's lock_exception.
+        server.stop()
+        _start_once(server, timeout_s)
+
+
+def _start_once(server: EmbeddedServer, timeout_s: float | None) -> None:
     server.start()
     for canary in canaries_of(server, CANARY_TIMEOUT_S):
         server.wait_until_serving(canary, timeout_s)

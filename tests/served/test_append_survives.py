@@ -14,6 +14,7 @@ from unipinrec_client import AppendRequest, Event, GrpcClient, RecommendError, R
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.launcher import canaries_of
+from ensemble.server.loopback import start
 from ensemble.server.server_error import ServerError
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 from tests.conftest import Exported, serving
@@ -79,8 +80,7 @@ def kill_server(server: EmbeddedServer) -> None:
     with pytest.raises(ServerError, match="stopped by signal 9"):
         assert holds_within(10.0, lambda: server.check_running())
     server.stop()
-    server.start()
-    until_answering(server)
+    start(server, START_TIMEOUT_S)
 
 
 def kill_node(server: EmbeddedServer) -> None:
