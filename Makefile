@@ -85,7 +85,7 @@ lint: install ## Linter, formatter, import rules and type checker
 test: lint ## Linters, then all tests but the slow and the long ones, three files side by side, with real Triton servers
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-test-long: install ## Every corrupt bundle at start and at deploy, 20,000 malformed requests: half an hour; writes benchmarks/results/malformed.json
+test-long: install ## Every corrupt bundle at start and at deploy, 20,000 malformed requests, faults, models that come and go: half an hour; writes benchmarks/results/malformed.json
 	$(BIN)/python -m pytest -n 2 --dist loadfile -s -m long
 
 test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels

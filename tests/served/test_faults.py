@@ -11,7 +11,7 @@ from commands.bench import app
 FAULTS = ("history killed", "ranking stopped", "server killed", "launcher killed, a node stopped")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_answers_stay_right_while_processes_are_killed_and_stopped(tmp_path: Path) -> None:
     windows = ["--node-window=8", "--server-window=20", "--rate=20", "--repeats=1"]

@@ -52,7 +52,7 @@ def sources(server: EmbeddedServer, exported: Exported) -> set[str]:
         return {client.recommend(stored(exported, user)).utility_source for user in range(8)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1_800)
 def test_models_of_one_bundle_alone_come_and_go(
     exported: Exported, profile: str | None, tmp_path: Path
