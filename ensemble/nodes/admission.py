@@ -24,7 +24,7 @@ LONGEST_TIMEOUT_US = 365 * 24 * 3600 * 10**6
 SETTLE_US = 5_000
 """Between two looks at what has ended."""
 PAUSE_S, PAUSE_EVERY_US = 0.003, 6_000
-"""What comes while the edge pauses is refused as one batch, which costs half as much."""
+"""What comes while the edge pauses is refused as one batch."""
 WEIGHT = 0.05
 """Of one request in the averages."""
 
