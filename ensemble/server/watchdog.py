@@ -211,7 +211,7 @@ class Watchdog:
             for instance in missed:
                 self._health.end(instance, model=model)
             self._tell(f"{what}; loaded again in {time.monotonic() - began:.1f} s")
-        self._known = {pid: node for pid, node in self._known.items() if node.model != model}
+        # Others of the model may have died meanwhile: they stay known, and are looked at from here on.
         self._discovered = -DISCOVERY_S
         self._replacing.discard(model)
 
