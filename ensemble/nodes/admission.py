@@ -30,8 +30,8 @@ WEIGHT = 0.05
 
 
 class Estimate:
-    """How long answers take, learned from those given: the time that a lone request takes, and one more for
-    each user who is ahead of it."""
+    """How long answers take, learned from those given: a time that every request takes, and one more for each
+    user of its own or ahead of it."""
 
     def __init__(self) -> None:
         self.lone_us = 0.0
@@ -44,10 +44,12 @@ class Estimate:
         late = ended.ending is Ending.EXPIRED and took_us > self.expect_us(users, ahead)
         if not late and ended.ending is not Ending.ANSWERED:
             return
+        waits = ahead + users
         if ahead <= FEW / 4:
-            self.lone_us = _mean(self.lone_us or took_us, took_us)
+            lone_us = took_us / (1 + waits / 2) if self.user_us is None else took_us - self.user_us * waits
+            self.lone_us = _mean(self.lone_us or lone_us, max(lone_us, 0.0))
         elif ahead >= FEW:
-            user_us = max(took_us - self.lone_us, 0.0) / (ahead + users)
+            user_us = max(took_us - self.lone_us, 0.0) / waits
             self.user_us = user_us if self.user_us is None else _mean(self.user_us, user_us)
 
     def expect_us(self, users: int, ahead: int) -> float:

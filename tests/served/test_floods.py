@@ -144,7 +144,6 @@ def test_canaries_are_answered_while_a_crowd_is_refused(small: EmbeddedServer, e
 
     asked, failures = asyncio.run(meanwhile())
     assert any(isinstance(one.outcome, UnavailableError) for one in asked)
-    assert len(failures) > 2
     assert set(failures) == {None}
 
 

@@ -74,21 +74,28 @@ def test_the_estimate_grows_with_the_users_ahead_as_answers_did() -> None:
     assert estimate.expect_us(1, 50) == 0
     for _ in range(100):
         estimate.learn(ended(10_000, 0))
-    assert estimate.expect_us(1, 0) == pytest.approx(15_000)
+    assert estimate.expect_us(1, 0) == pytest.approx(10_000)
     for ahead in range(8, 200):
         estimate.learn(ended(10_000 + 3_000 * (ahead + 1), ahead))
     assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.01)
-    # An idle hour teaches nothing about crowds.
+    # An idle hour teaches little about crowds.
     for _ in range(100):
         estimate.learn(ended(10_000, 1))
-    assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.01)
+    assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.03)
     # Nor do requests that failed, or expired sooner than they would have been answered.
     for ending in (Ending.FAILED, Ending.EXPIRED):
         for _ in range(100):
             estimate.learn(ended(1, 99, ending))
-    assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.01)
+    assert estimate.expect_us(1, 99) == pytest.approx(310_000, rel=0.03)
     estimate.learn(ended(1_000_000, 99, Ending.EXPIRED))
     assert estimate.expect_us(1, 99) > 320_000
+
+
+def test_the_time_of_a_request_of_many_users_is_not_taken_for_that_of_one() -> None:
+    estimate = Estimate()
+    estimate.learn(Ended(Ending.ANSWERED, took_us=90_000, users=16, ahead=0))
+    assert estimate.expect_us(16, 0) == pytest.approx(90_000)
+    assert estimate.expect_us(1, 0) == pytest.approx(15_000)
 
 
 def test_what_would_come_too_late_is_refused_with_the_time_to_come_again(tmp_path: Path) -> None:
