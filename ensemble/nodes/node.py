@@ -101,7 +101,7 @@ class EntryPoint:
         """Load the bundle that the model's configuration names, else the server's settings."""
         tolerate_impossible_shapes()
         if self.computes:
-            os.nice(GIVES_WAY)
+            os.setpriority(os.PRIO_PROCESS, 0, GIVES_WAY)
         config = json.loads(args["model_config"])
         settings = ServingSettings().with_parameters(config["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,10 +44,12 @@ class ModelLoader:
             raise ServerError("the server was started again meanwhile")
         return self._client
 
-    def load(self, model: str) -> None:
-        """Load what the repository says of a model, and return when callers get it. Raises `ServerError`."""
+    def load(self, model: str, beside: str | None = None) -> None:
+        """Load what the repository says of a model, and return when callers get it. Its processes give way as
+        those of `beside` do, from their first moment on: imports and the like are most of a start. Raises
+        `ServerError`."""
         timeout_s = float(self._server.settings.load_timeout_s)
-        with _one_line(f"{model} does not load"):
+        with _one_line(f"{model} does not load"), self._giving_way(model, beside):
             self.client.load_model(model, headers=self._server.admin_headers, client_timeout=timeout_s)
 
     def unload(self, model: str, timeout_s: float) -> None:
@@ -81,6 +84,29 @@ class ModelLoader:
             if after == before:
                 return
             before = after
+
+    @contextmanager
+    def _giving_way(self, model: str, beside: str | None) -> Iterator[None]:
+        processes = self._server.node_processes(beside) if beside else []
+        nice = max((os.getpriority(os.PRIO_PROCESS, pid) for pid in processes), default=0)
+        if not nice:
+            yield
+            return
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(POLL_S):
+                for pid in self._server.node_processes(model):
+                    with suppress(ProcessLookupError):
+                        os.setpriority(os.PRIO_PROCESS, pid, nice)
+
+        thread = threading.Thread(target=look, name=f"{model} gives way")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _index(self) -> list[Any]:
         asked = {"headers": self._server.admin_headers, "client_timeout": ASK_TIMEOUT_S}

@@ -28,7 +28,7 @@ from ensemble.server.server_error import ServerError
 from ensemble.stores.stores import open_histories
 from unipinrec.bundle import Manifest
 
-CANARIES, AT_ONCE = 48, 4
+CANARIES, AT_ONCE = 48, 2
 """Requests that a bundle has to answer before callers get it. Graphs are optimised in the first runs of each
 instance, so that there are several, at once."""
 CANARY_TIMEOUT_S = 30.0
@@ -126,9 +126,10 @@ class Rollout:
 
     def _load(self, loader: ModelLoader, nodes: NodeSet, tell: Tell) -> None:
         loader.repository.write_nodes(nodes)
-        for name in nodes.nodes:
+        for node in nodes.selection.nodes:
+            name = nodes.name_of(node)
             tell(f"Loading {name}")
-            loader.load(name)
+            loader.load(name, beside=self._server.serving.name_of(node))
         for ensemble in nodes.selection.ensembles:
             loader.repository.write_ensemble(ensemble, standby_name(ensemble), nodes)
             loader.load(standby_name(ensemble))
