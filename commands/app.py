@@ -3,7 +3,8 @@
 import typer
 
 try:
-    from commands import answers, bench, bundle, data, store
+    from commands import answers, bundle, data, store
+    from commands.bench.app import app as bench
     from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
@@ -31,7 +32,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(answers.app, name="answers")
-app.add_typer(bench.app, name="bench")
+app.add_typer(bench, name="bench")
 app.add_typer(policy, name="policy")
 app.command("train")(train_command)
 app.command("eval")(eval_command)

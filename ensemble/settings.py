@@ -28,6 +28,8 @@ Count = Annotated[int, Field(ge=1)]
 
 BUNDLE, RUNTIME_DIR = "bundle", "runtime_dir"
 """Settings that a node's own configuration has, since a server may hold two bundles at once."""
+NODE = "node"
+"""Parameter of the same: what the node is called in metrics and logs, whichever bundle it serves."""
 
 
 class ServingSettings(BaseSettings):

@@ -34,7 +34,7 @@ from ensemble.nodes.impossible_shapes import tolerate_impossible_shapes
 from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.nodes.seal import Seal, StaleSealError
-from ensemble.settings import ServingSettings
+from ensemble.settings import NODE, ServingSettings
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class EntryPoint:
         config = json.loads(args["model_config"])
         settings = ServingSettings().with_parameters(config["parameters"])
         model, instance = args["model_name"], args["model_instance_name"]
-        log_as_json(model, instance, settings.log_level)
+        # A node of a second bundle has another name in the server.
+        node = config["parameters"].get(NODE, {"string_value": model})["string_value"]
+        log_as_json(node, instance, settings.log_level)
         self._required = [tensor["name"] for tensor in config["input"] if not tensor.get("optional")]
         self._busy = nullcontext() if self.may_wait else Busy(settings.runtime_dir)
         # Only the backend's own processes have this module.
@@ -127,7 +129,7 @@ class EntryPoint:
         self._export: MetricsExport | None = None
         if self.exports_metrics:
             registries = (registry, self._node.metrics)
-            self._export = MetricsExport(self._backend, model, instance, registries)
+            self._export = MetricsExport(self._backend, node, instance, registries)
             self._export.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

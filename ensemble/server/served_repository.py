@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from ensemble.graph import read_config
 from ensemble.server.node_set import NodeSet
-from ensemble.settings import BUNDLE, RUNTIME_DIR
+from ensemble.settings import BUNDLE, NODE, RUNTIME_DIR
 
 CONFIG = "config.pbtxt"
 
@@ -90,6 +90,7 @@ class ServedRepository:
         config = self._config_of(node)
         config.parameters[BUNDLE].string_value = str(nodes.bundle)
         config.parameters[RUNTIME_DIR].string_value = str(nodes.runtime_dir)
+        config.parameters[NODE].string_value = node
         self._copy(node, name)
         self._whole.pop(name, None)
         self._write(name, config)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from commands.bench import app
+from commands.bench.app import app
 
 FAULTS = ("history killed", "ranking stopped", "server killed", "launcher killed, a node stopped")
 

@@ -20,6 +20,7 @@ from ensemble.settings import ROOT, SHARED_MEMORY
 from export.bundle_writer import write_bundle
 from tests.conftest import SERVED, Exported, random_checkpoint
 from tests.served.caller import ONCE, asking
+from tests.served.exchange import exchange
 from tests.served.launched import Launcher
 from tests.served.requests import stored
 from tests.support.answers import PROMISED, assert_alike
@@ -147,6 +148,18 @@ def test_a_node_that_dies_after_a_switch_comes_back_with_its_bundle(
     deployment.give("rollback")
     assert deployment.answers()[0].bundle_id == exported.bundle.name
     deployment.give("rollback")
+
+
+def test_metrics_name_a_node_the_same_whichever_bundle_it_serves(deployment: Deployment, other: Path) -> None:
+    def ranked() -> list[float]:
+        text = exchange("GET", deployment.endpoints.metrics_url)[1].decode()
+        assert 'node="ranking-2"' not in text
+        return [float(n) for n in re.findall(r'unipinrec_batch_rows_count\{node="ranking"\} (\S+)', text)]
+
+    deployment.has(other)
+    (before,) = ranked()
+    deployment.answers()
+    assert holds_within(5, lambda: ranked()[0] > before)
 
 
 def test_an_altered_bundle_is_refused_while_the_other_serves(

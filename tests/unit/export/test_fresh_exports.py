@@ -1,6 +1,6 @@
 """An export does not depend on luck: what a process computes first is as right as what follows.
 
-`make test-slow` runs it, since each of many processes has to import PyTorch.
+`make test-slow` runs a few, and `make test-long` many, since each process has to import PyTorch.
 """
 
 import os
@@ -13,11 +13,16 @@ import pytest
 from ensemble.settings import ROOT
 from tests.conftest import Exported
 
-PROCESSES = 40
+FEW, MANY = 8, 32
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", range(PROCESSES))
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(pytest.param(number, marks=pytest.mark.slow) for number in range(FEW)),
+        *(pytest.param(number, marks=pytest.mark.long) for number in range(FEW, FEW + MANY)),
+    ],
+)
 def test_a_fresh_process_exports(exported: Exported, tmp_path: Path, number: int) -> None:
     del number
     written = exported.bundle.parents[1]

@@ -1,0 +1,1 @@
+"""`unipinrec bench`: measurements of what serving costs on this machine."""
