@@ -7,14 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from unipinrec_client import GrpcClient, RecommendError, RecommendResponse
 
 from ensemble.graph import MODEL_REPOSITORY
+from ensemble.nodes.node import GIVES_WAY
 from ensemble.server.endpoints import Endpoints
 from ensemble.settings import ROOT, SHARED_MEMORY
 from export.bundle_writer import write_bundle
@@ -129,6 +133,24 @@ def test_callers_notice_nothing_but_the_other_bundle(
     strange = [a for a in found if (a.bundle_id, tuple(i.item_id for i in a.recommendations)) not in items]
     assert len(strange) <= 0.01 * len(found)
     assert deployment.link.resolve() == other
+
+
+def test_nodes_give_way_from_their_first_moment_on(
+    deployment: Deployment, exported: Exported, other: Path
+) -> None:
+    deployment.has(exported.bundle)
+    known = set(deployment.launcher.processes())
+    seen: dict[int, list[int]] = {}
+    with ThreadPoolExecutor(1) as pool:
+        deploying = pool.submit(deployment.give, "deploy", str(other))
+        while not deploying.done():
+            for process in set(deployment.launcher.processes()) - known:
+                with suppress(psutil.NoSuchProcess):
+                    age_s = time.time() - process.create_time()
+                    if age_s > 1 and "/ranking" in " ".join(process.cmdline()):
+                        seen.setdefault(process.pid, []).append(process.nice())
+    assert len(seen) == 2
+    assert [min(nices) for nices in seen.values()] == [GIVES_WAY, GIVES_WAY]
 
 
 def test_a_node_that_dies_after_a_switch_comes_back_with_its_bundle(
