@@ -68,7 +68,7 @@ def item_changes(
             catalogue=Path(folder) / "catalogue",
             update_items=True,
             max_added_items=max(added, 1),
-        )
+        ).sealing()
         with serve_on_loopback(settings, log_path=out / "items.log") as server, asyncio.Runner() as runner:
             load = Load(server.grpc_url, bundle, 20 * seconds)
             changes = Changes(bundle, added, removed)
