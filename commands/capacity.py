@@ -22,8 +22,10 @@ def capacity(
     p99_ms: Annotated[
         float | None, typer.Option(min=0.1, help="p99 to keep; default: that of the closed loop.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Length of a measured window.")] = 10.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before each that are discarded.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.5, max=3_600, help="Length of a measured window.")] = 10.0,
+    warm_up: Annotated[
+        float, typer.Option(min=0, max=3_600, help="Seconds before each that are discarded.")
+    ] = 2.0,
     users: Annotated[int, typer.Option(min=1, help="Users of the closed loop beside it.")] = 16,
     arrivals: Annotated[Arrivals, typer.Option(help="poisson or even.")] = Arrivals.POISSON,
     precision: Annotated[

@@ -40,8 +40,8 @@ def loadtest(
     spike: Annotated[
         float, typer.Option(min=1, max=100, help="Load of the spike over the load around it.")
     ] = 3.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Seconds that are measured.")] = 30.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before, which are not.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds that are measured.")] = 30.0,
+    warm_up: Annotated[float, typer.Option(min=0, max=3_600, help="Seconds before, which are not.")] = 5.0,
     max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="More errors fail the run.")] = 0.01,
     max_p99_ms: Annotated[float | None, typer.Option(min=0.1, help="A higher p99 fails the run.")] = None,
     web: Annotated[

@@ -28,14 +28,16 @@ LEAST_SAMPLES = 5
 def soak(
     load: LoadOptions,
     minutes: Annotated[
-        float, typer.Option(min=0.05, help="Length, of which the first fifth warms up.")
+        float, typer.Option(min=0.05, max=10_080, help="Length, of which the first fifth warms up.")
     ] = 10.0,
     rate: Annotated[
         float | None,
         typer.Option(callback=checked_rate, help="Capacity in requests a second; default: measured first."),
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the capacity that is asked.")] = 0.7,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at memory.")] = 5.0,
+    every: Annotated[
+        float, typer.Option(min=0.1, max=3_600, help="Seconds between two looks at memory.")
+    ] = 5.0,
     max_growth: Annotated[
         float, typer.Option(min=0, help="Growth of memory that is allowed, as a share.")
     ] = 0.02,
