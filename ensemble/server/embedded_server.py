@@ -6,19 +6,16 @@ import re
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 import psutil
 import tritonclient.grpc as triton
 
-from ensemble.nodes.contract import ADMIN_HEADER
 from ensemble.server.endpoints import Endpoints
 from ensemble.server.installation import Installation
 from ensemble.server.node_process import NodeProcess
@@ -28,18 +25,13 @@ from ensemble.server.runtime_folder import claim_folder, remove_abandoned, remov
 from ensemble.server.selection import Selection
 from ensemble.server.served_repository import ServedRepository
 from ensemble.server.server_error import ServerError, ServerKilledError
+from ensemble.server.triton_call import ADMIN_KEY, UNLOAD_TIMEOUT_S, environment, triton_flags
 from ensemble.settings import ROOT, SHARED_MEMORY, ServingSettings
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.stores import make_catalogue, make_histories
 from unipinrec.bundle import BundleError, read_manifest
 
-# A request of 16 users with full inline histories stays under this; Triton grows a region in equal steps.
-REGION_BYTES = 5 * 2**20
-ADMIN_KEY = "unipinrec-admin"
-ADMIN_PROTOCOLS = "model-repository,shared-memory,model-config,statistics,trace,logging"
 POLL_S = 0.1
-# Triton takes all of it for HTTP connections that callers keep open, and once a node has died.
-UNLOAD_TIMEOUT_S = 3
 PR_SET_PDEATHSIG = 1
 OUTAGE = "outage"
 """Name of a model that holds nothing and fails to load, so that the server is not ready (`readiness.py`)."""
@@ -49,8 +41,6 @@ HARMLESS = ("CudaDriverHelper", "unable to create stream", "initialize NVML", f"
 LOGGED_ERROR = re.compile(r'^E\d{4} \S+ \d+ \S+ "?(?P<message>.+?)(?:\\n.*)?"?$')
 LOGGED_OTHER = re.compile(r"^[IW]\d{4} |^[+|]|^\s*$")
 
-PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-"""Which Triton would ask on the way to a receiver of spans, also to one that `no_proxy` lists."""
 NO_PROXY = ("grpc.enable_http_proxy", 0)
 """The server is on this machine, which no proxy of the environment leads to."""
 CHANNEL_ARGUMENTS = (
@@ -190,9 +180,12 @@ class EmbeddedServer:
         # What ended one process stays in the log of the next.
         with self.log_path.open("ab" if self._starts else "wb") as log:
             self._starts += 1
+            flags = triton_flags(
+                self.settings, self.endpoints, self.repository.folder, self.models, self._secret
+            )
             self._process = subprocess.Popen(
-                [triton_server.binary, f"--backend-directory={triton_server.backends}", *self._flags()],
-                env=self._environment([triton_server.libpython.parent, triton_server.libraries]),
+                [triton_server.binary, f"--backend-directory={triton_server.backends}", *flags],
+                env=environment(self.settings, [triton_server.libpython.parent, triton_server.libraries]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -311,52 +304,6 @@ class EmbeddedServer:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def _flags(self) -> list[str]:
-        backend = {
-            "shm-region-prefix-name": f"{self.settings.runtime_dir.name}-",
-            "shm-default-byte-size": REGION_BYTES,
-            "shm-growth-byte-size": REGION_BYTES,
-        }
-        return [
-            f"--model-repository={self.repository.folder}",
-            # Only explicit control can unload and load a model, which alone revives a dead node.
-            "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in self.models),
-            # The committed configurations are complete; guessing them costs each model another process.
-            "--disable-auto-complete-config",
-            *(f"--{name}-address={self.endpoints.address}" for name in ("http", "grpc", "metrics")),
-            *(f"{option}={port}" for option, port in self.endpoints.triton_ports.items()),
-            # Triton 2.51 has no histogram of latencies, only quantiles of the last minute.
-            "--metrics-config=summary_latencies=true",
-            *_trace_flags(self.settings),
-            *(f"--backend-config=python,{key}={value}" for key, value in backend.items()),
-            f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
-            f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={self._secret}",
-            # Nodes find a request's header of this name among its parameters.
-            *(f"--{name}-header-forward-pattern=^{ADMIN_HEADER}$" for name in ("grpc", "http")),
-            "--exit-on-error=true",
-            "--strict-readiness=true",
-            f"--exit-timeout-secs={UNLOAD_TIMEOUT_S}",
-            "--log-verbose=0",
-        ]
-
-    def _environment(self, library_path: Sequence[Path]) -> dict[str, str]:
-        left_out = {"PYTHONHOME", *(PROXIES if _is_here(self.settings.trace_url) else ())}
-        inherited = {name: value for name, value in os.environ.items() if name not in left_out}
-        return {
-            **inherited,
-            **self.settings.as_environment(),
-            **self.settings.secret_environment(),
-            **self.settings.compiler_environment(),
-            "LD_LIBRARY_PATH": _joined(*library_path, inherited.get("LD_LIBRARY_PATH")),
-            # The stub's interpreter takes its prefix, and so its packages, from the first `python3` here.
-            "PATH": _joined(Path(sys.executable).parent, inherited.get("PATH")),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(self.settings.threads),
-        }
-
     def _last_errors(self, most: int = 2) -> list[str]:
         logged = self.log_path.read_text(errors="replace").splitlines()
         lines = [line for line in logged if not any(known in line for known in HARMLESS)]
@@ -381,19 +328,6 @@ def _make_store(make: Callable[[Path], None], path: Path) -> None:
         raise ServerError(str(error)) from error
 
 
-def _trace_flags(settings: ServingSettings) -> list[str]:
-    if settings.trace_url is None:
-        return []
-    choices = (
-        "mode=opentelemetry",
-        "level=TIMESTAMPS",
-        f"rate={settings.trace_rate}",
-        f"opentelemetry,url={settings.trace_url}",
-        "opentelemetry,resource=service.name=unipinrec",
-    )
-    return [f"--trace-config={choice}" for choice in choices]
-
-
 def _end_with_parent(parent: int) -> Callable[[], None]:
     def ask_for_signal() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -407,12 +341,3 @@ def _ending(pid: int) -> os.waitid_result | None:
     """How the child ended, or None while it runs."""
     # WNOWAIT leaves the ended process to be waited for, so that its id is not given to another meanwhile.
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-
-
-def _is_here(url: str | None) -> bool:
-    host = urlsplit(url or "").hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _joined(*parts: Path | str | None) -> str:
-    return os.pathsep.join(str(part) for part in parts if part)
