@@ -11,12 +11,14 @@ from experiments.scores import (
     K,
     Measured,
     Values,
+    calibration_errors,
     current_rates_scores,
     ranking_scores,
     rates_scores,
     retrieval_recall,
 )
 from experiments.variants import Variant
+from unipinrec.arrays import Float32s
 from unipinrec.data.interactions import InteractionDataset, Split, split_at_time, split_leave_one_out
 from unipinrec.evaluation.catalogue import Scorer, ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
@@ -55,7 +57,7 @@ class HeldOut:
             return self._leave_one_out(RetrievalScorer(recommender, self.dataset))
         found = Measured({})
         if variant.ranks:
-            found = ranking_scores(self.views, self.views.probabilities(recommender))
+            found = self._probabilities(self.views.probabilities(recommender))
         if variant.retrieves:
             found.metrics.update(retrieval_recall(self.views, recommender))
         return found
@@ -88,5 +90,13 @@ class HeldOut:
             feedview_S = np.repeat(self.views.feedview_F, np.diff(self.views.offsets))
             row_S = np.concatenate(self.views.items())
             best_SA = self.truth.shown_probabilities(feedview_S, row_S)
-            scores["truth", "the simulator's own probabilities: no model can do better"] = best_SA
-        return {key: ranking_scores(self.views, score_SA) for key, score_SA in scores.items()}
+            truth = "truth", "the simulator's own probabilities: no model can do better"
+            return {key: ranking_scores(views, score_SA) for key, score_SA in scores.items()} | {
+                truth: self._probabilities(best_SA)
+            }
+        return {key: ranking_scores(views, score_SA) for key, score_SA in scores.items()}
+
+    def _probabilities(self, probability_SA: Float32s) -> Measured:
+        found = ranking_scores(self.views, probability_SA)
+        found.totals.update(calibration_errors(self.views, probability_SA))
+        return found

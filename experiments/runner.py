@@ -139,7 +139,7 @@ class Runner:
             rows.append(self._trained_row(variant, trials[variant.name], found[variant.name], by_seed(runs)))
         for (name, what), counted in held_out.baselines().items():
             found[name] = counted
-            rows.append(Row(model=name, what=what, metrics=counted.estimates()))
+            rows.append(Row(model=name, what=what, metrics=counted.estimates(), totals=counted.totals))
         first, *others = found
         differences = [
             Difference(a=first, b=other, metric=name, estimate=found[first].metrics[name].minus(values))
@@ -242,6 +242,7 @@ class Runner:
             training_seconds=tuple(trial.seconds for trial in trials),
             flops=forward_flops(model) if isinstance(model, HistoryModel) else 0,
             metrics=found.estimates(),
+            totals=found.totals,
             by_seed=means,
             losses=losses(trials[0].folder),
         )

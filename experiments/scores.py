@@ -13,6 +13,7 @@ from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
 from unipinrec.data.interactions import Split
 from unipinrec.evaluation.auc import auc_estimate, gauc
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
+from unipinrec.evaluation.calibration import calibration
 from unipinrec.evaluation.catalogue import recall_at_k
 from unipinrec.evaluation.feedviews import hit_at_k
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
@@ -95,6 +96,15 @@ def ranking_scores(views: FutureFeedviews, score_SA: Float32s) -> Measured:
             within = areas_within(views, score_SA[:, action], label_S)
             found.areas.update({f"{kind} {name}": area for kind, area in within.items()})
     return found
+
+
+def calibration_errors(views: FutureFeedviews, probability_SA: Float32s) -> dict[str, float]:
+    """Return the expected calibration error of every action that occurs."""
+    return {
+        f"ece {name}": calibration(probability_SA[:, action], views.labels[:, action]).error
+        for action, name in enumerate(views.dataset.info.actions)
+        if views.labels[:, action].any()
+    }
 
 
 def areas_within(
