@@ -232,9 +232,14 @@ class EmbeddedServer:
         nodes = self.standby if self.standby is not None and stands_by else self.serving
         return nodes.runtime_dir
 
+    def children(self) -> list[psutil.Process]:
+        """Return all that the server has started, also what has died since."""
+        found: list[psutil.Process] = psutil.Process(self.pid).children()
+        return found
+
     def processes(self) -> list[NodeProcess]:
         """Return the processes of all nodes; those that have died are not among them."""
-        found = [NodeProcess.of(child) for child in psutil.Process(self.pid).children()]
+        found = [NodeProcess.of(child) for child in self.children()]
         return [node for node in found if node is not None]
 
     def node_processes(self, model: str) -> list[int]:

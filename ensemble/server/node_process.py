@@ -59,6 +59,15 @@ class NodeProcess:
         """Its process id."""
         return int(self.process.pid)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is there, and not stopped."""
+        try:
+            status = self.process.status()
+        except psutil.NoSuchProcess:
+            return False
+        return status not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
     def fate(self, now: float, folder: Path, hang_s: float) -> Fate | None:
         """Return what is wrong with it at `now` by `time.monotonic()`, None if nothing is.
 

@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 
 from ensemble.server.backoff import Backoff
 from ensemble.server.embedded_server import Canary, EmbeddedServer, failure_of
+from ensemble.server.fatal_signal import handles_fatal_signal
 from ensemble.server.health import SERVER, Health
 from ensemble.server.node_process import STOPPED_S, Fate, NodeProcess
 from ensemble.server.readiness import set_ready
@@ -77,8 +78,9 @@ class Watchdog:
         self._known: dict[int, NodeProcess] = {}
         self._discovered = -DISCOVERY_S
         self._stopped_since: float | None = None
+        self._dies = False
         self._lock = threading.Lock()
-        self._replacing: set[str] = set()
+        self._replacing: dict[str, Replacement] = {}
         self._backoffs: dict[str, Backoff] = {}
         self._failures = 0
         self._silent: dict[str, int] = {}
@@ -153,8 +155,17 @@ class Watchdog:
                 self._replace(model, fates)
 
     def _discover(self) -> None:
-        for node in self._server.processes():
+        children = self._server.children()
+        nodes = [node for child in children if (node := NodeProcess.of(child)) is not None]
+        for node in nodes:
             self._known.setdefault(node.pid, node)
+        for model, replacement in list(self._replacing.items()):
+            if replacement.waits_in_vain(nodes, time.monotonic()):
+                self._end_server(f"waits for a process of {model} that does not start")
+        # The server has hundreds of threads to look at, and another child while it dies of a signal.
+        died, self._dies = self._dies, len(children) > len(nodes) and handles_fatal_signal(self._server.pid)
+        if died and self._dies:
+            self._end_server("takes too long to die of a signal")
 
     def _look_at_server(self, now: float) -> None:
         if psutil.Process(self._server.pid).status() != psutil.STATUS_STOPPED:
@@ -181,7 +192,7 @@ class Watchdog:
         with self._lock:
             if model in self._replacing or self._ended.is_set():
                 return
-            self._replacing.add(model)
+            self._replacing[model] = Replacement(self._server, model, fates)
         threading.Thread(target=self._keep_replacing, args=(model, fates), name=model, daemon=True).start()
 
     def _keep_replacing(self, model: str, fates: Fates) -> None:
@@ -193,13 +204,12 @@ class Watchdog:
         for instance, fate in missed.items():
             self._health.begin(instance, fate.value, model=model)
         what = ", ".join(f"{instance} {fate.value}" for instance, fate in fates.items())
-        replacement = Replacement(self._server, model, fates)
         while not self._ended.wait(backoff.pause_s(time.monotonic())):
             try:
                 with self._server.changing:
                     is_held = self._server.bundle_of(model) == bundle
                     if is_held:
-                        replacement.attempt(self._ended)
+                        self._replacing[model].attempt(self._ended)
             except Exception as error:
                 self._health.started(model, well=False)
                 self._tell(f"{what}; it cannot be loaded again: {error}")
@@ -213,7 +223,7 @@ class Watchdog:
             self._tell(f"{what}; loaded again in {time.monotonic() - began:.1f} s")
         # Others of the model may have died meanwhile: they stay known, and are looked at from here on.
         self._discovered = -DISCOVERY_S
-        self._replacing.discard(model)
+        del self._replacing[model]
 
     def _round(self, client: triton.InferenceServerClient) -> None:
         failures = [failure for canary in self._canaries if (failure := failure_of(canary, client))]
@@ -297,12 +307,23 @@ class Replacement:
         self._instances = fates
         self._groups = {_group_of(instance) for instance in fates}
         self._is_missing = Fate.MISSING in fates.values()
+        self._load_began: float | None = None
+        self._seen = 0.0
+
+    def waits_in_vain(self, nodes: Iterable[NodeProcess], now: float) -> bool:
+        """Return whether Triton has waited for long for a process that is gone, or stopped, before it has
+        said anything: nothing but the server's own end ends that."""
+        own = (node for node in nodes if node.model == self._model)
+        if any(node.runs for node in own if self._is_missing or node.instance in self._instances):
+            self._seen = now
+        began = self._load_began
+        return began is not None and now - max(began, self._seen) >= SILENT_S
 
     def attempt(self, ended: threading.Event) -> None:
         """Start them, once. Raises `InferenceServerException` if they do not start."""
         with self._server.client() as client:
             if self._is_missing:
-                self._load(client)
+                self._await(client)
                 return
             old = {
                 node.pid: node.instance
@@ -325,14 +346,21 @@ class Replacement:
             self._load(client)
         self._server.repository.renew(self._model, self._groups)
         try:
-            self._load(client)
+            self._await(client)
         except triton.InferenceServerException:
             if others_serve:
                 raise
             # Memory may hold one pool of an instance and not two.
             client.unload_model(self._model, headers=self._server.admin_headers)
             self._is_missing = True
+            self._await(client)
+
+    def _await(self, client: triton.InferenceServerClient) -> None:
+        self._load_began = time.monotonic()
+        try:
             self._load(client)
+        finally:
+            self._load_began = None
 
     def _load(self, client: triton.InferenceServerClient) -> None:
         timeout_s = float(self._server.settings.load_timeout_s)

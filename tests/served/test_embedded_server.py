@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ import tritonclient.grpc as triton
 
 from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.endpoints import Endpoints
+from ensemble.server.fatal_signal import handles_fatal_signal
 from ensemble.server.launcher import UserCanary
 from ensemble.server.model_loader import ModelLoader
 from ensemble.server.server_error import ServerError
-from ensemble.server.watchdog import Watchdog
+from ensemble.server.watchdog import SILENT_S, Watchdog
 from ensemble.settings import SHARED_MEMORY, ServingSettings
 from tests.served.exchange import exchange
 from tests.served.launched import infer, write_deployment
@@ -113,6 +115,65 @@ def test_watchdog_loads_a_model_whose_load_failed(server: EmbeddedServer) -> Non
             wanted = f"watchdog: {told}"
             assert holds_within(20, lambda wanted=wanted: any(wanted in line for line in lines)), lines
     assert infer(server, "someone") == "someone"
+
+
+@pytest.mark.skipif(not Path("/usr/bin/addr2line").exists(), reason="no addr2line, without which Triton ends")
+def test_watchdog_ends_a_server_that_takes_too_long_to_die(tmp_path: Path) -> None:
+    folder = write_deployment(tmp_path)
+    lines: list[str] = []
+    with EmbeddedServer(
+        model_repository=folder / "models",
+        settings=ServingSettings(bundle=folder / "bundle"),
+        endpoints=Endpoints.free(),
+        log_path=folder / "server.log",
+    ) as dying:
+        dying.start()
+        assert dying.wait_until_serving(UserCanary(), timeout_s=60)
+        assert not handles_fatal_signal(dying.pid)
+        with Watchdog(dying, [UserCanary()], report=lines.append):
+            os.kill(dying.pid, signal.SIGABRT)
+            stop_a_stack_printer(dying)
+            assert handles_fatal_signal(dying.pid)
+            assert holds_within(10, lambda: lines)
+        assert lines == ["watchdog: the server takes too long to die of a signal; it is killed"]
+        with pytest.raises(ServerError, match="stopped by signal 9"):
+            assert holds_within(10, dying.check_running)
+
+
+def stop_a_stack_printer(server: EmbeddedServer) -> None:
+    """Triton has a program of this name print the stack of what ends it, line by line, and waits for it."""
+    while True:
+        server.check_running()
+        for child in server.children():
+            with suppress(psutil.NoSuchProcess):
+                if child.name() == "addr2line" and child.status() != psutil.STATUS_ZOMBIE:
+                    child.suspend()
+                    return
+
+
+@pytest.mark.slow
+def test_watchdog_ends_a_server_that_waits_for_a_node_in_vain(tmp_path: Path) -> None:
+    folder = write_deployment(tmp_path)
+    lines: list[str] = []
+    with EmbeddedServer(
+        model_repository=folder / "models",
+        settings=ServingSettings(bundle=folder / "bundle"),
+        endpoints=Endpoints.free(),
+        log_path=folder / "server.log",
+    ) as waiting:
+        waiting.start()
+        assert waiting.wait_until_serving(UserCanary(), timeout_s=60)
+        (old,) = waiting.node_processes("first")
+        with Watchdog(waiting, [UserCanary()], report=lines.append):
+            os.kill(old, signal.SIGKILL)
+            assert holds_within(10, lambda: set(waiting.node_processes("first")) - {old}, every_s=0)
+            for new in waiting.node_processes("first"):
+                os.kill(new, signal.SIGSTOP)
+            assert holds_within(SILENT_S + 10, lambda: any("is killed" in line for line in lines))
+        told = "watchdog: the server waits for a process of first that does not start; it is killed"
+        assert told in lines
+        with pytest.raises(ServerError, match="stopped by signal 9"):
+            assert holds_within(10, waiting.check_running)
 
 
 def nodes_of(server: EmbeddedServer) -> dict[str, int]:
