@@ -40,7 +40,7 @@ NODES = tuple(step.node for step in ensembles_in(MODEL_REPOSITORY)["recommend"].
 SERVER = "tritonserver"
 BEFORE_S = 2.0
 """Of load before a fault."""
-READY_S = 240.0
+READY_S = 120.0
 """For which a launcher may take until it is ready, and what was left until it is gone."""
 POLL_S = 0.05
 TOLERANCE = 1e-3
@@ -245,6 +245,7 @@ def measure_faults(plan: FaultsPlan, tell: Callable[[str], None]) -> FaultsRepor
         for repeat in range(plan.repeats):
             for name, inject in chosen.items():
                 window_s = plan.node_window_s if name.split()[0] in NODES else plan.server_window_s
+                _recover(running, tell)
                 trials[name].append(_trial(running, load, inject, window_s))
                 tell(f"{name} ({repeat + 1} of {plan.repeats}): {_told(trials[name][-1])}")
     settings = {"rate, 1/s": plan.rate, "preset": plan.sizes, "repeats": plan.repeats, "tolerance": TOLERANCE}
@@ -292,8 +293,17 @@ class Load:
         return len(pairs), sum(_differs(found, right) for found, right in pairs)
 
 
+def _recover(running: Served, tell: Callable[[str], None]) -> None:
+    """Wait for what the fault before has left; start anew what does not recover, of which its trial tells."""
+    try:
+        running.await_ready()
+    except ServerError as error:
+        tell(f"{error}; started anew")
+        running.relaunch()
+        running.await_ready()
+
+
 def _trial(running: Served, load: Load, inject: Inject, window_s: float) -> Trial:
-    running.await_ready()
     load.start(BEFORE_S + window_s)
     time.sleep(BEFORE_S)
     at_s, began = time.time(), time.monotonic()

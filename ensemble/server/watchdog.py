@@ -25,6 +25,8 @@ SILENT_ROUNDS = 2
 """After so many rounds, a node that canaries find useless is replaced, and what they say is an outage."""
 SILENT_S = 20.0
 """After so long without an answer to anybody, the server itself is taken for hung."""
+GONE_S = 10.0
+"""After so long without a process of what is loaded, Triton is taken to wait for it for ever."""
 HANG_S = 5.0
 """For which a node may be at one batch without computing, beside what it may wait for a policy."""
 ADMIN_TIMEOUT_S = 10.0
@@ -161,7 +163,7 @@ class Watchdog:
             self._known.setdefault(node.pid, node)
         for model, replacement in list(self._replacing.items()):
             if replacement.waits_in_vain(nodes, time.monotonic()):
-                self._end_server(f"waits for a process of {model} that does not start")
+                self._end_server(f"waits in vain for a process of {model}")
         # The server has hundreds of threads to look at, and another child while it dies of a signal.
         died, self._dies = self._dies, len(children) > len(nodes) and handles_fatal_signal(self._server.pid)
         if died and self._dies:
@@ -311,19 +313,20 @@ class Replacement:
         self._seen = 0.0
 
     def waits_in_vain(self, nodes: Iterable[NodeProcess], now: float) -> bool:
-        """Return whether Triton has waited for long for a process that is gone, or stopped, before it has
-        said anything: nothing but the server's own end ends that."""
+        """Return whether Triton has waited for long while no process of these instances runs: for a new one
+        that died or was stopped before it said anything, or for an old one that died with a lock in its
+        hands. Nothing but the server's own end ends that."""
         own = (node for node in nodes if node.model == self._model)
         if any(node.runs for node in own if self._is_missing or node.instance in self._instances):
             self._seen = now
         began = self._load_began
-        return began is not None and now - max(began, self._seen) >= SILENT_S
+        return began is not None and now - max(began, self._seen) >= GONE_S
 
     def attempt(self, ended: threading.Event) -> None:
         """Start them, once. Raises `InferenceServerException` if they do not start."""
         with self._server.client() as client:
             if self._is_missing:
-                self._await(client)
+                self._load(client)
                 return
             old = {
                 node.pid: node.instance
@@ -346,25 +349,22 @@ class Replacement:
             self._load(client)
         self._server.repository.renew(self._model, self._groups)
         try:
-            self._await(client)
+            self._load(client)
         except triton.InferenceServerException:
             if others_serve:
                 raise
             # Memory may hold one pool of an instance and not two.
             client.unload_model(self._model, headers=self._server.admin_headers)
             self._is_missing = True
-            self._await(client)
-
-    def _await(self, client: triton.InferenceServerClient) -> None:
-        self._load_began = time.monotonic()
-        try:
             self._load(client)
-        finally:
-            self._load_began = None
 
     def _load(self, client: triton.InferenceServerClient) -> None:
         timeout_s = float(self._server.settings.load_timeout_s)
-        client.load_model(self._model, headers=self._server.admin_headers, client_timeout=timeout_s)
+        self._load_began = time.monotonic()
+        try:
+            client.load_model(self._model, headers=self._server.admin_headers, client_timeout=timeout_s)
+        finally:
+            self._load_began = None
 
 
 def answered_requests(client: triton.InferenceServerClient, server: EmbeddedServer) -> int:

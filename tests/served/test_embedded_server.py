@@ -19,7 +19,7 @@ from ensemble.server.fatal_signal import handles_fatal_signal
 from ensemble.server.launcher import UserCanary
 from ensemble.server.model_loader import ModelLoader
 from ensemble.server.server_error import ServerError
-from ensemble.server.watchdog import SILENT_S, Watchdog
+from ensemble.server.watchdog import GONE_S, Watchdog
 from ensemble.settings import SHARED_MEMORY, ServingSettings
 from tests.served.exchange import exchange
 from tests.served.launched import infer, write_deployment
@@ -169,8 +169,8 @@ def test_watchdog_ends_a_server_that_waits_for_a_node_in_vain(tmp_path: Path) ->
             assert holds_within(10, lambda: set(waiting.node_processes("first")) - {old}, every_s=0)
             for new in waiting.node_processes("first"):
                 os.kill(new, signal.SIGSTOP)
-            assert holds_within(SILENT_S + 10, lambda: any("is killed" in line for line in lines))
-        told = "watchdog: the server waits for a process of first that does not start; it is killed"
+            assert holds_within(GONE_S + 10, lambda: any("is killed" in line for line in lines))
+        told = "watchdog: the server waits in vain for a process of first; it is killed"
         assert told in lines
         with pytest.raises(ServerError, match="stopped by signal 9"):
             assert holds_within(10, waiting.check_running)
