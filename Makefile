@@ -83,7 +83,7 @@ lint: install ## Linter, formatter, import rules and type checker
 	$(BIN)/mypy
 
 test: lint ## Linters, then all tests but the slow and the long ones, three files side by side, with real Triton servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-long: install ## Every corrupt bundle at start and at deploy, 20,000 malformed requests, 20 kills during appends, faults, 32 more exports: half an hour; writes benchmarks/results/malformed.json
 	$(BIN)/python -m pytest -n 2 --dist loadfile -s -m long
