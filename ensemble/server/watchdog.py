@@ -27,6 +27,8 @@ SILENT_S = 20.0
 """After so long without an answer to anybody, the server itself is taken for hung."""
 GONE_S = 10.0
 """After so long without a process of what is loaded, Triton is taken to wait for it for ever."""
+DIES_S = 3.0
+"""For which a program may print one line of the stack of a server that dies."""
 HANG_S = 5.0
 """For which a node may be at one batch without computing, beside what it may wait for a policy."""
 ADMIN_TIMEOUT_S = 10.0
@@ -80,7 +82,7 @@ class Watchdog:
         self._known: dict[int, NodeProcess] = {}
         self._discovered = -DISCOVERY_S
         self._stopped_since: float | None = None
-        self._dies = False
+        self._strangers: dict[int, float] = {}
         self._lock = threading.Lock()
         self._replacing: dict[str, Replacement] = {}
         self._backoffs: dict[str, Backoff] = {}
@@ -157,16 +159,19 @@ class Watchdog:
                 self._replace(model, fates)
 
     def _discover(self) -> None:
-        children = self._server.children()
+        now, children = time.monotonic(), self._server.children()
         nodes = [node for child in children if (node := NodeProcess.of(child)) is not None]
         for node in nodes:
             self._known.setdefault(node.pid, node)
         for model, replacement in list(self._replacing.items()):
-            if replacement.waits_in_vain(nodes, time.monotonic()):
+            if replacement.waits_in_vain(nodes, now):
                 self._end_server(f"waits in vain for a process of {model}")
-        # The server has hundreds of threads to look at, and another child while it dies of a signal.
-        died, self._dies = self._dies, len(children) > len(nodes) and handles_fatal_signal(self._server.pid)
-        if died and self._dies:
+        # Of a server that dies of a signal, other programs print the stack, each of them in a moment.
+        strangers = {child.pid for child in children} - {node.pid for node in nodes}
+        self._strangers = {pid: self._strangers.get(pid, now) for pid in strangers}
+        stayed_s = now - min(self._strangers.values(), default=now)
+        # It has hundreds of threads to look at.
+        if stayed_s >= DIES_S and handles_fatal_signal(self._server.pid):
             self._end_server("takes too long to die of a signal")
 
     def _look_at_server(self, now: float) -> None:
