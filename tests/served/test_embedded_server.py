@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.fatal_signal import handles_fatal_signal
 from ensemble.server.launcher import UserCanary
 from ensemble.server.model_loader import ModelLoader
+from ensemble.server.replacement import GONE_S
 from ensemble.server.server_error import ServerError
-from ensemble.server.watchdog import GONE_S, Watchdog
+from ensemble.server.watchdog import Watchdog
 from ensemble.settings import SHARED_MEMORY, ServingSettings
 from tests.served.exchange import exchange
 from tests.served.launched import infer, write_deployment
@@ -28,11 +29,22 @@ from tests.support.waiting import holds_within
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    folder = write_deployment(tmp_path_factory.mktemp("shared"))
-    settings = ServingSettings(bundle=folder / "bundle", pool_slots=5)
+    with running(write_deployment(tmp_path_factory.mktemp("shared")), pool_slots=5) as server:
+        yield server
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """A server of a test's own, which it may end."""
+    with running(write_deployment(tmp_path)) as server:
+        yield server
+
+
+@contextmanager
+def running(folder: Path, pool_slots: int = 64) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(
         model_repository=folder / "models",
-        settings=settings,
+        settings=ServingSettings(bundle=folder / "bundle", pool_slots=pool_slots),
         endpoints=Endpoints.free(),
         log_path=folder / "server.log",
     ) as server:
@@ -118,26 +130,17 @@ def test_watchdog_loads_a_model_whose_load_failed(server: EmbeddedServer) -> Non
 
 
 @pytest.mark.skipif(not Path("/usr/bin/addr2line").exists(), reason="no addr2line, without which Triton ends")
-def test_watchdog_ends_a_server_that_takes_too_long_to_die(tmp_path: Path) -> None:
-    folder = write_deployment(tmp_path)
+def test_watchdog_ends_a_server_that_takes_too_long_to_die(mortal: EmbeddedServer) -> None:
     lines: list[str] = []
-    with EmbeddedServer(
-        model_repository=folder / "models",
-        settings=ServingSettings(bundle=folder / "bundle"),
-        endpoints=Endpoints.free(),
-        log_path=folder / "server.log",
-    ) as dying:
-        dying.start()
-        assert dying.wait_until_serving(UserCanary(), timeout_s=60)
-        assert not handles_fatal_signal(dying.pid)
-        with Watchdog(dying, [UserCanary()], report=lines.append):
-            os.kill(dying.pid, signal.SIGABRT)
-            stop_a_stack_printer(dying)
-            assert handles_fatal_signal(dying.pid)
-            assert holds_within(10, lambda: lines)
-        assert lines == ["watchdog: the server takes too long to die of a signal; it is killed"]
-        with pytest.raises(ServerError, match="stopped by signal 9"):
-            assert holds_within(10, dying.check_running)
+    assert not handles_fatal_signal(mortal.pid)
+    with Watchdog(mortal, [UserCanary()], report=lines.append):
+        os.kill(mortal.pid, signal.SIGABRT)
+        stop_a_stack_printer(mortal)
+        assert handles_fatal_signal(mortal.pid)
+        assert holds_within(10, lambda: lines)
+    assert lines == ["watchdog: the server takes too long to die of a signal; it is killed"]
+    with pytest.raises(ServerError, match="stopped by signal 9"):
+        assert holds_within(10, mortal.check_running)
 
 
 def stop_a_stack_printer(server: EmbeddedServer) -> None:
@@ -152,28 +155,19 @@ def stop_a_stack_printer(server: EmbeddedServer) -> None:
 
 
 @pytest.mark.slow
-def test_watchdog_ends_a_server_that_waits_for_a_node_in_vain(tmp_path: Path) -> None:
-    folder = write_deployment(tmp_path)
+def test_watchdog_ends_a_server_that_waits_for_a_node_in_vain(mortal: EmbeddedServer) -> None:
     lines: list[str] = []
-    with EmbeddedServer(
-        model_repository=folder / "models",
-        settings=ServingSettings(bundle=folder / "bundle"),
-        endpoints=Endpoints.free(),
-        log_path=folder / "server.log",
-    ) as waiting:
-        waiting.start()
-        assert waiting.wait_until_serving(UserCanary(), timeout_s=60)
-        (old,) = waiting.node_processes("first")
-        with Watchdog(waiting, [UserCanary()], report=lines.append):
-            os.kill(old, signal.SIGKILL)
-            assert holds_within(10, lambda: set(waiting.node_processes("first")) - {old}, every_s=0)
-            for new in waiting.node_processes("first"):
-                os.kill(new, signal.SIGSTOP)
-            assert holds_within(GONE_S + 10, lambda: any("is killed" in line for line in lines))
-        told = "watchdog: the server waits in vain for a process of first; it is killed"
-        assert told in lines
-        with pytest.raises(ServerError, match="stopped by signal 9"):
-            assert holds_within(10, waiting.check_running)
+    (old,) = mortal.node_processes("first")
+    with Watchdog(mortal, [UserCanary()], report=lines.append):
+        os.kill(old, signal.SIGKILL)
+        assert holds_within(10, lambda: set(mortal.node_processes("first")) - {old}, every_s=0)
+        for new in mortal.node_processes("first"):
+            os.kill(new, signal.SIGSTOP)
+        assert holds_within(GONE_S + 10, lambda: any("is killed" in line for line in lines))
+    told = "watchdog: the server waits in vain for a process of first; it is killed"
+    assert told in lines
+    with pytest.raises(ServerError, match="stopped by signal 9"):
+        assert holds_within(10, mortal.check_running)
 
 
 def nodes_of(server: EmbeddedServer) -> dict[str, int]:
