@@ -200,15 +200,15 @@ class EmbeddedServer:
     def wait_until_serving(
         self, canary: Canary, timeout_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Return True as soon as `canary` is answered, False as soon as `cancelled` says so. Raises
-        `ServerError` if the process ended, or `timeout_s` seconds went by without an answer, by default the
-        settings' `load_timeout_s`."""
+        """Return True as soon as `canary` is answered and all ports are open, which Triton opens one after
+        another; False as soon as `cancelled` says so. Raises `ServerError` if the process ended, or
+        `timeout_s` seconds went by without an answer, by default the settings' `load_timeout_s`."""
         timeout_s = self.settings.load_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         with self.client() as client:
             while not cancelled():
                 self.check_running()
-                error = failure_of(canary, client)
+                error = failure_of(canary, client) or self.endpoints.closed_port()
                 if error is None:
                     return True
                 if time.monotonic() > deadline:

@@ -97,6 +97,15 @@ class Endpoints:
             except OSError as error:
                 raise ServerError(self._reason(option, port, error)) from None
 
+    def closed_port(self) -> str | None:
+        """Return which of Triton's ports refuses a connection, None when all are open."""
+        for option, port in self.triton_ports.items():
+            try:
+                socket.create_connection((self.host, port), timeout=1.0).close()
+            except OSError as error:
+                return f"{option} {port} is not open: {error.strerror}"
+        return None
+
     def _reason(self, option: str, port: int, error: OSError) -> str:
         if error.errno == errno.EADDRINUSE:
             return f"{option} is {port}, which another process listens on; stop it or pass another {option}"
