@@ -29,7 +29,7 @@ from unipinrec.evaluation.catalogue import ndcg_at_k, recall_at_k
 from unipinrec.evaluation.leave_one_out import K, Quality, evaluate_leave_one_out
 from unipinrec.models.registry import find_model
 from unipinrec.models.spec import blended_examples
-from unipinrec.models.unified.config import DEMO_TRAINING, preset
+from unipinrec.models.unified.config import DEMO_SIZES, DEMO_TRAINING, preset
 from unipinrec.training.checkpoint import load_offline
 from unipinrec.training.trainer import train
 
@@ -69,7 +69,7 @@ def run_tour(build: Path, console: Console) -> Report:
 
 
 def _train(dataset: InteractionDataset, folder: Path) -> Path:
-    spec, config = find_model(UNIFIED), preset("demo", **dataset.catalogue_fields)
+    spec, config = find_model(UNIFIED), preset("demo", **DEMO_SIZES, **dataset.catalogue_fields)
     examples = blended_examples(dataset, config, DEMO_TRAINING.seed)
     return train(spec, examples, config, DEMO_TRAINING, folder)
 

@@ -20,12 +20,12 @@ from unipinrec.arrays import Bools, Float64s, Int64s
 from unipinrec.config import Config
 from unipinrec.data.download import Report
 from unipinrec.data.interactions import InteractionDataset, split_at_time
+from unipinrec.data.sequences import sequences_of
 from unipinrec.evaluation.auc import auc, auc_difference
 from unipinrec.evaluation.bootstrap import Estimate
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.examples import SlateConfig, SlateExamples
-from unipinrec.models.transact.sequences import sequences_of
 from unipinrec.simulator.config import LIFELONG, SimulatorConfig
 from unipinrec.simulator.simulation import prepare_simulation
 from unipinrec.simulator.truth import Truth

@@ -40,6 +40,7 @@ from unipinrec.models.config import (
 from unipinrec.models.registry import find_model
 from unipinrec.models.transact.config import SecondRankerConfig
 from unipinrec.models.transact.examples import SlateConfig
+from unipinrec.models.unified.config import DEMO_SIZES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +150,13 @@ def _known(kind: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
 
 _AMAZON_SIZES = {
     "layers": 2, "width": 64, "heads": 2, "max_history": 50, "window_block": 1, "max_candidates": 64,
-    "attribute_dim": 64, "dropout": 0.3,
+    "attribute_dim": 64, "dropout": 0.3, "head_hidden": 8, "similarity_weight": 15.0,
 }  # fmt: skip
 
 _KUAIRAND_SIZES = {
     "layers": 2, "width": 32, "heads": 2, "max_history": 64, "window_block": 16, "item_dim": 8, "id_dim": 4,
-    "dropout": 0.1, "time_periods_s": (DAY_S,),
+    "dropout": 0.3, "time_periods_s": (DAY_S,),
+    "half_lives_s": (900, 7_200, DAY_S, 90 * DAY_S),
 }  # fmt: skip
 
 _KUAIRAND_TEST = int(datetime(2022, 4, 16, 16, tzinfo=UTC).timestamp())
@@ -199,7 +201,7 @@ RECIPES = {
     "movielens": Recipe(
         dataset="movielens",
         protocol="leave_one_out",
-        sizes={"layers": 2, "width": 64, "heads": 2, "dropout": 0.2},
+        sizes=dict(DEMO_SIZES),
         training=JointTraining(
             epochs=18,
             batch_size=32,
@@ -233,15 +235,17 @@ RECIPES = {
         protocol="future_feedviews",
         sizes=_KUAIRAND_SIZES,
         training=JointTraining(
-            epochs=40,
+            epochs=8,
             batch_size=16,
             learning_rate=3e-3,
-            weight_decay=0.1,
+            weight_decay=1.0,
             retrieval_loss_weight=0.02,
             action_mask_probability=0.4,
-            id_dropout=0.5,
+            id_dropout=0.8,
         ),
         action_weights={"profile_enter": 4.0},
+        # Slates of one item or two: few of them tell of users who pass by.
+        blended={"feedviews_per_example": 16, "kept_without_engagement": 1.0},
         second=SecondRanker(
             model={
                 "item_dim": 16,

@@ -18,15 +18,16 @@ from experiments.conditioning import OutcomeConditioning
 from experiments.end_to_end import EndToEnd
 from experiments.held_out import HeldOut
 from experiments.multi_token import MultiToken
+from experiments.rankers import RankersCompared, is_second_ranker
 from experiments.recipes import Recipe
 from experiments.report import Difference, EvaluationReport, Machine, Row, Section
 from experiments.scores import Measured, by_seed
-from experiments.second_ranker import SecondRanking, is_second_ranker
 from experiments.section import Question, Run
+from experiments.served_order import ServedOrder
 from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
 from unipinrec.data.blended import BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, Split
-from unipinrec.models.common.history_model import HistoryModel, JointModel
+from unipinrec.models.common.history_model import HistoryModel, JointModel, Shown
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import CatalogueConfig, ModelConfig, RetrievalTraining
 from unipinrec.models.registry import find_model
@@ -178,20 +179,7 @@ class Runner:
         return measured
 
     def _sections(self, pool: Executor, bar: Progress) -> list[Section]:
-        """Further questions that the recipe's variants and dataset can answer."""
-        held_out, names = self._held_out, {variant.name for variant in self._recipe.variants}
-        if self._recipe.protocol != "future_feedviews":
-            return []
-        asked: list[Question] = []
-        if held_out.truth is not None and UNIFIED.name in names:
-            asked.append(OutcomeConditioning(held_out.views, held_out.truth))
-        if {UNIFIED.name, MULTI_TOKEN.name} <= names:
-            asked.append(MultiToken(held_out.views))
-        second = [variant for variant in self._recipe.variants if is_second_ranker(variant)]
-        if second:
-            asked.append(SecondRanking(held_out, self._recipe.variants))
-        if second and held_out.truth is not None and UNIFIED.name in names:
-            asked.append(EndToEnd(held_out.views, held_out.truth, second))
+        asked = self._questions()
         futures = {
             f"{question.title}, seed {seed}": pool.submit(
                 answer, question, [self._trial(variant, seed) for variant in question.variants]
@@ -204,6 +192,24 @@ class Runner:
             question.section([found[f"{question.title}, seed {seed}"] for seed in self._recipe.seeds])
             for question in asked
         ]
+
+    def _questions(self) -> list[Question]:
+        """Further questions that the recipe's variants and dataset can answer."""
+        held_out, names = self._held_out, {variant.name for variant in self._recipe.variants}
+        if self._recipe.protocol == "leave_one_out":
+            unified = UNIFIED.name in names
+            return [ServedOrder(held_out.dataset, held_out.split)] if unified else []
+        asked: list[Question] = []
+        if held_out.truth is not None and UNIFIED.name in names:
+            asked.append(OutcomeConditioning(held_out.views, held_out.truth))
+        if {UNIFIED.name, MULTI_TOKEN.name} <= names:
+            asked.append(MultiToken(held_out.views))
+        if any(variant.ranks for variant in self._recipe.variants):
+            asked.append(RankersCompared(held_out, self._recipe.variants))
+        second = [variant for variant in self._recipe.variants if is_second_ranker(variant)]
+        if second and held_out.truth is not None and UNIFIED.name in names:
+            asked.append(EndToEnd(held_out.views, held_out.truth, second))
+        return asked
 
     def _gather(
         self,
@@ -278,10 +284,13 @@ def forward_flops(model: HistoryModel) -> int:
     slate = torch.zeros(1, config.max_candidates, dtype=torch.long)
     zero = torch.zeros(1, dtype=torch.long)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        reading = model.read(Events(model.embedder(events), events, events, events, events > 0))
+        read = Events(model.embedder(events), events, events, events, events > 0)
+        reading = model.read(read)
         if isinstance(model, JointModel):
-            length = zero + config.max_history
-            model.score_padded(model.embedder(slate), zero, zero, reading.past_L2BHTD, length)
+            rates = model.ranking_head.item_rates(slate)
+            length = zero[None] + config.max_history
+            shown = Shown(model.embedder(slate), rates, slate, zero[None], zero[None], length)
+            model.score_padded(shown, read, reading)
     return int(counter.get_total_flops())
 
 

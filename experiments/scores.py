@@ -11,6 +11,7 @@ import numpy as np
 
 from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
 from unipinrec.data.interactions import Split
+from unipinrec.data.sequences import sequences_of
 from unipinrec.evaluation.auc import auc_estimate, gauc
 from unipinrec.evaluation.bootstrap import Estimate, difference, estimate
 from unipinrec.evaluation.calibration import calibration
@@ -20,7 +21,6 @@ from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.evaluation.recommender import Retriever
 from unipinrec.models.baselines.rates import Rates, Shown, choose_strength
 from unipinrec.models.transact.examples import SlateConfig, SlateExamples
-from unipinrec.models.transact.sequences import sequences_of
 
 K = 10
 HITS = 3

@@ -131,7 +131,7 @@ def random_checkpoint(
     model = UnifiedRecommender(config)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.3 if "ranking_head" in name else 0.15)
+            torch.nn.init.normal_(weight, std=0.24 if "ranking_head" in name else 0.15)
     return save_model(folder, UNIFIED, config, model, dataset.info.sha256)
 
 

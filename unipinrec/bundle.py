@@ -14,7 +14,7 @@ from unipinrec.config import Config, first_fault
 from unipinrec.models.config import CatalogueConfig
 from unipinrec.models.unified.config import UnifiedConfig
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 MANIFEST = "manifest.json"
 
 UNIFIED = "unified"

@@ -6,7 +6,9 @@ With C the width, r the feed-forward ratio and A actions, multiplications and ad
 - A layer's four matrices take 2 C^2 (3 + 1 + 2 r) FLOPs a token, its attention 4 C for each pair of positions
   that the mask lets see each other.
 - A token's projection takes 2 C J FLOPs of its J joined features and 2 (A + 1) of each number of the action
-  embedding; a candidate's head 2 C A h with h hidden units.
+  embedding; a candidate's head 2 A h (C + F) + 2 A F with h hidden units and F features of affinity.
+- Affinity takes 2 E D (A + 2) FLOPs of each event and again of each candidate, E being the width of item
+  vectors and D the half-lives; the query embedding twice what its layers hold, and 2 E of each candidate.
 
 Bytes are the least that cross the card's memory: weights once; inputs and outputs of the four matrices and
 of attention, (12 + 2 r) C numbers a token and layer; cached keys and values. What norms, residuals and masks
@@ -15,6 +17,8 @@ cost beyond that is not counted, and neither is an unseen pair that a kernel com
 
 from dataclasses import dataclass
 from itertools import chain
+
+from torch import nn
 
 from unipinrec.models.common.features import EventGap
 from unipinrec.models.config import ModelConfig
@@ -74,13 +78,24 @@ class Costs:
         joined = config.item_dim + config.action_dim + 2 * len(config.time_periods_s) + EventGap.size
         layer = 2 * config.width**2 * (4 + 2 * ratio)
         token = 2 * joined * config.width + 2 * (config.num_actions + 1) * config.action_dim
-        head = 2 * config.width * config.num_actions * config.head_hidden
         numbers = config.layers * config.width * (tokens * (12 + 2 * ratio) + 2 * cached)
         return Cost(
-            self.batch * (tokens * (config.layers * layer + token) + scored * head),
+            self.batch * (tokens * (config.layers * layer + token) + self._heads(scored)),
             config.layers * attention_flops(config, self.batch * pairs),
             weight_bytes(self.model) + self.batch * numbers * self.model.trunk.norm.weight.element_size(),
         )
+
+    def _heads(self, scored: int) -> int:
+        """FLOPs of a request's candidates behind the trunk."""
+        if not scored:
+            return 0
+        config = self.model.config
+        actions, features = config.num_actions, self.model.ranking_head.affinity.size
+        head = 2 * actions * config.head_hidden * (config.width + features) + 2 * actions * features
+        near = 2 * config.item_dim * len(config.half_lives_s) * (actions + 2)
+        layers = (one for one in self.model.retrieval_head.modules() if isinstance(one, nn.Linear))
+        query = sum(2 * layer.weight.numel() for layer in layers)
+        return scored * (head + near + 2 * config.item_dim) + (self.positions - 1) * near + query
 
 
 def attention_flops(config: ModelConfig, pairs: int) -> int:
@@ -90,6 +105,7 @@ def attention_flops(config: ModelConfig, pairs: int) -> int:
 
 def weight_bytes(model: ServedModel) -> int:
     """Return the bytes of what a ranking forward reads whole, in the precision that it is kept in."""
-    parts = (model.trunk, model.tokenizer.project, model.ranking_head)
+    parts = (model.trunk, model.tokenizer.project, model.retrieval_head, model.ranking_head)
     held = chain.from_iterable((*part.parameters(), *part.buffers()) for part in parts)
-    return sum(tensor.nbytes for tensor in held)
+    # Of the rates of all items, those of candidates are read.
+    return sum(tensor.nbytes for tensor in held if tensor is not model.ranking_head.item_rate_VA)

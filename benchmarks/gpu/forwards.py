@@ -19,6 +19,7 @@ from ensemble.executors.engine import EVENT_FIELDS
 from ensemble.kv.cuda.device_storage import DeviceStorage
 from unipinrec.models.common.slotted import Compile
 from unipinrec.models.common.trunk import Block
+from unipinrec.models.unified.both_heads import BothHeads
 
 Fields = Mapping[str, Tensor]
 Attention = Literal["sdpa", "flex"]
@@ -39,7 +40,8 @@ class Baseline:
         self._regional: Compile = parts.compiled if mode == "regional" else eager
         self._packed = self._regional(model.tokenizer.packed)
         self._candidate = self._regional(model.tokenizer.candidates)
-        self._head = self._regional(model.ranking_head)
+        self._affinity = self._regional(model.ranking_head.affinity.of_requests)
+        self._heads = self._regional(BothHeads(model))
         self._device = parts.device
 
     def prefill(self, attention: Attention) -> Callable[[Fields], Tensor]:
@@ -55,7 +57,7 @@ class Baseline:
             token_BTC = torch.cat([self._history_tokens(fields), self._candidate_tokens(fields)], dim=1)
             for block in self._blocks:
                 token_BTC = layer(block, token_BTC, mask)
-            return self._probabilities(token_BTC[:, self._sizes[0] :])
+            return self._probabilities(token_BTC[:, self._sizes[0] :], fields)
 
         return self._whole(forward)
 
@@ -71,7 +73,7 @@ class Baseline:
             token_BKC = self._candidate_tokens(fields)
             for block, memory_2HPD in zip(self._blocks, memory_L2HPD, strict=True):
                 token_BKC = layer(block, token_BKC, memory_2HPD, place_X, mask_KT)
-            return self._probabilities(token_BKC)
+            return self._probabilities(token_BKC, fields)
 
         return self._whole(forward)
 
@@ -85,11 +87,21 @@ class Baseline:
     def _candidate_tokens(self, fields: Fields) -> Tensor:
         """Tokens [B, K, C]."""
         vector_BKE = self._items(fields["candidate"])
-        token_BKC: Tensor = self._candidate(vector_BKE, fields["time"], fields["asked_surface"])
+        time_B1, surface_B1 = fields["time"][:, None], fields["asked_surface"][:, None]
+        token_BKC: Tensor = self._candidate(vector_BKE, time_B1, surface_B1)
         return token_BKC
 
-    def _probabilities(self, token_BKC: Tensor) -> Tensor:
-        return torch.sigmoid(self._head(self._norm(token_BKC)).float())
+    def _probabilities(self, token_BKC: Tensor, fields: Fields) -> Tensor:
+        candidate_BKE, time_B = self._items(fields["candidate"]), fields["time"]
+        # Position 0 is BOS.
+        item_BN, actions_BN, timestamp_BN = (fields[name][:, 1:] for name in ("item", "actions", "timestamp"))
+        nothing_BN = torch.zeros_like(item_BN, dtype=torch.bool)
+        affinity_BKF = self._affinity(
+            candidate_BKE, time_B, self._items(item_BN), actions_BN, timestamp_BN, nothing_BN
+        )
+        columns = (candidate_BKE, fields["candidate"], time_B, fields["asked_surface"], fields["hidden"])
+        probability_BKA: Tensor = self._heads(self._norm(token_BKC), affinity_BKF, *columns)
+        return probability_BKA.float()
 
 
 def ranking_mask(positions: int, candidates: int) -> Tensor:

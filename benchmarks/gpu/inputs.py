@@ -39,6 +39,8 @@ class Batch:
     """Item rows."""
     time_B: Int64s
     surface_B: Int64s
+    hidden_BC: Floats
+    """After each history; drawn at random, as it costs the same."""
 
     def prefills(self, cached: int = 0) -> list[Prefill]:
         """Return what fills the slots behind `cached` positions of each."""
@@ -57,18 +59,20 @@ class Batch:
 
     def rows(self, storage: DeviceStorage) -> list[ScoringRow]:
         """Return the candidates over the filled slots of a storage."""
-        columns = (self.sequences(), self.candidate_BK, self.time_B.tolist(), self.surface_B.tolist())
+        asked = (self.sequences(), self.candidate_BK, self.time_B.tolist(), self.surface_B.tolist())
+        columns = (*asked, self.histories, self.hidden_BC)
         return [ScoringRow(storage, *row) for row in zip(*columns, strict=True)]
 
     def fields(self, device: torch.device) -> dict[str, Tensor]:
         """Return tensors on the device: `EVENT_FIELDS` and `position` [B, N], `candidate` [B, K], `time` and
-        `asked_surface` [B]."""
+        `asked_surface` [B], and `hidden` [B, C]."""
         columns = np.stack([np.stack(event_columns(history, 0)) for history in self.histories], axis=1)
         fields = dict(zip(EVENT_FIELDS, columns, strict=True)) | {
             "position": np.broadcast_to(np.arange(columns.shape[2]), columns.shape[1:]),
             "candidate": self.candidate_BK,
             "time": self.time_B,
             "asked_surface": self.surface_B,
+            "hidden": self.hidden_BC,
         }
         return {name: torch.tensor(field, device=device) for name, field in fields.items()}
 
@@ -89,7 +93,9 @@ def random_batch(config: UnifiedConfig, rows: int, events: int, candidates: int,
     histories = tuple(random_history(config, draw, events) for _ in range(rows))
     candidate_BK = draw.integers(config.num_items, size=(rows, candidates))
     time_B = np.array([history.timestamp_N[-1] for history in histories]) + ASKED_AFTER_S
-    return Batch(config, histories, candidate_BK, time_B, draw.integers(config.num_surfaces, size=rows))
+    hidden_BC = draw.standard_normal((rows, config.width), np.float32)
+    surface_B = draw.integers(config.num_surfaces, size=rows)
+    return Batch(config, histories, candidate_BK, time_B, surface_B, hidden_BC)
 
 
 def random_history(config: UnifiedConfig, draw: np.random.Generator, events: int) -> History:

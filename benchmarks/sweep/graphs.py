@@ -107,6 +107,18 @@ class ServedGraphs:
     def rank(self, batch: int = 1, length: int = EVENTS, candidates: int = CANDIDATES) -> Tensor:
         """Return probabilities [B, K, A] of candidates over the slots of as many requests."""
         vector_BKE = self._vector_VE[:candidates].expand(batch, -1, -1).to(self._dtype)
+        item_row_BK = torch.arange(candidates).expand(batch, -1)
         time_B = torch.full((batch,), 1_800_000_000)
+        hidden_BC = torch.zeros(batch, self.config.width, dtype=self._dtype)
+        event_N = torch.arange(length)
+        events = self._vector_VE[event_N % ITEMS].to(self._dtype), event_N % 2**ACTIONS, time_B[0] - event_N
         past_L2HTD = [self._slots.memory[slot][:, :, :, : length + 1] for slot in range(batch)]
-        return self._rank(vector_BKE, time_B, torch.zeros_like(time_B), past_L2HTD)
+        return self._rank(
+            vector_BKE,
+            item_row_BK,
+            time_B,
+            torch.zeros_like(time_B),
+            hidden_BC,
+            *([column] * batch for column in events),
+            past_L2HTD,
+        )

@@ -25,6 +25,7 @@ from unipinrec.data.interactions import InteractionDataset, split_leave_one_out
 from unipinrec.evaluation.bootstrap import difference, estimate
 from unipinrec.evaluation.catalogue import ndcg_at_k, ranks_after, recall_at_k
 from unipinrec.evaluation.leave_one_out import CHUNK_USERS, K, RetrievalScorer, request_before
+from unipinrec.models.unified.graphs import RankingHeadGraph
 from unipinrec.models.unified.offline import OfflineRecommender
 from unipinrec.models.unified.precision import Lowered, lower_precision
 from unipinrec.training.checkpoint import load_model, load_state
@@ -118,14 +119,24 @@ class HeldOutUsers:
     def _logits(self, model: Any) -> Tensor:
         """Return logits [U, K, A] by the pass that serves, over keys and values of exact length."""
         recommender, vector_VE, made = OfflineRecommender(model), model.embedder.all_vectors(), []
+        graph = RankingHeadGraph(model)
         for user_B, length_B, candidate_BK in _chunks(self.user_U, self._length_U, self._candidate_UK):
             pairs = zip(user_B.tolist(), length_B.tolist(), strict=True)
             requests = [request_before(self._dataset, user, length) for user, length in pairs]
-            time_B = torch.tensor([request.request_time for request in requests])
-            surface_B = torch.tensor([request.surface for request in requests])
-            past_L2HTD = recommender.keys_and_values(requests)
-            candidate_BKE = vector_VE[torch.from_numpy(candidate_BK)]
-            made.append(model.score(candidate_BKE, time_B, surface_B, past_L2HTD))
+            item_row_BK = torch.from_numpy(candidate_BK)
+            encoded = recommender.encoded(requests)
+            probability_BKA = graph(
+                vector_VE[item_row_BK],
+                item_row_BK,
+                torch.tensor([request.request_time for request in requests]),
+                torch.tensor([request.surface for request in requests]),
+                torch.stack([one.hidden_C for one in encoded]),
+                [one.event_NE for one in encoded],
+                [one.actions_N for one in encoded],
+                [one.timestamp_N for one in encoded],
+                [one.past_L2HTD for one in encoded],
+            )
+            made.append(torch.logit(probability_BKA.double()))
         return torch.cat(made)
 
 

@@ -1,6 +1,6 @@
 """What the model nodes compute with, on whatever device.
 
-Shapes: N events of one history, X positions to compute, K candidates, A actions.
+Shapes: N events of one history, X positions to compute, K candidates, A actions, C hidden width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +26,9 @@ class ScoringRow(Generic[Storage]):
     item_row_K: Int64s
     request_time: int
     surface: int
+    history: History
+    hidden_C: Floats
+    """After the last event of the history, as retrieval had it."""
 
 
 Use = Literal["encode", "generate", "score"]

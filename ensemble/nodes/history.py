@@ -26,9 +26,9 @@ from ensemble.stores.history_store import EVENT, Events
 from ensemble.stores.served_items import ServedItems
 from ensemble.stores.stores import open_histories
 from unipinrec.data.history import History
+from unipinrec.data.sequences import Limits
 from unipinrec.data.window import window_start
 from unipinrec.models.policy.state import policy_state
-from unipinrec.models.transact.sequences import Limits
 
 log = logging.getLogger(__name__)
 

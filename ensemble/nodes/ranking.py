@@ -1,6 +1,6 @@
 """The `ranking` node: candidates over the cached history to the probability of each action.
 
-Shapes: K candidates, A actions.
+Shapes: K candidates, A actions, C hidden width.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from ensemble.kv.prefix_cache import ScratchHistories
 from ensemble.kv.slot_storage import SlotStorage
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.encoded import encoded_from_bytes
 from ensemble.nodes.metrics import with_series
 from ensemble.nodes.seal import CANDIDATE_SEAL, KV_HANDLE, PROBS_SEAL, SEALED_HISTORY, Seal
 from ensemble.nodes.sealed_history import SealedHistory
@@ -37,6 +38,8 @@ class RankingRow:
     token: bytes
     candidate_row_K: Int64s
     handle: Handle
+    hidden_C: Floats
+    """After the last event of the history, as retrieval had it."""
     history: History
     request_time: int
     surface: int
@@ -80,11 +83,13 @@ class RankingNode:
         for user, opened in enumerate(self._seal.open(arrays, SEALED_HISTORY, KV_HANDLE, CANDIDATE_SEAL)):
             sealed = SealedHistory.from_bytes(opened.content[SEALED_HISTORY])
             item_row_K = arrays["CANDIDATE_ITEMS"][user]
+            handle, hidden_C = encoded_from_bytes(opened.content[KV_HANDLE])
             rows.append(
                 RankingRow(
                     token=opened.token,
                     candidate_row_K=item_row_K[item_row_K != PADDING],
-                    handle=Handle.from_array(np.frombuffer(opened.content[KV_HANDLE], np.int64)),
+                    handle=handle,
+                    hidden_C=hidden_C,
                     history=sealed.history,
                     request_time=sealed.request_time,
                     surface=sealed.surface,
@@ -156,4 +161,5 @@ class RankingNode:
 
 
 def _scoring(row: RankingRow, storage: SlotStorage, place: CachedSequence) -> ScoringRow:
-    return ScoringRow(storage, place, row.candidate_row_K, row.request_time, row.surface)
+    asked = row.candidate_row_K, row.request_time, row.surface
+    return ScoringRow(storage, place, *asked, row.history, row.hidden_C)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from ensemble.arrays import Floats
 from ensemble.executors.engine import Engine
 from ensemble.executors.generation import Asked, Queries
 from ensemble.kv.event_chain import EventChain
@@ -17,6 +18,7 @@ from ensemble.kv.prefix_cache import PrefixCache, ScratchHistories
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.checks import check_between
 from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.encoded import encoded_to_bytes
 from ensemble.nodes.forgetting import Forgetting
 from ensemble.nodes.seal import KV_HANDLE, QUERY_SEAL, SEALED_HISTORY, Opened, Seal
 from ensemble.nodes.sealed_history import SealedHistory
@@ -42,6 +44,7 @@ class Retrieved:
     token: bytes
     queries: Queries
     handle: Handle
+    hidden_C: Floats
 
 
 class RetrievalNode:
@@ -104,9 +107,11 @@ class RetrievalNode:
             queries = self._engine.generate(
                 self._histories.storage, [row.asked for row in rows], [history.place for history in encoded]
             )
+            states = [self._histories.storage.hidden(history.place.slot) for history in encoded]
+            hidden_BC = torch.stack(states).cpu().numpy()
         return [
-            Retrieved(row.token, made, history.handle)
-            for row, made, history in zip(rows, queries, encoded, strict=True)
+            Retrieved(row.token, made, history.handle, hidden_C)
+            for row, made, history, hidden_C in zip(rows, queries, encoded, hidden_BC, strict=True)
         ]
 
     def pack(self, rows: Sequence[Retrieved]) -> dict[str, NDArray[Any]]:
@@ -120,7 +125,9 @@ class RetrievalNode:
         return {
             **made,
             **self._seal.close(QUERY_SEAL, tokens, beside=made),
-            **self._seal.close(KV_HANDLE, tokens, [row.handle.to_array().tobytes() for row in rows]),
+            **self._seal.close(
+                KV_HANDLE, tokens, [encoded_to_bytes(row.handle, row.hidden_C) for row in rows]
+            ),
         }
 
     def close(self) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
 from unipinrec.data.feedviews import group_of
 from unipinrec.data.interactions import split_at_time
+from unipinrec.data.sequences import sequences_of
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.examples import SlateConfig, SlateExamples
-from unipinrec.models.transact.sequences import sequences_of
 
 DAY_S = 86_400
 

@@ -38,6 +38,7 @@ class Subject:
 
         self.engine = GpuEngine(loaded, CudaAllocator(device), chosen)
         self.storage: DeviceStorage = self.engine.create(Path("unused"), self.engine.layout(SLOTS))
+        self.encoded: dict[int, History] = {}
 
     def metrics(self) -> Counter[str]:
         """Samples by name, and by the value of their only label where they have one."""
@@ -57,6 +58,7 @@ class Subject:
     def encode(self, histories: list[Prefill]) -> None:
         self.engine.encode(self.storage, histories)
         self.storage.synchronize()
+        self.encoded |= {prefill.slot: prefill.history for prefill in histories}
 
     @torch.inference_mode()
     def query(self, slots: list[int], lengths: list[int]) -> list[np.ndarray]:
@@ -68,7 +70,15 @@ class Subject:
     def score(self, slots: list[int], lengths: list[int], candidates: list[np.ndarray]) -> list[np.ndarray]:
         return self.engine.score(
             [
-                ScoringRow(self.storage, CachedSequence(slot, length), row_K, NOW, 0)
+                ScoringRow(
+                    self.storage,
+                    CachedSequence(slot, length),
+                    row_K,
+                    NOW,
+                    0,
+                    self.encoded[slot],
+                    self.storage.hidden(slot).cpu().numpy(),
+                )
                 for slot, length, row_K in zip(slots, lengths, candidates, strict=True)
             ]
         )

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ensemble.graph import Tensors
 from ensemble.kv.pool import Handle
+from ensemble.nodes.encoded import encoded_from_bytes, encoded_to_bytes
 from ensemble.nodes.seal import KV_HANDLE, VOUCHED, Seal
 from ensemble.settings import ServingSettings
 
@@ -46,12 +45,14 @@ def contents_of(bundle_id: str, tensors: Tensors, name: str) -> list[bytes]:
 
 
 def handles_of(bundle_id: str, tensors: Tensors) -> list[Handle]:
-    contents = contents_of(bundle_id, tensors, KV_HANDLE)
-    return [Handle.from_array(np.frombuffer(content, np.int64)) for content in contents]
+    return [encoded_from_bytes(content)[0] for content in contents_of(bundle_id, tensors, KV_HANDLE)]
 
 
 def with_handles(bundle_id: str, tensors: Tensors, handles: Sequence[Handle]) -> Tensors:
     """A request's tensors with other handles, as if they were its own."""
-    return resealed(
-        bundle_id, tensors, KV_HANDLE=lambda _: [handle.to_array().tobytes() for handle in handles]
-    )
+
+    def changed(contents: list[bytes]) -> list[bytes]:
+        states = [encoded_from_bytes(content)[1] for content in contents]
+        return [encoded_to_bytes(*pair) for pair in zip(handles, states, strict=True)]
+
+    return resealed(bundle_id, tensors, KV_HANDLE=changed)

@@ -16,8 +16,8 @@ from tests.conftest import ACTIONS, ITEMS, NOW, SURFACES, Exported
 from tests.support.answers import Answer
 from unipinrec.bundle import read_manifest
 from unipinrec.data.history import History
+from unipinrec.models.common.rates.base_rates import BaseRates
 from unipinrec.models.registry import find_model
-from unipinrec.models.transact.base_rates import BaseRates
 from unipinrec.models.transact.config import SecondRankerConfig, TransactConfig, TransactV2Config
 from unipinrec.models.transact.module import TransAct, TransActV2
 from unipinrec.models.transact.offline import OfflineSecondRanker

@@ -3,6 +3,7 @@
 Shapes: F feedviews, S shown items, E events of all users, V items, K items drawn.
 """
 
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from unipinrec.arrays import Bools, Int64s
 from unipinrec.data.feedviews import group_of
 from unipinrec.data.impressions import ImpressionSampler
 from unipinrec.data.interactions import InteractionDataset, Split, split_leave_one_out
+from unipinrec.data.slates import Slates
 
 Example = TypeVar("Example", covariant=True)
 
@@ -36,6 +38,11 @@ class TrainingPart(Dataset[Example]):
     def sha256(self) -> dict[str, str]:
         """Return the hashes of the dataset's tables."""
         return self._dataset.info.sha256
+
+    @cached_property
+    def slates(self) -> Slates:
+        """Return what each feedview showed before the user's first held-out event; nothing for the others."""
+        return Slates.of(self._dataset, self._kept_F)
 
     def item_counts(self) -> Int64s:
         """Return the number of training events of every item, [V]."""

@@ -114,6 +114,18 @@ class JointConfig(ModelConfig):
 
     head_hidden: Annotated[int, Field(ge=1)] = 32
     """Hidden width of each action's ranking MLP (not stated in the paper)."""
+    half_lives_s: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (
+        900,
+        7_200,
+        86_400,
+        30 * 86_400,
+    )
+    """Seconds after which an event counts half in how near candidates are to what a user did: the session,
+    hours, days, months. The last one is that of users' rates."""
+    similarity_weight: Annotated[float, Field(ge=0)] = 0.0
+    """What a candidate's inner product with the immediate query embedding counts in every logit at first;
+    training learns it for each action. The larger, the closer ranking starts to retrieval's order, and stays:
+    a few thousand steps change a large weight little."""
 
 
 class RetrievalTraining(TrainingConfig):

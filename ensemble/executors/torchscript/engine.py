@@ -74,4 +74,4 @@ class CpuEngine(SharedMemory):
 
     @cached_property
     def _scorer(self) -> CandidateScorer:
-        return CandidateScorer(load_graph(self._loaded.model_folder / RANKING_HEAD), self._items.vectors_of)
+        return CandidateScorer(load_graph(self._loaded.model_folder / RANKING_HEAD), self._items)

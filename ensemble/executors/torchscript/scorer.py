@@ -1,6 +1,6 @@
 """Candidates over cached histories of exact lengths.
 
-Shapes: B requests, K candidates, V items, E item width, A actions.
+Shapes: B requests, K candidates, N events, A actions.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 from ensemble.arrays import Floats, Int64s
 from ensemble.executors.engine import ScoringRow
 from ensemble.kv.shared_memory import SharedMemoryStorage
+from ensemble.stores.served_items import ServedItems
 
 CANDIDATE_STEP = 16
 """Candidate counts are padded to multiples of this: few shapes, the same kernels for the same candidate."""
@@ -21,17 +22,24 @@ class CandidateScorer:
     """The ranking graph with the item vectors that it reads, those of `items.safetensors`: an index may hold
     them coarser."""
 
-    def __init__(self, graph: Callable[..., Tensor], vectors: Callable[[Int64s], Floats]) -> None:
-        """`graph` is called as `RankingHeadGraph`; `vectors` turns rows [B, K] into vectors [B, K, E]."""
+    def __init__(self, graph: Callable[..., Tensor], items: ServedItems) -> None:
+        """`graph` is called as `RankingHeadGraph`."""
         self._graph = graph
-        self._vectors = vectors
+        self._items = items
 
     def __call__(self, rows: Sequence[ScoringRow[SharedMemoryStorage]]) -> list[Floats]:
         """Return action probabilities [K, A] of every row, computed together."""
+        row_BK = stacked([row.item_row_K for row in rows], CANDIDATE_STEP)
+        histories = [row.history for row in rows]
         probability_BKA = self._graph(
-            gather_vectors(self._vectors, [row.item_row_K for row in rows], CANDIDATE_STEP),
+            torch.from_numpy(self._items.vectors_of(row_BK)),
+            torch.from_numpy(self._items.in_bundle_rows(row_BK)),
             torch.tensor([row.request_time for row in rows]),
             torch.tensor([row.surface for row in rows]),
+            torch.from_numpy(np.stack([row.hidden_C for row in rows])),
+            [torch.from_numpy(self._items.vectors_of(history.item_row_N)) for history in histories],
+            [torch.from_numpy(history.actions_N) for history in histories],
+            [torch.from_numpy(history.timestamp_N) for history in histories],
             [row.storage.read(row.place.slot, row.place.length) for row in rows],
         ).numpy()
         return [
@@ -40,11 +48,11 @@ class CandidateScorer:
         ]
 
 
-def gather_vectors(vectors: Callable[[Int64s], Floats], rows: Sequence[Int64s], step: int) -> Tensor:
-    """Return the vectors of item rows [K] of different K as [B, K', E], K' the next multiple of `step`."""
+def stacked(rows: Sequence[Int64s], step: int) -> Int64s:
+    """Return item rows [K] of different K as [B, K'], K' the next multiple of `step`."""
     width = max(step, -(-max(len(row) for row in rows) // step) * step)
-    # Padding has the vector of any item: nothing reads what comes of it.
+    # Padding is any item: nothing reads what comes of it.
     row_BK = np.zeros((len(rows), width), np.int64)
     for index, row in enumerate(rows):
         row_BK[index, : len(row)] = row
-    return torch.from_numpy(vectors(row_BK))
+    return row_BK

@@ -36,6 +36,7 @@ from ensemble.executors.cuda.parts import Parts
 from ensemble.executors.cuda.scorer import CandidateScorer
 from tests.support.stand_in_device import StandInAllocator
 from unipinrec.models.common.tokens import Events
+from unipinrec.models.unified.both_heads import BothHeads
 from unipinrec.models.unified.served import ServedModel
 
 CPU = torch.device("cpu")
@@ -84,13 +85,21 @@ def padded_pass(exact: ServedModel, vector_VE: Tensor, batch: Batch) -> Tensor:
     item_BN, actions_BN, *rest = events.values()
     token_BNC = exact.tokenizer.events(Events(vector_VE[item_BN], actions_BN, *rest, actions_BN < 0))
     _, past = exact.trunk.history(torch.cat([exact.tokenizer.begin(len(token_BNC)), token_BNC], dim=1))
-    token_BKC = exact.tokenizer.candidates(
-        vector_VE[torch.from_numpy(batch.candidate_BK)],
-        torch.from_numpy(batch.time_B),
-        torch.from_numpy(batch.surface_B),
+    row_BK, time_B, surface_B, hidden_BC = (
+        torch.from_numpy(column)
+        for column in (batch.candidate_BK, batch.time_B, batch.surface_B, batch.hidden_BC)
     )
-    hidden_BN = torch.zeros(past.size(2), past.size(4), dtype=torch.bool)
-    return torch.sigmoid(exact.ranking_head(exact.trunk.candidates(token_BKC, past, hidden_BN)))
+    candidate_BKE = vector_VE[row_BK]
+    token_BKC = exact.tokenizer.candidates(candidate_BKE, time_B[:, None], surface_B[:, None])
+    hidden_BKN = torch.zeros(past.size(2), 1, past.size(4), dtype=torch.bool)
+    affinity_BKF = exact.ranking_head.affinity.of_requests(
+        candidate_BKE, time_B, vector_VE[item_BN], actions_BN, rest[0], actions_BN < 0
+    )
+    columns = (candidate_BKE, row_BK, time_B, surface_B, hidden_BC.double())
+    probability_BKA: Tensor = BothHeads(exact)(
+        exact.trunk.candidates(token_BKC, past, hidden_BKN), affinity_BKF, *columns
+    )
+    return probability_BKA
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flex"])

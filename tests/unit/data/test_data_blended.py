@@ -58,13 +58,45 @@ def test_the_last_training_feedview_is_cut_before_the_held_out_events(tmp_path: 
     assert example.event_item_N.tolist() == [0, 2]
     assert example.event_actions_N.tolist() == [1, 2]
     assert example.event_timestamp_N.tolist() == [10, 20]
-    assert (example.feedview_timestamp, example.feedview_surface, example.next_item) == (30, 1, 3)
+    assert (example.feedview_timestamp_F[0], example.feedview_surface_F[0], example.next_item) == (30, 1, 3)
     assert slate(example) == {3: 1, 4: 3}
+
+
+def test_events_know_when_their_feedview_began(tmp_path: Path) -> None:
+    passed_by: list[Row] = [("a", 107, 0, 0, 25, 9), ("a", 107, 0, 0, 26, 10)]
+    rows = sorted([*SLATES, *passed_by], key=lambda row: (row[0], row[4]))
+    config = BlendedConfig(max_history=8, last_feedview_probability=1.0)
+    split = split_at_time(load(tmp_path, rows), 41)
+    example = BlendedDataset(load_again(tmp_path), config, split)[0]
+    assert example.event_timestamp_N.tolist() == [10, 20, 30, 31, 32]
+    assert example.event_shown_N.tolist() == [10, 20, 30, 30, 30]
 
 
 def test_the_window_keeps_the_most_recent_events(tmp_path: Path) -> None:
     config = BlendedConfig(max_history=1, last_feedview_probability=1.0)
     assert BlendedDataset(load(tmp_path, SLATES), config)[0].event_item_N.tolist() == [2]
+
+
+def test_earlier_feedviews_of_the_window_share_an_example(tmp_path: Path) -> None:
+    config = BlendedConfig(max_history=8, last_feedview_probability=1.0, feedviews_per_example=3)
+    example = BlendedDataset(load(tmp_path, SLATES), config)[0]
+    first, *others = zip(
+        example.feedview_timestamp_F.tolist(), example.feedview_length_F.tolist(), strict=True
+    )
+    assert first == (30, 2)
+    assert sorted(others) == [(10, 0), (20, 1)]
+    shown: dict[int, set[int]] = {}
+    for feedview, row in zip(example.candidate_feedview_K, example.candidate_item_K.tolist(), strict=True):
+        shown.setdefault(int(example.feedview_timestamp_F[feedview]), set()).add(row)
+    assert shown == {10: {0, 1}, 20: {2}, 30: {3, 4}}
+    assert (example.event_item_N.tolist(), example.next_item) == ([0, 2], 3)
+
+
+def test_a_feedview_before_the_window_is_not_drawn(tmp_path: Path) -> None:
+    config = BlendedConfig(max_history=1, last_feedview_probability=1.0, feedviews_per_example=8)
+    example = BlendedDataset(load(tmp_path, SLATES), config)[0]
+    assert example.feedview_timestamp_F.tolist() == [30, 20]
+    assert example.feedview_length_F.tolist() == [1, 0]
 
 
 def test_no_epoch_shows_held_out_events(tmp_path: Path) -> None:
@@ -86,7 +118,7 @@ def test_feedviews_are_chosen_by_size(tmp_path: Path) -> None:
     times = []
     for epoch in range(2000):
         dataset.set_epoch(epoch)
-        times.append(dataset[0].feedview_timestamp)
+        times.append(int(dataset[0].feedview_timestamp_F[0]))
     share = {time: times.count(time) / 2000 for time in (10, 20, 30)}
     # Kept sizes are 2, 1 and 2; the standard deviation of a share is 0.011 at most.
     assert share == pytest.approx({10: 0.4, 20: 0.2, 30: 0.4}, abs=0.05)
@@ -97,7 +129,7 @@ def test_half_of_the_examples_use_the_last_feedview(tmp_path: Path) -> None:
     last = 0
     for epoch in range(2000):
         dataset.set_epoch(epoch)
-        last += dataset[0].feedview_timestamp == 30
+        last += dataset[0].feedview_timestamp_F[0] == 30
     # Half of the time by rule, and 0.4 of the other half by size.
     assert last / 2000 == pytest.approx(0.7, abs=0.05)
 
@@ -160,8 +192,8 @@ def test_a_batch_is_padded_at_the_end_and_aims_at_the_next_item(tmp_path: Path) 
     assert batch.candidate_item_BK[0].tolist() == [7, -1]
     assert sorted(batch.candidate_item_BK[1].tolist()) == [3, 4]
     assert batch.candidate_actions_BK[0].tolist() == [0, 0]
-    assert batch.feedview_timestamp_B.tolist() == [5, 30]
-    assert batch.feedview_surface_B.tolist() == [1, 1]
+    assert batch.feedview_timestamp_BF.tolist() == [[5], [30]]
+    assert batch.feedview_surface_BF.tolist() == [[1], [1]]
     assert batch.user_B.tolist() == [1, 0]
     tensors = [getattr(batch, name) for name in batch.__dataclass_fields__]
     assert {tensor.dtype for tensor in tensors} == {torch.int64}
@@ -255,7 +287,7 @@ def test_a_tenth_of_the_feedviews_without_engagement_is_kept(tmp_path: Path) -> 
     looked = 0
     for epoch in range(4000):
         dataset.set_epoch(epoch)
-        looked += dataset[0].feedview_timestamp != 5
+        looked += dataset[0].feedview_timestamp_F[0] != 5
     # Of four such feedviews, n are kept with the binomial chance of 0.1 each; n of n + 1 are then drawn.
     expected = sum(math.comb(4, n) * 0.1**n * 0.9 ** (4 - n) * n / (n + 1) for n in range(5))
     assert looked / 4000 == pytest.approx(expected, abs=0.03)

@@ -69,7 +69,11 @@ class Reader:
 
     def score(self, pool: MappedPool, handle: Handle) -> Floats:
         place = CachedSequence(handle.slot, handle.length)
-        return self.engine.score([ScoringRow(pool.storage, place, np.arange(30), NOW, 0)])[0]
+        history = made_up(1, handle.length - 1)
+        hidden_C = pool.storage.hidden(handle.slot).numpy()
+        return self.engine.score([ScoringRow(pool.storage, place, np.arange(30), NOW, 0, history, hidden_C)])[
+            0
+        ]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ensemble.executors.torchscript.engine import CpuEngine
-from ensemble.executors.torchscript.scorer import gather_vectors
+from ensemble.executors.torchscript.scorer import stacked
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.contract import BundleMismatchError, InvalidInputError
 from ensemble.nodes.retrieval import RetrievalNode
@@ -50,14 +50,12 @@ def test_answers_equal_offline_pytorch_for_histories_of_many_lengths(
 
 
 @pytest.mark.parametrize(("lengths", "width"), [([0], 16), ([1, 16], 16), ([3, 0, 17], 32)])
-def test_candidates_of_a_batch_get_the_vectors_of_their_rows(lengths: list[int], width: int) -> None:
-    draw = np.random.default_rng(width)
-    vector_VE = draw.normal(size=(40, 3)).astype(np.float32)
-    rows = [draw.integers(40, size=length) for length in lengths]
-    gathered = gather_vectors(vector_VE.__getitem__, rows, 16)
-    assert gathered.shape == (len(lengths), width, 3)
-    for vector_KE, row in zip(gathered.tolist(), rows, strict=True):
-        assert vector_KE[: len(row)] == [vector_VE[item].tolist() for item in row]
+def test_candidates_of_a_batch_are_padded_to_a_few_widths(lengths: list[int], width: int) -> None:
+    rows = [np.arange(1, length + 1) for length in lengths]
+    row_BK = stacked(rows, 16)
+    assert row_BK.shape == (len(lengths), width)
+    for row_K, row in zip(row_BK, rows, strict=True):
+        assert row_K[: len(row)].tolist() == row.tolist()
 
 
 @pytest.mark.parametrize("num_results", [1, 5, 128])

@@ -106,7 +106,7 @@ def test_a_bundle_holds_exactly_the_files_that_its_manifest_describes(exported: 
 
 def test_the_manifest_says_what_was_exported(exported: Exported) -> None:
     manifest = verify_bundle(exported.bundle)
-    assert manifest.format_version == 7
+    assert manifest.format_version == 8
     assert manifest.bundle_id == exported.bundle.name
     assert manifest.bundle_id.startswith("synthetic-")
     assert (manifest.dataset, manifest.actions) == ("synthetic", ("click", "save", "hide"))
@@ -196,7 +196,7 @@ def test_a_manifest_is_read_as_it_was_written_where_python_reads_ascii(tmp_path:
     )
     ascii_alone = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     told = subprocess.check_output([sys.executable, "-c", code, str(tmp_path)], env=os.environ | ascii_alone)
-    assert b"format_version is \\u0447; allowed: 7" in told
+    assert b"format_version is \\u0447; allowed: 8" in told
 
 
 @pytest.mark.parametrize("version", [0, 2, 5, None, "one"])
@@ -204,18 +204,18 @@ def test_another_format_version_is_refused(copy: Path, version: object) -> None:
     edit_manifest(copy, lambda fields: fields.update(format_version=version))
     with pytest.raises(BundleError) as refused:
         LoadedBundle.open(copy)
-    assert str(refused.value) == f"bundle {copy}: manifest.json: format_version is {version}; allowed: 7"
+    assert str(refused.value) == f"bundle {copy}: manifest.json: format_version is {version}; allowed: 8"
 
 
 def test_a_manifest_of_another_version_need_not_be_understood_to_be_refused(copy: Path) -> None:
     (copy / "manifest.json").write_text('{"format_version": 8, "unheard_of": []}')
-    with pytest.raises(BundleError, match=r"manifest\.json: format_version is 8; allowed: 7$"):
+    with pytest.raises(BundleError, match=r"manifest\.json: format_version is 8; allowed: 8$"):
         read_manifest(copy)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 7}', b'{"format_version": 7, "files": "none"}'],
+    [b"", b"{", b"\xff\xfe\x00", b'{"format_version": 8}', b'{"format_version": 8, "files": "none"}'],
 )
 def test_an_unreadable_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / "manifest.json").write_bytes(content)

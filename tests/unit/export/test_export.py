@@ -111,19 +111,11 @@ def test_the_ranking_head_gives_the_models_probabilities(
     loaded: LoadedBundle, exported: Exported, lengths: Sequence[int], candidates: int
 ) -> None:
     one = probe(exported.model.config, lengths=tuple(lengths), candidates=candidates, seed=33)
-    vector_BKE, time_B, surface_B, caches = one.ranking_head
     with torch.inference_mode():
-        found_BKA = load_graph(loaded.model_folder / "ranking_head.pt")(vector_BKE, time_B, surface_B, caches)
-        for row, cache in enumerate(caches):
-            this = slice(row, row + 1)
-            logit_1KA = exported.model.score_padded(
-                vector_BKE[this],
-                time_B[this],
-                surface_B[this],
-                cache.unsqueeze(2),
-                torch.tensor([lengths[row]]),
-            )
-            assert (found_BKA[row] - 1 / (1 + (-logit_1KA[0]).exp())).abs().max() < TOLERANCE
+        found_BKA = load_graph(loaded.model_folder / "ranking_head.pt")(*one.ranking_head)
+        expected_BKA = RankingHeadGraph(exported.model)(*one.ranking_head)
+    assert found_BKA.shape == (len(lengths), candidates, len(ACTIONS))
+    assert (found_BKA - expected_BKA).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.support.ranked import ranked
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import PRESETS, JointTraining
 from unipinrec.models.unified.config import DEMO_TRAINING, UnifiedConfig, preset
@@ -63,13 +64,14 @@ def test_a_preset_model_encodes_its_longest_history_and_ranks_its_most_candidate
     zero_1N = torch.zeros(1, events, dtype=torch.long)
     zero_1 = torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
-        hidden, past = model.encode(Events(model.embedder(zero_1N), zero_1N, zero_1N, zero_1N, zero_1N > 0))
-        item_1KE = model.embedder(torch.arange(candidates).unsqueeze(0) % 50)
-        logit = model.score(item_1KE, zero_1, zero_1, [past[:, :, 0]])
+        history = Events(model.embedder(zero_1N), zero_1N, zero_1N, zero_1N, zero_1N > 0)
+        hidden, past = model.encode(history)
+        row_1K = torch.arange(candidates).unsqueeze(0) % 50
+        probability = ranked(model, (model.embedder(row_1K), row_1K), (zero_1, zero_1), history, [events])
     assert hidden.shape == (1, 1 + events, width)
     assert past.shape == (layers, 2, 1, heads, 1 + events, width // heads)
-    assert logit.shape == (1, candidates, 3)
-    assert bool(logit.isfinite().all())
+    assert probability.shape == (1, candidates, 3)
+    assert bool(probability.isfinite().all())
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.ranked import ranked
+from unipinrec.models.common.affinity import NEAR_SCALE
+from unipinrec.models.common.history_model import Shown
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.common.trunk import Block
 from unipinrec.models.unified.config import UnifiedConfig, preset
@@ -40,6 +43,9 @@ def model(config: UnifiedConfig) -> UnifiedRecommender:
     model.embedder.attribute_VX.copy_(torch.randint(7, (50, 3)))
     model.embedder.content_VF.copy_(torch.randn(50, 5))
     model.embedder.cold_V[::7] = True
+    model.ranking_head.item_rate_VA.normal_()
+    model.ranking_head.affinity.prior_A.normal_()
+    model.ranking_head.affinity.user_strength_A.uniform_(1, 9)
     return model
 
 
@@ -59,21 +65,23 @@ class Case:
         self.masked_BN = torch.rand(shape, generator=draw) < 0.3
         self.timestamp_BN = 880_000_000 + torch.randint(9_999, shape, generator=draw).cumsum(1)
         self.surface_BN = torch.randint(config.num_surfaces, shape, generator=draw)
-        candidate_BK = torch.randint(config.num_items, (len(LENGTHS), 9), generator=draw)
-        self.candidate_BKE = model.embedder(candidate_BK).detach()
+        self.candidate_BK = torch.randint(config.num_items, (len(LENGTHS), 9), generator=draw)
+        self.candidate_BKE = model.embedder(self.candidate_BK).detach()
+        # An item that the bundle does not have.
+        self.candidate_BK[:, 4] = -1
         self.time_B = torch.full((len(LENGTHS),), 880_200_000)
         self.surface_B = torch.tensor([0, 1, 1, 0])
 
-    def encode(self, model: UnifiedRecommender, masked: bool = True) -> tuple[Tensor, Tensor]:
+    def events(self, masked: bool = True) -> Events:
         masked_BN = self.masked_BN if masked else torch.zeros_like(self.masked_BN)
-        columns = (self.actions_BN, self.timestamp_BN, self.surface_BN, masked_BN)
-        return model.encode(Events(self.vector_BNE, *columns))
+        return Events(self.vector_BNE, self.actions_BN, self.timestamp_BN, self.surface_BN, masked_BN)
 
-    def score(self, model: UnifiedRecommender, candidate_BKE: Tensor | None = None) -> Tensor:
-        _, past = self.encode(model)
-        caches = [past[:, :, b, :, : n + 1] for b, n in enumerate(LENGTHS)]
-        chosen = self.candidate_BKE if candidate_BKE is None else candidate_BKE
-        return model.score(chosen, self.time_B, self.surface_B, caches)
+    def encode(self, model: UnifiedRecommender, masked: bool = True) -> tuple[Tensor, Tensor]:
+        return model.encode(self.events(masked))
+
+    def rank(self, model: UnifiedRecommender, chosen: slice | list[int] = slice(None)) -> Tensor:
+        candidates = self.candidate_BKE[:, chosen], self.candidate_BK[:, chosen]
+        return ranked(model, candidates, (self.time_B, self.surface_B), self.events(), LENGTHS)
 
 
 def dense_layer(block: Block, token_XC: Tensor, seen_XX: Tensor) -> Tensor:
@@ -96,15 +104,41 @@ def dense_layer(block: Block, token_XC: Tensor, seen_XX: Tensor) -> Tensor:
     return token_XC + block.feedforward(block.feedforward_norm(token_XC))
 
 
-def dense_logits(model: UnifiedRecommender, case: Case, request: int) -> Tensor:
-    """Action logits [K, A] of one request by a dense forward over [BOS, history, candidates]."""
+def dense_affinity(model: UnifiedRecommender, case: Case, request: int, candidate: int) -> Tensor:
+    """Features [F] of one candidate, event by event."""
+    affinity, actions = model.ranking_head.affinity, model.config.num_actions
+    means, counts = [], []
+    for half_life_s in model.config.half_lives_s:
+        near, count = torch.zeros(actions + 1).double(), torch.zeros(actions + 1).double()
+        acted, rows = torch.zeros(actions).double(), 0.0
+        for event in range(LENGTHS[request]):
+            if case.masked_BN[request, event]:
+                continue
+            age_s = int(case.time_B[request] - case.timestamp_BN[request, event])
+            weight = 0.5 ** (age_s / half_life_s)
+            cosine = case.candidate_BKE[request, candidate] @ case.vector_BNE[request, event]
+            done = int(case.actions_BN[request, event])
+            for kind in [a for a in range(actions) if done >> a & 1] or [actions]:
+                near[kind] += weight * cosine
+                count[kind] += weight
+            rows += weight
+        means.append(NEAR_SCALE * near / (count + 1))
+        counts.append((1 + count).log())
+        acted = count[:actions]
+    prior, strength = torch.sigmoid(affinity.prior_A), affinity.user_strength_A
+    rate = (acted + strength * prior) / (rows + strength)
+    return torch.cat([*means, *counts, (rate / (1 - rate)).log() - affinity.prior_A])
+
+
+def dense_probabilities(model: UnifiedRecommender, case: Case, request: int) -> Tensor:
+    """Action probabilities [K, A] of one request by a dense forward over [BOS, history, candidates]."""
     n = LENGTHS[request]
     one = slice(request, request + 1)
     columns = (case.vector_BNE, case.actions_BN, case.timestamp_BN, case.surface_BN, case.masked_BN)
     event_NC = model.tokenizer.events(Events(*(column[one, :n] for column in columns)))[0]
-    candidate_KC = model.tokenizer.candidates(case.candidate_BKE[one], case.time_B[one], case.surface_B[one])[
-        0
-    ]
+    candidate_KC = model.tokenizer.candidates(
+        case.candidate_BKE[one], case.time_B[one, None], case.surface_B[one, None]
+    )[0]
     token_XC = torch.cat([model.tokenizer.begin(1)[0], event_NC, candidate_KC])
     k, t = len(candidate_KC), n + 1
     seen_XX = torch.eye(t + k, dtype=torch.bool)
@@ -113,29 +147,82 @@ def dense_logits(model: UnifiedRecommender, case: Case, request: int) -> Tensor:
     for block in model.trunk.blocks:
         assert isinstance(block, Block)
         token_XC = dense_layer(block, token_XC, seen_XX)
-    return model.ranking_head(model.trunk.norm(token_XC)[t:])
+    hidden_XC = model.trunk.norm(token_XC)
+    context = (case.time_B[request], case.surface_B[request], torch.tensor(3), torch.tensor(0))
+    query_E = model.retrieval_head(hidden_XC[n], *context)
+    head, logits = model.ranking_head, []
+    for place, row in enumerate(case.candidate_BK[request].tolist()):
+        feature_F = dense_affinity(model, case, request, place)
+        inner = head.inner(torch.cat([hidden_XC[t + place], feature_F])).view(3, -1)
+        logit_A = (torch.nn.functional.gelu(inner) * head.outer).sum(1) + head.bias + head.wide(feature_F)
+        logit_A = logit_A + head.similarity_weight_A * (query_E @ case.candidate_BKE[request, place])
+        logits.append(logit_A if row < 0 else logit_A + head.rate_weight_A * head.item_rate_VA[row])
+    return torch.sigmoid(torch.stack(logits))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_cached_scores_equal_a_dense_masked_forward(model: UnifiedRecommender, seed: int) -> None:
     case = Case(model, seed)
-    _, past = case.encode(model)
-    cached = case.score(model)
-    padded = model.score_padded(case.candidate_BKE, case.time_B, case.surface_B, past, case.length_B)
+    cached = case.rank(model)
+    shown = Shown(
+        vector_BKE=case.candidate_BKE,
+        rate_BKA=model.ranking_head.item_rates(case.candidate_BK),
+        feedview_BK=torch.zeros_like(case.candidate_BK),
+        timestamp_BF=case.time_B[:, None],
+        surface_BF=case.surface_B[:, None],
+        length_BF=case.length_B[:, None],
+    )
+    padded = torch.sigmoid(model.score_padded(shown, case.events(), model.read(case.events())))
     for request in range(len(LENGTHS)):
-        dense = dense_logits(model, case, request)
+        dense = dense_probabilities(model, case, request)
         assert (cached[request] - dense).abs().max() < TOLERANCE
         assert (padded[request] - dense).abs().max() < TOLERANCE
 
 
+def test_feedviews_that_share_a_pass_are_scored_as_each_alone(model: UnifiedRecommender) -> None:
+    """One history's candidates of three feedviews, each over what came before it."""
+    case = Case(model, 8)
+    longest, starts = slice(3, 4), (16, 5, 0)
+    feedview_1K = torch.tensor([[0, 1, 2, 1, 0, 2, 2, 1, 0]])
+    times = [int(case.timestamp_BN[3, start - 1]) + 60 if start else 880_000_000 for start in starts]
+    whole = Events(*(column[longest] for column in case.events()))
+    rate_1KA = model.ranking_head.item_rates(case.candidate_BK[longest])
+
+    def scored(events: Events, chosen: Tensor, feedviews: list[int]) -> Tensor:
+        shown = Shown(
+            vector_BKE=case.candidate_BKE[longest][:, chosen],
+            rate_BKA=rate_1KA[:, chosen],
+            feedview_BK=feedview_1K[:, chosen] if len(feedviews) > 1 else torch.zeros(1, len(chosen)).long(),
+            timestamp_BF=torch.tensor([[times[f] for f in feedviews]]),
+            surface_BF=torch.tensor([[f % 2 for f in feedviews]]),
+            length_BF=torch.tensor([[starts[f] for f in feedviews]]),
+        )
+        return model.score_padded(shown, events, model.read(events))
+
+    together = scored(whole, torch.arange(9), [0, 1, 2])
+    for feedview, start in enumerate(starts):
+        chosen = (feedview_1K[0] == feedview).nonzero()[:, 0]
+        alone = scored(Events(*(column[:, :start] for column in whole)), chosen, [feedview])
+        assert (together[:, chosen] - alone).abs().max() < TOLERANCE
+
+
+def test_an_events_own_actions_never_reach_its_prediction(model: UnifiedRecommender) -> None:
+    case = Case(model, 9)
+    rates = torch.zeros(len(LENGTHS), 16, 3).double()
+    before = model.score_events(rates, case.events(), model.read(case.events()))
+    case.actions_BN = torch.where(case.masked_BN, 7 - case.actions_BN, case.actions_BN)
+    after = model.score_events(rates, case.events(), model.read(case.events()))
+    assert torch.equal(before, after)
+
+
 def test_scores_ignore_the_order_and_the_company_of_candidates(model: UnifiedRecommender) -> None:
     case = Case(model, 1)
-    together = case.score(model)
-    order = torch.tensor([4, 0, 8, 2, 6, 1, 7, 3, 5])
-    permuted = case.score(model, case.candidate_BKE[:, order])
+    together = case.rank(model)
+    order = [4, 0, 8, 2, 6, 1, 7, 3, 5]
+    permuted = case.rank(model, order)
     assert (permuted - together[:, order]).abs().max() < TOLERANCE
     for kept in ([3], [0, 8], [1, 2, 5, 7]):
-        alone = case.score(model, case.candidate_BKE[:, kept])
+        alone = case.rank(model, kept)
         assert (alone - together[:, kept]).abs().max() < TOLERANCE
 
 
@@ -248,7 +335,7 @@ def test_feeding_back_equals_encoding_masked_events_and_leaves_ranking_alone(
     model: UnifiedRecommender, steps: int
 ) -> None:
     case = Case(model, 5)
-    before = case.score(model)
+    before = case.rank(model)
     _, past = case.encode(model, masked=False)
     slots = empty_slots(model, room=steps)
     for b, n in enumerate(LENGTHS):
@@ -274,7 +361,7 @@ def test_feeding_back_equals_encoding_masked_events_and_leaves_ranking_alone(
         whole_1TC, whole = model.encode(events)
         assert (hidden_BC[b] - whole_1TC[0, -1]).abs().max() < TOLERANCE
         assert (slots[b][:, :, :, : n + 1 + steps] - whole[:, :, 0]).abs().max() < TOLERANCE
-    assert torch.equal(case.score(model), before)
+    assert torch.equal(case.rank(model), before)
 
 
 def test_the_first_event_has_no_gap_before_it(model: UnifiedRecommender) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.ranked import ranked
 from unipinrec.models.common.float8 import Float8Linear
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.unified.config import preset
@@ -47,19 +48,23 @@ class Case:
         self.actions_BN = torch.randint(8, (2, LENGTH), generator=draw)
         self.timestamp_BN = NOW + MINUTE * torch.arange(LENGTH).expand(2, -1)
         self.surface_BN = torch.randint(2, (2, LENGTH), generator=draw)
-        self.candidate_BKE = model.embedder(torch.randint(60, (2, 9), generator=draw))
+        self.candidate_BK = torch.randint(60, (2, 9), generator=draw)
+        self.candidate_BKE = model.embedder(self.candidate_BK)
         self.time_B = torch.full((2,), NOW + LENGTH * MINUTE)
         self.surface_B = torch.tensor([0, 1])
         self.outcome_B, self.offset_B = torch.tensor([0, 3]), torch.zeros(2, dtype=torch.long)
 
-    def encode(self, model: UnifiedRecommender) -> tuple[Tensor, Tensor]:
+    def events(self) -> Events:
         columns = (self.actions_BN, self.timestamp_BN, self.surface_BN, self.actions_BN < 0)
-        return model.encode(Events(self.vector_BNE, *columns))
+        return Events(self.vector_BNE, *columns)
+
+    def encode(self, model: UnifiedRecommender) -> tuple[Tensor, Tensor]:
+        return model.encode(self.events())
 
     def logits(self, model: UnifiedRecommender) -> Tensor:
-        _, past = self.encode(model)
-        slots = [past[:, :, request] for request in range(2)]
-        return model.score(self.candidate_BKE, self.time_B, self.surface_B, slots)
+        candidates = self.candidate_BKE, self.candidate_BK
+        context = self.time_B, self.surface_B
+        return torch.logit(ranked(model, candidates, context, self.events(), [LENGTH] * 2))
 
     def queries(self, model: UnifiedRecommender, hidden_BC: Tensor) -> Tensor:
         context = (self.time_B, self.surface_B, self.outcome_B, self.offset_B)
@@ -100,11 +105,17 @@ def test_the_ranking_head_sums_hidden_units_in_float32(
 ) -> None:
     hidden_BC = torch.randn(5, 32, generator=torch.Generator().manual_seed(5)).bfloat16()
     head = exact.ranking_head
+    draw = torch.Generator().manual_seed(6)
+    affinity_BF = torch.randn(5, head.affinity.size, generator=draw)
+    rate_BA, similarity_B1 = torch.randn(5, 3, generator=draw), torch.randn(5, 1, generator=draw)
     weight, bias = head.inner.weight.bfloat16().double(), head.inner.bias.bfloat16().double()
-    inner = (hidden_BC.double() @ weight.T + bias).bfloat16().double()
+    joined_BX = torch.cat([hidden_BC, affinity_BF.bfloat16()], dim=1).double()
+    inner = (joined_BX @ weight.T + bias).bfloat16().double()
     active = 0.5 * inner * (1 + torch.erf(inner / 2**0.5))
-    expected_BA = (active.view(5, 3, -1) * head.outer).sum(-1) + head.bias
-    found_BA = lowered.ranking_head(hidden_BC)
+    known_BA = rate_BA * head.rate_weight_A + similarity_B1 * head.similarity_weight_A
+    known_BA = known_BA + head.bias + affinity_BF @ head.wide.weight.T
+    expected_BA = (active.view(5, 3, -1) * head.outer).sum(-1) + known_BA
+    found_BA = lowered.ranking_head(hidden_BC, affinity_BF, rate_BA, similarity_B1)
     assert found_BA.dtype == torch.float32
     assert (found_BA - expected_BA).abs().max() < 1e-5
 

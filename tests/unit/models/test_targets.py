@@ -25,12 +25,15 @@ def batch(seed: int, users: int = 4) -> BlendedBatch:
                 event_actions_N=draw.integers(1, 8, size=length),
                 event_surface_N=draw.integers(3, size=length),
                 event_timestamp_N=times[:length],
-                feedview_timestamp=int(times[-1]),
-                feedview_surface=2,
+                event_shown_N=times[:length],
+                feedview_timestamp_F=times[-1:],
+                feedview_surface_F=np.array([2]),
+                feedview_length_F=np.array([length]),
                 next_item=int(draw.integers(30)) if has_next else -1,
                 next_actions=int(draw.integers(1, 8)) if has_next else 0,
                 candidate_item_K=np.array([1]),
                 candidate_actions_K=np.array([0]),
+                candidate_feedview_K=np.array([0]),
             )
         )
     return collate(examples)

@@ -13,11 +13,11 @@ from torch import Tensor
 from tests.support.simulated import SMALL
 from tests.support.slates import Shown, load, random_rows
 from unipinrec.data.interactions import InteractionDataset, Split, split_at_time, split_leave_one_out
+from unipinrec.data.sequences import sequences_of
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
-from unipinrec.models.transact import rate_history
+from unipinrec.models.common.rates import rate_history
 from unipinrec.models.transact.batch import NearestRows, PackedEvents, RankingBatch, RequestBatch
 from unipinrec.models.transact.examples import SlateConfig, SlateExamples
-from unipinrec.models.transact.sequences import sequences_of
 from unipinrec.simulator import prepare_simulation
 
 ALL = SlateConfig(feedviews_per_user=1_000, kept_without_engagement=1.0)

@@ -35,7 +35,8 @@ CONFIG = JointTraining(
     checkpoint_every=2,
 )
 
-BUFFERS = ("id_slot_VH", "attribute_VX", "content_VF", "cold_V", "counter_DW", "total")
+OF_ITEMS = ("id_slot_VH", "attribute_VX", "content_VF", "cold_V", "item_rate_VA")
+BUFFERS = (*OF_ITEMS, "prior_A", "user_strength_A", "counter_DW", "total")
 """What a checkpoint holds besides learned weights and does not depend on the seed."""
 
 

@@ -31,15 +31,16 @@ def candidate_attention(
     own_value_BHKD: Tensor,
     key_BHND: Tensor,
     value_BHND: Tensor,
-    hidden_BN: Tensor,
+    hidden_BKN: Tensor,
 ) -> Tensor:
     """Attend from each candidate to the history and itself, never to another one (UniPinRec §1.4).
 
-    `hidden_BN` marks history positions that are padding. Costs N + 1 scores a candidate.
+    `hidden_BKN` marks history positions that a candidate must not see, and may be [B, 1, N]. Costs N +
+    1 scores a candidate.
     """
     scale = 1.0 / math.sqrt(query_BHKD.size(-1))
     history_BHKN = torch.matmul(query_BHKD, key_BHND.transpose(-1, -2)) * scale
-    history_BHKN = history_BHKN.masked_fill(hidden_BN[:, None, None, :], float("-inf"))
+    history_BHKN = history_BHKN.masked_fill(hidden_BKN[:, None], float("-inf"))
     own_BHK1 = (query_BHKD * own_key_BHKD).sum(-1, keepdim=True) * scale
     weight = torch.softmax(torch.cat([history_BHKN, own_BHK1], dim=-1), dim=-1)
     return torch.matmul(weight[..., :-1], value_BHND) + weight[..., -1:] * own_value_BHKD

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unipinrec.models.common.affinity import Affinity
 from unipinrec.models.common.features import AbsoluteTime
 from unipinrec.models.common.projection import Projection
+from unipinrec.models.common.rates.base_rates import BaseRates
 from unipinrec.models.config import JointConfig, ModelConfig
 
 
@@ -44,19 +46,45 @@ class RetrievalHead(nn.Module):
 
 
 class RankingHead(nn.Module):
-    """One MLP per action, each giving one logit (UniPinRec §1.4)."""
+    """One MLP per action, each giving one logit (UniPinRec §1.4), beside what is known without a trunk.
+
+    A logit starts as the item's base rate and retrieval's similarity to the user; the MLPs, which also read
+    the affinity to what the user did, learn what remains.
+    """
 
     def __init__(self, config: JointConfig) -> None:
         super().__init__()
         self.num_actions = config.num_actions
-        self.inner = nn.Linear(config.width, config.num_actions * config.head_hidden)
+        self.affinity = Affinity(config)
+        self.inner = nn.Linear(config.width + self.affinity.size, config.num_actions * config.head_hidden)
         self.outer = nn.Parameter(
             torch.randn(config.num_actions, config.head_hidden) * config.head_hidden**-0.5
         )
         self.bias = nn.Parameter(torch.zeros(config.num_actions))
+        self.wide = nn.Linear(self.affinity.size, config.num_actions, bias=False)
+        nn.init.zeros_(self.wide.weight)
+        self.rate_weight_A = nn.Parameter(torch.ones(config.num_actions))
+        self.similarity_weight_A = nn.Parameter(torch.full((config.num_actions,), config.similarity_weight))
+        self.dropout = nn.Dropout(config.dropout)
+        self.item_rate_VA: Tensor = nn.Buffer(torch.zeros(config.num_items, config.num_actions))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Turn hidden states [..., C] into logits [..., A]."""
+    @torch.no_grad()
+    def keep(self, rates: BaseRates) -> None:
+        """Start from base rates: the global ones, and those of items as they are at the end of training."""
+        self.affinity.keep(rates)
+        self.bias.copy_(torch.from_numpy(rates.prior_A))
+        self.item_rate_VA.copy_(torch.from_numpy(rates.item_rate_VA + rates.attribute_rate_VA))
+
+    def item_rates(self, item_row: Tensor) -> Tensor:
+        """Return the log-odds [..., A] of item rows [...] less the global ones; 0 for the row -1."""
+        return self.item_rate_VA[item_row.clamp(min=0)] * (item_row >= 0).unsqueeze(-1)
+
+    def forward(self, hidden: Tensor, affinity: Tensor, rate: Tensor, similarity: Tensor) -> Tensor:
+        """Turn hidden states [..., C], features of `affinity` [..., F], item rates [..., A] and similarities
+        [..., 1] into logits [..., A]."""
+        known = rate * self.rate_weight_A + similarity * self.similarity_weight_A
+        known = known + self.bias + self.wide(affinity)
+        joined = torch.cat([hidden, affinity.to(hidden.dtype)], dim=-1)
         # The sum over hidden units is in the dtype of its weights, which may be finer than the trunk's.
-        inner = F.gelu(self.inner(hidden).to(self.outer.dtype)).unflatten(-1, [self.num_actions, -1])
-        return (inner * self.outer).sum(-1) + self.bias
+        inner = F.gelu(self.inner(joined).to(self.outer.dtype)).unflatten(-1, [self.num_actions, -1])
+        return (self.dropout(inner) * self.outer).sum(-1) + known

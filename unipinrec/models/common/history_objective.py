@@ -13,10 +13,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from unipinrec.data.blended import BlendedBatch, BlendedDataset
-from unipinrec.models.common.history_model import HistoryModel, JointModel, Reading
+from unipinrec.data.past_sequences import PastSequences
+from unipinrec.models.common.history_model import HistoryModel, JointModel, Reading, Shown
 from unipinrec.models.common.known_items import known_items
 from unipinrec.models.common.losses import SampledSoftmax, action_loss
 from unipinrec.models.common.objective import WHOLE, Losses, Objective, Part, Share
+from unipinrec.models.common.rates.rate_history import RateHistory
+from unipinrec.models.common.rates.training_rates import training_rates
 from unipinrec.models.common.sketch import CountMinSketch
 from unipinrec.models.common.targets import Targets, make_targets
 from unipinrec.models.common.tokens import Events
@@ -37,6 +40,20 @@ class Step:
     part: Part
     own: BlendedBatch
     """The part's examples."""
+    events: Events
+    """Their histories."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """How much of a user rates are counted from."""
+
+    max_events: int
+
+    @property
+    def max_impressions(self) -> int:
+        """Return as many as there are events."""
+        return self.max_events
 
 
 class RetrievalObjective(Objective):
@@ -63,10 +80,11 @@ class RetrievalObjective(Objective):
         real_BN = batch.event_item_BN >= 0
         part = share.part(len(real_BN))
         masked_BN = share.random(*real_BN.shape).to(real_BN.device) < self.config.action_mask_probability
-        step = Step(batch, real_BN & masked_BN, share, part, batch.rows(part.rows))
-        own, vector_bNE = step.own, self._vectors(batch.event_item_BN, step)
+        masked_BN = real_BN & masked_BN
+        own, vector_bNE = batch.rows(part.rows), self._vectors(batch.event_item_BN, part, share)
         columns = (own.event_actions_BN, own.event_timestamp_BN, own.event_surface_BN)
-        return self._losses(self.model.read(Events(vector_bNE, *columns, step.masked_BN[part.rows])), step)
+        events = Events(vector_bNE, *columns, masked_BN[part.rows])
+        return self._losses(self.model.read(events), Step(batch, masked_BN, share, part, own, events))
 
     def _losses(self, reading: Reading, step: Step) -> Losses:
         retrieval = self._retrieval(reading.hidden_BTC, step)
@@ -123,10 +141,10 @@ class RetrievalObjective(Objective):
         vector_vE = self._embed(row_v, None if hidden_V is None else hidden_V[needed_v])
         return vector_vE, self._log_q(row_v), place[: own_pR.numel()].view_as(own_pR), place[own_pR.numel() :]
 
-    def _vectors(self, item_row_BX: Tensor, step: Step) -> Tensor:
+    def _vectors(self, item_row_BX: Tensor, part: Part, share: Share) -> Tensor:
         """Vectors [b, X, E] of the rows of this process's examples."""
-        hidden_BX = self._hidden_ids(item_row_BX.shape, step.share)
-        rows = step.part.rows
+        hidden_BX = self._hidden_ids(item_row_BX.shape, share)
+        rows = part.rows
         return self._embed(item_row_BX[rows], None if hidden_BX is None else hidden_BX[rows])
 
     def _hidden_ids(self, shape: torch.Size, share: Share) -> Tensor | None:
@@ -185,6 +203,18 @@ class JointObjective(RetrievalObjective):
         self.config: JointTraining = config
         self.model: JointModel = model
         self.action_weights = config.action_weights or (1.0,) * actions
+        self.rates: RateHistory | None = None
+        """Rates of items as they were at any time of the training part; None: the global ones."""
+
+    @classmethod
+    @override
+    def of(cls, model: HistoryModel, config: RetrievalTraining, examples: BlendedDataset) -> Self:
+        """Tell the model what the examples know of items and rates, and return it with its losses."""
+        objective = super().of(model, config, examples)
+        past = PastSequences(examples.interactions, Recent(model.config.max_history))
+        objective.rates = training_rates(examples, past, examples.config.sampled_impressions_per_feedview)
+        objective.model.ranking_head.keep(objective.rates.frozen())
+        return objective
 
     @override
     def _losses(self, reading: Reading, step: Step) -> Losses:
@@ -194,17 +224,40 @@ class JointObjective(RetrievalObjective):
             retrieval = self._retrieval(reading.hidden_BTC, step)
         if config.ranking_loss_weight > 0:
             counted_BN = step.masked_BN if reading.action_known else batch.event_item_BN >= 0
-            logit_bNA = self.model.ranking_head(reading.action_hidden_BNC)
+            own, events = step.own, step.events
+            rate_bNA = self._rates(own.event_item_BN, own.event_shown_BN)
+            logit_bNA = self.model.score_events(rate_bNA, events, reading)
             history = self._actions(logit_bNA, batch.event_actions_BN, counted_BN, step)
-            own, vector_bKE = step.own, self._vectors(batch.candidate_item_BK, step)
-            context = (own.feedview_timestamp_B, own.feedview_surface_B)
-            logit_bKA = self.model.score_padded(vector_bKE, *context, reading.past_L2BHTD, own.length_B)
+            logit_bKA = self.model.score_padded(self._shown(step), events, reading)
             shown_BK = batch.candidate_item_BK >= 0
             candidates = self._actions(logit_bKA, batch.candidate_actions_BK, shown_BK, step)
         total = config.retrieval_loss_weight * retrieval
         total = total + config.ranking_loss_weight * (history + candidates)
         parts = {"retrieval": retrieval, "history_actions": history, "candidate_actions": candidates}
         return Losses(total, parts)
+
+    def _shown(self, step: Step) -> Shown:
+        """The candidates of this process's examples."""
+        own = step.own
+        time_bK = own.feedview_timestamp_BF.gather(1, own.candidate_feedview_BK)
+        return Shown(
+            vector_BKE=self._vectors(step.batch.candidate_item_BK, step.part, step.share),
+            rate_BKA=self._rates(own.candidate_item_BK, time_bK),
+            feedview_BK=own.candidate_feedview_BK,
+            timestamp_BF=own.feedview_timestamp_BF,
+            surface_BF=own.feedview_surface_BF,
+            length_BF=own.feedview_length_BF,
+        )
+
+    def _rates(self, item_row_bX: Tensor, time_bX: Tensor) -> Tensor:
+        """Log-odds [b, X, A] of items less the global ones, counted from what was shown before the times."""
+        if self.rates is None:
+            return item_row_bX.new_zeros((*item_row_bX.shape, self.model.config.num_actions)).float()
+        # Padding has the rates of any item: nothing reads what comes of it.
+        row_X = item_row_bX.clamp(min=0).flatten().cpu().numpy()
+        known = self.rates.items(row_X, time_bX.flatten().cpu().numpy())
+        rate_XA = torch.from_numpy(known.item_rate_CA + known.attribute_rate_CA)
+        return rate_XA.to(item_row_bX.device).unflatten(0, item_row_bX.shape)
 
     def _actions(self, logit_bXA: Tensor, actions_BX: Tensor, counted_BX: Tensor, step: Step) -> Tensor:
         rows, device = step.part.rows, logit_bXA.device

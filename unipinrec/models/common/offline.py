@@ -17,7 +17,7 @@ from torch import Tensor
 from unipinrec.arrays import Int64s
 from unipinrec.data.history import History
 from unipinrec.data.window import window_start
-from unipinrec.models.common.history_model import HistoryModel, JointModel
+from unipinrec.models.common.history_model import HistoryModel, JointModel, Reading, Shown
 from unipinrec.models.common.tokens import Events
 
 
@@ -93,14 +93,16 @@ class OfflineRanker(OfflineRetriever):
     ) -> list[Tensor]:
         """Return probabilities [K, A] of each request's candidate rows [K]."""
         window = Window(self._model, self.item_vector_VE, requests)
-        _, past_L2BHTD = window.encode()
-        logit_BKA = self._model.score_padded(
-            self.item_vector_VE[_pad(candidates).to(self.item_vector_VE.device)],
-            window.request_time_B,
-            window.surface_B,
-            past_L2BHTD,
-            window.length_B,
+        row_BK = _pad(candidates).to(self.item_vector_VE.device)
+        shown = Shown(
+            vector_BKE=self.item_vector_VE[row_BK],
+            rate_BKA=self._model.ranking_head.item_rates(row_BK),
+            feedview_BK=torch.zeros_like(row_BK),
+            timestamp_BF=window.request_time_B[:, None],
+            surface_BF=window.surface_B[:, None],
+            length_BF=window.length_B[:, None],
         )
+        logit_BKA = self._model.score_padded(shown, window.events, window.read())
         return [
             torch.sigmoid(logit_KA[: len(row)]) for logit_KA, row in zip(logit_BKA, candidates, strict=True)
         ]
@@ -125,11 +127,15 @@ class Window:
             for name in ("item_row_N", "actions_N", "timestamp_N", "surface_N")
         )
         masked_BN = torch.zeros_like(actions_BN, dtype=torch.bool)
-        self._events = Events(vector_VE[item_BN], actions_BN, timestamp_BN, surface_BN, masked_BN)
+        self.events = Events(vector_VE[item_BN], actions_BN, timestamp_BN, surface_BN, masked_BN)
 
     def encode(self) -> tuple[Tensor, Tensor]:
         """Return hidden states [B, T, C] and keys and values [L, 2, B, H, T, D]."""
-        return self._model.encode(self._events)
+        return self._model.encode(self.events)
+
+    def read(self) -> Reading:
+        """Return the same as training has it."""
+        return self._model.read(self.events)
 
     def append(self, query_BE: Tensor) -> None:
         """Continue each history with a masked event at the request's time."""
@@ -137,11 +143,11 @@ class Window:
         row_B = torch.arange(len(query_BE), device=query_BE.device)
         added = (query_BE, no_action_B, self.request_time_B, self.surface_B, no_action_B == 0)
         longer = []
-        for column, value in zip(self._events, added, strict=True):
+        for column, value in zip(self.events, added, strict=True):
             empty = column.new_zeros(len(column), 1, *column.shape[2:])
             longer.append(torch.cat([column, empty], dim=1))
             longer[-1][row_B, self.length_B] = value
-        self._events = Events(*longer)
+        self.events = Events(*longer)
         self.length_B = self.length_B + 1
 
 

@@ -72,10 +72,11 @@ class Tokenizer(nn.Module):
         token = token + self.position(position.clamp(max=self.position.num_embeddings - 1))
         return torch.where((position == 0).unsqueeze(-1), self.begin(1)[0], token)
 
-    def candidates(self, vector_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor) -> Tensor:
-        """Return tokens [B, K, C] of candidates: MASK, one position, time and surface (UniPinRec §1.2)."""
+    def candidates(self, vector_BKE: Tensor, timestamp_BK: Tensor, surface_BK: Tensor) -> Tensor:
+        """Return tokens [B, K, C] of candidates: MASK, one position, and the time and the surface of the
+        request (UniPinRec §1.2), which may be [B, 1]."""
         batch, count = vector_BKE.size(0), vector_BKE.size(1)
-        timestamp_BK = timestamp_B.unsqueeze(1).expand(batch, count)
+        timestamp_BK = timestamp_BK.expand(batch, count)
         masked_BK = torch.ones_like(timestamp_BK, dtype=torch.bool)
         gap_BKF = self.gap(torch.zeros_like(timestamp_BK), ~masked_BK)
         token_BKC = self._join(
@@ -84,7 +85,7 @@ class Tokenizer(nn.Module):
             masked_BK,
             timestamp_BK,
             gap_BKF,
-            surface_B.unsqueeze(1).expand(batch, count),
+            surface_BK.expand(batch, count),
         )
         return token_BKC + self.candidate_position
 

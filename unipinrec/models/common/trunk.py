@@ -139,12 +139,13 @@ class Trunk(nn.Module):
             token_1XC = block.finish(token_1XC, attended)
         return self.norm(token_1XC[0])
 
-    def candidates(self, token_BKC: Tensor, past_L2BHND: Tensor, hidden_BN: Tensor) -> Tensor:
-        """Run over candidates and a padded batch of histories, as in training. Returns hidden [B, K, C]."""
+    def candidates(self, token_BKC: Tensor, past_L2BHND: Tensor, hidden_BKN: Tensor) -> Tensor:
+        """Run over candidates and a padded batch of histories, as in training, of which `hidden_BKN` marks
+        what a candidate must not see. Returns hidden states [B, K, C]."""
         for layer, block in enumerate(self.blocks):
             query, key, value = block.project(token_BKC)
             attended = candidate_attention(
-                query, key, value, past_L2BHND[layer, 0], past_L2BHND[layer, 1], hidden_BN
+                query, key, value, past_L2BHND[layer, 0], past_L2BHND[layer, 1], hidden_BKN
             )
             token_BKC = block.finish(token_BKC, attended)
         return self.norm(token_BKC)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unipinrec.arrays import Int64s
-from unipinrec.models.transact.base_rates import ItemFeatures, UserFeatures
-from unipinrec.models.transact.sequences import PackedSequences, RequestSequences
+from unipinrec.data.sequences import PackedSequences, RequestSequences
+from unipinrec.models.common.rates.base_rates import ItemFeatures, UserFeatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch.nn.functional import gelu
 from typing_extensions import override
 
 from unipinrec.models.common.features import AbsoluteTime
-from unipinrec.models.transact.base_rates import BaseRates
+from unipinrec.models.common.rates.base_rates import BaseRates
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.config import SecondRankerConfig
 

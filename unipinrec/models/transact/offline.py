@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from unipinrec.arrays import Int64s
+from unipinrec.data.sequences import sequences_of
 from unipinrec.models.common.offline import OfflineRequest
 from unipinrec.models.transact.batch import RequestBatch
 from unipinrec.models.transact.module import TransAct, TransActV2
 from unipinrec.models.transact.parts import on_one_thread
-from unipinrec.models.transact.sequences import sequences_of
 
 LARGEST_FORWARD = 128
 """Candidates of one forward. TransAct V2 takes more memory, and more time for each, with more of them."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unipinrec.models.common.exports import Exports, Graph
 from unipinrec.models.common.item_graph import EMBEDDER, item_graph
+from unipinrec.models.unified.both_heads import BothHeads
 from unipinrec.models.unified.config import UnifiedConfig
 from unipinrec.models.unified.files import ENCODER, RANKING_HEAD, RETRIEVAL_HEAD
 from unipinrec.models.unified.module import UnifiedRecommender
@@ -58,14 +59,52 @@ class RankingHeadGraph(nn.Module):
 
     def __init__(self, model: UnifiedRecommender | ServedModel) -> None:
         super().__init__()
-        self.tokenizer, self.trunk, self.head = model.tokenizer, model.trunk, model.ranking_head
+        self.tokenizer, self.trunk, self.affinity = model.tokenizer, model.trunk, model.ranking_head.affinity
+        self.heads = BothHeads(model)
 
     def forward(
-        self, candidate_BKE: Tensor, timestamp_B: Tensor, surface_B: Tensor, past_L2HTD: list[Tensor]
+        self,
+        candidate_BKE: Tensor,
+        item_row_BK: Tensor,
+        timestamp_B: Tensor,
+        surface_B: Tensor,
+        hidden_BC: Tensor,
+        event_NE: list[Tensor],
+        actions_N: list[Tensor],
+        event_time_N: list[Tensor],
+        past_L2HTD: list[Tensor],
     ) -> Tensor:
-        """Return probabilities [B, K, A]; each request's cache [L, 2, H, T, D] is exact in length."""
-        token_BKC = self.tokenizer.candidates(candidate_BKE, timestamp_B, surface_B)
-        return torch.sigmoid(self.head(self.trunk.candidates_over_slots(token_BKC, past_L2HTD)))
+        """Return probabilities [B, K, A].
+
+        `item_row_BK` are the candidates' rows in the bundle, -1 for those that it does not have. Each
+        request brings the hidden state after its last event, the events themselves, and their cache
+        [L, 2, H, T, D], exact in length.
+        """
+        time_B1, surface_B1 = timestamp_B.unsqueeze(1), surface_B.unsqueeze(1)
+        token_BKC = self.tokenizer.candidates(candidate_BKE, time_B1, surface_B1)
+        hidden_BKC = self.trunk.candidates_over_slots(token_BKC, past_L2HTD)
+        affinities: list[Tensor] = []
+        for request, event in enumerate(event_NE):
+            actions_1N = actions_N[request].unsqueeze(0)
+            affinities.append(
+                self.affinity.of_requests(
+                    candidate_BKE[request : request + 1],
+                    timestamp_B[request : request + 1],
+                    event.unsqueeze(0),
+                    actions_1N,
+                    event_time_N[request].unsqueeze(0),
+                    torch.zeros_like(actions_1N, dtype=torch.bool),
+                )
+            )
+        return self.heads(
+            hidden_BKC,
+            torch.cat(affinities),
+            candidate_BKE,
+            item_row_BK,
+            timestamp_B,
+            surface_B,
+            hidden_BC,
+        )
 
 
 def unified_exports(model: UnifiedRecommender) -> Exports:
@@ -93,7 +132,7 @@ class Probe:
 
     encoder: tuple[Tensor | list[int] | list[Tensor], ...]
     retrieval_head: tuple[Tensor, ...]
-    ranking_head: tuple[Tensor, Tensor, Tensor, list[Tensor]]
+    ranking_head: tuple[Tensor | list[Tensor], ...]
 
 
 def probe(config: UnifiedConfig, lengths: tuple[int, ...], candidates: int, seed: int) -> Probe:
@@ -139,5 +178,15 @@ def probe(config: UnifiedConfig, lengths: tuple[int, ...], candidates: int, seed
             integers(config.num_actions + 1, batch),
             integers(len(config.time_offsets_s), batch),
         ),
-        ranking_head=(vectors(candidates), now_B, surface_B, caches),
+        ranking_head=(
+            vectors(candidates),
+            integers(config.num_items, batch, candidates) - (integers(8, batch, candidates) == 0).long(),
+            now_B,
+            surface_B,
+            torch.randn(batch, config.width, generator=draw),
+            [vectors(length)[0] for length in lengths],
+            [integers(2**config.num_actions, length) for length in lengths],
+            [1_600_000_000 - integers(90 * 86_400, length) for length in lengths],
+            caches,
+        ),
     )

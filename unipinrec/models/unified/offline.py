@@ -1,7 +1,8 @@
 """Recommendations by eager PyTorch without a server: what served answers are held against.
 
 Shapes: V items, K candidates, A actions, S steps, X outcomes asked for, O time offsets, Q query embeddings of
-one request, E item width, T positions of a history (BOS first), L layers, H heads, D head width.
+one request, E item width, T positions of a history (BOS first), N events, C hidden width, L layers, H heads,
+D head width.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,18 @@ class OfflineAnswer:
     probability_KA: Float32s
     origin_K: Int64s
     """Which query embedding retrieved each item, as `QueryPlan.origins` numbers them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedHistory:
+    """One request's history as ranking reads it."""
+
+    hidden_C: Tensor
+    """After its last event."""
+    past_L2HTD: Tensor
+    event_NE: Tensor
+    actions_N: Tensor
+    timestamp_N: Tensor
 
 
 class OfflineRecommender(OfflineRanker):
@@ -72,11 +85,21 @@ class OfflineRecommender(OfflineRanker):
         return answers
 
     @torch.no_grad()
-    def keys_and_values(self, requests: Sequence[OfflineRequest]) -> list[Tensor]:
-        """Return keys and values [L, 2, H, T, D] of each request's history, exact in length."""
+    def encoded(self, requests: Sequence[OfflineRequest]) -> list[EncodedHistory]:
+        """Return what serving keeps of each request's history, and its events, exact in length."""
         window = Window(self._model, self.item_vector_VE, requests)
-        _, past_L2BHTD = window.encode()
-        return [past_L2BHTD[:, :, row, :, : end + 1] for row, end in enumerate(window.length_B.tolist())]
+        hidden_BTC, past_L2BHTD = window.encode()
+        vector_BNE, actions_BN, timestamp_BN, *_ = window.events
+        return [
+            EncodedHistory(
+                hidden_C=hidden_BTC[row, end],
+                past_L2HTD=past_L2BHTD[:, :, row, :, : end + 1],
+                event_NE=vector_BNE[row, :end],
+                actions_N=actions_BN[row, :end],
+                timestamp_N=timestamp_BN[row, :end],
+            )
+            for row, end in enumerate(window.length_B.tolist())
+        ]
 
     def _search(
         self, query_QE: Tensor, plan: QueryPlan, request: OfflineRequest, defaults: ServingDefaults

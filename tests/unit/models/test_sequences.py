@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unipinrec.data.history import History
+from unipinrec.data.sequences import PackedSequences, RequestSequences, sequences_of
 from unipinrec.models.common.offline import OfflineRequest
-from unipinrec.models.transact.sequences import PackedSequences, RequestSequences, sequences_of
 
 
 @dataclass(frozen=True)

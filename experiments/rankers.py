@@ -1,4 +1,4 @@
-"""Second rankers against the first one, counting, and themselves without one thing: paired areas by user.
+"""Rankers against counting, one another, and themselves without one thing: paired areas by user.
 
 Shapes: F feedviews, S shown items of all of them, A actions, G users with both labels.
 """
@@ -37,20 +37,24 @@ def is_second_ranker(variant: Variant) -> bool:
     return issubclass(find_model(variant.spec).config, SecondRankerConfig)
 
 
-class SecondRanking(Question):
+class RankersCompared(Question):
     """AUC by length of history of every ranker, and paired differences of AUC and gAUC."""
 
-    title = "The second ranker"
+    title = "Rankers"
 
     def __init__(self, held_out: HeldOut, variants: Sequence[Variant]) -> None:
         self._held_out, self._views = held_out, held_out.views
-        second = [variant for variant in variants if is_second_ranker(variant)]
+        rankers = [variant for variant in variants if variant.ranks and variant.most_seeds is None]
+        second = [variant for variant in rankers if is_second_ranker(variant)]
         names = [variant.name for variant in variants]
-        firsts = [variant for variant in variants if variant.name == UNIFIED.name]
-        self.variants = (*firsts, *second)
+        self.variants = (*(variant for variant in rankers if variant not in second), *second)
         self.ways = {variant.name: variant.what for variant in self.variants} | RATES
-        against = [*(variant.name for variant in firsts), *RATES]
+        against = list(RATES)
         self._pairs: list[tuple[str, str]] = []
+        if UNIFIED in rankers:
+            rivals = [variant.name for variant in rankers if variant not in (UNIFIED, *second)]
+            self._pairs = [(UNIFIED.name, other) for other in (*RATES, *rivals)]
+            against = [UNIFIED.name, *RATES]
         for variant in second:
             if variant.ablates is not None:
                 self._pairs += [(variant.name, variant.ablates.name)] * (variant.ablates.name in names)

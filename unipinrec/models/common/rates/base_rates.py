@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
-from unipinrec.models.transact.sequences import Limits, PackedSequences, RequestSequences
+from unipinrec.data.sequences import Limits, PackedSequences, RequestSequences
 
 NEVER = np.iinfo(np.int64).max
 """Unix seconds that no row reaches."""

@@ -8,17 +8,17 @@ import pytest
 
 from unipinrec.arrays import Bools, Int64s
 from unipinrec.data.history import History
+from unipinrec.data.sequences import RequestSequences, sequences_of
 from unipinrec.models.baselines.rates import Rates, Shown
 from unipinrec.models.common.offline import OfflineRequest
-from unipinrec.models.transact.base_rates import NEVER, Counts, log_odds, user_counts, user_features
-from unipinrec.models.transact.rate_history import (
+from unipinrec.models.common.rates.base_rates import NEVER, Counts, log_odds, user_counts, user_features
+from unipinrec.models.common.rates.rate_history import (
     CountsBefore,
     Judged,
     RateHistory,
     ShownRows,
     Strengths,
 )
-from unipinrec.models.transact.sequences import RequestSequences, sequences_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Self
 import numpy as np
 
 from unipinrec.arrays import Bools, Float32s, Float64s, Int64s
-from unipinrec.models.transact.base_rates import (
+from unipinrec.data.sequences import Limits, RequestSequences
+from unipinrec.models.common.rates.base_rates import (
     NEVER,
     BaseRates,
     Counts,
@@ -21,7 +22,6 @@ from unipinrec.models.transact.base_rates import (
     shown_feature,
     user_features,
 )
-from unipinrec.models.transact.sequences import Limits, RequestSequences
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Rows at the prior's rate that are tried."""

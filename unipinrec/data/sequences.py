@@ -63,7 +63,8 @@ class PackedSequences:
 
         def joined(name: str) -> Int64s:
             columns = [getattr(history, name) for history in histories]
-            return np.concatenate([np.empty(0, np.int64), *columns]).astype(np.int64, copy=False)
+            column_N: Int64s = np.concatenate([np.empty(0, np.int64), *columns]).astype(np.int64, copy=False)
+            return column_N
 
         return cls(
             item_row_N=joined("item_row_N"),

@@ -1,0 +1,1 @@
+"""How often users act, and are items and their attributes acted on."""
