@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from unipinrec.models.common.heads import RankingHead, RetrievalHead
 from unipinrec.models.common.history_model import HistoryModel, Reading
 from unipinrec.models.common.history_objective import RetrievalObjective
 from unipinrec.models.common.offline import OfflineRetriever
 from unipinrec.models.common.tokens import Events
-from unipinrec.models.config import JointConfig, ModelConfig, RetrievalTraining
+from unipinrec.models.config import ModelConfig, RetrievalTraining
 from unipinrec.models.spec import ModelSpec, blended_examples
 
 
@@ -28,11 +27,7 @@ class SASRec(HistoryModel):
         super().__init__(
             config.model_copy(update={"num_attributes": 0, "max_attributes": 0, "content_dim": 0})
         )
-        # Heads that it lacks are drawn and dropped: a seed gives the weights that docs/results.md measured.
-        RetrievalHead(config)
-        RankingHead(JointConfig(**config.model_dump()))
         self.turn_items_into_tokens()
-        RetrievalHead(config)
         self.retrieval_head = HiddenAlone(config)
 
     @override
