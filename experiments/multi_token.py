@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from experiments.scores import K, Measured, Values
 from experiments.section import Question, Run
-from experiments.variants import MULTI_TOKEN, UNIFIED
+from experiments.variants import MULTI_TOKEN, TWO_STEPS, UNIFIED
 from unipinrec.arrays import Float32s
 from unipinrec.evaluation.diversity import intra_list_diversity, item_coverage
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
@@ -28,17 +28,19 @@ DIVERSITY = "intra-list diversity"
 
 ONE = f"{UNIFIED.name}: one embedding"
 STEPWISE = {steps: f"{UNIFIED.name}: {steps} steps" for steps in STEPS}
-OWN_ONE = f"{MULTI_TOKEN.name}: one embedding"
+TRAINED_ONE = f"{TWO_STEPS.name}: one embedding"
+TRAINED = {steps: f"{TWO_STEPS.name}: {steps} steps" for steps in STEPS}
+OFFSETS_ONE = f"{MULTI_TOKEN.name}: one embedding"
 OFFSETS = f"{MULTI_TOKEN.name}: every time offset"
-OFFSETS_STEPWISE = f"{MULTI_TOKEN.name}: every time offset, 2 steps"
 
 WAYS = {
     ONE: "trained for the next item alone",
     **dict.fromkeys(STEPWISE.values(), "the same model, each embedding fed back for the next"),
-    OWN_ONE: f"trained for {len(MULTI_TOKEN.model['time_offsets_s'])} time offsets; the immediate one takes "
-    "all candidates",
+    TRAINED_ONE: "trained for two steps",
+    **dict.fromkeys(TRAINED.values(), "the same model, each embedding fed back for the next"),
+    OFFSETS_ONE: f"trained for {len(MULTI_TOKEN.model['time_offsets_s'])} time offsets; "
+    "the immediate one takes all candidates",
     OFFSETS: "the same model",
-    OFFSETS_STEPWISE: "the same model, the immediate embedding fed back",
 }
 
 
@@ -52,9 +54,13 @@ class MultiToken(Question):
         f"of the {HORIZON_DAYS} days from the request on, or the first of them in the slate that "
         f"followed. Coverage is the share of the catalogue that is found for anyone."
     )
-    variants = (UNIFIED, MULTI_TOKEN)
+    variants = (UNIFIED, TWO_STEPS, MULTI_TOKEN)
     ways = WAYS
-    compared = tuple((way, ONE, metric) for way in list(WAYS)[1:] for metric in (LATER, NEXT, DIVERSITY))
+    compared = tuple(
+        (way, one, metric)
+        for way, one in (*((way, ONE) for way in list(WAYS)[1:]), (TRAINED[2], TRAINED_ONE))
+        for metric in (LATER, NEXT, DIVERSITY)
+    )
 
     def __init__(self, views: FutureFeedviews) -> None:
         self._views = views
@@ -64,19 +70,18 @@ class MultiToken(Question):
     @override
     def answers(self, recommenders: Mapping[str, QueryEmbedder]) -> Run:
         """Return recalls, diversity and coverage of every way with the models of one seed."""
-        single, several = recommenders[UNIFIED.name], recommenders[MULTI_TOKEN.name]
+        single, trained, several = (recommenders[variant.name] for variant in self.variants)
         any_outcome = [len(self._views.dataset.info.actions)]
-        single_FSOE = self._views.query_embeddings(single, any_outcome, max(STEPS))[:, :, 0]
-        several_FSOE = self._views.query_embeddings(several, any_outcome, 2)[:, :, 0]
-        return {
-            ONE: self._measure(single, single_FSOE[:, :1, 0]),
-            **{way: self._measure(single, single_FSOE[:, :steps, 0]) for steps, way in STEPWISE.items()},
-            OWN_ONE: self._measure(several, several_FSOE[:, :1, 0]),
-            OFFSETS: self._measure(several, several_FSOE[:, 0]),
-            OFFSETS_STEPWISE: self._measure(
-                several, several_FSOE.reshape(len(several_FSOE), -1, single_FSOE.shape[-1])
-            ),
+        offsets_FSOE = self._views.query_embeddings(several, any_outcome, 1)[:, :, 0]
+        run = {
+            OFFSETS_ONE: self._measure(several, offsets_FSOE[:, :1, 0]),
+            OFFSETS: self._measure(several, offsets_FSOE[:, 0]),
         }
+        for recommender, one, stepwise in ((single, ONE, STEPWISE), (trained, TRAINED_ONE, TRAINED)):
+            query_FSE = self._views.query_embeddings(recommender, any_outcome, max(STEPS))[:, :, 0, 0]
+            run[one] = self._measure(recommender, query_FSE[:, :1])
+            run |= {way: self._measure(recommender, query_FSE[:, :steps]) for steps, way in stepwise.items()}
+        return {way: run[way] for way in self.ways}
 
     def _measure(self, recommender: QueryEmbedder, query_FQE: Float32s) -> Measured:
         vector_VE = recommender.item_vector_VE.numpy()

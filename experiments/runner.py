@@ -24,7 +24,7 @@ from experiments.report import Difference, EvaluationReport, Machine, Row, Secti
 from experiments.scores import Measured, by_seed
 from experiments.section import Question, Run
 from experiments.served_order import ServedOrder
-from experiments.variants import MULTI_TOKEN, UNIFIED, Variant
+from experiments.variants import UNIFIED, Variant
 from unipinrec.data.blended import BlendedDataset
 from unipinrec.data.interactions import InteractionDataset, Split
 from unipinrec.models.common.history_model import HistoryModel, JointModel, Shown
@@ -202,7 +202,7 @@ class Runner:
         asked: list[Question] = []
         if held_out.truth is not None and UNIFIED.name in names:
             asked.append(OutcomeConditioning(held_out.views, held_out.truth))
-        if {UNIFIED.name, MULTI_TOKEN.name} <= names:
+        if {variant.name for variant in MultiToken.variants} <= names:
             asked.append(MultiToken(held_out.views))
         if any(variant.ranks for variant in self._recipe.variants):
             asked.append(RankersCompared(held_out, self._recipe.variants))

@@ -59,6 +59,11 @@ MULTI_TOKEN = Variant(
     what="unified, with query embeddings for now, an hour and a day later",
     model={"time_offsets_s": (0, 3_600, 86_400)},
 )
+TWO_STEPS = Variant(
+    name="two_steps",
+    what="unified, trained for a second query embedding after the first was fed back",
+    training={"second_step_weight": 0.5},
+)
 
 
 def masking(probability: float) -> Variant:

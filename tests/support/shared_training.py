@@ -27,6 +27,8 @@ LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "session_gap_s": 5000,
             "action_weights": (1.0, 2.0),
             "ranking_loss_weight": 0.5,
+            "second_step_weight": 0.7,
+            "second_step_offsets_s": (2000,),
         },
     ),
     "ranking_only": ("unified", {}, {"retrieval_loss_weight": 0.0}),

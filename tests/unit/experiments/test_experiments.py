@@ -11,7 +11,7 @@ import torch
 from experiments.held_out import HeldOut
 from experiments.recipes import RECIPES, TUNING, Recipe
 from experiments.runner import Runner, forward_flops
-from experiments.variants import DAY_S, INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, UNIFIED
+from experiments.variants import DAY_S, INTERLEAVED, MULTI_TOKEN, RETRIEVAL_ONLY, SASREC, TWO_STEPS, UNIFIED
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.baselines.interleaved import InterleavedRecommender
@@ -51,7 +51,7 @@ def recipe(protocol: str) -> Recipe:
         training=JointTraining(epochs=2, batch_size=16),
         variants=(UNIFIED, SASREC)
         if protocol == "leave_one_out"
-        else (UNIFIED, RETRIEVAL_ONLY, INTERLEAVED, MULTI_TOKEN),
+        else (UNIFIED, RETRIEVAL_ONLY, INTERLEAVED, MULTI_TOKEN, TWO_STEPS),
         seeds=(0, 1) if protocol == "leave_one_out" else (0,),
         synthetic=True,
     )

@@ -9,7 +9,7 @@ import torch
 
 from experiments.conditioning import ANY, OutcomeConditioning
 from experiments.multi_token import LATER, NEXT, OFFSETS, MultiToken
-from experiments.variants import MULTI_TOKEN, UNIFIED
+from experiments.variants import MULTI_TOKEN, TWO_STEPS, UNIFIED
 from unipinrec.data.interactions import InteractionDataset, split_at_time
 from unipinrec.evaluation.future_feedviews import FutureFeedviews
 from unipinrec.models.unified.config import UnifiedConfig, preset
@@ -85,9 +85,8 @@ def test_a_comparison_of_outcomes_is_with_none_and_with_every_other(
 def test_every_way_of_asking_has_as_many_candidates(views: FutureFeedviews) -> None:
     one, several = model(), model(**MULTI_TOKEN.model)
     asked = MultiToken(views)
-    run = asked.answers(
-        {UNIFIED.name: OfflineRecommender(one), MULTI_TOKEN.name: OfflineRecommender(several)}
-    )
+    models = {UNIFIED.name: one, TWO_STEPS.name: one, MULTI_TOKEN.name: several}
+    run = asked.answers({name: OfflineRecommender(made) for name, made in models.items()})
     assert run.keys() == asked.ways.keys()
     vector_VE = several.embedder.all_vectors()
     recommender = OfflineRecommender(several)

@@ -18,7 +18,7 @@ from unipinrec.data.interactions import InteractionDataset
 from unipinrec.models.common.history_objective import JointObjective
 from unipinrec.models.common.objective import WHOLE
 from unipinrec.models.config import JointTraining
-from unipinrec.models.unified.config import UnifiedConfig, preset
+from unipinrec.models.unified.config import UnifiedConfig, UnifiedTraining, preset
 from unipinrec.models.unified.module import UnifiedRecommender
 from unipinrec.models.unified.spec import SPEC as UNIFIED
 from unipinrec.training.checkpoint import CheckpointMismatchError, latest_checkpoint
@@ -26,7 +26,7 @@ from unipinrec.training.trainer import learning_rate, train
 
 USERS = 48
 EPOCHS = 6
-CONFIG = JointTraining(
+CONFIG = UnifiedTraining(
     epochs=EPOCHS,
     batch_size=16,
     learning_rate=1e-2,
@@ -171,7 +171,7 @@ def test_a_checkpoint_says_what_made_it(trained: Path, model_config: UnifiedConf
     steps = EPOCHS * math.ceil(USERS / CONFIG.batch_size)
     assert (state["spec"], state["epoch"], state["step"]) == ("unified", EPOCHS, steps)
     assert UnifiedConfig(**state["model"]) == model_config
-    assert JointTraining(**state["training"]) == CONFIG
+    assert UnifiedTraining(**state["training"]) == CONFIG
     last = {name.removeprefix("loss/"): values[-1][1] for name, values in scalars(trained.parent).items()}
     assert state["metrics"] == pytest.approx(last, rel=1e-6)
 
@@ -198,7 +198,7 @@ def test_a_folder_of_another_configuration_is_refused(
     dataset: BlendedDataset,
     model_config: UnifiedConfig,
     trained: Path,
-    change: Callable[[UnifiedConfig, JointTraining], tuple[UnifiedConfig, JointTraining]],
+    change: Callable[[UnifiedConfig, UnifiedTraining], tuple[UnifiedConfig, UnifiedTraining]],
 ) -> None:
     model, training = change(model_config, CONFIG)
     message = f"^{trained} is of another configuration or dataset; use another folder or remove it$"
@@ -207,7 +207,7 @@ def test_a_folder_of_another_configuration_is_refused(
 
 
 def test_the_learning_rate_warms_up_linearly_and_decays_along_a_cosine_to_zero() -> None:
-    config = JointTraining(epochs=1, learning_rate=0.5, warmup_fraction=0.2)
+    config = UnifiedTraining(epochs=1, learning_rate=0.5, warmup_fraction=0.2)
     rates = [learning_rate(step, 20, config) for step in range(21)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
     assert rates[4] == pytest.approx(0.5)

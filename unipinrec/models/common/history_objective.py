@@ -44,6 +44,21 @@ class Step:
     """Their histories."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """Targets of one process, and what is not to be retrieved at their positions."""
+
+    targets: Targets
+    position_p: Tensor
+    """Index into the process's flattened [b x T] positions."""
+    outcome_p: Tensor
+    target_pRE: Tensor
+    target_log_q_pR: Tensor
+    negative_XE: Tensor
+    negative_log_q_X: Tensor
+    left_out_pX: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Recent:
     """How much of a user rates are counted from."""
@@ -91,43 +106,61 @@ class RetrievalObjective(Objective):
         return Losses(retrieval, {"retrieval": retrieval})
 
     def _retrieval(self, hidden_bTC: Tensor, step: Step) -> Tensor:
-        config, share = self.config, step.share
-        targets = make_targets(step.batch, self.positive_mask, self.model.time_offsets_s, config)
+        targets = make_targets(step.batch, self.positive_mask, self.model.time_offsets_s, self.config)
         if len(targets.position_P) == 0:
             return hidden_bTC.sum() * 0.0
-        begin, end = (example * hidden_bTC.size(1) for example in (step.part.rows.start, step.part.rows.stop))
+        if self.training:
+            self.sketch.add(targets.item_PR[targets.offset_P == 0, 0])
+        contrast = self._contrast(targets, step)
+        return self._contrasted(hidden_bTC, contrast).sum() / len(targets.position_P)
+
+    def _contrast(self, targets: Targets, step: Step) -> Contrast:
+        """What this process's targets are contrasted with; negatives are drawn for the whole batch."""
+        share, places = step.share, step.batch.target_item_BT.size(1)
+        begin, end = (example * places for example in (step.part.rows.start, step.part.rows.stop))
         own_P = (targets.position_P >= begin) & (targets.position_P < end) & step.part.counted
         outcome_P = self._outcomes(targets.actions_P, share)
-        now_P = targets.offset_P == 0
-        if self.training:
-            self.sketch.add(targets.item_PR[now_P, 0])
-        negative_X, user_X = self._negatives(targets, now_P, share)
+        negative_X, user_X = self._negatives(targets, share)
         own = targets.rows(own_P)
-        vector_vE, log_q_v, place_pR, place_X = self._contrasted(targets, own_P, negative_X, share)
+        vector_vE, log_q_v, place_pR, place_X = self._embedded(targets, own_P, negative_X, share)
         left_out_pX = own.user_P.unsqueeze(1) == user_X
         for target_p in own.item_PR.unbind(1):
             left_out_pX = left_out_pX | (target_p.unsqueeze(1) == negative_X)
+        return Contrast(
+            targets=own,
+            position_p=own.position_P - begin,
+            outcome_p=outcome_P[own_P],
+            target_pRE=vector_vE[place_pR],
+            target_log_q_pR=log_q_v[place_pR],
+            negative_XE=vector_vE[place_X],
+            negative_log_q_X=log_q_v[place_X],
+            left_out_pX=left_out_pX,
+        )
+
+    def _contrasted(self, hidden_bTC: Tensor, contrast: Contrast) -> Tensor:
+        """Loss of every target of this process, [p], at the hidden states of its positions."""
+        targets = contrast.targets
         # In float32, whatever the trunk computes in.
         with torch.autocast(hidden_bTC.device.type, enabled=False):
             query_pE = self.model.retrieval_head(
-                hidden_bTC.flatten(0, 1)[own.position_P - begin].float(),
-                own.timestamp_P,
-                own.surface_P,
-                outcome_P[own_P],
-                own.offset_P,
+                hidden_bTC.flatten(0, 1)[contrast.position_p].float(),
+                targets.timestamp_P,
+                targets.surface_P,
+                contrast.outcome_p,
+                targets.offset_P,
             )
             loss_p: Tensor = self.softmax(
                 query_pE,
-                vector_vE[place_pR],
-                log_q_v[place_pR],
-                own.counted_PR,
-                vector_vE[place_X],
-                log_q_v[place_X],
-                left_out_pX,
+                contrast.target_pRE,
+                contrast.target_log_q_pR,
+                targets.counted_PR,
+                contrast.negative_XE,
+                contrast.negative_log_q_X,
+                contrast.left_out_pX,
             )
-        return loss_p.sum() / len(targets.position_P)
+        return loss_p
 
-    def _contrasted(
+    def _embedded(
         self, targets: Targets, own_P: Tensor, negative_X: Tensor, share: Share
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Vectors and log Q of every item that this process needs; places of its targets and negatives."""
@@ -168,11 +201,12 @@ class RetrievalObjective(Objective):
         told_P = share.random(len(actions_P)).to(device) < self.config.outcome_probability
         return torch.where(told_P, drawn_P, count)
 
-    def _negatives(self, targets: Targets, now_P: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+    def _negatives(self, targets: Targets, share: Share) -> tuple[Tensor, Tensor]:
         """Item rows, and the users they come from."""
-        items, device = self.model.config.num_items, now_P.device
+        items, device = self.model.config.num_items, targets.item_PR.device
         if self.config.full_softmax:
             return torch.arange(items, device=device), torch.full((items,), NO_USER, device=device)
+        now_P = targets.offset_P == 0
         target_P, user_P = targets.item_PR[now_P, 0], targets.user_P[now_P]
         drawn = share.order(len(target_P))[: self.config.in_batch_negatives].to(device)
         random_X = share.integers(items, self.config.random_negatives).to(device)

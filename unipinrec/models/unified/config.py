@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from unipinrec.config import Count
 from unipinrec.models.config import JointConfig, JointTraining, sized
 
 
@@ -24,13 +25,24 @@ class UnifiedConfig(JointConfig):
         return self
 
 
+class UnifiedTraining(JointTraining):
+    """One training stage for both losses, and for a second query embedding where it is asked for."""
+
+    second_step_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss of a second step, at which the query embedding of the first was fed back (PinRec
+    §2.5). It learns to find what the first does not. 0: not trained."""
+    second_step_offsets_s: Annotated[tuple[Count, ...], Field(max_length=16)] = (3_600, 86_400)
+    """Seconds after the request from which on the second step also has targets: the first item with a
+    positive action from then on. It always has the next item."""
+
+
 DEMO_SIZES: Mapping[str, Any] = {
     "layers": 2, "width": 64, "heads": 2, "dropout": 0.2, "head_hidden": 8, "similarity_weight": 15.0,
     "half_lives_s": (900, 86_400, 7 * 86_400, 365 * 86_400),
 }  # fmt: skip
 """Changes to the `demo` preset for MovieLens 100K, whose thousand users a larger model learns by heart."""
 
-DEMO_TRAINING = JointTraining(
+DEMO_TRAINING = UnifiedTraining(
     epochs=18, batch_size=32, learning_rate=2e-3, ranking_loss_weight=0.3, id_dropout=0.1
 )
 """About a minute on two cores for MovieLens 100K."""
