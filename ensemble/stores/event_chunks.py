@@ -4,7 +4,7 @@
 dtype `IDENTIFIED`. All chunks of a user but the latest are full.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from struct import Struct
@@ -14,13 +14,11 @@ import lmdb
 import numpy as np
 
 from ensemble.stores.deletion_notices import NOTICES
-from ensemble.stores.history_store import IDENTIFIED, NO_EVENT_ID, Appended, Events, is_new, without_ids
+from ensemble.stores.history_store import IDENTIFIED, Appended, Events
+from ensemble.stores.user_chunks import UserChunks
 
 USERS, CHUNKS = b"users-2", b"events-2"
 """The tables. Their names tell a store of this layout from any other file of LMDB's."""
-
-CHUNK_EVENTS = 127
-"""Events of a full chunk, which with LMDB's header fills a page of 4,096 bytes."""
 
 USER = Struct("<QII")
 KEY = Struct(">QI")
@@ -78,25 +76,14 @@ class EventChunks:
     def events(self, user_id: bytes, most: int) -> Events:
         """Return the latest `most` events of a user, oldest first."""
         extent = self._extent(user_id)
-        return np.empty(0, IDENTIFIED) if extent is None else self._from(extent, extent.first)[-most:]
+        return np.empty(0, IDENTIFIED) if extent is None else self.since(extent, extent.first)[-most:]
 
     def append(self, user_id: bytes, given: Events, most: int, *, known_by_id: bool = True) -> Appended:
-        """Add events to a user's, in order of time; at least the latest `most` are kept. Unless events are
-        `known_by_id`, what is said of one tells it from others, whatever id either has."""
+        """Add events to a user's, as `UserChunks.append` does."""
         if len(given) == 0:
             return Appended(0, 0)
         extent = self._extent(user_id) or Extent(self._free_number())
-        start = self._start(extent, given["timestamp"][0])
-        late = self._from(extent, start)
-        # The same id may be anywhere, the same item and time only at that time.
-        has_ids = known_by_id and (given["event_id"] != NO_EVENT_ID).any()
-        stored = self._from(extent, extent.first) if has_ids else late
-        new = given[is_new(stored, given) if known_by_id else is_new(without_ids(stored), without_ids(given))]
-        events = np.concatenate([late, new])
-        order = np.argsort(events["timestamp"], kind="stable")
-        if len(new):
-            self._put(user_id, extent, start, events[order], most)
-        return Appended(int((order[-most:] >= len(late)).sum()), len(given) - len(new))
+        return StoredChunks(self, user_id, extent).append(given, most, known_by_id=known_by_id)
 
     def clear(self) -> None:
         """Remove all users."""
@@ -108,9 +95,8 @@ class EventChunks:
         extent = self._extent(user_id)
         if extent is None:
             return 0
-        count = len(self._from(extent, extent.first))
-        for place in range(extent.first, extent.end):
-            self.transaction.delete(extent.key(place), db=self._chunks)
+        count = len(self.since(extent, extent.first))
+        self.drop(extent)
         self.transaction.delete(user_id, db=self._users)
         return count
 
@@ -122,31 +108,46 @@ class EventChunks:
         with self.transaction.cursor(self._chunks) as cursor:
             return KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 0
 
-    def _start(self, extent: Extent, time: int) -> int:
-        """The chunk from which on all events of `time` and later are."""
-        start = max(extent.end - 1, extent.first)
-        while start > extent.first and self._chunk(extent, start)["timestamp"][0] >= time:
-            start -= 1
-        return start
-
-    def _from(self, extent: Extent, start: int) -> Events:
-        """The events of the chunks from one on."""
+    def since(self, extent: Extent, start: int) -> Events:
+        """Return the events of a user's chunks from one on."""
         with self.transaction.cursor(self._chunks) as cursor:
             cursor.set_key(extent.key(start))
             values = cursor.iternext(keys=False)
             return np.frombuffer(b"".join(islice(values, extent.end - start)), IDENTIFIED)
 
-    def _chunk(self, extent: Extent, place: int) -> Events:
+    def chunk(self, extent: Extent, place: int) -> Events:
+        """Return the events of one chunk."""
         return np.frombuffer(self.transaction.get(extent.key(place), b"", db=self._chunks), IDENTIFIED)
 
-    def _put(self, user_id: bytes, extent: Extent, start: int, events: Events, most: int) -> None:
-        """Store these events as the chunks from `start` on, and remove the oldest ones that nobody reads."""
-        begins = range(0, len(events), CHUNK_EVENTS)
-        for place, begin in enumerate(begins, start):
-            chunk = events[begin : begin + CHUNK_EVENTS]
+    def put(self, user_id: bytes, extent: Extent, start: int, chunks: Sequence[Events]) -> None:
+        """Store these as the chunks from `start` on of a user, whose chunks are then those of `extent`."""
+        for place, chunk in enumerate(chunks, start):
             self.transaction.put(extent.key(place), chunk.tobytes(), db=self._chunks)
-        spare = (start - extent.first) * CHUNK_EVENTS + len(events) - most
-        first = extent.first + max(spare // CHUNK_EVENTS, 0)
-        for place in range(extent.first, first):
+        self.transaction.put(user_id, USER.pack(extent.number, extent.first, extent.end), db=self._users)
+
+    def drop(self, extent: Extent) -> None:
+        """Remove chunks."""
+        for place in range(extent.first, extent.end):
             self.transaction.delete(extent.key(place), db=self._chunks)
-        self.transaction.put(user_id, USER.pack(extent.number, first, start + len(begins)), db=self._users)
+
+
+class StoredChunks(UserChunks):
+    """The chunks of one user in one transaction."""
+
+    def __init__(self, tables: EventChunks, user_id: bytes, extent: Extent) -> None:
+        self._tables, self._user_id, self._extent = tables, user_id, extent
+        self.first, self.end = extent.first, extent.end
+
+    def since(self, place: int) -> Events:
+        """Return the events of the chunks from one on."""
+        return self._tables.since(self._extent, place)
+
+    def earliest(self, place: int) -> int:
+        """Return the time of the first event of a chunk."""
+        return int(self._tables.chunk(self._extent, place)["timestamp"][0])
+
+    def put(self, start: int, chunks: Sequence[Events], first: int) -> None:
+        """Store these as the chunks from `start` on, and drop those before `first`."""
+        extent = Extent(self._extent.number, first, start + len(chunks))
+        self._tables.put(self._user_id, extent, start, chunks)
+        self._tables.drop(Extent(extent.number, self.first, first))

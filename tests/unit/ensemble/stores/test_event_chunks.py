@@ -8,11 +8,12 @@ import lmdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.stores.event_chunks import CHUNK_EVENTS, CHUNKS
+from ensemble.stores.event_chunks import CHUNKS
 from ensemble.stores.history_store import (
     Appended,
 )
 from ensemble.stores.lmdb_store import LmdbHistoryStore
+from ensemble.stores.user_chunks import CHUNK_EVENTS
 from tests.support.stored_events import EXTREMES, Event, chunks_in, events, identified, many, rows
 
 
