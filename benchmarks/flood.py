@@ -77,7 +77,9 @@ def measure_flood(plan: FloodPlan, tell: Callable[[str], None]) -> SweepReport:
     bundle = make_random_bundle(ITEMS, plan.out / "bundles", tell, sizes=plan.sizes)
     found: dict[str, tuple[Point, ...]] = {}
     with TemporaryDirectory(dir=plan.out) as folder:
-        settings = ServingSettings(bundle=bundle.folder, histories=Path(folder) / "histories")
+        settings = ServingSettings(
+            bundle=bundle.folder, histories=Path(folder) / "histories", histories_url=None
+        )
         with LmdbHistoryStore(settings.histories, writable=True) as store:
             for user in range(plan.users):
                 store.append(b"user-%d" % user, _events(user))

@@ -132,7 +132,7 @@ def measure_rollouts(plan: RolloutPlan, tell: Callable[[str], None]) -> RolloutR
     made = [
         make_random_bundle(plan.items, plan.out / "bundles", tell, sizes=plan.sizes, seed=s) for s in SEEDS
     ]
-    settings = ServingSettings(bundle=made[0].folder, histories=plan.out / "no-histories")
+    settings = ServingSettings(bundle=made[0].folder, histories=plan.out / "no-histories", histories_url=None)
     load = traffic_plan(made[0], Kind.ZIPF, folder=plan.out, users=plan.users, seed=plan.seed)
     with (
         serve_on_loopback(settings, log_path=plan.out / "rollouts.log") as server,

@@ -153,7 +153,9 @@ def measure_second_ranker(plan: SecondRankerPlan, tell: Callable[[str], None]) -
     bundle = LoadedBundle.open(with_second_ranker(made))
     tell("the node alone")
     node = measure_node(bundle, plan)
-    settings = ServingSettings(bundle=bundle.folder, histories=plan.out / "histories", pool_slots=SLOTS)
+    settings = ServingSettings(
+        bundle=bundle.folder, histories=plan.out / "histories", histories_url=None, pool_slots=SLOTS
+    )
     users = write_users(settings.histories, made, config_of(bundle))
     load = StackLoad(seconds=plan.seconds, least_replies=0)
     log = plan.out / "second-ranker" / "server.log"

@@ -72,9 +72,12 @@ class LoadOptions:
     def settings(self) -> ServingSettings:
         """The environment's, with the bundle and the store of the command line."""
         chosen = {"bundle": self.bundle, "histories": self.histories}
-        return ServingSettings.model_validate(
-            {name: path.absolute() for name, path in chosen.items() if path is not None}
-        )
+        given: dict[str, Path | None] = {
+            name: path.absolute() for name, path in chosen.items() if path is not None
+        }
+        if self.histories is not None:
+            given["histories_url"] = None
+        return ServingSettings.model_validate(given)
 
     @contextmanager
     def running(self, console: Console) -> Iterator[tuple[LoadTarget, LoadPlan, Path]]:

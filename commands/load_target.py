@@ -143,12 +143,12 @@ def write_traffic(path: Path, settings: ServingSettings, *, dataset: Path | None
         return write_histories(path, _users(histories)), f"dataset {dataset}"
     require_bundle(settings.bundle)
     item_id_V, manifest = load_file(settings.bundle / ITEMS)["item_id_V"], read_manifest(settings.bundle)
-    store = open_histories(settings.histories)
+    store = open_histories(settings)
     if store is not None:
         with closing(store):
             users = write_histories(path, _users(_stored(store, item_id_V, manifest.history_impressions)))
         if users:
-            return users, f"histories stored at {settings.histories}"
+            return users, f"histories stored at {store.address}"
     items, model = path.with_suffix(".npy"), manifest.model
     np.save(items, item_id_V)
     drawn = DrawnUsers(

@@ -107,7 +107,11 @@ def serve(
         "exit_timeout_s": exit_timeout,
     }
     try:
-        given = {name: value for name, value in chosen.items() if value is not None}
+        given: dict[str, Path | int | str | None] = {
+            name: value for name, value in chosen.items() if value is not None
+        }
+        if histories is not None:
+            given["histories_url"] = None
         settings = ServingSettings.model_validate(given)
         endpoints = Endpoints(
             address=address,

@@ -1,8 +1,8 @@
 """`unipinrec store`: fills and keeps the store of histories that servers read."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +18,16 @@ from ensemble.stores.history_store import (
     EVENT,
     Appended,
     Events,
+    HistoryStore,
     InvalidEventsError,
     StoreError,
     check_events,
     event_key,
     exported_id,
+    in_steps,
 )
 from ensemble.stores.lmdb_store import LmdbHistoryStore
+from ensemble.stores.stores import open_histories, writable_histories
 from loadtest.histories import HistoriesError, UserHistory, numbered_histories, write_histories
 from unipinrec.data.interactions import InteractionDataset
 from unipinrec.data.prepared import PreparedDatasetError
@@ -32,18 +35,19 @@ from unipinrec.data.prepared import PreparedDatasetError
 ANY_BYTES = "surrogateescape"
 """How a user id that is no UTF-8 becomes text and back."""
 
-USERS_AT_ONCE = 500
-"""Users of one step of an import, which other writers wait for."""
-
 app = typer.Typer(
     help="Fill and keep the store of users' histories, by default build/stores/histories or "
-    "UNIPINREC_HISTORIES. A server reads it at every request: what is appended counts at the user's next "
-    "one, and what the server has cached of the user stays.",
+    "UNIPINREC_HISTORIES, or the server of Redis at UNIPINREC_HISTORIES_URL. A server reads it at every "
+    "request: what is appended counts at the user's next one, and what the server has cached of the user "
+    "stays.",
     no_args_is_help=True,
 )
 
 Histories = Annotated[
-    Path | None, typer.Option(help="Folder of the store; default: UNIPINREC_HISTORIES, as servers read it.")
+    Path | None,
+    typer.Option(
+        help="Folder of the store; default: UNIPINREC_HISTORIES_URL or UNIPINREC_HISTORIES."
+    ),
 ]
 
 
@@ -80,9 +84,9 @@ def import_(
 
             if replace:
                 written = store.replace_all(tracked)
-                told = f"{written.events:,} events of {written.histories:,} users stored in {store.path}"
+                told = f"{written.events:,} events of {written.histories:,} users stored in {store.address}"
             else:
-                told = _told(_merge(store, tracked()), f"stored in {store.path}")
+                told = _told(_merge(store, tracked()), f"stored in {store.address}")
     typer.echo(told)
 
 
@@ -99,7 +103,7 @@ def append(
         lines = list(_checked(Path("/dev/stdin" if file == "-" else file)))
         with _open(histories, writable=True) as store:
             added = Added().plus(lines, store.append_all(lines))
-    typer.echo(_told(added, f"appended to {store.path}"))
+    typer.echo(_told(added, f"appended to {store.address}"))
 
 
 @app.command()
@@ -127,8 +131,14 @@ def compact(histories: Histories = None) -> None:
     """Rewrite the store's file without what was deleted or replaced; one of an older layout becomes one of
     today's. Stop the servers before: a store in use is refused."""
     with one_line_errors(StoreError):
-        path = _path(histories)
-        sizes = compact_store(path, ServingSettings().max_stored_events)
+        settings = _settings(histories)
+        if settings.histories_url is not None:
+            raise StoreError(
+                "UNIPINREC_HISTORIES_URL names a server, which rewrites its files itself (BGREWRITEAOF); "
+                "--histories compacts a folder"
+            )
+        path = settings.histories
+        sizes = compact_store(path, settings.max_stored_events)
     typer.echo(f"{path} has {sizes.after:,} bytes; before: {sizes.before:,}")
 
 
@@ -141,7 +151,7 @@ def delete_user(
     `compact`, the file may still hold bytes that nobody reads."""
     with one_line_errors(StoreError), _open(histories, writable=True) as store:
         count = store.delete(user.encode(errors=ANY_BYTES))
-    typer.echo(f"{count:,} events of {user} deleted from {store.path}")
+    typer.echo(f"{count:,} events of {user} deleted from {store.address}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +181,10 @@ def _told(added: Added, done: str) -> str:
     return f"{added.stored:,} events of {added.users:,} users {done}{rest}"
 
 
-def _merge(store: LmdbHistoryStore, histories: Iterator[tuple[bytes, Events]]) -> Added:
+def _merge(store: HistoryStore, histories: Iterator[tuple[bytes, Events]]) -> Added:
     added = Added()
     try:
-        while users := list(islice(histories, USERS_AT_ONCE)):
+        for users in in_steps(histories):
             added = added.plus(users, store.merge_all(users))
     except (StoreError, InvalidEventsError) as error:
         raise StoreError(
@@ -209,13 +219,24 @@ def _checked(file: Path) -> Iterator[tuple[bytes, Events]]:
             raise HistoriesError(f"{file}, line {number}: {error}") from None
 
 
-def _open(histories: Path | None, *, writable: bool = False) -> LmdbHistoryStore:
-    most = ServingSettings().max_stored_events
-    return LmdbHistoryStore(_path(histories), writable=writable, most_events=most)
+@contextmanager
+def _open(histories: Path | None, *, writable: bool = False) -> Iterator[HistoryStore]:
+    settings = _settings(histories)
+    # A folder that is not there is refused where it is to be read.
+    store = (
+        writable_histories(settings)
+        if writable
+        else open_histories(settings) or LmdbHistoryStore(settings.histories)
+    )
+    with closing(store):
+        yield store
 
 
-def _path(histories: Path | None) -> Path:
-    return ServingSettings().histories if histories is None else histories
+def _settings(histories: Path | None) -> ServingSettings:
+    """The environment's, with the folder of the command line in place of whatever store it names."""
+    if histories is None:
+        return ServingSettings()
+    return ServingSettings(histories=histories.absolute(), histories_url=None)
 
 
 if __name__ == "__main__":

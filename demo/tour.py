@@ -84,7 +84,7 @@ def _store(dataset: InteractionDataset, histories: Path, console: Console) -> No
 @contextmanager
 def _serving(bundle: Path, histories: Path, console: Console, report: Report) -> Iterator[EmbeddedServer]:
     """The bundle on an embedded server that listens on free loopback ports."""
-    settings = ServingSettings(bundle=bundle.absolute(), histories=histories.absolute())
+    settings = ServingSettings(bundle=bundle.absolute(), histories=histories.absolute(), histories_url=None)
     with ExitStack() as stack:
         with report.stage("start_server"), console.status("Triton is loading the nodes …"):
             server = stack.enter_context(serve_on_loopback(settings))

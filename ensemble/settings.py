@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
@@ -16,8 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ENV_PREFIX = "UNIPINREC_"
 
-SECRETS = ("admin_key", "seal_key")
+SECRETS = ("admin_key", "seal_key", "histories_url")
 """Settings that no log and no command line may have."""
+
+URL_SCHEMES = ("redis", "rediss", "unix")
+URL_OPTIONS = ("db", "password", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Of `histories_url`: none with which a server's certificate would not be checked."""
 
 SHARED_MEMORY = Path("/dev", "shm")
 
@@ -37,7 +41,12 @@ class ServingSettings(BaseSettings):
 
     # An empty variable, as compose files pass one that nobody has set, is none.
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        # What is refused may be a secret.
+        hide_input_in_errors=True,
     )
 
     bundle: Path = Path("build/bundles/current")
@@ -45,6 +54,9 @@ class ServingSettings(BaseSettings):
     histories: Path = Path("build/stores/histories")
     """Store of the users' histories; a relative path starts at the repository's root. Where nothing is, users
     who send no history are served as new ones."""
+    histories_url: SecretStr | None = None
+    """Server of Redis or Valkey that has the users' histories in place of the folder `histories`, for servers
+    on several hosts: `redis://user:password@host:6379/0`, `rediss://` with TLS, or `unix:///path?db=0`."""
     catalogue: Path = Path("build/stores/catalogue")
     """Store of the items that callers add, update and remove while serving; a relative path starts at the
     repository's root. It outlives bundles, each of which makes vectors of its own of what is there."""
@@ -165,6 +177,18 @@ class ServingSettings(BaseSettings):
             raise PydanticCustomError("seal_key", "allowed: 64 hexadecimal digits in small letters")
         return key
 
+    @field_validator("histories_url")
+    @classmethod
+    def _names_a_server(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_server(url.get_secret_value()):
+            raise PydanticCustomError(
+                "histories_url",
+                "allowed: redis://[user:password@]host:port/database, rediss:// with TLS, or "
+                "unix:///path?db=database, and the options {options}",
+                {"options": ", ".join(URL_OPTIONS)},
+            )
+        return url
+
     @field_validator("trace_url")
     @classmethod
     def _names_a_receiver(cls, url: str | None) -> str | None:
@@ -208,6 +232,18 @@ class ServingSettings(BaseSettings):
             "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache / "inductor"),
             "TRITON_CACHE_DIR": str(self.compile_cache / "triton"),
         }
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        options = parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+        named = bool(parts.path if parts.scheme == "unix" else parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    database = options.get("db", [""])[-1] or ("" if parts.scheme == "unix" else parts.path.strip("/"))
+    is_number = not database or (database.isascii() and database.isdigit())
+    return named and is_number and parts.scheme in URL_SCHEMES and set(options) <= set(URL_OPTIONS)
 
 
 def _is_receiver(url: str) -> bool:

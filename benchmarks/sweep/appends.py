@@ -39,7 +39,9 @@ def appends(
     bundle = make_random_bundle(ITEMS, out / "bundles", tell, sizes=sizes)
     with TemporaryDirectory(dir=out) as folder:
         histories = Path(folder) / "served"
-        settings = ServingSettings(bundle=bundle.folder, histories=histories, append_events=True)
+        settings = ServingSettings(
+            bundle=bundle.folder, histories=histories, histories_url=None, append_events=True
+        )
         with serve_on_loopback(settings, log_path=out / "appends.log") as server:
             load = AppendLoad(server.grpc_url, seconds)
             warm = WarmUsers(server.grpc_url, seconds)

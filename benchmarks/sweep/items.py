@@ -65,6 +65,7 @@ def item_changes(
         settings = ServingSettings(
             bundle=bundle.folder,
             histories=Path(folder) / "none",
+            histories_url=None,
             catalogue=Path(folder) / "catalogue",
             update_items=True,
             max_added_items=max(added, 1),

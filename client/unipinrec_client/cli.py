@@ -237,8 +237,8 @@ def health(
         int, typer.Option(min=1, help="Sent at once, so that instances of a node share them.")
     ] = 1,
 ) -> None:
-    """Make a recommendation for an unknown user: a server with a dead node still calls itself ready."""
-    canary = RecommendRequest(user_id=_CANARY_USER, num_results=1)
+    """Make a recommendation without a history: a server with a dead node still calls itself ready."""
+    canary = RecommendRequest(user_id=_CANARY_USER, history=(), num_results=1)
     with (
         _errors_on_one_line(),
         _client(protocol, url, model, timeout) as client,

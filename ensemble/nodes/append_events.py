@@ -16,8 +16,8 @@ from ensemble.nodes.checks import check_append
 from ensemble.nodes.contract import Arrays, InvalidInputError
 from ensemble.nodes.metrics import with_series
 from ensemble.settings import ServingSettings
-from ensemble.stores.history_store import IDENTIFIED, Appended, Events, event_key
-from ensemble.stores.lmdb_store import LmdbHistoryStore
+from ensemble.stores.history_store import IDENTIFIED, Appended, Events, HistoryStore, event_key
+from ensemble.stores.stores import writable_histories
 
 OUTCOMES = ("stored", "duplicate", "too old")
 
@@ -29,10 +29,9 @@ class AppendEventsNode:
         """Raises `StoreError` if there is no store and none can be made."""
         self._model = loaded.manifest.model
         self._max_events = settings.max_events
-        self._store: LmdbHistoryStore | None = None
+        self._store: HistoryStore | None = None
         if settings.append_events:
-            most = settings.max_stored_events
-            self._store = LmdbHistoryStore(settings.histories, writable=True, most_events=most)
+            self._store = writable_histories(settings)
         self.metrics = CollectorRegistry()
         text = "Events that callers have appended, by what became of them"
         appended = Counter("unipinrec_appended_events", text, ["outcome"], registry=self.metrics)
@@ -69,7 +68,7 @@ class AppendEventsNode:
         if self._store is not None:
             self._store.close()
 
-    def _writable(self) -> LmdbHistoryStore:
+    def _writable(self) -> HistoryStore:
         if self._store is None:
             raise InvalidInputError("append_events is off; allowed: with UNIPINREC_APPEND_EVENTS=true")
         return self._store

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 
+from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import HistoryStore, StoreError
 from ensemble.stores.stores import open_histories
 
@@ -22,10 +22,12 @@ class Forgetting:
     at every look, for some time after the notice was seen.
     """
 
-    def __init__(self, histories: Path, forget: Callable[[Collection[bytes]], None], again_s: float) -> None:
+    def __init__(
+        self, settings: ServingSettings, forget: Callable[[Collection[bytes]], None], again_s: float
+    ) -> None:
         """`forget` is called, in the thread of `watch`, with owners as `ensemble.owners` makes them, until
         `again_s` after their notice. A store that is made later is followed from then on."""
-        self._histories, self._forget, self._again_s = histories, forget, again_s
+        self._settings, self._forget, self._again_s = settings, forget, again_s
         self._store: HistoryStore | None = None
         self._latest = 0
         self._until: dict[bytes, float] = {}
@@ -37,7 +39,7 @@ class Forgetting:
         """Call `forget` if a user was deleted lately. Raises `StoreError` if the store cannot be read."""
         now = time.monotonic()
         self._until = {owner: until for owner, until in self._until.items() if until > now}
-        self._store = self._store or open_histories(self._histories)
+        self._store = self._store or open_histories(self._settings)
         for notice in self._store.deleted_after(self._latest) if self._store else ():
             self._latest = notice.number
             self._until |= dict.fromkeys(notice.owners, now + self._again_s)

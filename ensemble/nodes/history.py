@@ -73,7 +73,7 @@ class HistoryNode:
         self._items = ServedItems.open(loaded, settings)
         # No other node waits: Triton loads four models at a time, of which one makes the rows.
         self._items.wait(settings.load_timeout_s)
-        self._store = open_histories(settings.histories, settings.max_stored_events)
+        self._store = open_histories(settings)
         if self._store is None:
             log.warning("no store of histories at %s: users who send none are new ones", settings.histories)
         policy = loaded.policy()
@@ -93,10 +93,12 @@ class HistoryNode:
         )
 
     def parse(self, arrays: Arrays) -> list[Assembled]:
-        """Return a row for each user of one request. Raises `InvalidInputError` for what is not allowed."""
+        """Return a row for each user of one request. Raises `InvalidInputError` for what is not allowed, and
+        `StoreError` if the store fails."""
         check_request(arrays, self._bundle.manifest.model, **self._limits)
         self._items.refresh()
-        return [self._assemble(arrays, row) for row in range(len(arrays["USER_ID"]))]
+        stored = self._stored(arrays)
+        return [self._assemble(arrays, row, stored) for row in range(len(arrays["USER_ID"]))]
 
     def run(self, rows: Sequence[Assembled]) -> Sequence[Assembled]:
         """Return the rows, counted, with tickets of what the policy was asked."""
@@ -127,8 +129,8 @@ class HistoryNode:
             self._store.close()
         self._policy.close()
 
-    def _assemble(self, arrays: Arrays, user: int) -> Assembled:
-        given = self._given(arrays, user)
+    def _assemble(self, arrays: Arrays, user: int, stored: Sequence[Events]) -> Assembled:
+        given = stored[user] if stored else self._sent(arrays, user)
         history = History(
             item_row_N=self._items.rows_of(given["item_id"]),
             actions_N=given["actions"].astype(np.int64),
@@ -180,9 +182,14 @@ class HistoryNode:
             return None
         return latest_rows(known, request_time, self._ranker_config)
 
-    def _given(self, arrays: Arrays, user: int) -> Events:
-        if "HISTORY_ITEM_IDS" not in arrays:
-            return np.empty(0, EVENT) if self._store is None else self._store.read(arrays["USER_ID"][user, 0])
+    def _stored(self, arrays: Arrays) -> list[Events]:
+        """The histories of all users of a request; nothing where it brings them along."""
+        if "HISTORY_ITEM_IDS" in arrays:
+            return []
+        users = arrays["USER_ID"][:, 0].tolist()
+        return [np.empty(0, EVENT) for _ in users] if self._store is None else self._store.read_all(users)
+
+    def _sent(self, arrays: Arrays, user: int) -> Events:
         item_id = arrays["HISTORY_ITEM_IDS"][user]
         events = np.zeros(int((item_id != PADDING).sum()), EVENT)
         events["item_id"] = item_id[: len(events)]

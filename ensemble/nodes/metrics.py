@@ -22,7 +22,7 @@ EXPORT_S = 0.25
 STAGE_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64)
 STAGES = ("parse", "run", "pack")
-FAILURES = ("invalid", "refused", "expired", "mismatch", "stale", "internal")
+FAILURES = ("invalid", "refused", "expired", "mismatch", "stale", "unavailable", "internal")
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 

@@ -35,6 +35,7 @@ from ensemble.nodes.in_flight import Ending, InFlightTables, Ticket, now_us
 from ensemble.nodes.metrics import BATCH_ROWS, FAILURES, STAGE_SECONDS, STAGES, MetricsExport, with_series
 from ensemble.nodes.seal import Seal, StaleSealError
 from ensemble.settings import NODE, ServingSettings
+from ensemble.stores.history_store import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -300,5 +301,7 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return _Failure("mismatch", error)
     except StaleSealError as error:
         return _Failure("stale", error)
+    except StoreUnavailableError as error:
+        return _Failure("unavailable", error)
     except Exception as error:
         return _Failure("internal", error)

@@ -90,7 +90,7 @@ class RetrievalNode:
         """Wipe what is kept of users who are deleted from the store, in a thread, until `close`. This process
         must not have the store open yet."""
         again_s = settings.lease_ms / 1000
-        self._forgetting = Forgetting(settings.histories, self.forget, again_s)
+        self._forgetting = Forgetting(settings, self.forget, again_s)
         self._forgetting.watch()
 
     @torch.inference_mode()

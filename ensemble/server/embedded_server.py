@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -163,9 +164,9 @@ class EmbeddedServer:
         misses a requirement, or the store cannot be made."""
         triton_server = Installation.find(self.settings.triton_home)
         if self.settings.append_events:
-            _make_store(make_histories, self.settings.histories)
+            _make_store(partial(make_histories, self.settings))
         if self.settings.update_items:
-            _make_store(make_catalogue, self.settings.catalogue)
+            _make_store(partial(make_catalogue, self.settings.catalogue))
         remove_abandoned(self._runtime_base)
         runtime_dir, self._lock = claim_folder(self._runtime_base)
         self.settings = self.settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -326,9 +327,9 @@ def failure_of(canary: Canary, client: triton.InferenceServerClient) -> str | No
     return None
 
 
-def _make_store(make: Callable[[Path], None], path: Path) -> None:
+def _make_store(make: Callable[[], None]) -> None:
     try:
-        make(path)
+        make()
     except (StoreError, OSError) as error:
         raise ServerError(str(error)) from error
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
+from numpy.typing import NDArray
 from rich.console import Console
 
 from ensemble.arrays import PADDING
@@ -31,8 +33,8 @@ from ensemble.server.runtime_folder import await_abandoned
 from ensemble.server.server_error import BundleRefusedError, ServerError, ServerKilledError
 from ensemble.server.watchdog import Watchdog
 from ensemble.settings import ServingSettings
-from ensemble.stores.history_store import StoreError
-from ensemble.stores.stores import open_histories
+from ensemble.stores.history_store import StoreError, StoreUnavailableError
+from ensemble.stores.stores import has_histories, open_histories
 from unipinrec.bundle import BundleError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -44,7 +46,7 @@ FAILED_STARTS = 5
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class UserCanary:
-    """Real inferences for a user who has no history. Triton's own health stays good when a node dies."""
+    """Real inferences for a user without a history. Triton's own health stays good when a node dies."""
 
     model: str = "recommend"
     """Model to ask; an ensemble exercises all of its nodes."""
@@ -56,13 +58,16 @@ class UserCanary:
 
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Send them. Raises `InferenceServerException` unless all are answered in time."""
-        user = triton.InferInput("USER_ID", [1, 1], "BYTES")
-        user.set_data_from_numpy(np.array([[CANARY.encode()]], dtype=np.object_))
+        inputs = [_input("USER_ID", np.array([[CANARY.encode()]], np.object_), "BYTES")]
+        # A user who sends no history would need a store that may be on another host: its failure is not the
+        # server's, and others send theirs.
+        for name, padding in (("ITEM_IDS", PADDING), ("ACTIONS", 0), ("TIMESTAMPS", 0)):
+            inputs.append(_input(f"HISTORY_{name}", np.full((1, 1), padding, np.int64), "INT64"))
         errors: Queue[triton.InferenceServerException | None] = Queue()
         for _ in range(self.requests):
             client.async_infer(
                 self.model,
-                [user],
+                inputs,
                 lambda error, **_: errors.put(error),
                 request_id=CANARY,
                 timeout=round(1e6 * self.timeout_s),
@@ -71,6 +76,12 @@ class UserCanary:
         for error in [errors.get() for _ in range(self.requests)]:
             if error is not None:
                 raise error
+
+
+def _input(name: str, values: NDArray[Any], datatype: str) -> triton.InferInput:
+    given = triton.InferInput(name, list(values.shape), datatype)
+    given.set_data_from_numpy(values)
+    return given
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -150,23 +161,23 @@ def serve(
     subclass `BundleRefusedError` if the bundle is not to be served, and `NoGpuError` if the profile asks for
     a GPU and there is none.
     """
+    # Unwrapped and unstyled, so that commands can be copied whole.
+    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     require_bundle(settings.bundle)
-    example = example_user(settings.histories)
+    example = example_user(settings, say)
     check_profile(profile, model_repository, settings)
     endpoints = endpoints or Endpoints()
     await_abandoned(settings.runtime_dir)
     endpoints.check()
     with console.status("Checking the bundle …"):
         check_bundle(settings.bundle)
-    # Unwrapped and unstyled, so that commands can be copied whole.
-    say = partial(console.print, soft_wrap=True, markup=False, highlight=False)
     if not ipaddress.IPv4Address(endpoints.address).is_loopback:
         say(f"Warning: {endpoints.address} is open to the network, and the server asks nobody who they are.")
         if settings.append_events:
             say("Warning: whoever reaches it can add events to any user's history.")
         if settings.update_items:
             say("Warning: whoever reaches it can add and remove items.")
-    if not settings.histories.exists() and not settings.append_events:
+    if not has_histories(settings) and not settings.append_events:
         say(
             f"Warning: no store of histories at {settings.histories}: users who send none are new ones; "
             "`unipinrec store import` makes it."
@@ -320,17 +331,20 @@ def watchdog_of(
     return Watchdog(server, CurrentCanaries(server), beside=beside, report=report, health=health)
 
 
-def example_user(histories: Path) -> str:
-    """Return the first user of a store, to show in examples; `42` where there is no store or nobody in it.
-    Raises `ServerError` if what is at `histories` is no store."""
+def example_user(settings: ServingSettings, say: Callable[[str], None]) -> str:
+    """Return the first user of the store, to show in examples; `42` where there is no store or nobody in it,
+    or its server is away, which `say` gets told. Raises `ServerError` if what is there is no store."""
     try:
-        store = open_histories(histories)
+        store = open_histories(settings)
+        if store is None:
+            return UNKNOWN_USER
+        with closing(store):
+            users = store.first_users(1)
+    except StoreUnavailableError as error:
+        say(f"Warning: {error}; users who send no history get an error until it answers.")
+        return UNKNOWN_USER
     except StoreError as error:
         raise ServerError(str(error)) from error
-    if store is None:
-        return UNKNOWN_USER
-    with closing(store):
-        users = store.first_users(1)
     return users[0].decode(errors="replace") if users else UNKNOWN_USER
 
 

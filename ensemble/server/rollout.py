@@ -25,6 +25,8 @@ from ensemble.server.embedded_server import EmbeddedServer
 from ensemble.server.model_loader import ModelLoader
 from ensemble.server.node_set import NodeSet, standby_name
 from ensemble.server.server_error import ServerError
+from ensemble.settings import ServingSettings
+from ensemble.stores.history_store import StoreError
 from ensemble.stores.stores import open_histories
 from unipinrec.bundle import Manifest
 
@@ -135,7 +137,7 @@ class Rollout:
             loader.load(standby_name(ensemble))
 
     def _try(self, loader: ModelLoader, nodes: NodeSet, times: int, tell: Tell) -> None:
-        users = [NEWCOMER, *_users(self._server.settings.histories, times - 1)]
+        users = [NEWCOMER, *_users(self._server.settings, times - 1)]
         users = (users * times)[:times]
         call = call_server(loader.client, CANARY_TIMEOUT_S)
         for ensemble in nodes.selection.ensembles:
@@ -246,12 +248,15 @@ def check_fits(old: Manifest, new: Manifest) -> None:
             )
 
 
-def _users(histories: Path, count: int) -> list[bytes]:
-    store = open_histories(histories)
-    if store is None:
-        return []
-    with closing(store):
-        return list(store.first_users(count))
+def _users(settings: ServingSettings, count: int) -> list[bytes]:
+    try:
+        store = open_histories(settings)
+        if store is None:
+            return []
+        with closing(store):
+            return list(store.first_users(count))
+    except StoreError as error:
+        raise RolloutError(str(error)) from error
 
 
 def _told(server: EmbeddedServer, nodes: NodeSet) -> dict[str, Any]:

@@ -11,10 +11,9 @@ import lmdb
 import numpy as np
 
 from ensemble.stores.event_chunks import EventChunks, Tables
-from ensemble.stores.history_store import EVENT, Events
+from ensemble.stores.history_store import EVENT, MOST_EVENTS, Events
 from ensemble.stores.lmdb_store import (
     DATA,
-    MOST_EVENTS,
     LmdbHistoryStore,
     check_folder,
     failing_in_one_line,

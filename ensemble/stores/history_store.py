@@ -4,7 +4,7 @@ A user's events are an array [N] of dtype `EVENT` or `IDENTIFIED`, oldest first.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -30,6 +30,12 @@ IDENTIFIED = np.dtype(
 
 NO_EVENT_ID = 0
 
+MOST_EVENTS = 32_768
+"""Latest events of a user that are kept unless told otherwise: a mebibyte of each."""
+
+USERS_AT_ONCE, EVENTS_AT_ONCE = 500, 500_000
+"""Of one step of an import, which other writers wait for."""
+
 Events = NDArray[np.void]
 
 LARGEST = {
@@ -45,6 +51,10 @@ EXPORTED_KEY = re.compile(rb"#[0-9a-f]{16}")
 
 class StoreError(Exception):
     """A store that cannot be opened or written; the message is one line."""
+
+
+class StoreUnavailableError(StoreError):
+    """A store whose server does not answer, for the moment; the same may be asked for again."""
 
 
 class InvalidEventsError(ValueError):
@@ -76,18 +86,27 @@ class HistoryStore(Protocol):
     impression (no actions) and the other is none.
 
     Writes raise `InvalidEventsError` for events that are not allowed and `StoreError` where the store fails;
-    nothing of a write that raises is kept. A write that has returned is on disk.
+    nothing of a write that raises is kept; after `StoreUnavailableError` alone it is not known whether it is.
+    A write that has returned is on disk.
     """
+
+    @property
+    def address(self) -> str:
+        """Where the store is, as messages name it; nothing in it is secret."""
 
     def read(self, user_id: bytes) -> Events:
         """Return the stored events of a user in dtype `EVENT`, those of every earlier append among them;
         none for an unknown user."""
 
+    def read_all(self, user_ids: Sequence[bytes]) -> list[Events]:
+        """Return the stored events of several users, as `read` does, in few steps."""
+
     def first_users(self, count: int) -> list[bytes]:
         """Return the ids of at most `count` users with a stored history, in the order of their bytes."""
 
     def histories(self) -> Iterator[tuple[bytes, Events]]:
-        """Yield the id and the events, in dtype `IDENTIFIED`, of every user, as they are at the first."""
+        """Yield the id and the events, in dtype `IDENTIFIED`, of every user. Those of one user are of one
+        moment; in LMDB, those of all are as they are at the first."""
 
     def append(self, user_id: bytes, events: Events) -> Appended:
         """Add events, whose times ascend, to those of a user.
@@ -145,6 +164,26 @@ def check_events(user_id: bytes, events: Events) -> Events:
     for name in events.dtype.names or ():
         checked[name] = events[name]
     return checked
+
+
+def in_steps(histories: Iterable[tuple[bytes, Events]]) -> Iterator[list[tuple[bytes, Events]]]:
+    """Yield histories in parts that a store may write in one step while others wait."""
+    step: list[tuple[bytes, Events]] = []
+    for history in histories:
+        step.append(history)
+        if len(step) == USERS_AT_ONCE or sum(len(events) for _, events in step) >= EVENTS_AT_ONCE:
+            yield step
+            step = []
+    if step:
+        yield step
+
+
+def as_read(events: Events) -> Events:
+    """Return stored events in dtype `EVENT`, in memory of their own."""
+    found = np.empty(len(events), EVENT)
+    for name in EVENT.names or ():
+        found[name] = events[name]
+    return found
 
 
 def event_key(event_id: bytes) -> int:

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,18 +14,17 @@ import numpy as np
 from ensemble.stores.deletion_notices import DeletionNotices, Notice
 from ensemble.stores.event_chunks import EventChunks, Tables
 from ensemble.stores.history_store import (
-    EVENT,
     IDENTIFIED,
+    MOST_EVENTS,
     Appended,
     Events,
     StoreError,
     Written,
+    as_read,
     check_events,
 )
 from unipinrec.data.limits import LONGEST_USER_ID
 
-MOST_EVENTS = 32_768
-"""Latest events of a user that are kept unless told otherwise: a mebibyte of each."""
 DATA = "data.mdb"
 GROWTH_BYTES = 256 << 20
 """Least room that a full map grows by. It is address space: the file grows as it is written."""
@@ -74,13 +73,18 @@ class LmdbHistoryStore:
                 self._tables = Tables.open(self._environment, writable=writable)
             self._opened = opened.pop_all()
 
+    @property
+    def address(self) -> str:
+        """The folder."""
+        return str(self.path)
+
     def read(self, user_id: bytes) -> Events:
         """Return the stored events of a user, oldest first; empty for an unknown user."""
-        events = self._read(lambda chunks: self._stored(chunks, user_id))
-        found = np.empty(len(events), EVENT)
-        for name in EVENT.names or ():
-            found[name] = events[name]
-        return found
+        return self.read_all([user_id])[0]
+
+    def read_all(self, user_ids: Sequence[bytes]) -> list[Events]:
+        """Return the stored events of several users, all in one transaction."""
+        return self._read(lambda chunks: [as_read(self._stored(chunks, user_id)) for user_id in user_ids])
 
     def first_users(self, count: int) -> list[bytes]:
         """Return the ids of at most `count` users, in the order of their bytes."""

@@ -1,0 +1,1 @@
+"""Histories in Redis or Valkey, which servers of many hosts share."""
