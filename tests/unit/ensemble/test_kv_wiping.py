@@ -11,6 +11,7 @@ import torch
 from ensemble.kv.pool import BLOCK_DIGEST, BLOCK_LENGTH, DIGEST, FREE, LENGTH, STATE, KVPool
 from ensemble.nodes.forgetting import LOOK_S, Forgetting
 from ensemble.owners import named, owner_once, owners_of
+from ensemble.settings import ServingSettings
 from ensemble.stores.compaction import compact
 from ensemble.stores.history_store import StoreError
 from ensemble.stores.lmdb_store import LmdbHistoryStore
@@ -84,7 +85,7 @@ def follow(tmp_path: Path, dropped: Dropped) -> Iterator[Callable[..., Forgettin
     made: list[Forgetting] = []
 
     def make(again_s: float = 60.0) -> Forgetting:
-        made.append(Forgetting(tmp_path / "histories", dropped, again_s))
+        made.append(Forgetting(ServingSettings(histories=tmp_path / "histories"), dropped, again_s))
         return made[-1]
 
     yield make

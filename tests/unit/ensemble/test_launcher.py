@@ -166,7 +166,8 @@ def test_settings_travel_through_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_secret_travels_apart_from_what_may_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = ServingSettings(admin_key=SecretStr("s3cret"), seal_key=SecretStr("5e" * 32))
+    url = SecretStr("rediss://ann:s3cret@host:6380/1")
+    sent = ServingSettings(admin_key=SecretStr("s3cret"), seal_key=SecretStr("5e" * 32), histories_url=url)
     shown = repr(sent) + str(sent.as_environment())
     assert "s3cret" not in shown
     assert "5e5e" not in shown
@@ -174,8 +175,8 @@ def test_the_secret_travels_apart_from_what_may_be_shown(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
     # One that a child must not have is not inherited either.
-    nothing = {"UNIPINREC_ADMIN_KEY": "", "UNIPINREC_SEAL_KEY": ""}
-    assert ServingSettings(admin_key=None, seal_key=None).secret_environment() == nothing
+    nothing = {"UNIPINREC_ADMIN_KEY": "", "UNIPINREC_SEAL_KEY": "", "UNIPINREC_HISTORIES_URL": ""}
+    assert ServingSettings(admin_key=None, seal_key=None, histories_url=None).secret_environment() == nothing
 
 
 def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:
@@ -201,14 +202,16 @@ def test_settings_refuse_an_empty_pool() -> None:
 
 def test_the_example_user_is_a_stored_one_where_there_is_one(tmp_path: Path) -> None:
     histories = tmp_path / "histories"
-    assert example_user(histories) == "42"
+    settings, told = ServingSettings(histories=histories), list[str]()
+    assert example_user(settings, told.append) == "42"
     with LmdbHistoryStore(histories, writable=True):
         pass
-    assert example_user(histories) == "42"
+    assert example_user(settings, told.append) == "42"
     with LmdbHistoryStore(histories, writable=True) as store:
         for user_id in (b"bob", b"alice"):
             store.append(user_id, np.ones(1, EVENT))
-    assert example_user(histories) == "alice"
+    assert example_user(settings, told.append) == "alice"
+    assert told == []
 
 
 def test_what_is_no_store_is_refused_in_one_line_before_the_start(tmp_path: Path) -> None:

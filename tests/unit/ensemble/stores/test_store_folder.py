@@ -7,6 +7,7 @@ import lmdb
 import pytest
 
 from ensemble.owners import owners_of
+from ensemble.settings import ServingSettings
 from ensemble.stores.deletion_notices import NOTICES
 from ensemble.stores.history_store import (
     StoreError,
@@ -21,7 +22,7 @@ def test_a_store_that_does_not_exist_is_not_made_by_reading(path: Path) -> None:
     with pytest.raises(StoreError, match=rf"^{path} is no history store; `unipinrec store` makes one"):
         LmdbHistoryStore(path)
     assert not path.exists()
-    assert open_histories(path) is None
+    assert open_histories(ServingSettings(histories=path)) is None
 
 
 @pytest.mark.parametrize("writable", [False, True])
