@@ -45,9 +45,7 @@ app = typer.Typer(
 
 Histories = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of the store; default: UNIPINREC_HISTORIES_URL or UNIPINREC_HISTORIES."
-    ),
+    typer.Option(help="Folder of the store; default: UNIPINREC_HISTORIES_URL or UNIPINREC_HISTORIES."),
 ]
 
 

@@ -106,6 +106,6 @@ def test_nothing_answered_is_lost_readers_are_bounded_and_all_go_on(tmp_path: Pa
             assert answered <= len(found) <= answered + 1
             assert ours["timestamp"][ours["item_id"] == writer].tolist() == found
         print(
-            f"{sum(traffic.answered)} appends answered, {traffic.failures} failed, {sum(traffic.reads)} reads, "
-            f"longest read {traffic.longest_read_s:.2f} s"
+            f"{sum(traffic.answered)} appends answered, {traffic.failures} failed, "
+            f"{sum(traffic.reads)} reads, longest read {traffic.longest_read_s:.2f} s"
         )
