@@ -108,7 +108,7 @@ def test_an_import_that_fails_says_which_users_are_stored_and_goes_on_when_it_is
     shop: Path, histories: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("commands.store.USERS_AT_ONCE", 1)
+        broken.setattr("ensemble.stores.history_store.USERS_AT_ONCE", 1)
         broken.setitem(LARGEST, "item_id", 39)
         code, _, stderr = run("import", "--dataset", shop)
     assert code == 2
