@@ -1,13 +1,15 @@
 """What histories cost in Redis, by how many events a user has: memory, append-only file, milliseconds.
 
 `UNIPINREC_HISTORIES_URL=redis://… python -m benchmarks.redis_histories OUT.json`, on a database of its own,
-which must be empty and is left so.
+which must be empty and is left so. Start the server with `--auto-aof-rewrite-percentage 0`, lest it makes the
+file smaller meanwhile.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,10 +51,8 @@ def _measure(redis: Any, store: RedisHistoryStore, length: int) -> dict[str, flo
         store.append_all(step)
     filled, imported = _used(redis)
     numbers = np.random.default_rng(0).integers(users, size=CALLS).tolist()
-    reads = [_ms(lambda user=user: store.read(b"user-%09d" % user)) for user in numbers]
-    appends = [
-        _ms(lambda user=user: store.append(b"user-%09d" % user, _events(1, length))) for user in numbers
-    ]
+    reads = [_ms(partial(store.read, b"user-%09d" % user)) for user in numbers]
+    appends = [_ms(partial(store.append, b"user-%09d" % user, _events(1, length))) for user in numbers]
     _, appended = _used(redis)
     return {
         "bytes of memory an event": round((filled - memory) / EVENTS, 1),

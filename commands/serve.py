@@ -13,7 +13,7 @@ from ensemble.server.endpoints import Endpoints
 from ensemble.server.launcher import serve as run_server
 from ensemble.server.server_error import BundleRefusedError, ServerError
 from ensemble.settings import ENV_PREFIX, ServingSettings
-from unipinrec.config import allowed_by
+from unipinrec.config import allowed_by, is_hidden
 
 FAILED = 1
 """Exit code of a server that did not start or ended by itself."""
@@ -125,7 +125,8 @@ def serve(
         )
     except ValidationError as error:
         wrong = [
-            f"{ENV_PREFIX}{e['loc'][0]}".upper() + f" is {e['input']}; {allowed_by(e)}"
+            f"{ENV_PREFIX}{e['loc'][0]}".upper()
+            + f" is {'not shown' if is_hidden(e) else e['input']}; {allowed_by(e)}"
             for e in error.errors()
         ]
         fail("; ".join(wrong), FAILED)

@@ -11,6 +11,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from unipinrec.config import HIDDEN
+
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's root, which relative paths in the environment start from."""
 
@@ -174,7 +176,9 @@ class ServingSettings(BaseSettings):
     @classmethod
     def _is_hexadecimal(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not re.fullmatch("[0-9a-f]{64}", key.get_secret_value()):
-            raise PydanticCustomError("seal_key", "allowed: 64 hexadecimal digits in small letters")
+            raise PydanticCustomError(
+                "seal_key", "allowed: 64 hexadecimal digits in small letters", {HIDDEN: True}
+            )
         return key
 
     @field_validator("histories_url")
@@ -185,7 +189,7 @@ class ServingSettings(BaseSettings):
                 "histories_url",
                 "allowed: redis://[user:password@]host:port/database, rediss:// with TLS, or "
                 "unix:///path?db=database, and the options {options}",
-                {"options": ", ".join(URL_OPTIONS)},
+                {"options": ", ".join(URL_OPTIONS), HIDDEN: True},
             )
         return url
 

@@ -15,6 +15,10 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+HIDDEN = "hidden"
+"""In the context of a fault: nobody may see what was given."""
+
+
 def allowed_by(fault: ErrorDetails) -> str:
     """Return what pydantic says of a fault, as our own messages say it."""
     return fault["msg"].removeprefix("Value error, ").replace("Input should be ", "allowed: ", 1)
@@ -29,7 +33,13 @@ def first_fault(error: ValidationError) -> str:
         return f"{where} is missing"
     if first["type"] == "value_error" and not where:
         return allowed
-    return f"{where or 'it'} is {first['input']!r:.100}; {allowed}"
+    told = "not shown" if is_hidden(first) else f"{first['input']!r:.100}"
+    return f"{where or 'it'} is {told}; {allowed}"
+
+
+def is_hidden(fault: ErrorDetails) -> bool:
+    """Return whether what was given is a secret, which no message may have."""
+    return bool(fault.get("ctx", {}).get(HIDDEN))
 
 
 class TrainingConfig(Config):

@@ -31,6 +31,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 2.0
 """Seconds for which nothing is sent to a server that has not answered, the first time and at most."""
 
 log = logging.getLogger(__name__)
+# A command tells its user of an error once.
+log.addHandler(logging.NullHandler())
 
 
 class RedisConnection:

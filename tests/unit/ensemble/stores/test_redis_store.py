@@ -16,6 +16,7 @@ from ensemble.stores.stores import has_histories, open_histories, writable_histo
 from tests.support.redis_servers import RedisServer, redis_server
 from tests.support.stored_events import EXTREMES, events, identified, many, rows
 from tests.support.waiting import holds_within
+from unipinrec.config import first_fault
 
 HEAD = b"unipinrec:1:0:u:ann"
 CHUNKS = b"unipinrec:1:0:c:ann"
@@ -221,6 +222,7 @@ def test_what_is_no_url_of_redis_is_refused_without_what_may_be_secret(url: str)
     with pytest.raises(ValidationError, match="allowed: redis://") as refused:
         ServingSettings(histories_url=SecretStr(url))
     assert "s3c" not in str(refused.value)
+    assert first_fault(refused.value).startswith("histories_url is not shown; allowed: redis://")
 
 
 @pytest.mark.parametrize(
