@@ -48,7 +48,11 @@ def redis_served(
     folder = tmp_path_factory.mktemp("served")
     own = replace(exported, histories=folder / "none")
     chosen = {"append_events": True, "histories_url": SecretStr(redis.url)}
+    # It starts without.
+    redis.stop()
     with serving(own, folder / "server.log", profile=profile, **chosen) as server:
+        redis.start()
+        assert holds_within(15.0, lambda: recommends(server))
         yield server
 
 
@@ -60,11 +64,11 @@ def events(first: int, count: int = 10) -> list[Event]:
     return [Event(item_id=1000 + 3 * n, actions=1, timestamp=n) for n in range(first, first + count)]
 
 
-def fails_in_time(client: Client, by_http: Client, redis: RedisServer) -> None:
+def fails_in_time(client: Client, by_http: Client, redis: RedisServer, user: str) -> None:
     for call in (
-        lambda: client.recommend(request_of("ann")),
-        lambda: by_http.recommend(request_of("ann")),
-        lambda: client.append_events(AppendRequest(user_id="ann", events=events(50))),
+        lambda: client.recommend(request_of(user)),
+        lambda: by_http.recommend(request_of(user)),
+        lambda: client.append_events(AppendRequest(user_id=user, events=events(50))),
     ):
         began = time.monotonic()
         with pytest.raises(UnavailableError, match=f"history store {redis.address} is away: ") as refused:
@@ -73,37 +77,39 @@ def fails_in_time(client: Client, by_http: Client, redis: RedisServer) -> None:
         assert redis.password not in str(refused.value)
 
 
+@pytest.mark.parametrize("outage", ["killed", pytest.param("silent", marks=pytest.mark.slow)])
 def test_appends_count_and_an_outage_is_told_in_time_and_ends_by_itself(
-    redis_served: EmbeddedServer, redis: RedisServer
+    redis_served: EmbeddedServer, redis: RedisServer, outage: str
 ) -> None:
+    begin, end = {
+        "killed": (lambda: redis.stop(signal.SIGKILL), redis.start),
+        "silent": (lambda: redis.send(signal.SIGSTOP), lambda: redis.send(signal.SIGCONT)),
+    }[outage]
+    user = f"met by {outage}"
     with (
         GrpcClient(redis_served.grpc_url, retry=ONCE) as client,
         HttpClient(redis_served.http_url, retry=ONCE) as by_http,
     ):
-        assert client.append_events(AppendRequest(user_id="ann", events=events(0, 20))).stored == 20
-        shown = {item.item_id for item in client.recommend(request_of("ann")).recommendations}
+        assert client.append_events(AppendRequest(user_id=user, events=events(0, 20))).stored == 20
+        shown = {item.item_id for item in client.recommend(request_of(user)).recommendations}
         assert shown.isdisjoint(event.item_id for event in events(0, 20))
-        assert client.append_events(AppendRequest(user_id="ann", events=events(15))).duplicates == 5
-        assert client.recommend(request_of("ann")).kv_source == "prefix"
+        assert client.append_events(AppendRequest(user_id=user, events=events(15))).duplicates == 5
+        assert client.recommend(request_of(user)).kv_source == "prefix"
         # Another host's.
         with RedisHistoryStore(redis.url) as store:
-            assert store.read(b"ann")["timestamp"].tolist() == list(range(25))
-        for stop, end in (
-            (lambda: redis.stop(signal.SIGKILL), redis.start),
-            (lambda: redis.send(signal.SIGSTOP), lambda: redis.send(signal.SIGCONT)),
-        ):
-            stop()
-            fails_in_time(client, by_http, redis)
-            # Who brings a history along is answered, and no node is taken for dead.
-            assert client.recommend(request_of("bob", history=events(0))).recommendations
-            with redis_served.client() as admin:
-                failures = [failure_of(canary, admin) for canary in canaries_of(redis_served, 30.0)]
-            assert failures == [None] * len(failures)
-            end()
-            assert holds_within(15.0, lambda: answered(client))
-            assert client.recommend(request_of("ann")).recommendations
+            assert store.read(user.encode())["timestamp"].tolist() == list(range(25))
+        begin()
+        fails_in_time(client, by_http, redis, user)
+        # Who brings a history along is answered, and no node is taken for dead.
+        assert client.recommend(request_of("bob", history=events(0))).recommendations
+        with redis_served.client() as admin:
+            failures = [failure_of(canary, admin) for canary in canaries_of(redis_served, 30.0)]
+        assert failures == [None] * len(failures)
+        end()
+        assert holds_within(15.0, lambda: answered(client))
+        assert client.recommend(request_of(user)).recommendations
         with RedisHistoryStore(redis.url) as store:
-            found = store.read(b"ann")["timestamp"].tolist()
+            found = store.read(user.encode())["timestamp"].tolist()
             # An append that was not answered in time may have been stored.
             assert found[:25] == list(range(25))
             assert found == sorted(set(found))
@@ -144,10 +150,15 @@ def run(app: object, *arguments: str) -> str:
     return result.stdout
 
 
+def recommends(server: EmbeddedServer) -> bool:
+    with GrpcClient(server.grpc_url, retry=ONCE) as client:
+        return answered(client)
+
+
 def answered(client: Client) -> bool:
     try:
         client.append_events(AppendRequest(user_id="back", events=events(0, 1)))
-        client.recommend(request_of("ann"))
+        client.recommend(request_of("back"))
     except UnavailableError:
         return False
     return True

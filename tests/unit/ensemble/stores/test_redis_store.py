@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from ensemble.server.launcher import example_user
+from ensemble.server.server_error import ServerError
 from ensemble.settings import ServingSettings
 from ensemble.stores.history_store import Appended, Events, HistoryStore, StoreError, StoreUnavailableError
 from ensemble.stores.redis.store import RedisHistoryStore
@@ -203,6 +205,21 @@ def test_a_wrong_password_is_told_without_it(redis: RedisServer) -> None:
             store.read(b"ann")
         assert not isinstance(refused.value, StoreUnavailableError)
         assert "wr0ng" not in str(refused.value)
+
+
+def test_a_server_starts_without_redis_and_not_with_a_wrong_password(own_server: RedisServer) -> None:
+    told: list[str] = []
+    settings = ServingSettings(histories_url=SecretStr(own_server.url))
+    assert example_user(settings, told.append) == "42"
+    assert told == []
+    wrong = ServingSettings(histories_url=SecretStr(own_server.address))
+    with pytest.raises(ServerError, match=f"^history store {own_server.address}: Authentication required"):
+        example_user(wrong, told.append)
+    own_server.stop()
+    assert example_user(settings, told.append) == "42"
+    [line] = told
+    assert line.startswith(f"Warning: history store {own_server.address} is away: ")
+    assert line.endswith("users who send no history get an error until it answers.")
 
 
 @pytest.mark.parametrize(
