@@ -64,9 +64,7 @@ class RedisConnection:
         self._reason = ""
 
     def ask(self, call: Callable[[Redis], Any]) -> Any:
-        """Return what a call is answered, as bytes.
-
-        Raises `StoreUnavailableError` where the server does not answer in
+        """Return what a call is answered. Raises `StoreUnavailableError` where the server does not answer in
         time, and `StoreError` if it refuses."""
         with self._lock:
             if time.monotonic() < self._paused_until:

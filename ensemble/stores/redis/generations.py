@@ -1,7 +1,7 @@
 """Generations of all that is stored, of which one counts: so many users are replaced in one step."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,19 +81,16 @@ class Generations:
                 f"that is done, or after {REPLACING_MS // 1000} s if it was interrupted"
             )
         try:
-            self.refresh()
-            self._clear_others()
+            self._clear_others(who)
             made = b"%d" % self._server.ask(lambda redis: redis.incr(LATEST_GENERATION))
             self._server.ask(lambda redis: redis.sadd(GENERATIONS, made))
             yield made, Guard(REPLACING, who, REPLACING_MS)
-            counts = self._server.run(scripts.SWITCH, [GENERATION, REPLACING], [made, who])
-            if not counts:
+            if not self._server.run(scripts.SWITCH, [GENERATION, REPLACING], [made, who]):
                 raise self.lost()
-            self.current = made
         finally:
-            # What the server's failure leaves, the next replacement clears.
+            # What is left where this fails, or somebody else has taken over, the next replacement clears.
             with suppress(StoreError):
-                self._clear_others()
+                self._clear_others(who)
                 self._server.run(scripts.RELEASE, [REPLACING], [who])
 
     def lost(self) -> StoreError:
@@ -103,12 +100,21 @@ class Generations:
             f"{REPLACING_MS // 1000} s; what was there counts"
         )
 
-    def _clear_others(self) -> None:
-        """Remove all generations but the one that counts."""
+    def _clear_others(self, who: bytes) -> None:
+        """Remove all generations but the one that counts. Raises `StoreError` where somebody else makes one,
+        which is not to be removed."""
+        self.refresh()
         begun = {FIRST_GENERATION, *self._server.ask(lambda redis: redis.smembers(GENERATIONS))}
         for generation in begun - {self.current}:
             while users := self._users(generation):
-                self.look(partial(_remove, users), generation)
+                keys = [make(generation, user_id) for user_id in users for make in (user_key, chunks_key)]
+                cleared = self._server.run(
+                    scripts.CLEAR,
+                    [REPLACING, GENERATION, users_key(generation), *keys],
+                    [who, REPLACING_MS, generation, *users],
+                )
+                if not cleared:
+                    raise self.lost()
             self._server.ask(partial(_forget, generation))
 
     def _users(self, generation: bytes) -> list[bytes]:
@@ -118,9 +124,3 @@ class Generations:
 
 def _forget(generation: bytes, redis: Redis) -> None:
     redis.srem(GENERATIONS, generation)
-
-
-def _remove(user_ids: Sequence[bytes], pipe: Pipeline, generation: bytes) -> None:
-    keys = [make(generation, user_id) for user_id in user_ids for make in (user_key, chunks_key)]
-    pipe.unlink(*keys)
-    pipe.zrem(users_key(generation), *user_ids)

@@ -58,6 +58,17 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
+CLEAR = """
+-- KEYS: who makes a generation, the one that counts, users, and keys of all that are given. ARGV: who clears,
+-- milliseconds for which nobody else makes one, the generation to clear, and users. Returns whether they go.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if (redis.call('GET', KEYS[2]) or '0') == ARGV[3] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+for key = 4, #KEYS do redis.call('UNLINK', KEYS[key]) end
+for user = 4, #ARGV do redis.call('ZREM', KEYS[3], ARGV[user]) end
+return 1
+"""
+
 RELEASE = """
 -- KEYS: who makes a generation. ARGV: who no longer does.
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end

@@ -4,6 +4,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,40 @@ def test_only_one_replaces_everything_and_what_an_interrupted_one_left_goes_with
             b"unipinrec:1:generations",
             b"unipinrec:1:latest-generation",
         ]
+    other.close()
+
+
+def test_who_was_overtaken_while_replacing_removes_nothing_of_the_others(
+    shared: RedisHistoryStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its right to replace ran out, and another one is about to replace everything, or has done so."""
+    monkeypatch.setattr("ensemble.stores.history_store.USERS_AT_ONCE", 1)
+    other = RedisHistoryStore(redis.url, writable=True)
+    client = redis.client
+
+    def late() -> AbstractContextManager[object]:
+        replacing = shared._generations.replacing()
+        replacing.__enter__()
+        assert client.delete("unipinrec:1:replacing")
+        return replacing
+
+    overtaken = late()
+
+    def others() -> Iterator[tuple[bytes, Events]]:
+        yield b"new", events(many(300))
+        with pytest.raises(StoreError, match="was not replaced: nothing was written for 60 s"):
+            overtaken.__exit__(None, None, None)
+        yield b"newer", events(many(2))
+
+    assert other.replace_all(others) == (2, 302)
+    assert shared.first_users(9) == [b"new", b"newer"]
+    assert rows(shared.read(b"new")) == many(300)
+    overtaken = late()
+    other.replace_all(lambda: [(b"latest", events(many(2)))])
+    with pytest.raises(StoreError, match="was not replaced"):
+        overtaken.__exit__(None, None, None)
+    assert rows(shared.read(b"latest")) == many(2)
+    client.close()
     other.close()
 
 
