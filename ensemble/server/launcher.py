@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from numpy.typing import NDArray
 from rich.console import Console
 
 from ensemble.arrays import PADDING
@@ -46,7 +44,7 @@ FAILED_STARTS = 5
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class UserCanary:
-    """Real inferences for a user without a history. Triton's own health stays good when a node dies."""
+    """Real inferences for a user who has no history. Triton's own health stays good when a node dies."""
 
     model: str = "recommend"
     """Model to ask; an ensemble exercises all of its nodes."""
@@ -58,16 +56,13 @@ class UserCanary:
 
     def __call__(self, client: triton.InferenceServerClient) -> None:
         """Send them. Raises `InferenceServerException` unless all are answered in time."""
-        inputs = [_input("USER_ID", np.array([[CANARY.encode()]], np.object_), "BYTES")]
-        # A user who sends no history would need a store that may be on another host: its failure is not the
-        # server's, and others send theirs.
-        for name, padding in (("ITEM_IDS", PADDING), ("ACTIONS", 0), ("TIMESTAMPS", 0)):
-            inputs.append(_input(f"HISTORY_{name}", np.full((1, 1), padding, np.int64), "INT64"))
+        user = triton.InferInput("USER_ID", [1, 1], "BYTES")
+        user.set_data_from_numpy(np.array([[CANARY.encode()]], dtype=np.object_))
         errors: Queue[triton.InferenceServerException | None] = Queue()
         for _ in range(self.requests):
             client.async_infer(
                 self.model,
-                inputs,
+                [user],
                 lambda error, **_: errors.put(error),
                 request_id=CANARY,
                 timeout=round(1e6 * self.timeout_s),
@@ -76,12 +71,6 @@ class UserCanary:
         for error in [errors.get() for _ in range(self.requests)]:
             if error is not None:
                 raise error
-
-
-def _input(name: str, values: NDArray[Any], datatype: str) -> triton.InferInput:
-    given = triton.InferInput(name, list(values.shape), datatype)
-    given.set_data_from_numpy(values)
-    return given
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
