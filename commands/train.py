@@ -95,7 +95,8 @@ def train_command(
 
 def _training(spec: ModelSpec[Any, Any, Any], seed: int, **given: float | None) -> TrainingConfig:
     """Return what was given, else the model's defaults, or the demo's if it has no number of epochs."""
-    names = list(given) if spec.training.model_fields["epochs"].is_required() else []
+    known = [name for name in given if name in spec.training.model_fields]
+    names = known if spec.training.model_fields["epochs"].is_required() else []
     fields: dict[str, float] = {name: getattr(DEMO_TRAINING, name) for name in names}
     fields |= {name: value for name, value in given.items() if value is not None}
     training: TrainingConfig = spec.training(seed=seed, **fields)
