@@ -181,8 +181,8 @@ class ServingSettings(BaseSettings):
 
     @field_validator("index_url")
     @classmethod
-    def _names_a_server(cls, url: str | None) -> str | None:
-        if url is not None and not _is_server(url):
+    def _names_an_index(cls, url: str | None) -> str | None:
+        if url is not None and not _is_web_server(url):
             raise PydanticCustomError(
                 "index_url", "allowed: http://host:port or https://host:port, without user and password"
             )
@@ -230,7 +230,7 @@ def _is_receiver(url: str) -> bool:
     return _is_web(url) and len(urlsplit(url).path) > 1
 
 
-def _is_server(url: str) -> bool:
+def _is_web_server(url: str) -> bool:
     return _is_web(url) and "@" not in url
 
 
