@@ -139,8 +139,9 @@ class ServingSettings(BaseSettings):
     `http://127.0.0.1:19530`; `unipinrec index push` brings a bundle's items there."""
     index_token: SecretStr | None = None
     """Token of that server, `user:password` or a key of its own."""
-    index_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
-    """Milliseconds that a search of that server may take; a request whose search takes longer is refused."""
+    index_timeout_ms: Annotated[int, Field(ge=1, le=3_000)] = 1_000
+    """Milliseconds that a search of that server may take; a request whose search takes longer is refused, and
+    so are those of the same time after it."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """What the nodes log, one JSON object a line: with `INFO` each request by its id, with `WARNING` only
     what went wrong inside."""
