@@ -1,6 +1,7 @@
 """The manifests keep to the API's schemas, and say the same as the compose file and the code."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,24 @@ def test_a_misspelt_field_is_not_valid(folder: str, kind: str, path: tuple[str, 
 def test_as_many_servers_are_asked_for(overlay: str, replicas: int | None) -> None:
     # Where KEDA decides, a number here would reset its own at each apply.
     assert only(rendered(overlay), "StatefulSet", SERVER)["spec"].get("replicas") == replicas
+
+
+def test_the_overlay_of_the_manual_does_what_it_says(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/kubernetes.md").read_text(), re.DOTALL)
+    folder = tmp_path / "deploy"
+    folder.mkdir()
+    (tmp_path / "docker").mkdir()
+    shutil.copytree(FOLDER, tmp_path / "docker/kubernetes")
+    shutil.copytree(DOCKER / "proxy", tmp_path / "docker/proxy")
+    (folder / "kustomization.yaml").write_text(text)
+    manifests = render(folder)
+    for manifest in manifests:
+        validate(manifest)
+    assert container(manifests, SERVER)["image"] == "registry.example.com/unipinrec:cpu-1"
+    assert environment(manifests, SERVER)["UNIPINREC_POOL_SLOTS"] == "128"
+    assert environment(manifests, SERVER)["UNIPINREC_BUNDLE"] == "/bundles/current"
+    claim = only(manifests, "PersistentVolumeClaim", "unipinrec-bundles")
+    assert claim["spec"]["storageClassName"] == "shared-files"
 
 
 def test_a_gpu_is_asked_for_by_its_overlay_alone() -> None:
@@ -167,6 +186,7 @@ def test_every_pod_is_confined_as_the_restricted_standard_has_it(folder: str) ->
         assert context["runAsUser"] > 0, name
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, name
         assert not {"hostPID", "hostIPC", "hostNetwork"} & pod.keys(), name
         allowed = {"persistentVolumeClaim", "emptyDir", "configMap", "secret"}
         assert all(volume.keys() - {"name"} <= allowed for volume in pod["volumes"]), name
