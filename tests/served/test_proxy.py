@@ -90,6 +90,35 @@ def test_requests_without_the_header_go_to_all_replicas(proxy: Proxy) -> None:
     assert len({access.replica for access in accesses}) == REPLICAS
 
 
+def test_a_replica_whose_name_is_gone_is_left_before_it_stops(
+    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes ends a pod: its name goes at once, and it answers until the proxy has learned that."""
+    names = [f"replica-{number}.test" for number in range(1, REPLICAS + 1)]
+    by_name = [replace(each, address=name) for each, name in zip(fleet.endpoints, names, strict=True)]
+    users, own = NAMES[:20], folder / "by-name"
+    own.mkdir()
+    with NameServer({*names}) as server:
+        monkeypatch.setenv("UNIPINREC_PROXY_DNS", server.address)
+        with Proxy(by_name, own) as proxy:
+            for number in range(1, REPLICAS + 1):
+                proxy.wait_for(f"grpc/replica-{number}", "UP")
+            before = homes(ask_all(proxy, users))
+            with callers(proxy, users) as requests:
+                server.names.remove(names[1])
+                for protocol in ("http", "grpc"):
+                    proxy.wait_for(f"{protocol}/replica-2", "MAINT (resolution)")
+                without = homes(ask_all(proxy, users))
+                server.names.add(names[1])
+                for protocol in ("http", "grpc"):
+                    proxy.wait_for(f"{protocol}/replica-2", "UP")
+            after = homes(ask_all(proxy, users))
+    assert {*requests} == {None}
+    assert {*without.values()} == {"replica-1", "replica-3"}
+    assert all(without[user] == home for user, home in before.items() if home != "replica-2")
+    assert after == before
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -395,35 +424,6 @@ def test_a_replica_whose_node_died_is_left_though_it_calls_itself_ready(fleet: F
         with connect(kind, proxy) as through_proxy:
             for name in NAMES:
                 assert through_proxy.recommend(RecommendRequest(user_id=name)).recommendations
-
-
-def test_a_replica_whose_name_is_gone_is_left_before_it_stops(
-    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As Kubernetes ends a pod: its name goes at once, and it answers until the proxy has learned that."""
-    names = [f"replica-{number}.test" for number in range(1, REPLICAS + 1)]
-    by_name = [replace(each, address=name) for each, name in zip(fleet.endpoints, names, strict=True)]
-    users, own = NAMES[:20], folder / "by-name"
-    own.mkdir()
-    with NameServer({*names}) as server:
-        monkeypatch.setenv("UNIPINREC_PROXY_DNS", server.address)
-        with Proxy(by_name, own) as proxy:
-            for number in range(1, REPLICAS + 1):
-                proxy.wait_for(f"grpc/replica-{number}", "UP")
-            before = homes(ask_all(proxy, users))
-            with callers(proxy, users) as requests:
-                server.names.remove(names[1])
-                for protocol in ("http", "grpc"):
-                    proxy.wait_for(f"{protocol}/replica-2", "MAINT (resolution)")
-                without = homes(ask_all(proxy, users))
-                server.names.add(names[1])
-                for protocol in ("http", "grpc"):
-                    proxy.wait_for(f"{protocol}/replica-2", "UP")
-            after = homes(ask_all(proxy, users))
-    assert {*requests} == {None}
-    assert {*without.values()} == {"replica-1", "replica-3"}
-    assert all(without[user] == home for user, home in before.items() if home != "replica-2")
-    assert after == before
 
 
 def http_request(
