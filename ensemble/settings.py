@@ -139,8 +139,9 @@ class ServingSettings(BaseSettings):
     `http://127.0.0.1:19530`; `unipinrec index push` brings a bundle's items there."""
     index_token: SecretStr | None = None
     """Token of that server, `user:password` or a key of its own."""
-    index_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
-    """Milliseconds that a search of that server may take; a request whose search takes longer is refused."""
+    index_timeout_ms: Annotated[int, Field(ge=1, le=3_000)] = 1_000
+    """Milliseconds that a search of that server may take; a request whose search takes longer is refused, and
+    so are those of the same time after it."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """What the nodes log, one JSON object a line: with `INFO` each request by its id, with `WARNING` only
     what went wrong inside."""
@@ -181,8 +182,8 @@ class ServingSettings(BaseSettings):
 
     @field_validator("index_url")
     @classmethod
-    def _names_a_server(cls, url: str | None) -> str | None:
-        if url is not None and not _is_server(url):
+    def _names_an_index(cls, url: str | None) -> str | None:
+        if url is not None and not _is_web_server(url):
             raise PydanticCustomError(
                 "index_url", "allowed: http://host:port or https://host:port, without user and password"
             )
@@ -230,7 +231,7 @@ def _is_receiver(url: str) -> bool:
     return _is_web(url) and len(urlsplit(url).path) > 1
 
 
-def _is_server(url: str) -> bool:
+def _is_web_server(url: str) -> bool:
     return _is_web(url) and "@" not in url
 
 

@@ -6,13 +6,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 from tests.support.waiting import holds_within
 
 
+class MilvusServer(NamedTuple):
+    """Where it is."""
+
+    url: str
+    process: psutil.Process
+
+
 @contextmanager
-def milvus_server(folder: Path, port: int | None = None) -> Iterator[str]:
-    """Run a server over a folder that it keeps its data in, and yield its address."""
+def milvus_server(folder: Path, port: int | None = None) -> Iterator[MilvusServer]:
+    """Run a server over a folder that it keeps its data in."""
     port = port or _free_port()
     with (folder.parent / f"{folder.name}.log").open("ab") as log:
         command = [sys.executable, "-m", "milvus_lite", "server", "--data-dir", str(folder)]
@@ -21,7 +31,7 @@ def milvus_server(folder: Path, port: int | None = None) -> Iterator[str]:
         )
     try:
         assert holds_within(60, lambda: _listens(port)), "the server does not listen"
-        yield f"http://127.0.0.1:{port}"
+        yield MilvusServer(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -4,10 +4,13 @@ Shapes: V items, Q query embeddings, E item width, X left-out items, K items wan
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
@@ -34,6 +37,8 @@ class Collection:
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self.name = f"unipinrec_{bundle_id}"
         self._url, self._token, self._timeout_s = url, token or "", timeout_s
+        self._address = urlsplit(url).netloc
+        self._away_until = -math.inf
         self._client: MilvusClient | None = None
         self._loaded = False
         self._asked(lambda client: client.list_collections(timeout=timeout_s))
@@ -103,18 +108,23 @@ class Collection:
         return item_row_QK
 
     def _asked(self, call: Callable[[MilvusClient], Answer]) -> Answer:
+        # Requests that have queued up do not wait one after another for a server that is away.
+        if time.monotonic() < self._away_until:
+            raise IndexUnavailableError(f"Milvus at {self._address} has not answered a moment ago")
         try:
             if self._client is None:
                 self._client = self._connected()
             return call(self._client)
-        except (MilvusException, OSError) as error:
+        except (MilvusException, grpc.RpcError, OSError) as error:
             # Its connection may not come back by itself.
             client, self._client = self._client, None
             if client is not None:
                 client.close()
-            reason = str(getattr(error, "message", error)).splitlines()[0]
-            address = urlsplit(self._url).netloc
-            raise IndexUnavailableError(f"Milvus at {address} did not do what was asked: {reason}") from error
+            told = str(getattr(error, "message", error)).splitlines()[0]
+            if isinstance(error, grpc.RpcError) or "Fail connecting" in told:
+                self._away_until = time.monotonic() + self._timeout_s
+                told = f"no answer within {self._timeout_s:g} s"
+            raise IndexUnavailableError(f"Milvus at {self._address}: {told}") from error
 
     def _connected(self) -> MilvusClient:
         client = MilvusClient(uri=self._url, token=self._token, timeout=self._timeout_s, dedicated=True)
