@@ -26,7 +26,7 @@ Manifest = dict[str, Any]
 @cache
 def render(folder: Path) -> list[Manifest]:
     """The objects that `kubectl apply -k` of a folder would send."""
-    kubectl = tool("kubectl", "kubernetes-client, which must be 1.27 or newer")
+    kubectl = tool("kubectl", "kubernetes-client, newer than that of Debian 12")
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # A warning names what the next release of kustomize will not take.
