@@ -22,7 +22,7 @@ from ensemble.server.launcher import check_bundle, example_user
 from ensemble.server.runtime_folder import claim_folder, remove_abandoned
 from ensemble.server.server_error import ServerError
 from ensemble.server.watchdog import owner_of, useless_instances
-from ensemble.settings import ROOT, ServingSettings
+from ensemble.settings import ROOT, SECRETS, ServingSettings
 from ensemble.stores.history_store import EVENT
 from ensemble.stores.lmdb_store import LmdbHistoryStore
 
@@ -175,8 +175,8 @@ def test_the_secret_travels_apart_from_what_may_be_shown(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     assert ServingSettings() == sent
     # One that a child must not have is not inherited either.
-    nothing = {"UNIPINREC_ADMIN_KEY": "", "UNIPINREC_SEAL_KEY": "", "UNIPINREC_HISTORIES_URL": ""}
-    assert ServingSettings(admin_key=None, seal_key=None, histories_url=None).secret_environment() == nothing
+    nothing = dict.fromkeys(SECRETS)
+    assert set(ServingSettings(**nothing).secret_environment().values()) == {""}
 
 
 def test_a_gpus_programs_are_kept_where_the_settings_say(tmp_path: Path) -> None:
