@@ -15,7 +15,7 @@ help: ## List the targets
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,load,dev]'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,load,explore,dev]'
 	$(BIN)/python -m pip install --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
