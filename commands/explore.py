@@ -90,3 +90,8 @@ def _metrics(urls: list[str], given: list[str]) -> list[str | None]:
         if not urlsplit(each).path:
             raise ValueError(f"--metrics-url is {each}; allowed: http://host:port/metrics")
     return list(given)
+
+
+if __name__ == "__main__":
+    # Without the other commands, and so without what only training needs.
+    typer.run(explore)

@@ -43,18 +43,19 @@ def history(events: Sequence[Event], catalogue: Catalogue) -> str:
     return "".join(_event(event, catalogue) for event in reversed(events))
 
 
-def recommendation(rank: int, item: Recommendation, catalogue: Catalogue, found_by: str) -> str:
-    """Return one recommended item with a bar for the probability of each action."""
+def recommendation(rank: int, item: Recommendation, catalogue: Catalogue, notes: Sequence[str]) -> str:
+    """Return one recommended item with notes, and a bar for the probability of each action."""
     names = catalogue.action_names(len(item.action_probabilities))
     bars = zip(names, item.action_probabilities, strict=True)
     first = item.first_action_probabilities
-    told = f" · first ranker {', '.join(f'{p:.1%}' for p in first)}" if first else ""
+    before = [f"first ranker {', '.join(f'{p:.1%}' for p in first)}"] if first else []
+    told = " · ".join([f"item {item.item_id}", *notes, *before])
     return (
         f'<div class="ex-card" data-item="{item.item_id}"><div class="ex-rank">{rank}</div>'
         f'<div class="ex-about"><div class="ex-name">{escape(_title(item.item_id, catalogue))}</div>'
-        f'<div class="ex-by">item {item.item_id} · found by {escape(found_by)}{told}</div></div>'
-        f'<div class="ex-bars">{"".join(_bar(number, *bar) for number, bar in enumerate(bars))}</div>'
-        f'<div class="ex-score">{item.score:.3f}<small>score</small></div></div>'
+        f'<div class="ex-by">{escape(told)}</div></div>'
+        f'<div class="ex-score">{item.score:.3f}<small>score</small></div>'
+        f'<div class="ex-bars">{"".join(_bar(number, *bar) for number, bar in enumerate(bars))}</div></div>'
     )
 
 

@@ -62,13 +62,14 @@ def draw(explorer: Explorer) -> None:
     with weights:
         _weights(explorer, first)
         _excluded(explorer, first)
-    columns = st.columns([3, *[5 for _ in asked]], gap="large")
+    columns = st.columns([3, *[5 for _ in asked]], gap="medium")
     with columns[0]:
         names = explorer.names_of(first)[0] if first else explorer.histories and explorer.histories.catalogue
         _history(user_id, events, names or Catalogue(), sent=sent)
-    for place, (column, one) in enumerate(zip(columns[1:], asked, strict=True)):
+    for place, (column, (server, answer)) in enumerate(zip(columns[1:], asked, strict=True)):
+        beside = first if place and first is not answer else None
         with column:
-            _answered(explorer, place, *one)
+            _answered(explorer, place, server, answer, beside)
 
 
 def _user(histories: Histories | None) -> str:
@@ -144,7 +145,9 @@ def _history(user_id: str, events: Sequence[Event] | None, names: Catalogue, *, 
     st.html(cards.history(events[-SHOWN_EVENTS:], names))
 
 
-def _answered(explorer: Explorer, place: int, server: Server, answer: Answer | Refusal) -> None:
+def _answered(
+    explorer: Explorer, place: int, server: Server, answer: Answer | Refusal, beside: Answer | None
+) -> None:
     st.html(cards.heading(f"Recommended by {server.url}"))
     if isinstance(answer, Refusal):
         st.error(answer.sentence)
@@ -156,10 +159,16 @@ def _answered(explorer: Explorer, place: int, server: Server, answer: Answer | R
         _policy(answer.response.policy, facts)
     if not answer.response.recommendations:
         st.warning("Nothing is left to recommend.")
+    ranks = (
+        {item.item_id: rank for rank, item in enumerate(beside.response.recommendations, 1)} if beside else {}
+    )
     for rank, item in enumerate(answer.response.recommendations, start=1):
         found_by = facts.found_by(item.retrieved_by) if facts else f"query embedding {item.retrieved_by}"
+        notes = [f"found by {found_by}"]
+        if beside:
+            notes.append(f"left: rank {ranks[item.item_id]}" if item.item_id in ranks else "left: not there")
         card, button = st.columns([14, 1], gap="small", vertical_alignment="center")
-        card.html(cards.recommendation(rank, item, names, found_by))
+        card.html(cards.recommendation(rank, item, names, notes))
         button.button(
             "✕",
             key=f"out-{place}-{item.item_id}",

@@ -1,0 +1,200 @@
+"""The explorer's page in a real browser shows what the API answers to the same request."""
+
+import http.client
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from unipinrec_client import GrpcClient, RecommendRequest, RecommendResponse
+
+from ensemble.server.embedded_server import EmbeddedServer
+from ensemble.server.endpoints import free_ports
+from ensemble.settings import ROOT
+from tests.conftest import ACTIONS, Exported
+from tests.served.chromium import chromium, errors_of, paste, until
+from tests.served.requests import events_of
+from tests.support.waiting import holds_within
+
+RESULTS = 10
+WITHIN_S = 60.0
+"""A bound for whatever else the machine does. A page is there after 2 to 3 s where nothing else runs."""
+ROUNDED = 6e-4
+"""Half of the last digit that the page shows, of scores and of probabilities, and rounding of answers."""
+
+CARDS = """return [...document.querySelectorAll('.ex-card')].map(card => [
+    Number(card.dataset.item), parseFloat(card.querySelector('.ex-score').textContent),
+    ...[...card.querySelectorAll('.told')].map(told => parseFloat(told.textContent) / 100)])"""
+
+Row = list[float]
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A page over the shared server, and over an address where nothing listens."""
+
+    url: str
+    port: int
+    process: psutil.Process
+    away: str
+
+
+@pytest.fixture(scope="module")
+def explored(
+    exported: Exported, server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Explored]:
+    port, nobody = free_ports(2)
+    away = f"127.0.0.1:{nobody}"
+    log = tmp_path_factory.mktemp("explorer") / "explorer.log"
+    command = [sys.executable, "-m", "commands.explore", "--port", str(port)]
+    command += ["--url", server.grpc_url, "--url", away]
+    command += ["--metrics-url", server.metrics_url, "--metrics-url", f"http://{away}/metrics"]
+    command += [
+        "--dataset",
+        str(exported.bundle.parents[1] / "data"),
+        "--bundles",
+        str(exported.bundle.parent),
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        listening = holds_within(WITHIN_S, lambda: process.poll() is not None or answers(port), 0.1)
+        assert listening, log.read_text()
+        assert process.poll() is None, log.read_text()
+        yield Explored(f"http://127.0.0.1:{port}", port, psutil.Process(process.pid), away)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[WebDriver]:
+    with chromium() as browser:
+        yield browser
+
+
+def answers(port: int) -> bool:
+    try:
+        return handshake(port, f"127.0.0.1:{port}") == http.client.SWITCHING_PROTOCOLS
+    except OSError:
+        return False
+
+
+def handshake(port: int, host: str) -> int:
+    """The status with which the page's own connection is taken, where the visitor's browser says `host`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"Host": host, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    connection.request(
+        "GET", "/_stcore/stream", headers=headers | {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+    )
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def shown(browser: WebDriver) -> list[Row]:
+    return list(browser.execute_script(CARDS))
+
+
+def expected(response: RecommendResponse) -> list[Row]:
+    return [[item.item_id, item.score, *item.action_probabilities] for item in response.recommendations]
+
+
+def same(found: list[Row], right: list[Row]) -> bool:
+    """Whether items and their order are the same, and numbers up to the digits that are shown."""
+    return len(found) == len(right) and all(
+        [row[0], *row[1:]] == [other[0], *(pytest.approx(value, abs=ROUNDED) for value in other[1:])]
+        for row, other in zip(found, right, strict=True)
+    )
+
+
+def request_of(
+    exported: Exported, user: int, utility: tuple[float, ...] | None = None, excluded: tuple[int, ...] = ()
+) -> RecommendRequest:
+    """What the page asks for: the user's whole history, at the time of its last event."""
+    events = events_of(exported, user)
+    return RecommendRequest(
+        user_id=str(exported.dataset.user_ids_U[user]),
+        history=events,
+        request_time=events[-1].timestamp,
+        num_results=RESULTS,
+        utility_weights=utility,
+        exclude_item_ids=excluded,
+    )
+
+
+def until_shown(browser: WebDriver, right: list[Row]) -> None:
+    until(WITHIN_S, lambda: same(shown(browser), right), "the page does not show what the API answers")
+
+
+def choose(browser: WebDriver, user_id: str) -> None:
+    field = browser.find_element(By.CSS_SELECTOR, "[data-testid=stSelectbox] input")
+    field.click()
+    field.send_keys(Keys.CONTROL, "a")
+    paste(browser, user_id)
+    field.send_keys(Keys.ENTER)
+
+
+def test_what_is_shown_changes_as_the_answer_of_the_api_does(
+    explored: Explored, browser: WebDriver, exported: Exported, server: EmbeddedServer
+) -> None:
+    user = 17
+    with GrpcClient(server.grpc_url) as client:
+        began = time.monotonic()
+        browser.get(explored.url)
+        until_shown(browser, expected(client.recommend(request_of(exported, 0))))
+        assert time.monotonic() - began < WITHIN_S
+        choose(browser, str(exported.dataset.user_ids_U[user]))
+        plain = client.recommend(request_of(exported, user))
+        until_shown(browser, expected(plain))
+
+        # The default weights are 1, 0.5 and 0; the last action begins to count.
+        last = len(ACTIONS) - 1
+        browser.find_element(By.CSS_SELECTOR, f".st-key-utility-{last} input").send_keys(Keys.END)
+        weights = (*plain.utility_weights[:-1], 2.0)
+        moved = client.recommend(request_of(exported, user, weights))
+        until_shown(browser, expected(moved))
+        assert [item.item_id for item in moved.recommendations] != [
+            item.item_id for item in plain.recommendations
+        ]
+
+        first = moved.recommendations[0].item_id
+        browser.find_element(By.CSS_SELECTOR, f".st-key-out-0-{first} button").click()
+        without = client.recommend(request_of(exported, user, weights, (first,)))
+        until_shown(browser, expected(without))
+    text = browser.find_element(By.TAG_NAME, "body").text
+    assert f"KV {without.kv_source}" in text or "KV prefix" in text
+    assert all(f"{stage} " in text for stage in ("history", "retrieval", "ann", "ranking", "scoring"))
+    assert errors_of(browser) == []
+
+
+def test_what_fails_is_told_in_a_sentence(explored: Explored, browser: WebDriver) -> None:
+    browser.get(explored.url)
+    alerts = "[data-testid=stAlert]"
+
+    def told() -> list[str]:
+        return [alert.text for alert in browser.find_elements(By.CSS_SELECTOR, alerts)]
+
+    away = f"No server answers at {explored.away}: start one by make serve, or give another --url."
+    until(WITHIN_S, lambda: told() == [away] and len(shown(browser)) == RESULTS, "nothing is told")
+    body = browser.find_element(By.TAG_NAME, "body")
+    choose(browser, "nobody")
+    until(WITHIN_S, lambda: "The page has no history of this user" in body.text, "nothing is told")
+    until(WITHIN_S, lambda: len(shown(browser)) == RESULTS, "a new user is recommended nothing")
+    choose(browser, "x" * 257)
+    until(WITHIN_S, lambda: told()[-1] == away and "USER_ID has 257 bytes" in told()[0], "no refusal")
+    assert "allowed: 0 to 256" in told()[0]
+    assert "Traceback" not in body.text
+    assert errors_of(browser) == []
+
+
+def test_only_this_machine_is_listened_to_and_by_its_own_names(explored: Explored) -> None:
+    listening = [c for c in explored.process.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+    assert handshake(explored.port, f"evil.example:{explored.port}") == http.client.FORBIDDEN
