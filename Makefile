@@ -6,7 +6,7 @@ ORACLES := build/oracles
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve oracles sbom audit test test-long test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve explore oracles sbom audit test test-long test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ image-check: install ## Build the image for CPU hosts, run it as docker/compose.
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve
+
+explore: install ## A page over the server of make serve, at http://127.0.0.1:8501: [DATA=build/data/mine] [ARGS='--url HOST:8001']
+	$(BIN)/unipinrec explore --dataset $(or $(DATA),build/data/movielens) $(ARGS)
 
 lint: install ## Linter, formatter, import rules and type checker
 	$(BIN)/ruff check .

@@ -87,12 +87,13 @@ def stages(answer: Answer) -> str:
 def told_policy(decision: PolicyDecision) -> str:
     """Return what a policy did for an answer, in a sentence."""
     if decision.fallback:
-        return f"The policy's weights were not used: {decision.fallback}. The bundle's stand in for them."
+        return f"The policy's weights were not used ({decision.fallback}); the bundle's stand in for them."
     if decision.explored:
-        return f"Arm {decision.arm} was drawn at random, with a chance of {decision.propensity:.3g}."
+        return f"Arm {decision.arm} of the policy's weights was drawn at random."
+    alpha = "untold" if decision.alpha is None else f"{decision.alpha:.3g}"
     return (
-        f"Alpha {decision.alpha:.3g} of cohort {decision.cohort}, in revision {decision.revision} of the "
-        f"operating points: policy {decision.policy} chose arm {decision.arm}."
+        f"Alpha {alpha} of cohort {decision.cohort}, in revision {decision.revision} of the operating "
+        f"points: policy {decision.policy} chose arm {decision.arm}."
     )
 
 

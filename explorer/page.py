@@ -159,14 +159,20 @@ def _answered(
         _policy(answer.response.policy, facts)
     if not answer.response.recommendations:
         st.warning("Nothing is left to recommend.")
-    ranks = (
-        {item.item_id: rank for rank, item in enumerate(beside.response.recommendations, 1)} if beside else {}
-    )
+    with st.container(gap="xsmall"):
+        _cards(place, answer, beside, names, facts)
+
+
+def _cards(
+    place: int, answer: Answer, beside: Answer | None, names: Catalogue, facts: BundleFacts | None
+) -> None:
+    left = beside.response.recommendations if beside else ()
+    rank_on_the_left = {item.item_id: f"rank {rank}" for rank, item in enumerate(left, start=1)}
     for rank, item in enumerate(answer.response.recommendations, start=1):
         found_by = facts.found_by(item.retrieved_by) if facts else f"query embedding {item.retrieved_by}"
         notes = [f"found by {found_by}"]
         if beside:
-            notes.append(f"left: rank {ranks[item.item_id]}" if item.item_id in ranks else "left: not there")
+            notes.append(f"on the left: {rank_on_the_left.get(item.item_id, 'not there')}")
         card, button = st.columns([14, 1], gap="small", vertical_alignment="center")
         card.html(cards.recommendation(rank, item, names, notes))
         button.button(
