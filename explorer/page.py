@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import streamlit as st
 from unipinrec_client import Event, PolicyDecision, RecommendRequest
@@ -13,10 +14,14 @@ from explorer.bundles import BundleFacts, Bundles
 from explorer.choices import Excluded, Weights
 from explorer.histories import Histories
 from explorer.servers import Answer, Refusal, Server
+from unipinrec.models.policy.card import PolicyCard
 
 SHOWN_EVENTS = 20
 MOST_RESULTS = 50
 SENT, STORED = "the one shown here", "the server's stored one"
+
+FRONTIER_HEIGHT = 820
+"""Pixels of the chart with its title, choices and legend."""
 
 Asked = tuple[Server, Answer | Refusal]
 
@@ -156,7 +161,7 @@ def _answered(
     st.html(cards.pills(cards.facts(answer)))
     _stages(server, answer)
     if answer.response.policy:
-        _policy(answer.response.policy, facts)
+        _policy(place, answer.response.policy, facts)
     if not answer.response.recommendations:
         st.warning("Nothing is left to recommend.")
     with st.container(gap="xsmall"):
@@ -199,9 +204,16 @@ def _stages(server: Server, answer: Answer) -> None:
         st.caption(f"Stages: mean of the {answer.counted} requests that the server answered meanwhile.")
 
 
-def _policy(decision: PolicyDecision, facts: BundleFacts | None) -> None:
+def _policy(place: int, decision: PolicyDecision, facts: BundleFacts | None) -> None:
     st.caption(cards.told_policy(decision))
     if facts is None or facts.card is None or facts.card.evidence is None:
         return
-    with st.expander("What other operating points would bring"):
-        st.altair_chart(frontier_chart(facts.card), width="content", theme=None)
+    if st.toggle("What other operating points would bring", key=f"frontier-{place}"):
+        # Streamlit's own charts take no table in CSV. Bundles are trusted, so that their card may be a page.
+        st.iframe(_frontier(facts.card.model_dump_json()), height=FRONTIER_HEIGHT)
+
+
+@lru_cache(maxsize=4)
+def _frontier(card: str) -> str:
+    html: str = frontier_chart(PolicyCard.model_validate_json(card)).to_html(inline=True)
+    return html
