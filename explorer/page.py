@@ -8,7 +8,7 @@ import streamlit as st
 from unipinrec_client import Event, PolicyDecision, RecommendRequest
 from unipinrec_client.catalogue import Catalogue
 
-from experiments.frontier_page import frontier_chart
+from experiments.frontier_page import frontier_html
 from explorer import cards
 from explorer.bundles import BundleFacts, Bundles
 from explorer.choices import Excluded, Weights
@@ -20,7 +20,7 @@ SHOWN_EVENTS = 20
 MOST_RESULTS = 50
 SENT, STORED = "the one shown here", "the server's stored one"
 
-FRONTIER_HEIGHT = 820
+FRONTIER_HEIGHT = 900
 """Pixels of the chart with its title, choices and legend."""
 
 Asked = tuple[Server, Answer | Refusal]
@@ -75,6 +75,8 @@ def draw(explorer: Explorer) -> None:
         beside = first if place and first is not answer else None
         with column:
             _answered(explorer, place, server, answer, beside)
+    for place, (_, answer) in enumerate(asked):
+        _frontier(explorer, place, answer)
 
 
 def _user(histories: Histories | None) -> str:
@@ -208,12 +210,19 @@ def _policy(place: int, decision: PolicyDecision, facts: BundleFacts | None) -> 
     st.caption(cards.told_policy(decision))
     if facts is None or facts.card is None or facts.card.evidence is None:
         return
-    if st.toggle("What other operating points would bring", key=f"frontier-{place}"):
-        # Streamlit's own charts take no table in CSV. Bundles are trusted, so that their card may be a page.
-        st.iframe(_frontier(facts.card.model_dump_json()), height=FRONTIER_HEIGHT)
+    st.toggle("What other operating points would bring", key=f"frontier-{place}")
+
+
+def _frontier(explorer: Explorer, place: int, answer: Answer | Refusal) -> None:
+    """The sweep of an answer's policy, where a visitor wants to see it."""
+    if not st.session_state.get(f"frontier-{place}") or not isinstance(answer, Answer):
+        return
+    _, facts = explorer.names_of(answer)
+    if facts and facts.card and facts.card.evidence:
+        # Streamlit's own charts take no table in CSV. A bundle is trusted, and so is a page of its card.
+        st.iframe(_frontier_page(facts.card.model_dump_json()), height=FRONTIER_HEIGHT)
 
 
 @lru_cache(maxsize=4)
-def _frontier(card: str) -> str:
-    html: str = frontier_chart(PolicyCard.model_validate_json(card)).to_html(inline=True)
-    return html
+def _frontier_page(card: str) -> str:
+    return frontier_html(PolicyCard.model_validate_json(card))
