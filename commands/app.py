@@ -3,7 +3,7 @@
 import typer
 
 try:
-    from commands import answers, bundle, data, store
+    from commands import answers, bundle, data, index, store
     from commands.bench.app import app as bench
     from commands.capacity import capacity
     from commands.demo import demo
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(index.app, name="index")
 app.add_typer(answers.app, name="answers")
 app.add_typer(bench, name="bench")
 app.add_typer(policy, name="policy")

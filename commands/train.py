@@ -45,6 +45,13 @@ def train_command(
         float | None,
         typer.Option(help=f"Peak learning rate; default: {DEMO_TRAINING.learning_rate}, or the model's."),
     ] = None,
+    second_step_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the unified model: weight of the loss of a second query embedding, for bundles with "
+            "--retrieval-steps 2; 0.5 does well. Default: 0, not trained."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEMO_TRAINING.seed,
     vectors: Annotated[
         Path | None,
@@ -70,7 +77,12 @@ def train_command(
     with one_line_errors(ValueError, PreparedDatasetError, CheckpointMismatchError):
         spec = find_model(model)
         training = _training(
-            spec, seed=seed, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+            spec,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            second_step_weight=second_step_weight,
         )
         hardware = Hardware.choose(device, precision, workers)
         interactions = InteractionDataset.load(dataset)
@@ -83,7 +95,8 @@ def train_command(
 
 def _training(spec: ModelSpec[Any, Any, Any], seed: int, **given: float | None) -> TrainingConfig:
     """Return what was given, else the model's defaults, or the demo's if it has no number of epochs."""
-    names = list(given) if spec.training.model_fields["epochs"].is_required() else []
+    known = [name for name in given if name in spec.training.model_fields]
+    names = known if spec.training.model_fields["epochs"].is_required() else []
     fields: dict[str, float] = {name: getattr(DEMO_TRAINING, name) for name in names}
     fields |= {name: value for name, value in given.items() if value is not None}
     training: TrainingConfig = spec.training(seed=seed, **fields)

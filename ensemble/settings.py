@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ENV_PREFIX = "UNIPINREC_"
 
-SECRETS = ("admin_key", "seal_key")
+SECRETS = ("admin_key", "seal_key", "index_token")
 """Settings that no log and no command line may have."""
 
 SHARED_MEMORY = Path("/dev", "shm")
@@ -134,6 +134,14 @@ class ServingSettings(BaseSettings):
     ann_device: Literal["cpu", "cuda"] = "cpu"
     """Where the item index is searched. `cuda` frees the processor, takes GPU memory beside the host's, needs
     FAISS built for GPU, and builds a CAGRA graph at each start where the bundle's index is `hnsw`."""
+    index_url: str | None = None
+    """Address of a Milvus server that is searched in place of the bundle's own index, as
+    `http://127.0.0.1:19530`; `unipinrec index push` brings a bundle's items there."""
+    index_token: SecretStr | None = None
+    """Token of that server, `user:password` or a key of its own."""
+    index_timeout_ms: Annotated[int, Field(ge=1, le=3_000)] = 1_000
+    """Milliseconds that a search of that server may take; a request whose search takes longer is refused, and
+    so are those of the same time after it."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     """What the nodes log, one JSON object a line: with `INFO` each request by its id, with `WARNING` only
     what went wrong inside."""
@@ -170,6 +178,15 @@ class ServingSettings(BaseSettings):
     def _names_a_receiver(cls, url: str | None) -> str | None:
         if url is not None and not _is_receiver(url):
             raise PydanticCustomError("trace_url", "allowed: http://host:port/path or https://host:port/path")
+        return url
+
+    @field_validator("index_url")
+    @classmethod
+    def _names_an_index(cls, url: str | None) -> str | None:
+        if url is not None and not _is_web_server(url):
+            raise PydanticCustomError(
+                "index_url", "allowed: http://host:port or https://host:port, without user and password"
+            )
         return url
 
     @property
@@ -211,9 +228,17 @@ class ServingSettings(BaseSettings):
 
 
 def _is_receiver(url: str) -> bool:
+    return _is_web(url) and len(urlsplit(url).path) > 1
+
+
+def _is_web_server(url: str) -> bool:
+    return _is_web(url) and "@" not in url
+
+
+def _is_web(url: str) -> bool:
     try:
         parts = urlsplit(url)
         named = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return named and parts.scheme in {"http", "https"} and len(parts.path) > 1 and " " not in url
+    return named and parts.scheme in {"http", "https"} and " " not in url

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Histogram
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.beside import Beside, Found
 from ensemble.index.item_search import NOTHING, ItemSearch, NearestItems
+from ensemble.index.unavailable import IndexUnavailableError
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, stack
+from ensemble.nodes.contract import Arrays, RefusedError, stack
 from ensemble.nodes.seal import CANDIDATE_SEAL, QUERY_SEAL, SEALED_LEFT_OUT, Seal
 from ensemble.nodes.sealed_history import left_out_from_bytes
 from ensemble.settings import ServingSettings
@@ -54,13 +55,7 @@ class AnnNode:
     def __init__(self, loaded: LoadedBundle, settings: ServingSettings) -> None:
         self._seal = Seal(settings, loaded.id)
         self._items = ServedItems.open(loaded, settings)
-        on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
-        self._index: NearestItems = on_cpu
-        if settings.ann_device == "cuda":
-            # The CPU's nodes do without what this imports.
-            from ensemble.index.cuda.item_search import search_on_gpu
-
-            self._index = search_on_gpu(on_cpu, loaded.item_vectors())
+        self._index = open_index(loaded, settings)
         self.metrics = CollectorRegistry()
         self._candidates = Histogram(
             "unipinrec_candidates", "Candidates found for a user", buckets=FOUND, registry=self.metrics
@@ -128,10 +123,31 @@ class AnnNode:
         that have been removed since."""
         items = self._items
         in_bundle_X = left_out_X < items.in_bundle
-        item_row_QF = self._index.nearest(query_QE, count, left_out_X[in_bundle_X], items.gone(version))
+        try:
+            item_row_QF = self._index.nearest(query_QE, count, left_out_X[in_bundle_X], items.gone(version))
+        except IndexUnavailableError as error:
+            raise RefusedError(f"{error}; try again") from error
         vector_OE, living_O = items.beside(version)
         if not living_O.any():
             return item_row_QF
         beside = Beside(vector_OE, living_O, items.in_bundle)
         found = Found(item_row_QF, items.vectors_of(np.maximum(item_row_QF, 0)))
         return beside.merged(query_QE, count, found, left_out_X[~in_bundle_X] - items.in_bundle)
+
+
+def open_index(loaded: LoadedBundle, settings: ServingSettings) -> NearestItems:
+    """Return the search of a bundle's items where the settings want it. What one kind imports, the others do
+    without."""
+    if settings.index_url is not None:
+        from ensemble.index.milvus.collection import Collection
+        from ensemble.index.milvus.item_search import MilvusSearch
+
+        token = settings.index_token.get_secret_value() if settings.index_token else None
+        collection = Collection(settings.index_url, token, loaded.id, settings.index_timeout_ms / 1e3)
+        return MilvusSearch(collection, loaded.manifest.model.num_items)
+    on_cpu = ItemSearch.open(loaded.folder / bundle.INDEX, settings.threads)
+    if settings.ann_device == "cuda":
+        from ensemble.index.cuda.item_search import search_on_gpu
+
+        return search_on_gpu(on_cpu, loaded.item_vectors())
+    return on_cpu

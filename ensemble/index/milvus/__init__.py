@@ -1,0 +1,1 @@
+"""The item index in Milvus, for catalogues beyond one host."""
