@@ -1,5 +1,7 @@
 """`unipinrec explore`: a page over running servers."""
 
+import os
+import socket
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -68,8 +70,21 @@ def explore(
             bundles=Bundles(bundles),
             histories=Histories.load(dataset) if dataset else None,
         )
+        _check_free(address, port)
     typer.echo(f"explorer at http://{address}:{port} until Ctrl-C, over {', '.join(urls)}")
     serve(explorer, address=address, port=port)
+
+
+def _check_free(address: str, port: int) -> None:
+    """Raise `ValueError` where nothing can listen."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        raise ValueError(
+            f"--address is {address} and --port is {port}: {os.strerror(error.errno or 0)}; allowed: an "
+            "address of this host and a free port"
+        ) from None
 
 
 def _metrics(urls: list[str], given: list[str]) -> list[str | None]:

@@ -189,6 +189,10 @@ def test_what_is_shown_changes_as_the_answer_of_the_api_does(
         browser.find_element(By.CSS_SELECTOR, f".st-key-out-0-{first} button").click()
         without = client.recommend(request_of(exported, user, weights, (first,)))
         until_shown(browser, expected(without))
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    )
+    assert [name for name in loaded if not name.startswith((explored.url, "data:", "blob:"))] == []
     text = browser.find_element(By.TAG_NAME, "body").text
     assert f"KV {without.kv_source}" in text or "KV prefix" in text
     assert all(f"{stage} " in text for stage in ("history", "retrieval", "ann", "ranking", "scoring"))
@@ -256,9 +260,8 @@ def test_two_bundles_are_compared_and_a_policys_frontier_is_drawn(
             place = f"rank {ranks.index(item.item_id) + 1}" if item.item_id in ranks else "not there"
             assert f"on the left: {place}" in body.text
         browser.find_element(By.CSS_SELECTOR, ".st-key-frontier-1 label").click()
-        frames = "iframe"
-        until(WITHIN_S, lambda: bool(browser.find_elements(By.CSS_SELECTOR, frames)), "no frontier")
-        browser.switch_to.frame(browser.find_element(By.CSS_SELECTOR, frames))
-        until(WITHIN_S, lambda: bool(browser.find_elements(By.CSS_SELECTOR, "canvas")), "no chart")
+        until(WITHIN_S, lambda: bool(browser.find_elements(By.TAG_NAME, "iframe")), "no frontier")
+        browser.switch_to.frame(browser.find_element(By.TAG_NAME, "iframe"))
+        until(WITHIN_S, lambda: bool(browser.find_elements(By.CSS_SELECTOR, "svg")), "no chart")
         browser.switch_to.default_content()
         assert errors_of(browser) == []

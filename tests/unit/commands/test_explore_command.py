@@ -1,5 +1,6 @@
 """Pages that cannot be opened are refused before anything listens."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from ensemble.settings import ROOT
             ["--url", "a:1", "--url", "b:1", "--metrics-url", "http://a:2/metrics"],
             "--metrics-url is given 1 times; allowed: 2, one for each --url",
         ),
+        (["--address", "192.0.2.1"], "--address is 192.0.2.1 and --port is 8501: "),
         (["--metrics-url", "http://a:2"], "--metrics-url is http://a:2; allowed: http://host:port/metrics"),
     ],
 )
@@ -28,6 +30,14 @@ def test_an_address_is_refused_with_its_value_and_what_is_allowed(options: list[
     result = CliRunner().invoke(app, ["explore", *options])
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["explore", "--port", str(port)])
+    assert result.exit_code == 2
+    assert f"--port is {port}: Address already in use; allowed: " in result.stderr
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
