@@ -6,8 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-KINDS = ("utility", "outcome")
-
 FIRST_LIMIT = {"utility": 2.0, "outcome": 1.0}
 """How far sliders go unless the server's own weights are beyond."""
 STEP = 0.05
@@ -20,11 +18,12 @@ class Weights:
     kind: str
 
     def given(self, actions: int) -> tuple[float, ...] | None:
-        """Return the weights to send; None leaves them to the server, and so do zeros alone."""
+        """Return the weights to send; None leaves them to the server. So do outcome weights of zeros alone,
+        which a server refuses."""
         if not st.session_state.get(self._moved):
             return None
         found = tuple(float(st.session_state.get(self._key(action), 0.0)) for action in range(actions))
-        return found if any(found) else None
+        return found if any(found) or self.kind != "outcome" else None
 
     def draw(self, names: Sequence[str], used: Sequence[float]) -> None:
         """Draw the sliders; until one is moved, they stand at the weights that the server used."""

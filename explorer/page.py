@@ -20,7 +20,7 @@ SHOWN_EVENTS = 20
 MOST_RESULTS = 50
 SENT, STORED = "the one shown here", "the server's stored one"
 
-FRONTIER_HEIGHT = 900
+FRONTIER_HEIGHT = 780
 """Pixels of the chart with its title, choices and legend."""
 
 Asked = tuple[Server, Answer | Refusal]
