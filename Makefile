@@ -6,7 +6,7 @@ ORACLES := build/oracles
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check gpu-check image-check serve explore oracles sbom audit test test-long test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check scale-plan gpu-check image-check serve explore kubernetes-rules oracles sbom audit test test-long test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ soak: install ## Constant load at 0.7 of the capacity for ten minutes: [ARGS='--
 scale-check: install ## Kill one of three replicas behind HAProxy: one minute, benchmarks/results/scale.json
 	$(BIN)/python -m containers.failover
 
+scale-plan: install ## Turn committed results into the tables of docs/scale.md
+	$(BIN)/unipinrec bench scale-plan
+
 gpu-check: install ## All tests of the GPU path, served ones too; one line and exit code 3 without a GPU: [ARGS='-k graphs']
 	@$(BIN)/unipinrec gpu-check $(ARGS)
 
@@ -78,6 +81,9 @@ serve: install ## Serve build/bundles/current until Ctrl-C
 
 explore: install ## A page over the server of make serve, at http://127.0.0.1:8501: [DATA=build/data/mine] [ARGS='--url HOST:8001']
 	$(BIN)/unipinrec explore --dataset $(or $(DATA),build/data/movielens) $(ARGS)
+
+kubernetes-rules: ## Write docker/prometheus/alerts.yml as an object of the Prometheus Operator
+	{ cat docker/kubernetes/monitoring/rules-head.yaml; sed 's/^\(.\)/  \1/' docker/prometheus/alerts.yml; } > docker/kubernetes/monitoring/rules.yaml
 
 lint: install ## Linter, formatter, import rules and type checker
 	$(BIN)/ruff check .

@@ -26,3 +26,8 @@ def check(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) -
     except BundleRefusedError as error:
         fail(str(error), USAGE)
     typer.echo(f"{read_manifest(path).bundle_id} may be served")
+
+
+if __name__ == "__main__":
+    # Without the other commands, and so without what only training needs.
+    app()

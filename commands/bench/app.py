@@ -8,6 +8,7 @@ from commands.bench.flood import flood_command
 from commands.bench.gpu import gpu_command
 from commands.bench.policy import policy_command
 from commands.bench.rollouts import rollouts_command
+from commands.bench.scale_plan import scale_plan_command
 from commands.bench.second_ranker import second_ranker_command
 from commands.bench.sweep import sweep_command
 from commands.bench.unified import unified_command
@@ -22,3 +23,4 @@ app.command("policy")(policy_command)
 app.command("second-ranker")(second_ranker_command)
 app.command("faults")(faults_command)
 app.command("rollouts")(rollouts_command)
+app.command("scale-plan")(scale_plan_command)

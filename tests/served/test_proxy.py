@@ -4,6 +4,7 @@ import json
 import ssl
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from unipinrec_client import GrpcClient, HttpClient, RecommendRequest
 from unipinrec_client.routing import routing_key
 
-from containers.failover import CALLERS_A_PROTOCOL, ask_all, connect, homes, kill_and_return, logged
+from containers.failover import CALLERS_A_PROTOCOL, ask_all, callers, connect, homes, kill_and_return, logged
 from containers.fleet import REPLICAS, Fleet
 from containers.proxy import Proxy
 from ensemble.settings import ServingSettings
 from tests.conftest import USERS, Exported
 from tests.served.exchange import exchange
 from tests.served.nodes import kill
+from tests.support.name_server import NameServer
 from tests.support.tools import tool
 
 NAMES = [f"user-{user}" for user in range(60)]
@@ -86,6 +88,35 @@ def test_requests_without_the_header_go_to_all_replicas(proxy: Proxy) -> None:
     accesses = logged(proxy, before, 6)
     assert {access.user for access in accesses} == {"-"}
     assert len({access.replica for access in accesses}) == REPLICAS
+
+
+def test_a_replica_whose_name_is_gone_is_left_before_it_stops(
+    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes ends a pod: its name goes at once, and it answers until the proxy has learned that."""
+    names = [f"replica-{number}.test" for number in range(1, REPLICAS + 1)]
+    by_name = [replace(each, address=name) for each, name in zip(fleet.endpoints, names, strict=True)]
+    users, own = NAMES[:20], folder / "by-name"
+    own.mkdir()
+    with NameServer({*names}) as server:
+        monkeypatch.setenv("UNIPINREC_PROXY_DNS", server.address)
+        with Proxy(by_name, own) as proxy:
+            for number in range(1, REPLICAS + 1):
+                proxy.wait_for(f"grpc/replica-{number}", "UP")
+            before = homes(ask_all(proxy, users))
+            with callers(proxy, users) as requests:
+                server.names.remove(names[1])
+                for protocol in ("http", "grpc"):
+                    proxy.wait_for(f"{protocol}/replica-2", "MAINT (resolution)")
+                without = homes(ask_all(proxy, users))
+                server.names.add(names[1])
+                for protocol in ("http", "grpc"):
+                    proxy.wait_for(f"{protocol}/replica-2", "UP")
+            after = homes(ask_all(proxy, users))
+    assert {*requests} == {None}
+    assert {*without.values()} == {"replica-1", "replica-3"}
+    assert all(without[user] == home for user, home in before.items() if home != "replica-2")
+    assert after == before
 
 
 @pytest.mark.parametrize(
