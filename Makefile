@@ -6,7 +6,7 @@ ORACLES := build/oracles
 AUDIT := build/audit
 
 .DEFAULT_GOAL := help
-.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check scale-plan gpu-check image-check serve kubernetes-rules oracles sbom audit test test-long test-slow test-oracles lint format clean
+.PHONY: help install data demo eval tables bench bench-ann bench-gpu bench-rollouts bench-flood bench-sweep bench-faults loadtest capacity soak scale-check scale-plan gpu-check image-check serve explore kubernetes-rules oracles sbom audit test test-long test-slow test-oracles lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,7 +15,7 @@ help: ## List the targets
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,load,dev]'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[train,serve,load,explore,dev]'
 	$(BIN)/python -m pip install --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
@@ -78,6 +78,9 @@ image-check: install ## Build the image for CPU hosts, run it as docker/compose.
 
 serve: install ## Serve build/bundles/current until Ctrl-C
 	$(BIN)/unipinrec serve
+
+explore: install ## A page over the server of make serve, at http://127.0.0.1:8501: [DATA=build/data/mine] [ARGS='--url HOST:8001']
+	$(BIN)/unipinrec explore --dataset $(or $(DATA),build/data/movielens) $(ARGS)
 
 kubernetes-rules: ## Write docker/prometheus/alerts.yml as an object of the Prometheus Operator
 	{ cat docker/kubernetes/monitoring/rules-head.yaml; sed 's/^\(.\)/  \1/' docker/prometheus/alerts.yml; } > docker/kubernetes/monitoring/rules.yaml

@@ -8,6 +8,7 @@ try:
     from commands.capacity import capacity
     from commands.demo import demo
     from commands.evaluate import eval_command, tables_command
+    from commands.explore import explore
     from commands.export import export_command
     from commands.gpu_check import PASS_ON, gpu_check
     from commands.image_check import image_check
@@ -43,6 +44,7 @@ app.command("loadtest")(loadtest)
 app.command("capacity")(capacity)
 app.command("soak")(soak)
 app.command("serve")(serve)
+app.command("explore")(explore)
 app.command("deploy")(deploy)
 app.command("rollback")(rollback)
 app.command("status")(status)

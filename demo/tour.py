@@ -65,6 +65,7 @@ def run_tour(build: Path, console: Console) -> Report:
     path = build / "demo" / "report.json"
     report.write(path)
     console.print(f"report written to {path}")
+    console.print("to look at it: `make serve`, and beside it `make explore` (http://127.0.0.1:8501)")
     return report
 
 

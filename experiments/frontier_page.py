@@ -45,9 +45,14 @@ GREY, DARK, RED, BROWN = "#b0b0b0", "#222222", "#d62728", "#a0713c"
 
 def write_page(card: PolicyCard, path: Path) -> None:
     """Write the page of a card that has evidence."""
+    path.write_text(frontier_html(card), encoding="utf-8")
+
+
+def frontier_html(card: PolicyCard) -> str:
+    """Return the page of a card that has evidence; raises as `frontier_chart` does."""
     html: str = frontier_chart(card).to_html(inline=True)
     head = f"<head>\n<title>{escape(_title(card))}</title>\n{STYLE}"
-    path.write_text(html.replace("<head>", head, 1), encoding="utf-8")
+    return html.replace("<head>", head, 1)
 
 
 def write_picture(card: PolicyCard, path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 # Left out: locust, which patches the process that imports it, and what needs a GPU.
-EXTRAS = ("train", "serve")
+EXTRAS = ("train", "serve", "explore")
 
 
 def distribution(requirement: str) -> str:

@@ -1,0 +1,1 @@
+"""A page that shows what running servers answer, beside the history that they answer for."""
