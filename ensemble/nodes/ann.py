@@ -14,9 +14,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.beside import Beside, Found
 from ensemble.index.item_search import NOTHING, ItemSearch, NearestItems
-from ensemble.index.unavailable import IndexUnavailableError
 from ensemble.loaded_bundle import LoadedBundle
-from ensemble.nodes.contract import Arrays, RefusedError, stack
+from ensemble.nodes.contract import Arrays, stack
 from ensemble.nodes.seal import CANDIDATE_SEAL, QUERY_SEAL, SEALED_LEFT_OUT, Seal
 from ensemble.nodes.sealed_history import left_out_from_bytes
 from ensemble.settings import ServingSettings
@@ -123,10 +122,7 @@ class AnnNode:
         that have been removed since."""
         items = self._items
         in_bundle_X = left_out_X < items.in_bundle
-        try:
-            item_row_QF = self._index.nearest(query_QE, count, left_out_X[in_bundle_X], items.gone(version))
-        except IndexUnavailableError as error:
-            raise RefusedError(f"{error}; try again") from error
+        item_row_QF = self._index.nearest(query_QE, count, left_out_X[in_bundle_X], items.gone(version))
         vector_OE, living_O = items.beside(version)
         if not living_O.any():
             return item_row_QF

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from pythonjsonlogger.json import JsonFormatter
 
+from ensemble.index.unavailable import IndexUnavailableError
 from ensemble.loaded_bundle import LoadedBundle
 from ensemble.nodes.busy import Busy
 from ensemble.nodes.contract import (
@@ -38,6 +39,9 @@ from ensemble.settings import NODE, ServingSettings
 from ensemble.stores.history_store import StoreUnavailableError
 
 log = logging.getLogger(__name__)
+
+UNAVAILABLE = (IndexUnavailableError, StoreUnavailableError)
+"""What a node says of a server of its own that does not answer."""
 
 GIVES_WAY = 10
 """Niceness of a node that computes: where a process without wants the same processor, it gets a tenth."""
@@ -232,7 +236,7 @@ class EntryPoint:
             return errors(named(f"{type(error).__name__}: {error}", request), errors.INTERNAL)
         log.info("a request was refused: %s", error, extra=told)
         return errors(
-            named(str(error), request),
+            named(error.told if isinstance(error, UNAVAILABLE) else str(error), request),
             errors.INVALID_ARG if failure.reason == "invalid" else errors.UNAVAILABLE,
         )
 
@@ -301,7 +305,7 @@ def _attempt(step: Callable[[Any], Any], argument: Any) -> Any:
         return _Failure("mismatch", error)
     except StaleSealError as error:
         return _Failure("stale", error)
-    except StoreUnavailableError as error:
+    except UNAVAILABLE as error:
         return _Failure("unavailable", error)
     except Exception as error:
         return _Failure("internal", error)

@@ -54,7 +54,11 @@ class StoreError(Exception):
 
 
 class StoreUnavailableError(StoreError):
-    """A store whose server does not answer, for the moment; the same may be asked for again."""
+    """A store whose server does not answer, for the moment; the same may be asked for again. The message is
+    for whoever runs it."""
+
+    told = "the store of histories is away; try again"
+    """What a caller gets to know, who need not know where the store is."""
 
 
 class InvalidEventsError(ValueError):

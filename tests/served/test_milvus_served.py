@@ -31,9 +31,7 @@ def test_answers_are_the_same_and_come_back_with_milvus(exported: Exported, tmp_
             client = servers.enter_context(GrpcClient(served.grpc_url, retry=RetryPolicy(attempts=1)))
             assert answered(client, request) == expected
         began = time.monotonic()
-        with pytest.raises(
-            RecommendError, match=r"Milvus at 127\.0\.0\.1:[0-9]+: no answer within 1 s; try again"
-        ):
+        with pytest.raises(RecommendError, match="the item index is away; try again"):
             client.recommend(request)
         # A search that nobody answers takes its limit, and more on a host under load.
         assert time.monotonic() - began < 10 * TIMEOUT_MS / 1e3

@@ -17,6 +17,8 @@ from pymilvus import DataType, MilvusClient, MilvusException
 from ensemble.arrays import PADDING, Floats, Int64s
 from ensemble.index.unavailable import IndexUnavailableError
 
+log = logging.getLogger(__name__)
+
 ROW, VECTOR = "item_row", "vector"
 """Fields of a collection: an item's row in the bundle, and its vector."""
 
@@ -124,6 +126,7 @@ class Collection:
             if isinstance(error, grpc.RpcError) or "Fail connecting" in told:
                 self._away_until = time.monotonic() + self._timeout_s
                 told = f"no answer within {self._timeout_s:g} s"
+            log.warning("Milvus at %s: %s", self._address, told)
             raise IndexUnavailableError(f"Milvus at {self._address}: {told}") from error
 
     def _connected(self) -> MilvusClient:
