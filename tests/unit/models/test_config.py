@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.support.ranked import ranked
 from unipinrec.models.common.tokens import Events
 from unipinrec.models.config import PRESETS, JointTraining
-from unipinrec.models.unified.config import DEMO_TRAINING, UnifiedConfig, preset
+from unipinrec.models.unified.config import DEMO_TRAINING, UnifiedConfig, UnifiedTraining, preset
 from unipinrec.models.unified.module import UnifiedRecommender
 
 SIZES = {
@@ -182,4 +182,4 @@ def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(config, field, 2)
     assert UnifiedConfig.model_validate_json(config.model_dump_json()) == config
-    assert JointTraining.model_validate_json(DEMO_TRAINING.model_dump_json()) == DEMO_TRAINING
+    assert UnifiedTraining.model_validate_json(DEMO_TRAINING.model_dump_json()) == DEMO_TRAINING
