@@ -213,7 +213,9 @@ class ServingSettings(BaseSettings):
     def _names_an_index(cls, url: str | None) -> str | None:
         if url is not None and not _is_web_server(url):
             raise PydanticCustomError(
-                "index_url", "allowed: http://host:port or https://host:port, without user and password"
+                "index_url",
+                "allowed: http://host:port or https://host:port, without user and password",
+                {HIDDEN: "@" in url},
             )
         return url
 

@@ -175,3 +175,11 @@ def test_without_an_address_the_command_says_what_is_missing() -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="allowed: http://host:port or https://host:port"):
         ServingSettings(index_url=url)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
+    environment = {"UNIPINREC_INDEX_URL": "http://u:hushed@127.0.0.1:19530"}
+    refused = CliRunner().invoke(app, ["index", "push"], env=environment)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("index_url is not shown; allowed: http://host:port")
+    assert "hushed" not in refused.output
